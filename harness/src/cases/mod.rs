@@ -1,0 +1,58 @@
+//! The procedures of the manual test plan.
+
+use crate::guest::dialect::Op;
+use crate::matrix::{Cell, schema::Nic};
+use crate::testbed::Testbed;
+use crate::vm::cmdline::VmSpec;
+
+/// A procedure of the test plan.
+pub struct Case {
+    /// First part of a trial's name.
+    pub name: &'static str,
+    /// The manual plan's items, for example "2, 20".
+    pub plan_item: &'static str,
+    /// What must hold for it to pass, one sentence.
+    pub passes: &'static str,
+    /// Which NIC models it makes sense for; other cells never exist.
+    pub applies: fn(&Nic) -> bool,
+    /// What it needs of the VM beyond the standard one.
+    pub vm: fn(&mut VmSpec),
+    /// The dialect's commands that it uses, for `explain`.
+    pub ops: &'static [Op],
+    /// Breakages under which it must fail.
+    pub faults: &'static [Fault],
+    /// The procedure.
+    pub run: fn(&mut Testbed) -> anyhow::Result<()>,
+}
+
+/// When a fault strikes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The guest has booted and its NIC is up; the case has not begun.
+    Start,
+    /// The case has traffic under way, or is about to send it.
+    Traffic,
+}
+
+/// A deliberate breakage of the real thing.
+pub struct Fault {
+    /// Follows the case's name after `!`.
+    pub name: &'static str,
+    /// What is broken, one sentence.
+    pub breaks: &'static str,
+    /// Which cells it can be shown on.
+    pub applies: fn(&Cell) -> bool,
+    /// A change of the VM's command line.
+    pub vm: fn(&mut VmSpec),
+    /// When `inject` is called.
+    pub moment: Moment,
+    /// A change of the running testbed.
+    pub inject: fn(&mut Testbed) -> anyhow::Result<()>,
+    /// Words that the failure must contain: red for this reason and no other.
+    pub red: &'static str,
+}
+
+/// Every case, in the plan's order.
+pub fn all() -> &'static [&'static Case] {
+    &[]
+}

@@ -1,0 +1,2 @@
+//! The guest's side: its image, the agent in it, and the words it understands.
+pub mod dialect;

@@ -1,0 +1,28 @@
+//! What this host can do. Answers are proved and cached under `target/nicmatrix/host/`.
+
+use serde::{Deserialize, Serialize};
+
+/// How guest code is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accel {
+    /// Hardware virtualisation, shown to run a stock kernel here.
+    Kvm,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// The facts that decide whether a trial can run; cheap enough for `--list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// `qemu-system-x86_64 --version`, for example "7.2.22".
+    pub qemu_version: String,
+    /// `-device` models that this QEMU has (`-device help`).
+    pub qemu_devices: Vec<String>,
+    /// Machine types that this QEMU has.
+    pub qemu_machines: Vec<String>,
+    /// Whether `/dev/vhost-net` is there and opens.
+    pub vhost_net: bool,
+    /// `experimental_zcopytx` of the loaded vhost_net module, if there is one.
+    pub zcopytx: Option<bool>,
+}

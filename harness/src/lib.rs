@@ -1,0 +1,35 @@
+//! nicmatrix: regression tests for QEMU/KVM virtual NICs on real VMs.
+//!
+//! ```text
+//! matrix.toml ─ matrix/ ─> cells ─┐
+//!                                 ├─ plan ─> trials ─> libtest-mimic ─> testbed ─> case ─> outcome
+//! host/ (what can run here) ──────┘                                                    │
+//! cases/ (the plan's procedures)                      report/ <─ events.jsonl <─ run/ ─┘
+//! ```
+//!
+//! Everything left of the testbed is pure and is tested without a VM; reports read events only.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`matrix`] | `matrix.toml`: schema, expansion into cells, names |
+//! | [`host`] | what can run here: accelerator, QEMU's devices, vhost, speed |
+//! | [`plan`] | cases × cells → trials, each run or skip with a reason |
+//! | [`cases`] | the test plan's procedures, one file a family |
+//! | [`testbed`] | what one trial is handed: network, VM, guest |
+//! | [`vm`] | QEMU: command line, process, QMP, serial console |
+//! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
+//! | [`net`] | namespace, bridge, taps, DHCP, ping, capture |
+//! | [`run`] | the harness: settings, events, deadlines, outcomes |
+//! | [`report`] | JUnit, terminal and Markdown summary, from events |
+
+pub mod cases;
+pub mod error;
+pub mod guest;
+pub mod host;
+pub mod matrix;
+pub mod net;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod testbed;
+pub mod vm;

@@ -1,0 +1,41 @@
+//! `matrix.toml`, from text to cells. Pure.
+
+pub mod expand;
+pub mod name;
+pub mod schema;
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a cell's `vhost` and `zcopy` come to; how a trial's name ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// A tap served by QEMU itself.
+    Tap,
+    /// vhost-net, `experimental_zcopytx=0`.
+    Vhost,
+    /// vhost-net, `experimental_zcopytx=1`.
+    VhostZcopy,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Backend::Tap => "tap",
+            Backend::Vhost => "vhost",
+            Backend::VhostZcopy => "vhost_zcopy",
+        })
+    }
+}
+
+/// One value of every axis, with what the matrix says of each resolved.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// The NIC model, with this guest's overrides applied.
+    pub nic: schema::Nic,
+    /// The guest.
+    pub guest: schema::Guest,
+    /// Where its frames go.
+    pub backend: Backend,
+}

@@ -1,0 +1,2 @@
+//! QEMU.
+pub mod cmdline;
