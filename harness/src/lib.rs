@@ -14,6 +14,7 @@
 //! | [`matrix`] | `matrix.toml`: schema, expansion into cells, names |
 //! | [`host`] | what can run here: accelerator, QEMU's devices, vhost, speed |
 //! | [`plan`] | cases × cells → trials, each run or skip with a reason |
+//! | [`list`], [`explain`] | the planned trials, as text or JSON; one of them in full |
 //! | [`cases`] | the test plan's procedures, one file a family |
 //! | [`testbed`] | what one trial is handed: network, VM, guest |
 //! | [`vm`] | QEMU: command line, process, QMP, serial console |
@@ -24,8 +25,10 @@
 
 pub mod cases;
 pub mod error;
+pub mod explain;
 pub mod guest;
 pub mod host;
+pub mod list;
 pub mod matrix;
 pub mod net;
 pub mod plan;

@@ -1,7 +1,11 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
 use crate::cases::{Case, Fault};
-use crate::matrix::Cell;
+use crate::host::HostFacts;
+use crate::matrix::name::TrialName;
+use crate::matrix::schema::{Exclude, Matrix, Profile};
+use crate::matrix::{Backend, Cell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What is to be done with a trial.
@@ -27,3 +31,158 @@ pub struct PlannedTrial {
     /// Run or skip.
     pub action: Action,
 }
+
+/// The trials in a stable order, by case (as in `cases`), then by cell (as on the axes). With
+/// `faults`, every case under each of its faults in place of the plain trial. A shard `(k, n)`
+/// takes the k-th of every n, whatever this host can run: the n shards make up the whole on any
+/// hosts.
+pub fn plan(
+    matrix: &Matrix,
+    cases: &'static [&'static Case],
+    profile: &Profile,
+    facts: &HostFacts,
+    faults: bool,
+    shard: Option<(u32, u32)>,
+) -> Vec<PlannedTrial> {
+    let cells: Vec<Place> = matrix
+        .cells()
+        .map(|c| Place::new(c, matrix, facts))
+        .collect();
+    let chosen = |case: &&&Case| match &profile.cases {
+        Some(names) => names.iter().any(|name| name == case.name),
+        None => true,
+    };
+    let (k, n) = shard.unwrap_or((1, 1));
+    let mut trials = Vec::new();
+    let mut count = 0;
+    for case in cases.iter().filter(chosen) {
+        for place in cells.iter().filter(|p| (case.applies)(&p.cell.nic)) {
+            let faults_here = case.faults.iter().filter(|f| (f.applies)(&place.cell));
+            let variants: Vec<Option<&'static Fault>> = match faults {
+                true => faults_here.map(Some).collect(),
+                false => vec![None],
+            };
+            for fault in variants {
+                if count % n == k - 1 {
+                    trials.push(place.trial(case, fault));
+                }
+                count += 1;
+            }
+        }
+    }
+    trials
+}
+
+/// A cell, with what decides about its trials.
+struct Place<'m> {
+    cell: Arc<Cell>,
+    excludes: Vec<&'m Exclude>,
+    /// Why nothing can run there on this host.
+    obstacle: Option<String>,
+}
+
+impl<'m> Place<'m> {
+    fn new(cell: Cell, matrix: &'m Matrix, facts: &HostFacts) -> Self {
+        let about_cell =
+            |e: &&Exclude| e.matches_cell(&cell.nic.name, &cell.guest.name, cell.backend);
+        Place {
+            excludes: matrix.excludes.iter().filter(about_cell).collect(),
+            obstacle: obstacle(&cell, facts),
+            cell: Arc::new(cell),
+        }
+    }
+
+    fn trial(&self, case: &'static Case, fault: Option<&'static Fault>) -> PlannedTrial {
+        let name = TrialName {
+            case: case.name,
+            fault: fault.map(|f| f.name),
+            nic: &self.cell.nic.name,
+            guest: &self.cell.guest.name,
+            backend: self.cell.backend,
+        };
+        let excluded = self.excludes.iter().find(|e| e.matches_case(case.name));
+        let reason = match excluded {
+            Some(exclude) => Some(format!("excluded in the matrix file: {}", exclude.reason)),
+            None => self.obstacle.clone(),
+        };
+        PlannedTrial {
+            name: name.to_string(),
+            case,
+            cell: self.cell.clone(),
+            fault,
+            action: reason.map_or(Action::Run, Action::Skip),
+        }
+    }
+}
+
+fn obstacle(cell: &Cell, facts: &HostFacts) -> Option<String> {
+    let qemu = &facts.qemu_version;
+    let device = &cell.nic.device;
+    if !facts.qemu_devices.contains(device) {
+        return Some(format!("QEMU {qemu} has no device model {device}"));
+    }
+    let machine = cell.guest.machine.name();
+    if !facts.qemu_machines.iter().any(|m| m == machine) {
+        return Some(format!("QEMU {qemu} has no machine type {machine}"));
+    }
+    let wanted = match cell.backend {
+        Backend::Tap => return None,
+        Backend::Vhost => false,
+        Backend::VhostZcopy => true,
+    };
+    if facts.vhost_obstacle.is_some() {
+        return facts.vhost_obstacle.clone();
+    }
+    match facts.zcopytx {
+        Some(is) if is == wanted => None,
+        Some(is) => Some(format!(
+            "vhost_net is loaded with experimental_zcopytx={}, this cell needs {}",
+            u8::from(is),
+            u8::from(wanted)
+        )),
+        None => Some(
+            "vhost_net does not say its experimental_zcopytx \
+             (no /sys/module/vhost_net/parameters/experimental_zcopytx)"
+                .into(),
+        ),
+    }
+}
+
+/// How alike two names must be, of 1, to be worth suggesting.
+const ALIKE: f64 = 0.5;
+/// How much less alike than the best a further suggestion may be.
+const ALMOST: f64 = 0.1;
+/// How many suggestions are made.
+const SUGGESTIONS: usize = 3;
+
+/// What a filter that selected none of `names` probably meant, the likeliest first: filters that
+/// select something, of as many parts as the given one (`ping_swep::virtio` gives
+/// `ping_sweep::virtio`); for an `exact` one, full names.
+pub fn nearest(names: &[String], filter: &str, exact: bool) -> Vec<String> {
+    let parts = filter.split("::").count();
+    let mut candidates: BTreeSet<String> = BTreeSet::new();
+    for name in names {
+        let words: Vec<&str> = name.split("::").collect();
+        if exact || parts >= words.len() {
+            candidates.insert(name.clone());
+        } else {
+            candidates.extend(words.windows(parts).map(|window| window.join("::")));
+        }
+    }
+    let mut scored: Vec<(f64, String)> = candidates
+        .into_iter()
+        .map(|c| (strsim::normalized_damerau_levenshtein(&c, filter), c))
+        .filter(|(likeness, _)| *likeness >= ALIKE)
+        .collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = scored.first().map_or(0.0, |(likeness, _)| *likeness);
+    scored
+        .into_iter()
+        .filter(|(likeness, _)| *likeness >= best - ALMOST)
+        .take(SUGGESTIONS)
+        .map(|(_, candidate)| candidate)
+        .collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,5 +1,7 @@
 //! What this host can do. Answers are proved and cached under `target/nicmatrix/host/`.
 
+pub mod facts;
+
 use serde::{Deserialize, Serialize};
 
 /// How guest code is run.
@@ -23,6 +25,8 @@ pub struct HostFacts {
     pub qemu_machines: Vec<String>,
     /// Whether `/dev/vhost-net` is there and opens.
     pub vhost_net: bool,
+    /// Why it does not open; a sentence for skips.
+    pub vhost_obstacle: Option<String>,
     /// `experimental_zcopytx` of the loaded vhost_net module, if there is one.
     pub zcopytx: Option<bool>,
 }

@@ -1,1 +1,86 @@
-//! expand
+//! Axes → cells. A senseless cell never exists: vhost on anything but virtio, zcopy without vhost.
+
+use super::schema::{Guest, Matrix, MatrixError, Nic};
+use super::{Backend, Cell};
+use std::path::Path;
+
+impl Matrix {
+    /// The cells, in the order of the axes.
+    pub fn cells(&self) -> impl Iterator<Item = Cell> {
+        self.points().map(|(nic, guest, backend)| Cell {
+            nic: on_guest(nic, guest),
+            guest: guest.clone(),
+            backend,
+        })
+    }
+
+    /// What [`Matrix::cells`] are made of.
+    pub(super) fn points(&self) -> impl Iterator<Item = (&Nic, &Guest, Backend)> {
+        let axes = &self.axes;
+        let backends: Vec<Backend> = axes
+            .vhost
+            .iter()
+            .flat_map(|vhost| axes.zcopy.iter().map(move |zcopy| (*vhost, *zcopy)))
+            .filter_map(|(vhost, zcopy)| match (vhost, zcopy) {
+                (false, false) => Some(Backend::Tap),
+                (true, false) => Some(Backend::Vhost),
+                (true, true) => Some(Backend::VhostZcopy),
+                (false, true) => None,
+            })
+            .collect();
+        let guests = move || axes.guest.iter().filter_map(|name| self.guests.get(name));
+        axes.nic
+            .iter()
+            .filter_map(|name| self.nics.get(name))
+            .flat_map(move |nic| guests().map(move |guest| (nic, guest)))
+            .flat_map(move |(nic, guest)| {
+                backends
+                    .clone()
+                    .into_iter()
+                    .filter(|backend| nic.is_virtio() || *backend == Backend::Tap)
+                    .map(move |backend| (nic, guest, backend))
+            })
+    }
+
+    /// Takes guests' disk images from `NICMATRIX_IMAGE_<GUEST>` (upper case, `-` as `_`), in place
+    /// of the file's; relative ones from `root`.
+    pub fn use_images(
+        &mut self,
+        root: &Path,
+        get: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), MatrixError> {
+        let mut mistakes = Vec::new();
+        for guest in self.guests.values_mut() {
+            let upper = guest.name.to_ascii_uppercase().replace('-', "_");
+            let variable = format!("NICMATRIX_IMAGE_{upper}");
+            let Some(value) = get(&variable).filter(|v| !v.is_empty()) else {
+                continue;
+            };
+            let image = root.join(value);
+            if !image.is_file() {
+                mistakes.push(format!("{variable}: there is no file {}", image.display()));
+            }
+            guest.image = Some(image);
+        }
+        match mistakes.is_empty() {
+            true => Ok(()),
+            false => Err(MatrixError(mistakes)),
+        }
+    }
+}
+
+fn on_guest(nic: &Nic, guest: &Guest) -> Nic {
+    let mut nic = nic.clone();
+    if let Some(differs) = guest.nics.get(&nic.name) {
+        if let Some(driver) = &differs.driver {
+            nic.driver = driver.clone();
+        }
+        if let Some(max_mtu) = differs.max_mtu {
+            nic.max_mtu = max_mtu;
+        }
+        if let Some(offloads) = &differs.offloads {
+            nic.offloads = offloads.clone();
+        }
+    }
+    nic
+}

@@ -1,7 +1,9 @@
 //! `matrix.toml`, from text to cells. Pure.
 
 pub mod expand;
+pub mod load;
 pub mod name;
+pub(crate) mod read;
 pub mod schema;
 
 use serde::{Deserialize, Serialize};
@@ -19,13 +21,28 @@ pub enum Backend {
     VhostZcopy,
 }
 
-impl fmt::Display for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Backend {
+    /// Every backend.
+    pub const ALL: [Backend; 3] = [Backend::Tap, Backend::Vhost, Backend::VhostZcopy];
+
+    /// How a trial's name ends.
+    pub const fn name(self) -> &'static str {
+        match self {
             Backend::Tap => "tap",
             Backend::Vhost => "vhost",
             Backend::VhostZcopy => "vhost_zcopy",
-        })
+        }
+    }
+
+    /// The backend of that name.
+    pub fn from_name(name: &str) -> Option<Backend> {
+        Backend::ALL.into_iter().find(|b| b.name() == name)
+    }
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -1,7 +1,10 @@
 //! The data of `matrix.toml`.
 
+use super::Backend;
+use super::read::unknown;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// A NIC model, `[nics.NAME]`.
@@ -46,6 +49,16 @@ pub enum Machine {
     Q35,
 }
 
+impl Machine {
+    /// QEMU's name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Machine::Pc => "pc",
+            Machine::Q35 => "q35",
+        }
+    }
+}
+
 /// A guest, `[guests.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Guest {
@@ -76,8 +89,7 @@ impl Guest {
 }
 
 /// What one guest sees differently of a NIC model.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NicOverride {
     /// See [`Nic::driver`].
     pub driver: Option<String>,
@@ -88,8 +100,7 @@ pub struct NicOverride {
 }
 
 /// How often and how long, `[profiles.NAME]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Profile {
     /// Echo requests for each size and interval of ping_sweep.
     pub ping_count: u32,
@@ -100,6 +111,86 @@ pub struct Profile {
     /// Seconds of toggling in promisc.
     pub promisc_seconds: u32,
     /// Only these cases; all when absent.
-    #[serde(default)]
     pub cases: Option<Vec<String>>,
 }
+
+/// `[axes]`: what is multiplied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Axes {
+    /// Names of `[nics.*]`.
+    pub nic: Vec<String>,
+    /// Names of `[guests.*]`.
+    pub guest: Vec<String>,
+    /// Whether vhost-net carries the frames.
+    pub vhost: Vec<bool>,
+    /// `experimental_zcopytx` of vhost-net.
+    pub zcopy: Vec<bool>,
+}
+
+/// `[[exclude]]`: trials that match every key given are skipped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exclude {
+    /// NIC model.
+    pub nic: Option<String>,
+    /// Guest.
+    pub guest: Option<String>,
+    /// Backend.
+    pub backend: Option<Backend>,
+    /// Case.
+    pub case: Option<String>,
+    /// Why, for the report.
+    pub reason: String,
+}
+
+impl Exclude {
+    /// Whether it speaks of this cell, for some case.
+    pub fn matches_cell(&self, nic: &str, guest: &str, backend: Backend) -> bool {
+        self.nic.as_deref().is_none_or(|n| n == nic)
+            && self.guest.as_deref().is_none_or(|g| g == guest)
+            && self.backend.is_none_or(|b| b == backend)
+    }
+
+    /// Whether it speaks of this case, on some cell.
+    pub fn matches_case(&self, case: &str) -> bool {
+        self.case.as_deref().is_none_or(|c| c == case)
+    }
+}
+
+/// All of `matrix.toml`. Its axes name tables that exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matrix {
+    /// The file, for messages.
+    pub path: PathBuf,
+    /// What is multiplied.
+    pub axes: Axes,
+    /// `[nics.*]`
+    pub nics: BTreeMap<String, Nic>,
+    /// `[guests.*]`
+    pub guests: BTreeMap<String, Guest>,
+    /// `[profiles.*]`
+    pub profiles: BTreeMap<String, Profile>,
+    /// `[[exclude]]`
+    pub excludes: Vec<Exclude>,
+}
+
+impl Matrix {
+    /// The profile of that name, or an error that names those there are.
+    pub fn profile(&self, name: &str) -> Result<&Profile, MatrixError> {
+        self.profiles.get(name).ok_or_else(|| {
+            let what = unknown("profile", name, self.profiles.keys().map(String::as_str));
+            MatrixError(vec![format!("{}: {what}", self.path.display())])
+        })
+    }
+}
+
+/// Every mistake found in a matrix file, each `file:line: what`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MatrixError(pub Vec<String>);
+
+impl fmt::Display for MatrixError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for MatrixError {}

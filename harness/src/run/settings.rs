@@ -1,6 +1,9 @@
 //! Everything the user can set, from `NICMATRIX_*` variables: libtest's arguments are fixed, so
 //! `cargo xtask` passes its flags this way, and `cargo test` and nextest users set them directly.
 
+use crate::matrix::read::unknown;
+use anyhow::{Context, bail, ensure};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// `--accel`
@@ -41,7 +44,92 @@ pub struct Settings {
     pub dir: PathBuf,
 }
 
+/// Where distributions put QEMU beside the directories on PATH: RHEL, then everybody else.
+const QEMU_PLACES: &[&str] = &["/usr/libexec/qemu-kvm", "/usr/bin/qemu-system-x86_64"];
+const ACCELS: &[(&str, AccelChoice)] = &[
+    ("auto", AccelChoice::Auto),
+    ("kvm", AccelChoice::Kvm),
+    ("tcg", AccelChoice::Tcg),
+];
+
 impl Settings {
+    /// From the environment.
+    pub fn from_env() -> anyhow::Result<Settings> {
+        for (name, value) in std::env::vars_os() {
+            let ours = name.to_string_lossy().starts_with("NICMATRIX_");
+            ensure!(
+                !ours || value.to_str().is_some(),
+                "{} is not valid UTF-8: {}",
+                name.display(),
+                value.display()
+            );
+        }
+        Self::from_vars(|name| std::env::var(name).ok())
+    }
+
+    /// From variables got by name. An empty one counts as absent.
+    pub fn from_vars(get: impl Fn(&str) -> Option<String>) -> anyhow::Result<Settings> {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let (whose, root) = ["NEXTEST_WORKSPACE_ROOT", "NICMATRIX_ROOT"]
+            .into_iter()
+            .find_map(|name| Some((name, get(name)?)))
+            .unwrap_or((
+                "NICMATRIX_ROOT is not set, and where this was built",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/..").into(),
+            ));
+        let root = Path::new(&root)
+            .canonicalize()
+            .with_context(|| format!("{whose}: cannot find {root}"))?;
+        let path =
+            |name: &str, default: &str| root.join(get(name).unwrap_or_else(|| default.to_string()));
+
+        let mut firmware = Vec::new();
+        for directory in get("NICMATRIX_FIRMWARE").iter().flat_map(|v| v.split(':')) {
+            let directory = root.join(directory);
+            ensure!(
+                directory.is_dir(),
+                "NICMATRIX_FIRMWARE: there is no directory {}; wanted are QEMU's -L directories, \
+                 separated by `:`",
+                directory.display()
+            );
+            firmware.push(directory);
+        }
+        let accel = get("NICMATRIX_ACCEL").unwrap_or_else(|| "auto".into());
+        let Some((_, accel)) = ACCELS.iter().find(|(word, _)| *word == accel) else {
+            let allowed = ACCELS.iter().map(|(word, _)| *word);
+            bail!(
+                "NICMATRIX_ACCEL: {}",
+                unknown("accelerator", &accel, allowed)
+            );
+        };
+        let retries = get("NICMATRIX_RETRIES").unwrap_or_else(|| "0".into());
+        let faults = get("NICMATRIX_FAULTS").unwrap_or_else(|| "0".into());
+        Ok(Settings {
+            matrix: path("NICMATRIX_MATRIX", "matrix.toml"),
+            profile: get("NICMATRIX_PROFILE").unwrap_or_else(|| "smoke".into()),
+            qemu: qemu(
+                get("NICMATRIX_QEMU").as_deref(),
+                &get("PATH").unwrap_or_default(),
+                QEMU_PLACES,
+                &root,
+            )?,
+            firmware,
+            accel: *accel,
+            retries: retries.parse().ok().with_context(|| {
+                format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
+            })?,
+            shard: get("NICMATRIX_SHARD").map(|v| shard(&v)).transpose()?,
+            faults: match faults.as_str() {
+                "0" => false,
+                "1" => true,
+                other => bail!("NICMATRIX_FAULTS is `{other}`, allowed are 0 and 1"),
+            },
+            junit: get("NICMATRIX_JUNIT").map(|value| root.join(value)),
+            dir: path("NICMATRIX_DIR", "target/nicmatrix"),
+            root,
+        })
+    }
+
     /// Where built images are kept.
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
@@ -57,5 +145,193 @@ impl Settings {
     /// A path as the user gave it, taken from the workspace's root.
     pub fn from_root(&self, path: &Path) -> PathBuf {
         self.root.join(path)
+    }
+}
+
+fn shard(value: &str) -> anyhow::Result<(u32, u32)> {
+    let parts = value.split_once('/').and_then(|(k, n)| {
+        let (k, n) = (k.parse().ok()?, n.parse().ok()?);
+        (1..=n).contains(&k).then_some((k, n))
+    });
+    parts.with_context(|| {
+        format!(
+            "NICMATRIX_SHARD is `{value}`, wanted is K/N, the K-th of N parts, with K from 1 to N"
+        )
+    })
+}
+
+/// The QEMU that was asked for (a bare name is looked up on PATH, a path taken from the root), or
+/// the first that there is.
+fn qemu(asked: Option<&str>, path: &str, places: &[&str], root: &Path) -> anyhow::Result<PathBuf> {
+    let on_path = |name: &str| {
+        std::env::split_paths(path)
+            .map(|directory| directory.join(name))
+            .find(|file| is_program(file))
+    };
+    let Some(asked) = asked else {
+        let elsewhere = || {
+            places
+                .iter()
+                .map(PathBuf::from)
+                .find(|file| is_program(file))
+        };
+        return on_path("qemu-system-x86_64")
+            .or_else(elsewhere)
+            .with_context(|| {
+                format!(
+                    "there is no QEMU: no qemu-system-x86_64 on PATH, and none of {}; install \
+                     the package qemu-system-x86 (on RHEL qemu-kvm), or name one in NICMATRIX_QEMU",
+                    places.join(", ")
+                )
+            });
+    };
+    let file = match asked.contains('/') {
+        true => root.join(asked),
+        false => on_path(asked).with_context(|| {
+            format!("NICMATRIX_QEMU is `{asked}`, but no such program is on PATH")
+        })?,
+    };
+    ensure!(
+        file.exists(),
+        "NICMATRIX_QEMU: there is no file {}; the package qemu-system-x86 brings \
+         /usr/bin/qemu-system-x86_64",
+        file.display()
+    );
+    ensure!(
+        is_program(&file),
+        "NICMATRIX_QEMU: {} is not an executable file",
+        file.display()
+    );
+    Ok(file)
+}
+
+fn is_program(file: &Path) -> bool {
+    file.metadata()
+        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(vars: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        let get = |name: &str| {
+            let given = vars.iter().find(|(n, _)| *n == name);
+            // Any program will do: nothing here runs it.
+            let default = (name == "NICMATRIX_QEMU").then_some("/bin/sh");
+            given.map(|(_, v)| *v).or(default).map(String::from)
+        };
+        Settings::from_vars(get)
+    }
+
+    fn complaint(name: &str, value: &str) -> String {
+        match settings(&[(name, value)]) {
+            Ok(settings) => panic!("{name}={value} was taken: {settings:?}"),
+            Err(e) => format!("{e:#}"),
+        }
+    }
+
+    #[test]
+    fn defaults() {
+        let s = settings(&[]).unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        assert_eq!(s.root, root);
+        assert_eq!(s.matrix, root.join("matrix.toml"));
+        assert_eq!(s.dir, root.join("target/nicmatrix"));
+        assert_eq!(s.profile, "smoke");
+        assert_eq!(s.accel, AccelChoice::Auto);
+        assert_eq!((s.retries, s.shard, s.faults), (0, None, false));
+        assert_eq!(s.junit, None);
+    }
+
+    #[test]
+    fn everything_set() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        let s = settings(&[
+            ("NICMATRIX_ROOT", root.to_str().unwrap()),
+            ("NICMATRIX_MATRIX", "other.toml"),
+            ("NICMATRIX_PROFILE", "full"),
+            ("NICMATRIX_FIRMWARE", "/usr:/etc"),
+            ("NICMATRIX_ACCEL", "tcg"),
+            ("NICMATRIX_RETRIES", "2"),
+            ("NICMATRIX_SHARD", "2/3"),
+            ("NICMATRIX_FAULTS", "1"),
+            ("NICMATRIX_JUNIT", "/elsewhere/junit.xml"),
+            ("NICMATRIX_DIR", "work"),
+        ])
+        .unwrap();
+        assert_eq!(s.matrix, root.join("other.toml"));
+        assert_eq!(s.profile, "full");
+        assert_eq!(s.firmware, [Path::new("/usr"), Path::new("/etc")]);
+        assert_eq!(s.accel, AccelChoice::Tcg);
+        assert_eq!((s.retries, s.shard, s.faults), (2, Some((2, 3)), true));
+        assert_eq!(s.junit.as_deref(), Some(Path::new("/elsewhere/junit.xml")));
+        assert_eq!(s.dir, root.join("work"));
+    }
+
+    #[test]
+    fn nextest_knows_the_root_best() {
+        let s = settings(&[
+            ("NICMATRIX_ROOT", "/usr"),
+            ("NEXTEST_WORKSPACE_ROOT", "/etc"),
+        ]);
+        assert_eq!(s.unwrap().root, Path::new("/etc"));
+    }
+
+    #[test]
+    fn an_empty_variable_is_absent() {
+        let s = settings(&[("NICMATRIX_PROFILE", ""), ("NICMATRIX_SHARD", "")]).unwrap();
+        assert_eq!((s.profile.as_str(), s.shard), ("smoke", None));
+    }
+
+    #[test]
+    fn bad_values() {
+        let all: String = [
+            ("NICMATRIX_ROOT", "/nowhere"),
+            ("NICMATRIX_QEMU", "/nowhere/qemu"),
+            ("NICMATRIX_QEMU", "/etc/passwd"),
+            ("NICMATRIX_QEMU", "/etc"),
+            ("NICMATRIX_QEMU", "qemu-nowhere"),
+            ("NICMATRIX_FIRMWARE", "/usr:/nowhere"),
+            ("NICMATRIX_ACCEL", "kmv"),
+            ("NICMATRIX_RETRIES", "-1"),
+            ("NICMATRIX_SHARD", "0/3"),
+            ("NICMATRIX_SHARD", "4/3"),
+            ("NICMATRIX_SHARD", "1"),
+            ("NICMATRIX_FAULTS", "yes"),
+        ]
+        .map(|(name, value)| complaint(name, value) + "\n")
+        .concat();
+        insta::assert_snapshot!(all, @r"
+            NICMATRIX_ROOT: cannot find /nowhere: No such file or directory (os error 2)
+            NICMATRIX_QEMU: there is no file /nowhere/qemu; the package qemu-system-x86 brings /usr/bin/qemu-system-x86_64
+            NICMATRIX_QEMU: /etc/passwd is not an executable file
+            NICMATRIX_QEMU: /etc is not an executable file
+            NICMATRIX_QEMU is `qemu-nowhere`, but no such program is on PATH
+            NICMATRIX_FIRMWARE: there is no directory /nowhere; wanted are QEMU's -L directories, separated by `:`
+            NICMATRIX_ACCEL: unknown accelerator `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
+            NICMATRIX_RETRIES is `-1`, wanted is a whole number, 0 or more
+            NICMATRIX_SHARD is `0/3`, wanted is K/N, the K-th of N parts, with K from 1 to N
+            NICMATRIX_SHARD is `4/3`, wanted is K/N, the K-th of N parts, with K from 1 to N
+            NICMATRIX_SHARD is `1`, wanted is K/N, the K-th of N parts, with K from 1 to N
+            NICMATRIX_FAULTS is `yes`, allowed are 0 and 1
+        ");
+    }
+
+    #[test]
+    fn qemu_is_found_where_distributions_put_it() {
+        let root = Path::new("/");
+        let found = |path, places| qemu(None, path, places, root);
+        assert_eq!(
+            found("/nowhere", &["/nowhere/qemu", "/bin/sh"]).unwrap(),
+            Path::new("/bin/sh")
+        );
+        assert_eq!(
+            qemu(Some("sh"), "/nowhere:/bin", &[], root).unwrap(),
+            Path::new("/bin/sh")
+        );
+        let none = found("/nowhere", &["/nowhere/a", "/nowhere/b"]).unwrap_err();
+        insta::assert_snapshot!(none, @"there is no QEMU: no qemu-system-x86_64 on PATH, and none of /nowhere/a, /nowhere/b; install the package qemu-system-x86 (on RHEL qemu-kvm), or name one in NICMATRIX_QEMU");
     }
 }

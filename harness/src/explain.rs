@@ -1,0 +1,153 @@
+//! `explain`: a trial in full, before it runs. Pure.
+
+use crate::plan::{Action, PlannedTrial};
+use std::fmt::Write;
+
+/// Renders what `trial` is and does. `command_line` is QEMU's, a shell command; `topology` is the
+/// host network, as text. The guest's commands come from the case and its dialect, with `DEV` for
+/// the interface and `VALUE` for an address, MAC or MTU.
+pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> String {
+    let (case, cell) = (trial.case, &trial.cell);
+    let (nic, guest) = (&cell.nic, &cell.guest);
+    let mut out = format!("{}\n\n", trial.name);
+    let mut row = |what: &str, text: &str| {
+        // A String cannot fail to be written to.
+        let _ = writeln!(out, "{what:<10} {text}");
+    };
+
+    match &trial.action {
+        Action::Run => row("here", "runs"),
+        Action::Skip(reason) => row("here", &format!("is skipped: {reason}")),
+    }
+    row("plan item", case.plan_item);
+    row("passes if", case.passes);
+    if let Some(fault) = trial.fault {
+        row("fault", &format!("{}: {}", fault.name, fault.breaks));
+        row("red if", &format!("the failure says \"{}\"", fault.red));
+    }
+    let offloads = match nic.offloads.is_empty() {
+        true => "none".into(),
+        false => nic.offloads.join(" "),
+    };
+    row(
+        "NIC",
+        &format!(
+            "{}: device {}, driver {}, MTU up to {}, offloads on: {offloads}",
+            nic.name, nic.device, nic.driver, nic.max_mtu
+        ),
+    );
+    let stands_in = match (guest.is_stand_in(), &guest.image) {
+        (true, _) => " (the built image stands in for it)".into(),
+        (false, Some(image)) => format!(" ({})", image.display()),
+        (false, None) => String::new(),
+    };
+    row(
+        "guest",
+        &format!(
+            "{}{stands_in}: machine {}, {} MiB",
+            guest.name,
+            guest.machine.name(),
+            guest.memory_mib
+        ),
+    );
+    row("backend", cell.backend.name());
+
+    let commands = case
+        .ops
+        .iter()
+        .map(|op| guest.dialect.command(*op, "DEV", "VALUE"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let faults = case
+        .faults
+        .iter()
+        .map(|f| match (f.applies)(cell) {
+            true => format!("{}: {}", f.name, f.breaks),
+            false => format!("{}: {} (not on this cell)", f.name, f.breaks),
+        })
+        .collect::<Vec<_>>()
+        .join("\n");
+    for (title, body) in [
+        ("Host network", topology),
+        ("QEMU", command_line),
+        ("Commands in the guest", &commands),
+        ("Faults under which it must fail", &faults),
+    ] {
+        let body = match body.trim_end() {
+            "" => "none",
+            body => body,
+        };
+        let _ = write!(out, "\n{title}:\n");
+        for line in body.lines() {
+            let _ = writeln!(out, "  {line}");
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::{planned, skipped_and_faulty};
+
+    #[test]
+    fn a_trial_that_runs() {
+        let trial = planned("flood::virtio::rhel6::tap");
+        let text = explain(&trial, "qemu-system-x86_64 \\\n  -machine pc", "tap0 - br0");
+        insta::assert_snapshot!(text, @r"
+            flood::virtio::rhel6::tap
+
+            here       runs
+            plan item  2. ping
+            passes if  no trace after the flood
+            NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx
+            guest      rhel6 (the built image stands in for it): machine pc, 256 MiB
+            backend    tap
+
+            Host network:
+              tap0 - br0
+
+            QEMU:
+              qemu-system-x86_64 \
+                -machine pc
+
+            Commands in the guest:
+              ifconfig DEV mtu VALUE
+              ifconfig DEV up
+
+            Faults under which it must fail:
+              unplugged: the tap is taken off the bridge
+              no_vhost: vhost is switched off (not on this cell)
+        ");
+    }
+
+    #[test]
+    fn a_trial_that_is_skipped_under_a_fault() {
+        insta::assert_snapshot!(explain(&skipped_and_faulty(), "", ""), @r#"
+            flood!no_vhost::virtio::rhel9::vhost_zcopy
+
+            here       is skipped: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+            plan item  2. ping
+            passes if  no trace after the flood
+            fault      no_vhost: vhost is switched off
+            red if     the failure says "no reply"
+            NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx
+            guest      rhel9 (the built image stands in for it): machine q35, 256 MiB
+            backend    vhost_zcopy
+
+            Host network:
+              none
+
+            QEMU:
+              none
+
+            Commands in the guest:
+              ip link set dev DEV mtu VALUE
+              ip link set dev DEV up
+
+            Faults under which it must fail:
+              unplugged: the tap is taken off the bridge
+              no_vhost: vhost is switched off
+        "#);
+    }
+}

@@ -1,0 +1,93 @@
+//! `--list`: the planned trials as text or JSON.
+
+use crate::plan::{Action, PlannedTrial};
+use serde::Serialize;
+
+/// Names, one a line.
+pub fn text(trials: &[PlannedTrial]) -> String {
+    trials.iter().fold(String::new(), |mut text, trial| {
+        text += &trial.name;
+        text.push('\n');
+        text
+    })
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    name: &'a str,
+    case: &'a str,
+    fault: Option<&'a str>,
+    nic: &'a str,
+    guest: &'a str,
+    backend: &'static str,
+    plan_item: &'a str,
+    action: &'static str,
+    reason: Option<&'a str>,
+    stand_in: bool,
+}
+
+/// A JSON array, a trial a line.
+pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
+    let mut lines = Vec::with_capacity(trials.len());
+    for trial in trials {
+        let (action, reason) = match &trial.action {
+            Action::Run => ("run", None),
+            Action::Skip(reason) => ("skip", Some(reason.as_str())),
+        };
+        lines.push(serde_json::to_string(&Entry {
+            name: &trial.name,
+            case: trial.case.name,
+            fault: trial.fault.map(|f| f.name),
+            nic: &trial.cell.nic.name,
+            guest: &trial.cell.guest.name,
+            backend: trial.cell.backend.name(),
+            plan_item: trial.case.plan_item,
+            action,
+            reason,
+            stand_in: trial.cell.guest.is_stand_in(),
+        })?);
+    }
+    Ok(format!("[\n{}\n]\n", lines.join(",\n")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::{planned, skipped_and_faulty};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn both_forms() {
+        let trials = [planned("driver::e1000::rhel9::tap"), skipped_and_faulty()];
+        insta::assert_snapshot!(text(&trials), @r"
+            driver::e1000::rhel9::tap
+            flood!no_vhost::virtio::rhel9::vhost_zcopy
+        ");
+        let json = json(&trials).unwrap();
+        insta::assert_snapshot!(json, @r#"
+            [
+            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","plan_item":"5","action":"run","reason":null,"stand_in":true},
+            {"name":"flood!no_vhost::virtio::rhel9::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel9","backend":"vhost_zcopy","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1","stand_in":true}
+            ]
+        "#);
+        let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+        assert_eq!(parsed.len(), 2);
+    }
+
+    #[test]
+    fn ten_thousand_trials() {
+        let trials = crate::plan::tests::many();
+        assert!(trials.len() >= 10_000);
+        let text = text(&trials);
+        let j = json(&trials).unwrap();
+        let names: BTreeSet<&str> = text.lines().collect();
+        assert_eq!(names.len(), trials.len());
+        assert_eq!(j.lines().count(), trials.len() + 2);
+    }
+
+    #[test]
+    fn nothing_is_an_empty_array() {
+        let parsed: Vec<serde_json::Value> = serde_json::from_str(&json(&[]).unwrap()).unwrap();
+        assert!(parsed.is_empty());
+    }
+}

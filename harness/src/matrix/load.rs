@@ -1,0 +1,306 @@
+//! From the text of `matrix.toml` to a [`Matrix`].
+
+use super::Backend;
+use super::read::{Placed, Reader, Section, unknown};
+use super::schema::{
+    Axes, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, Profile,
+};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+
+const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
+const DIALECTS: &[(&str, Dialect)] = &[("rhel6", Dialect::Rhel6), ("rhel9", Dialect::Rhel9)];
+const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
+/// The test plan's offloads, in ethtool's short names.
+pub const OFFLOADS: &[&str] = &["rx", "tx", "sg", "tso", "ufo", "gso", "gro", "lro"];
+
+/// From IPv4's least MTU to the longest that an IPv4 packet can use.
+const MTU: RangeInclusive<u32> = 68..=65535;
+/// MiB: a Linux guest needs tens; 1 TiB is beyond any that this is for.
+const MEMORY: RangeInclusive<u32> = 32..=1 << 20;
+/// Nothing done shows nothing, so none of a profile's figures may be 0.
+const COUNT: RangeInclusive<u32> = 1..=1_000_000;
+
+/// Reads a matrix file; `cases` are the names of the cases there are. Relative paths in it are
+/// taken from its directory.
+pub fn load(path: &Path, cases: &[&str]) -> Result<Matrix, MatrixError> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        MatrixError(vec![format!(
+            "cannot read the matrix file {}: {e}",
+            path.display()
+        )])
+    })?;
+    parse(&text, path, cases)
+}
+
+/// As [`load`], for a text; `path` is its name in messages.
+pub fn parse(text: &str, path: &Path, cases: &[&str]) -> Result<Matrix, MatrixError> {
+    let reader = Reader::new(text);
+    let matrix = match DeTable::parse(text) {
+        Ok(document) => read(&Section::root(&reader, &document), path, cases),
+        Err(e) => {
+            reader.mistake(e.span().unwrap_or(0..0), e.message().to_string());
+            None
+        }
+    };
+    let mistakes = reader.finish(path.display());
+    match matrix {
+        Some(matrix) if mistakes.is_empty() => Ok(matrix),
+        _ => Err(MatrixError(mistakes)),
+    }
+}
+
+/// None or a matrix that lacks what was wrong; then there are mistakes.
+fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
+    root.allow(&["axes", "nics", "guests", "profiles", "exclude"]);
+    let nics = named(root, "nics", nic);
+    let guests = named(root, "guests", |name, section| {
+        guest(name, section, path, &nics)
+    });
+    let profiles = named(root, "profiles", |_, section| profile(section, cases));
+
+    let section = root.table("axes")?;
+    section.allow(&["nic", "guest", "vhost", "zcopy"]);
+    let nic_axis = axis(&section, "nic", "nics", &nics);
+    let guest_axis = axis(&section, "guest", "guests", &guests);
+    let vhost = section.choices("vhost", SWITCH);
+    let zcopy = section.choices("zcopy", SWITCH);
+    let excludes: Vec<Exclude> = root
+        .table_array("exclude")
+        .iter()
+        .filter_map(|section| exclude(section, &nics, &guests, cases))
+        .collect();
+    let matrix = Matrix {
+        path: path.to_path_buf(),
+        axes: Axes {
+            nic: nic_axis?,
+            guest: guest_axis?,
+            vhost: vhost?,
+            zcopy: zcopy?,
+        },
+        nics: values(nics),
+        guests: values(guests),
+        profiles: values(profiles),
+        excludes,
+    };
+    // After another mistake this would only repeat it.
+    if root.reader.is_clean() && matrix.points().next().is_none() {
+        section.mistake(
+            "these axes have no cell: `on` in vhost is for virtio NICs only, and `on` in zcopy for \
+             vhost only; tap needs `off` in both",
+        );
+    }
+    Some(matrix)
+}
+
+/// The tables of `[key.*]`. One with a mistake is there as None, so that it is not also reported
+/// as missing.
+fn named<T>(
+    root: &Section,
+    key: &str,
+    mut read: impl FnMut(&str, &Section) -> Option<T>,
+) -> BTreeMap<String, Option<T>> {
+    let mut all = BTreeMap::new();
+    for (name, section) in root.tables(key) {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if name.get_ref().is_empty() || !name.get_ref().chars().all(plain) {
+            section.mistake_at(
+                &name,
+                "the name becomes part of a trial's name; allowed are letters, digits, `_` and `-`",
+            );
+        }
+        let value = read(name.get_ref(), &section);
+        all.insert(name.into_inner(), value);
+    }
+    all
+}
+
+fn values<T>(all: BTreeMap<String, Option<T>>) -> BTreeMap<String, T> {
+    all.into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+fn axis<T>(
+    section: &Section,
+    key: &str,
+    table: &str,
+    all: &BTreeMap<String, Option<T>>,
+) -> Option<Vec<String>> {
+    let names = section.strings(key)?;
+    for name in &names {
+        if !all.contains_key(name.get_ref()) {
+            let what = unknown(key, name.get_ref(), all.keys().map(String::as_str));
+            let missing = format!("{what}: there is no [{table}.{}] table", name.get_ref());
+            section.mistake_at(name, missing);
+        }
+    }
+    // A name without a usable table has been reported; the cells are counted without it.
+    Some(
+        names
+            .into_iter()
+            .map(Placed::into_inner)
+            .filter(|name| matches!(all.get(name), Some(Some(_))))
+            .collect(),
+    )
+}
+
+fn nic(name: &str, section: &Section) -> Option<Nic> {
+    section.allow(&["device", "driver", "max_mtu", "offloads"]);
+    let device = section.string("device");
+    let driver = section.string("driver");
+    let max_mtu = section.integer("max_mtu", MTU);
+    if !section.has("offloads") {
+        section.mistake("the key `offloads` is missing");
+    }
+    Some(Nic {
+        name: name.into(),
+        device: device?.into_inner(),
+        driver: driver?.into_inner(),
+        max_mtu: max_mtu?,
+        offloads: offloads(section)?,
+    })
+}
+
+fn offloads(section: &Section) -> Option<Vec<String>> {
+    let words = section.optional_strings("offloads")?;
+    for word in &words {
+        if !OFFLOADS.contains(&word.get_ref().as_str()) {
+            let what = unknown("offload", word.get_ref(), OFFLOADS.iter().copied());
+            section.mistake_at(word, what);
+        }
+    }
+    Some(words.into_iter().map(Placed::into_inner).collect())
+}
+
+fn guest(
+    name: &str,
+    section: &Section,
+    path: &Path,
+    nics: &BTreeMap<String, Option<Nic>>,
+) -> Option<Guest> {
+    section.allow(&[
+        "dialect", "machine", "memory", "kernel", "initrd", "image", "nics",
+    ]);
+    let dialect = section.choice("dialect", DIALECTS);
+    let machine = section.choice("machine", MACHINES);
+    let memory_mib = section.integer("memory", MEMORY);
+    let kernel = file(section, "kernel", path);
+    let initrd = file(section, "initrd", path);
+    let image = file(section, "image", path);
+    if section.has("initrd") && !section.has("kernel") {
+        section.mistake("`initrd` is of no use without `kernel`");
+    }
+    let mut overrides = BTreeMap::new();
+    for (nic, section) in section.tables("nics") {
+        section.allow(&["driver", "max_mtu", "offloads"]);
+        if !nics.contains_key(nic.get_ref()) {
+            let what = unknown("nic", nic.get_ref(), nics.keys().map(String::as_str));
+            section.mistake_at(&nic, what);
+        }
+        let differs = NicOverride {
+            driver: section.optional_string("driver").map(Placed::into_inner),
+            max_mtu: section.optional_integer("max_mtu", MTU),
+            offloads: offloads(&section),
+        };
+        overrides.insert(nic.into_inner(), differs);
+    }
+    Some(Guest {
+        name: name.into(),
+        dialect: dialect?,
+        machine: machine?,
+        memory_mib: memory_mib?,
+        kernel,
+        initrd,
+        image,
+        nics: overrides,
+    })
+}
+
+/// A file that must exist.
+fn file(section: &Section, key: &str, matrix: &Path) -> Option<PathBuf> {
+    let given = section.optional_string(key)?;
+    let directory = matrix.parent().unwrap_or(Path::new(""));
+    let path = directory.join(given.get_ref());
+    if !path.is_file() {
+        let what = format!("`{key}`: there is no file {}", path.display());
+        section.mistake_at(&given, what);
+    }
+    Some(path)
+}
+
+fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
+    section.allow(&[
+        "ping_count",
+        "flood_count",
+        "hotplug_cycles",
+        "promisc_seconds",
+        "cases",
+    ]);
+    let ping_count = section.integer("ping_count", COUNT);
+    let flood_count = section.integer("flood_count", COUNT);
+    let hotplug_cycles = section.integer("hotplug_cycles", COUNT);
+    let promisc_seconds = section.integer("promisc_seconds", COUNT);
+    let chosen = match section.has("cases") {
+        true => section.strings("cases"),
+        false => None,
+    };
+    for case in chosen.iter().flatten() {
+        if !cases.contains(&case.get_ref().as_str()) {
+            let what = unknown("case", case.get_ref(), cases.iter().copied());
+            section.mistake_at(case, what);
+        }
+    }
+    Some(Profile {
+        ping_count: ping_count?,
+        flood_count: flood_count?,
+        hotplug_cycles: hotplug_cycles?,
+        promisc_seconds: promisc_seconds?,
+        cases: chosen.map(|names| names.into_iter().map(Placed::into_inner).collect()),
+    })
+}
+
+fn exclude(
+    section: &Section,
+    nics: &BTreeMap<String, Option<Nic>>,
+    guests: &BTreeMap<String, Option<Guest>>,
+    cases: &[&str],
+) -> Option<Exclude> {
+    let keys = ["nic", "guest", "backend", "case"];
+    section.allow(&["nic", "guest", "backend", "case", "reason"]);
+    if !keys.iter().any(|key| section.has(key)) {
+        section.mistake(format!(
+            "it would exclude every trial; give at least one of {}",
+            keys.join(", ")
+        ));
+    }
+    let word = |key: &str, allowed: Vec<&str>| {
+        let word = section.optional_string(key)?;
+        if !allowed.contains(&word.get_ref().as_str()) {
+            section.mistake_at(&word, unknown(key, word.get_ref(), allowed));
+        }
+        Some(word.into_inner())
+    };
+    let nic = word("nic", nics.keys().map(String::as_str).collect());
+    let guest = word("guest", guests.keys().map(String::as_str).collect());
+    let case = word("case", cases.to_vec());
+    let backend = word("backend", Backend::ALL.map(Backend::name).to_vec())
+        .and_then(|name| Backend::from_name(&name));
+    // What matches nothing only as the axes are narrower today is no mistake.
+    let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
+    if model.is_some_and(|n| !n.is_virtio()) && backend.is_some_and(|b| b != Backend::Tap) {
+        section.mistake("it matches nothing: that backend is for virtio NICs only");
+    }
+    Some(Exclude {
+        nic,
+        guest,
+        backend,
+        case,
+        reason: section.string("reason")?.into_inner(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+use super::*;
+
+const CASES: &[&str] = &["driver", "ping_sweep"];
+
+const GOOD: &str = r#"
+[axes]
+nic = ["e1000", "virtio"]
+guest = ["rhel6"]
+vhost = ["off", "on"]
+zcopy = ["off", "on"]
+
+[nics.e1000]
+device = "e1000"
+driver = "e1000"
+max_mtu = 16110
+offloads = ["tx", "sg"]
+
+[nics.virtio]
+device = "virtio-net-pci"
+driver = "virtio_net"
+max_mtu = 65535
+offloads = []
+
+[guests.rhel6]
+dialect = "rhel6"
+machine = "pc"
+memory = 256
+
+[guests.rhel6.nics.e1000]
+driver = "e1000_old"
+max_mtu = 9000
+
+[profiles.smoke]
+ping_count = 2
+flood_count = 50
+hotplug_cycles = 2
+promisc_seconds = 3
+cases = ["driver"]
+
+[[exclude]]
+nic = "virtio"
+backend = "vhost"
+reason = "bug 1"
+"#;
+
+fn parsed(text: &str) -> Result<Matrix, MatrixError> {
+    parse(text, Path::new("m.toml"), CASES)
+}
+
+/// What is said of the good text with one thing replaced.
+fn complaint(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    match parsed(&GOOD.replacen(from, to, 1)) {
+        Ok(matrix) => panic!("{to} was taken: {matrix:?}"),
+        Err(e) => e.to_string(),
+    }
+}
+
+fn complaints(changes: &[(&str, &str)]) -> String {
+    changes
+        .iter()
+        .map(|(from, to)| complaint(from, to) + "\n")
+        .collect()
+}
+
+#[test]
+fn a_good_file() {
+    let matrix = parsed(GOOD).unwrap();
+    insta::assert_debug_snapshot!(matrix.excludes, @r#"
+        [
+            Exclude {
+                nic: Some(
+                    "virtio",
+                ),
+                guest: None,
+                backend: Some(
+                    Vhost,
+                ),
+                case: None,
+                reason: "bug 1",
+            },
+        ]
+    "#);
+    insta::assert_debug_snapshot!(matrix.profiles, @r#"
+        {
+            "smoke": Profile {
+                ping_count: 2,
+                flood_count: 50,
+                hotplug_cycles: 2,
+                promisc_seconds: 3,
+                cases: Some(
+                    [
+                        "driver",
+                    ],
+                ),
+            },
+        }
+    "#);
+    let cells: Vec<String> = matrix
+        .cells()
+        .map(|c| {
+            format!(
+                "{} {} {}: {}, {}, {:?}",
+                c.nic.name, c.guest.name, c.backend, c.nic.driver, c.nic.max_mtu, c.nic.offloads
+            )
+        })
+        .collect();
+    insta::assert_snapshot!(cells.join("\n"), @r#"
+        e1000 rhel6 tap: e1000_old, 9000, ["tx", "sg"]
+        virtio rhel6 tap: virtio_net, 65535, []
+        virtio rhel6 vhost: virtio_net, 65535, []
+        virtio rhel6 vhost_zcopy: virtio_net, 65535, []
+    "#);
+}
+
+#[test]
+fn the_shipped_file() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
+    let cases: Vec<&str> = crate::cases::all().iter().map(|c| c.name).collect();
+    let matrix = load(&path, &cases).unwrap();
+    // 3 models and 2 guests by tap, virtio and 2 guests by 3 backends
+    assert_eq!(matrix.cells().count(), 3 * 2 + 2 * 3);
+    assert!(matrix.guests.values().all(Guest::is_stand_in));
+    for profile in ["smoke", "full", "soak"] {
+        matrix.profile(profile).unwrap();
+    }
+}
+
+#[test]
+fn unknown_keys() {
+    insta::assert_snapshot!(
+        complaints(&[
+            ("[profiles.smoke]", "[profile.smoke]"),
+            ("vhost = [", "vhsot = ["),
+            ("driver = \"e1000\"", "drivr = \"e1000\""),
+            ("memory", "memroy"),
+            ("driver = \"e1000_old\"", "device = \"e1000\""),
+            ("flood_count", "flod_count"),
+            ("reason", "reson"),
+            ("[[exclude]]", "[[excludes]]"),
+        ]),
+        @r"
+            m.toml:29: the file: unknown key `profile`, did you mean `profiles`? (allowed: axes, nics, guests, profiles, exclude)
+            m.toml:2: [axes]: the key `vhost` is missing
+            m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: nic, guest, vhost, zcopy)
+            m.toml:8: [nics.e1000]: the key `driver` is missing
+            m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads)
+            m.toml:20: [guests.rhel6]: the key `memory` is missing
+            m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, kernel, initrd, image, nics)
+            m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
+            m.toml:29: [profiles.smoke]: the key `flood_count` is missing
+            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases)
+            m.toml:36: [[exclude]]: the key `reason` is missing
+            m.toml:39: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
+            m.toml:36: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
+        "
+    );
+}
+
+#[test]
+fn unknown_names() {
+    insta::assert_snapshot!(
+        complaints(&[
+            ("nic = [\"e1000\", ", "nic = [\"e100\", "),
+            ("guest = [\"rhel6\"]", "guest = [\"rhel7\"]"),
+            ("[guests.rhel6.nics.e1000]", "[guests.rhel6.nics.e1001]"),
+            ("cases = [\"driver\"]", "cases = [\"drivers\"]"),
+            ("backend = \"vhost\"", "case = \"ping_swep\""),
+            ("backend = \"vhost\"", "guest = \"rhel66\""),
+            ("backend = \"vhost\"", "backend = \"vhost_zc\""),
+            ("nic = \"virtio\"", "nic = \"virtoi\""),
+            ("dialect = \"rhel6\"", "dialect = \"rhel66\""),
+            ("machine = \"pc\"", "machine = \"q53\""),
+            ("offloads = [\"tx\"", "offloads = [\"xt\""),
+            ("vhost = [\"off\"", "vhost = [\"of\""),
+            ("[nics.e1000]", "[nics.\"e1000::x\"]"),
+        ]),
+        @r"
+            m.toml:3: [axes]: unknown nic `e100`, did you mean `e1000`? (allowed: e1000, virtio): there is no [nics.e100] table
+            m.toml:4: [axes]: unknown guest `rhel7`, did you mean `rhel6`? (allowed: rhel6): there is no [guests.rhel7] table
+            m.toml:25: [guests.rhel6.nics.e1001]: unknown nic `e1001`, did you mean `e1000`? (allowed: e1000, virtio)
+            m.toml:34: [profiles.smoke]: unknown case `drivers`, did you mean `driver`? (allowed: driver, ping_sweep)
+            m.toml:38: [[exclude]]: unknown case `ping_swep`, did you mean `ping_sweep`? (allowed: driver, ping_sweep)
+            m.toml:38: [[exclude]]: unknown guest `rhel66`, did you mean `rhel6`? (allowed: rhel6)
+            m.toml:38: [[exclude]]: unknown backend `vhost_zc`, did you mean `vhost_zcopy`? (allowed: tap, vhost, vhost_zcopy)
+            m.toml:37: [[exclude]]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio)
+            m.toml:21: [guests.rhel6]: unknown dialect `rhel66`, did you mean `rhel6`? (allowed: rhel6, rhel9)
+            m.toml:22: [guests.rhel6]: unknown machine `q53`, did you mean `q35`? (allowed: pc, q35)
+            m.toml:12: [nics.e1000]: unknown offload `xt`, did you mean `tx`? (allowed: rx, tx, sg, tso, ufo, gso, gro, lro)
+            m.toml:5: [axes]: unknown vhost `of`, did you mean `off`? (allowed: off, on)
+            m.toml:3: [axes]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio): there is no [nics.e1000] table
+            m.toml:8: [nics.e1000::x]: the name becomes part of a trial's name; allowed are letters, digits, `_` and `-`
+            m.toml:25: [guests.rhel6.nics.e1000]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio)
+        "
+    );
+}
+
+#[test]
+fn wrong_types() {
+    insta::assert_snapshot!(
+        complaints(&[
+            ("memory = 256", "memory = \"256\""),
+            ("max_mtu = 9000", "max_mtu = 9000.5"),
+            ("device = \"e1000\"", "device = 1000"),
+            ("device = \"e1000\"", "device = \"\""),
+            ("guest = [\"rhel6\"]", "guest = \"rhel6\""),
+            ("guest = [\"rhel6\"]", "guest = [6]"),
+            ("vhost = [\"off\", \"on\"]", "vhost = [false, true]"),
+            ("[[exclude]]", "[exclude]"),
+            ("[nics.e1000]", "[nics]\nrtl8139 = 1\n[nics.e1000]"),
+            ("[axes]", "[[axes]]"),
+        ]),
+        @r#"
+            m.toml:23: [guests.rhel6]: `memory` is of type string, wanted is a whole number from 32 to 1048576
+            m.toml:27: [guests.rhel6.nics.e1000]: `max_mtu` is of type float, wanted is a whole number from 68 to 65535
+            m.toml:9: [nics.e1000]: `device` is of type integer, wanted is a string
+            m.toml:9: [nics.e1000]: `device` is empty, wanted is a string
+            m.toml:4: [axes]: `guest` is of type string, wanted is a list, each item a string
+            m.toml:4: [axes]: `guest` is of type integer, wanted is a string
+            m.toml:5: [axes]: `vhost` is of type boolean, wanted is "off" or "on"
+            m.toml:5: [axes]: `vhost` is of type boolean, wanted is "off" or "on"
+            m.toml:36: the file: `exclude` is of type table, wanted is an array of tables, [[...]]
+            m.toml:9: [nics.rtl8139] is of type integer, wanted is a table
+            m.toml:2: [axes] is of type array, wanted is a table
+        "#
+    );
+}
+
+#[test]
+fn impossible_values() {
+    insta::assert_snapshot!(
+        complaints(&[
+            ("memory = 256", "memory = 0"),
+            ("max_mtu = 16110", "max_mtu = 65536"),
+            ("max_mtu = 16110", "max_mtu = 67"),
+            ("max_mtu = 9000", "max_mtu = -1"),
+            ("ping_count = 2", "ping_count = 0"),
+            ("ping_count = 2", "ping_count = 99999999999999999999"),
+            ("promisc_seconds = 3", "promisc_seconds = -3"),
+            ("memory = 256", "memory = 256\nimage = \"nowhere.qcow2\""),
+            ("memory = 256", "memory = 256\ninitrd = \"/etc/passwd\""),
+        ]),
+        @r"
+            m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
+            m.toml:11: [nics.e1000]: `max_mtu` is 65536, allowed are 68 to 65535
+            m.toml:11: [nics.e1000]: `max_mtu` is 67, allowed are 68 to 65535
+            m.toml:27: [guests.rhel6.nics.e1000]: `max_mtu` is -1, allowed are 68 to 65535
+            m.toml:30: [profiles.smoke]: `ping_count` is 0, allowed are 1 to 1000000
+            m.toml:30: [profiles.smoke]: `ping_count` is 99999999999999999999, allowed are 1 to 1000000
+            m.toml:33: [profiles.smoke]: `promisc_seconds` is -3, allowed are 1 to 1000000
+            m.toml:24: [guests.rhel6]: `image`: there is no file nowhere.qcow2
+            m.toml:20: [guests.rhel6]: `initrd` is of no use without `kernel`
+        "
+    );
+}
+
+#[test]
+fn nothing_or_twice() {
+    insta::assert_snapshot!(
+        complaints(&[
+            ("nic = [\"e1000\", \"virtio\"]", "nic = [\"e1000\", \"e1000\"]"),
+            ("offloads = [\"tx\", \"sg\"]", "offloads = [\"tx\", \"tx\"]"),
+            ("guest = [\"rhel6\"]", "guest = []"),
+            ("cases = [\"driver\"]", "cases = []"),
+            ("nic = \"virtio\"\nbackend = \"vhost\"", ""),
+            ("nic = \"virtio\"", "nic = \"e1000\""),
+            ("[[exclude]]", "[[exclude]]\nreason = \"x\"\n[[exclude]]"),
+            ("memory = 256", ""),
+            ("offloads = []", ""),
+            ("zcopy = [\"off\", \"on\"]", ""),
+            ("reason = \"bug 1\"", ""),
+        ]),
+        @r"
+            m.toml:3: [axes]: `nic` has `e1000` twice
+            m.toml:12: [nics.e1000]: `offloads` has `tx` twice
+            m.toml:4: [axes]: `guest` is empty, so nothing would run
+            m.toml:34: [profiles.smoke]: `cases` is empty, so nothing would run
+            m.toml:36: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
+            m.toml:36: [[exclude]]: it matches nothing: that backend is for virtio NICs only
+            m.toml:36: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
+            m.toml:20: [guests.rhel6]: the key `memory` is missing
+            m.toml:14: [nics.virtio]: the key `offloads` is missing
+            m.toml:2: [axes]: the key `zcopy` is missing
+            m.toml:36: [[exclude]]: the key `reason` is missing
+        "
+    );
+    insta::assert_snapshot!(parsed("").unwrap_err(), @"m.toml:1: the file: there is no [axes] table");
+    // With the exclude of virtio's vhost still there: a narrowed axis is no mistake of it.
+    let no_cell = GOOD
+        .replace("nic = [\"e1000\", \"virtio\"]", "nic = [\"e1000\"]")
+        .replace("vhost = [\"off\", \"on\"]", "vhost = [\"on\"]");
+    insta::assert_snapshot!(parsed(&no_cell).unwrap_err(), @"m.toml:2: [axes]: these axes have no cell: `on` in vhost is for virtio NICs only, and `on` in zcopy for vhost only; tap needs `off` in both");
+}
+
+#[test]
+fn broken_toml() {
+    insta::assert_snapshot!(
+        complaints(&[
+            ("memory = 256", "memory = "),
+            ("[axes]", "[axes"),
+            ("machine = \"pc\"", "machine = \"pc\"\nmachine = \"pc\""),
+            ("[nics.virtio]", "[nics.e1000]"),
+        ]),
+        @r"
+            m.toml:23: string values must be quoted, expected literal string
+            m.toml:2: unclosed table, expected `]`
+            m.toml:23: duplicate key
+            m.toml:14: duplicate key
+        "
+    );
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = GOOD
+        .replace("memory = 256", "memory = 0")
+        .replace("ping_count = 2", "ping_cuont = 2")
+        .replace("zcopy = [\"off\"", "zcopy = [\"no\"");
+    insta::assert_snapshot!(parsed(&text).unwrap_err(), @r"
+        m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
+        m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
+        m.toml:29: [profiles.smoke]: the key `ping_count` is missing
+        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases)
+    ");
+}
+
+#[test]
+fn files_and_profiles_that_are_not_there() {
+    let missing = load(Path::new("/nowhere/matrix.toml"), CASES).unwrap_err();
+    insta::assert_snapshot!(missing, @"cannot read the matrix file /nowhere/matrix.toml: No such file or directory (os error 2)");
+    let matrix = parsed(GOOD).unwrap();
+    assert_eq!(matrix.profile("smoke").unwrap().promisc_seconds, 3);
+    insta::assert_snapshot!(matrix.profile("smok").unwrap_err(), @"m.toml: unknown profile `smok`, did you mean `smoke`? (allowed: smoke)");
+    insta::assert_snapshot!(matrix.profile("full").unwrap_err(), @"m.toml: unknown profile `full` (allowed: smoke)");
+}
+
+#[test]
+fn real_images() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("rhel6.qcow2");
+    std::fs::write(&image, "").unwrap();
+    let file = directory.path().join("m.toml");
+
+    let text = GOOD.replace("memory = 256", "memory = 256\nimage = \"rhel6.qcow2\"");
+    let matrix = parse(&text, &file, CASES).unwrap();
+    assert_eq!(matrix.guests["rhel6"].image.as_ref(), Some(&image));
+    assert!(!matrix.guests["rhel6"].is_stand_in());
+
+    let mut matrix = parsed(GOOD).unwrap();
+    let get = |name: &str| (name == "NICMATRIX_IMAGE_RHEL6").then(|| "rhel6.qcow2".to_string());
+    matrix.use_images(directory.path(), get).unwrap();
+    assert_eq!(matrix.guests["rhel6"].image.as_ref(), Some(&image));
+
+    let missing = matrix.use_images(Path::new("/nowhere"), get).unwrap_err();
+    insta::assert_snapshot!(missing, @"NICMATRIX_IMAGE_RHEL6: there is no file /nowhere/rhel6.qcow2");
+}

@@ -1,0 +1,386 @@
+use super::*;
+use crate::cases::Moment;
+use crate::guest::dialect::Op;
+use crate::matrix::load::parse;
+use std::path::Path;
+
+const NO_FAULT: Fault = Fault {
+    name: "unplugged",
+    breaks: "the tap is taken off the bridge",
+    applies: |_| true,
+    vm: |_| (),
+    moment: Moment::Start,
+    inject: |_| Ok(()),
+    red: "no reply",
+};
+
+const PLAIN: Case = Case {
+    name: "driver",
+    plan_item: "5",
+    passes: "the driver bound is the one expected",
+    applies: |_| true,
+    vm: |_| (),
+    ops: &[],
+    faults: &[NO_FAULT],
+    run: |_| Ok(()),
+};
+
+static CASES: &[&Case] = &[
+    &PLAIN,
+    &Case {
+        name: "flood",
+        plan_item: "2. ping",
+        passes: "no trace after the flood",
+        ops: &[Op::Mtu, Op::Up],
+        faults: &[
+            NO_FAULT,
+            Fault {
+                name: "no_vhost",
+                breaks: "vhost is switched off",
+                applies: |cell| cell.backend != Backend::Tap,
+                ..NO_FAULT
+            },
+        ],
+        ..PLAIN
+    },
+    &Case {
+        name: "features",
+        plan_item: "19",
+        applies: |nic| nic.is_virtio(),
+        faults: &[],
+        ..PLAIN
+    },
+];
+
+fn matrix(extra: &str) -> Matrix {
+    let text = format!(
+        r#"
+        {extra}
+        [axes]
+        nic = ["virtio", "e1000"]
+        guest = ["rhel9", "rhel6"]
+        vhost = ["off", "on"]
+        zcopy = ["off", "on"]
+        [nics.virtio]
+        device = "virtio-net-pci"
+        driver = "virtio_net"
+        max_mtu = 65535
+        offloads = ["tx"]
+        [nics.e1000]
+        device = "e1000"
+        driver = "e1000"
+        max_mtu = 16110
+        offloads = []
+        [guests.rhel6]
+        dialect = "rhel6"
+        machine = "pc"
+        memory = 256
+        [guests.rhel9]
+        dialect = "rhel9"
+        machine = "q35"
+        memory = 256
+        [profiles.smoke]
+        ping_count = 1
+        flood_count = 1
+        hotplug_cycles = 1
+        promisc_seconds = 1
+        [profiles.some]
+        ping_count = 1
+        flood_count = 1
+        hotplug_cycles = 1
+        promisc_seconds = 1
+        cases = ["features", "driver"]
+        "#
+    );
+    parse(&text, Path::new("m.toml"), &["driver", "flood", "features"]).unwrap()
+}
+
+/// A host that can do everything, with zcopy off.
+fn facts() -> HostFacts {
+    HostFacts {
+        qemu_version: "7.2.0".into(),
+        qemu_devices: vec!["virtio-net-pci".into(), "e1000".into()],
+        qemu_machines: vec!["pc".into(), "q35".into()],
+        vhost_net: true,
+        vhost_obstacle: None,
+        zcopytx: Some(false),
+    }
+}
+
+fn on(facts: &HostFacts, matrix: &Matrix, profile: &str, faults: bool) -> Vec<PlannedTrial> {
+    plan(
+        matrix,
+        CASES,
+        matrix.profile(profile).unwrap(),
+        facts,
+        faults,
+        None,
+    )
+}
+
+fn find(trials: Vec<PlannedTrial>, name: &str) -> PlannedTrial {
+    trials.into_iter().find(|t| t.name == name).unwrap()
+}
+
+/// A trial that runs.
+pub(crate) fn planned(name: &str) -> PlannedTrial {
+    find(on(&facts(), &matrix(""), "smoke", false), name)
+}
+
+/// A trial under a fault that cannot run.
+pub(crate) fn skipped_and_faulty() -> PlannedTrial {
+    find(
+        on(&facts(), &matrix(""), "smoke", true),
+        "flood!no_vhost::virtio::rhel9::vhost_zcopy",
+    )
+}
+
+/// More than 10,000 trials: 3 cases on 50 NICs, 25 guests and 3 backends.
+pub(crate) fn many() -> Vec<PlannedTrial> {
+    let nic = "device = 'virtio-net-pci'\ndriver = 'virtio_net'\nmax_mtu = 1500\noffloads = []";
+    let guest = "dialect = 'rhel9'\nmachine = 'q35'\nmemory = 256";
+    let counts = "ping_count = 1\nflood_count = 1\nhotplug_cycles = 1\npromisc_seconds = 1";
+    let names = |kind: &str, count: usize| -> Vec<String> {
+        (0..count).map(|n| format!("{kind}{n}")).collect()
+    };
+    let (nics, guests) = (names("nic", 50), names("guest", 25));
+    let mut text = format!(
+        "[axes]\nnic = {nics:?}\nguest = {guests:?}\nvhost = ['off', 'on']\nzcopy = ['off', 'on']\n\
+         [profiles.smoke]\n{counts}\n"
+    );
+    text.extend(nics.iter().map(|name| format!("[nics.{name}]\n{nic}\n")));
+    text.extend(
+        guests
+            .iter()
+            .map(|name| format!("[guests.{name}]\n{guest}\n")),
+    );
+    let matrix = parse(&text, Path::new("m.toml"), &[]).unwrap();
+    on(&facts(), &matrix, "smoke", false)
+}
+
+fn names(trials: &[PlannedTrial]) -> Vec<String> {
+    trials.iter().map(|t| t.name.clone()).collect()
+}
+
+#[test]
+fn the_order_is_cases_then_axes() {
+    let names = names(&on(&facts(), &matrix(""), "smoke", false)).join("\n");
+    insta::assert_snapshot!(names, @r"
+        driver::virtio::rhel9::tap
+        driver::virtio::rhel9::vhost
+        driver::virtio::rhel9::vhost_zcopy
+        driver::virtio::rhel6::tap
+        driver::virtio::rhel6::vhost
+        driver::virtio::rhel6::vhost_zcopy
+        driver::e1000::rhel9::tap
+        driver::e1000::rhel6::tap
+        flood::virtio::rhel9::tap
+        flood::virtio::rhel9::vhost
+        flood::virtio::rhel9::vhost_zcopy
+        flood::virtio::rhel6::tap
+        flood::virtio::rhel6::vhost
+        flood::virtio::rhel6::vhost_zcopy
+        flood::e1000::rhel9::tap
+        flood::e1000::rhel6::tap
+        features::virtio::rhel9::tap
+        features::virtio::rhel9::vhost
+        features::virtio::rhel9::vhost_zcopy
+        features::virtio::rhel6::tap
+        features::virtio::rhel6::vhost
+        features::virtio::rhel6::vhost_zcopy
+    ");
+}
+
+#[test]
+fn faults_mode_has_a_trial_for_each_fault_that_can_be_shown() {
+    let names = names(&on(&facts(), &matrix(""), "smoke", true)).join("\n");
+    insta::assert_snapshot!(names, @r"
+        driver!unplugged::virtio::rhel9::tap
+        driver!unplugged::virtio::rhel9::vhost
+        driver!unplugged::virtio::rhel9::vhost_zcopy
+        driver!unplugged::virtio::rhel6::tap
+        driver!unplugged::virtio::rhel6::vhost
+        driver!unplugged::virtio::rhel6::vhost_zcopy
+        driver!unplugged::e1000::rhel9::tap
+        driver!unplugged::e1000::rhel6::tap
+        flood!unplugged::virtio::rhel9::tap
+        flood!unplugged::virtio::rhel9::vhost
+        flood!no_vhost::virtio::rhel9::vhost
+        flood!unplugged::virtio::rhel9::vhost_zcopy
+        flood!no_vhost::virtio::rhel9::vhost_zcopy
+        flood!unplugged::virtio::rhel6::tap
+        flood!unplugged::virtio::rhel6::vhost
+        flood!no_vhost::virtio::rhel6::vhost
+        flood!unplugged::virtio::rhel6::vhost_zcopy
+        flood!no_vhost::virtio::rhel6::vhost_zcopy
+        flood!unplugged::e1000::rhel9::tap
+        flood!unplugged::e1000::rhel6::tap
+    ");
+}
+
+#[test]
+fn names_are_unique() {
+    for faults in [false, true] {
+        let names = names(&on(&facts(), &matrix(""), "smoke", faults));
+        let distinct: BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), names.len());
+        for name in &names {
+            assert_eq!(TrialName::parse(name).unwrap().to_string(), *name);
+        }
+    }
+}
+
+#[test]
+fn a_profile_may_choose_cases_but_not_their_order() {
+    let trials = on(&facts(), &matrix(""), "some", false);
+    let mut cases: Vec<&str> = trials.iter().map(|t| t.case.name).collect();
+    cases.dedup();
+    assert_eq!(cases, ["driver", "features"]);
+}
+
+#[test]
+fn shards_make_up_the_whole() {
+    let matrix = matrix("");
+    let profile = matrix.profile("smoke").unwrap();
+    let part = |k, facts| names(&plan(&matrix, CASES, profile, facts, false, Some((k, 3))));
+    let whole = names(&on(&facts(), &matrix, "smoke", false));
+    // Another host, that can do less, must take the same share.
+    let other = HostFacts {
+        vhost_obstacle: Some("none".into()),
+        qemu_devices: vec![],
+        ..facts()
+    };
+    let parts = [part(1, &facts()), part(2, &other), part(3, &facts())];
+    for (i, name) in whole.iter().enumerate() {
+        assert_eq!(parts[i % 3][i / 3], *name);
+    }
+    assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), whole.len());
+}
+
+fn verdicts(facts: &HostFacts, extra: &str) -> String {
+    on(facts, &matrix(extra), "smoke", false)
+        .iter()
+        .filter(|t| t.case.name == "driver")
+        .map(|t| match &t.action {
+            Action::Run => format!("{}: run\n", t.name),
+            Action::Skip(reason) => format!("{}: {reason}\n", t.name),
+        })
+        .collect()
+}
+
+#[test]
+fn without_vhost_net() {
+    let facts = HostFacts {
+        vhost_net: false,
+        vhost_obstacle: Some("this kernel has no vhost_net (no /dev/vhost-net)".into()),
+        zcopytx: None,
+        ..facts()
+    };
+    insta::assert_snapshot!(verdicts(&facts, ""), @r"
+        driver::virtio::rhel9::tap: run
+        driver::virtio::rhel9::vhost: this kernel has no vhost_net (no /dev/vhost-net)
+        driver::virtio::rhel9::vhost_zcopy: this kernel has no vhost_net (no /dev/vhost-net)
+        driver::virtio::rhel6::tap: run
+        driver::virtio::rhel6::vhost: this kernel has no vhost_net (no /dev/vhost-net)
+        driver::virtio::rhel6::vhost_zcopy: this kernel has no vhost_net (no /dev/vhost-net)
+        driver::e1000::rhel9::tap: run
+        driver::e1000::rhel6::tap: run
+    ");
+}
+
+#[test]
+fn vhost_net_has_one_zcopy_setting_at_a_time() {
+    insta::assert_snapshot!(verdicts(&facts(), ""), @r"
+        driver::virtio::rhel9::tap: run
+        driver::virtio::rhel9::vhost: run
+        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel6::tap: run
+        driver::virtio::rhel6::vhost: run
+        driver::virtio::rhel6::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::e1000::rhel9::tap: run
+        driver::e1000::rhel6::tap: run
+    ");
+    let on = HostFacts {
+        zcopytx: Some(true),
+        ..facts()
+    };
+    assert!(verdicts(&on, "").contains(
+        "driver::virtio::rhel9::vhost: \
+         vhost_net is loaded with experimental_zcopytx=1, this cell needs 0\n\
+         driver::virtio::rhel9::vhost_zcopy: run\n"
+    ));
+    let unknown = HostFacts {
+        zcopytx: None,
+        ..facts()
+    };
+    assert!(
+        verdicts(&unknown, "").contains(
+            "driver::virtio::rhel9::vhost: vhost_net does not say its experimental_zcopytx"
+        )
+    );
+}
+
+#[test]
+fn a_qemu_that_lacks_something() {
+    let facts = HostFacts {
+        qemu_devices: vec!["virtio-net-pci".into()],
+        qemu_machines: vec!["q35".into()],
+        ..facts()
+    };
+    insta::assert_snapshot!(verdicts(&facts, ""), @r"
+        driver::virtio::rhel9::tap: run
+        driver::virtio::rhel9::vhost: run
+        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel6::tap: QEMU 7.2.0 has no machine type pc
+        driver::virtio::rhel6::vhost: QEMU 7.2.0 has no machine type pc
+        driver::virtio::rhel6::vhost_zcopy: QEMU 7.2.0 has no machine type pc
+        driver::e1000::rhel9::tap: QEMU 7.2.0 has no device model e1000
+        driver::e1000::rhel6::tap: QEMU 7.2.0 has no device model e1000
+    ");
+}
+
+#[test]
+fn excludes_skip_with_their_reason() {
+    let extra = r#"
+        exclude = [
+            { nic = "virtio", backend = "tap", case = "driver", reason = "bug 1" },
+            { guest = "rhel6", reason = "bug 2" },
+        ]
+    "#;
+    insta::assert_snapshot!(verdicts(&facts(), extra), @r"
+        driver::virtio::rhel9::tap: excluded in the matrix file: bug 1
+        driver::virtio::rhel9::vhost: run
+        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel6::tap: excluded in the matrix file: bug 1
+        driver::virtio::rhel6::vhost: excluded in the matrix file: bug 2
+        driver::virtio::rhel6::vhost_zcopy: excluded in the matrix file: bug 2
+        driver::e1000::rhel9::tap: run
+        driver::e1000::rhel6::tap: excluded in the matrix file: bug 2
+    ");
+    // Other cases on that cell are not meant.
+    let trials = on(&facts(), &matrix(extra), "smoke", false);
+    assert_eq!(
+        find(trials, "flood::virtio::rhel9::tap").action,
+        Action::Run
+    );
+}
+
+#[test]
+fn near_filters_are_suggested() {
+    let names = names(&on(&facts(), &matrix(""), "smoke", false));
+    assert_eq!(nearest(&names, "drivr", false), ["driver"]);
+    assert_eq!(
+        nearest(&names, "e100::rhel", false),
+        ["e1000::rhel6", "e1000::rhel9"]
+    );
+    assert_eq!(
+        nearest(&names, "driver::e1000::rhel7::tap", true),
+        ["driver::e1000::rhel6::tap", "driver::e1000::rhel9::tap"]
+    );
+    // Every suggestion selects something, as a filter does.
+    for suggestion in nearest(&names, "virtoi", false) {
+        assert!(names.iter().any(|n| n.contains(&suggestion)));
+    }
+    assert!(nearest(&names, "qqqqqqqq", false).is_empty());
+    assert!(nearest(&[], "driver", false).is_empty());
+}
