@@ -1,7 +1,12 @@
 //! What happened, one JSON object a line in `events.jsonl`: all that a report may read.
 
+use super::artifacts::on_disk;
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,4 +110,199 @@ pub struct TrialEnded {
     pub artifacts: String,
     /// Command that runs it again.
     pub reproduce: String,
+}
+
+/// The open `events.jsonl` of a run. Threads may share one, and processes may each have their own
+/// on the same file.
+#[derive(Debug)]
+pub struct EventLog {
+    file: File,
+    path: PathBuf,
+}
+
+impl EventLog {
+    /// Opens `events.jsonl` in `dir`, making it where there is none yet.
+    pub fn create(dir: &Path) -> Result<EventLog> {
+        let path = dir.join("events.jsonl");
+        let opened = OpenOptions::new().create(true).append(true).open(&path);
+        let file = on_disk(opened, || format!("open the event log {}", path.display()))?;
+        Ok(EventLog { file, path })
+    }
+
+    /// Adds one line, by one write(2): lines of several processes do not mix, and what was
+    /// appended outlives a SIGKILL.
+    pub fn append(&self, event: &Event) -> Result<()> {
+        let write = || -> io::Result<()> {
+            let mut line = serde_json::to_vec(event)?;
+            line.push(b'\n');
+            // A file takes less than all of it only where the disk is full.
+            match (&self.file).write(&line)? {
+                written if written < line.len() => Err(io::ErrorKind::StorageFull.into()),
+                _ => Ok(()),
+            }
+        };
+        on_disk(write(), || {
+            format!("append to the event log {}", self.path.display())
+        })
+    }
+
+    /// Where the log is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// How every line begins. It cannot occur inside a JSON string, whose quotes are escaped.
+const LINE_START: &[u8] = b"{\"event\":";
+
+/// Reads an event log.
+///
+/// A last line that was cut is left out: its writer was killed. So is the beginning of a line
+/// that another process's line follows directly, for the same reason. Any other line that is no
+/// event is an error that names it.
+pub fn read(path: &Path) -> Result<Vec<Event>> {
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("cannot read events from {}", path.display()))?;
+    let mut events = Vec::new();
+    for (index, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
+        let cut = !line.ends_with(b"\n");
+        let last_start = line
+            .windows(LINE_START.len())
+            .rposition(|window| window == LINE_START);
+        let event = serde_json::from_slice(line).or_else(|error| match last_start {
+            Some(start) if start > 0 => serde_json::from_slice(&line[start..]),
+            _ => Err(error),
+        });
+        match event {
+            Ok(event) => events.push(event),
+            Err(_) if cut => {}
+            Err(error) => bail!(
+                "{}:{}: not an event: {error}; the line is: {}",
+                path.display(),
+                index + 1,
+                String::from_utf8_lossy(&line[..line.len().min(200)])
+            ),
+        }
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn started(trial: &str) -> Event {
+        Event::TrialStarted {
+            trial: trial.into(),
+        }
+    }
+
+    fn ended(trial: &str) -> Event {
+        Event::TrialEnded(TrialEnded {
+            trial: trial.into(),
+            outcome: Outcome::Flaky {
+                failures: vec!["lost {\"event\":\"x\"}\n3 of 10".into()],
+            },
+            attempts: 2,
+            seconds: 3.25,
+            case_seconds: 1.5,
+            boot_seconds: None,
+            vm_peak_kib: Some(90_000),
+            notes: vec!["guest is a stand-in".into()],
+            serial_tail: "\u{1b}[0m\0 ]]> ✓".into(),
+            artifacts: "target/a".into(),
+            reproduce: "cargo xtask repro a".into(),
+        })
+    }
+
+    fn log_with(events: &[Event]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = EventLog::create(dir.path()).unwrap();
+        for event in events {
+            log.append(event).unwrap();
+        }
+        let path = log.path().to_owned();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_is_appended_is_read_back() {
+        let events = vec![
+            Event::RunStarted {
+                unix_time: 1,
+                properties: [("qemu".to_string(), "7.2".to_string())].into(),
+                faults: true,
+            },
+            started("a"),
+            ended("a"),
+            Event::RunEnded {
+                seconds: 4.5,
+                interrupted: false,
+                harness_peak_kib: 7,
+            },
+        ];
+        let (_dir, path) = log_with(&events);
+        assert_eq!(read(&path).unwrap(), events);
+    }
+
+    #[test]
+    fn a_cut_last_line_is_left_out_wherever_it_is_cut() {
+        let (_dir, path) = log_with(&[started("a"), ended("a")]);
+        let whole = std::fs::read(&path).unwrap();
+        let first = whole.iter().position(|&b| b == b'\n').unwrap() + 1;
+        for cut in first..whole.len() - 1 {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            assert_eq!(read(&path).unwrap(), [started("a")], "cut at byte {cut}");
+        }
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(read(&path).unwrap(), [started("a"), ended("a")]);
+    }
+
+    #[test]
+    fn a_line_after_a_killed_writers_half_line_is_kept() {
+        let (_dir, path) = log_with(&[ended("a")]);
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        EventLog::create(path.parent().unwrap())
+            .unwrap()
+            .append(&ended("b"))
+            .unwrap();
+        assert_eq!(read(&path).unwrap(), [ended("b")]);
+    }
+
+    #[test]
+    fn another_bad_line_is_named() {
+        let (_dir, path) = log_with(&[started("a")]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.extend(b"{\"event\":\"trial_begun\",\"trial\":\"b\"}\n");
+        std::fs::write(&path, bytes).unwrap();
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("events.jsonl:2: not an event"), "{error}");
+        assert!(error.contains("trial_begun"), "{error}");
+    }
+
+    #[test]
+    fn writers_side_by_side_do_not_mix_their_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for name in ["a", "b", "c", "d"] {
+                let log = EventLog::create(dir.path()).unwrap();
+                scope.spawn(move || (0..50).for_each(|_| log.append(&ended(name)).unwrap()));
+            }
+        });
+        assert_eq!(read(&dir.path().join("events.jsonl")).unwrap().len(), 200);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_is_the_harness_own_trouble() {
+        let error = EventLog::create(Path::new("/proc/nowhere")).unwrap_err();
+        assert!(error.is::<crate::error::CannotRun>(), "{error:#}");
+
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/full", dir.path().join("events.jsonl")).unwrap();
+        let log = EventLog::create(dir.path()).unwrap();
+        let error = log.append(&started("a")).unwrap_err();
+        assert!(error.is::<crate::error::CannotRun>(), "{error:#}");
+        assert!(error.to_string().contains("No space left"), "{error:#}");
+    }
 }

@@ -1,5 +1,6 @@
 //! The harness: what `cargo test --test matrix` runs.
 
+pub mod artifacts;
 pub mod events;
 pub mod settings;
 

@@ -1,0 +1,272 @@
+//! JUnit XML as GitLab and Jenkins read it.
+//!
+//! A suite is a NIC model; class names are `nicmatrix.NIC.CASE`, which Jenkins splits at the dots;
+//! test names are whole trial names, which GitLab shows and `repro` takes. GitLab reads the body
+//! of a failure, Jenkins its message: the reason is in both.
+
+use super::{HOST, Results, Trial, text};
+use crate::error::CannotRun;
+use crate::run::events::Outcome;
+use anyhow::{Context, Result};
+use junit_report::{
+    Duration, OffsetDateTime, ReportBuilder, TestCase, TestCaseBuilder, TestResult, TestSuite,
+    TestSuiteBuilder,
+};
+use quick_xml::events::{BytesCData, BytesEnd, BytesStart, Event};
+use quick_xml::{Reader, Writer};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// Writes the report to `path`, whole or not at all. Attachments' paths are relative to `root`,
+/// where GitLab looks for them.
+pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
+    let xml = render(results, root)?;
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        fs::create_dir_all(dir)?;
+        let file = tempfile::NamedTempFile::new_in(dir)?;
+        fs::write(file.path(), xml)?;
+        // Private by default, but other users' CI agents collect it.
+        fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644))?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().map_err(|error| {
+        CannotRun(format!(
+            "cannot write the JUnit report {}: {error}; choose another place with --junit PATH",
+            path.display()
+        ))
+        .into()
+    })
+}
+
+/// The report's XML. Reads the artifact directories for what can be attached.
+pub fn render(results: &Results, root: &Path) -> Result<String> {
+    let mut by_nic: BTreeMap<&str, Vec<&Trial>> = BTreeMap::new();
+    for trial in &results.trials {
+        by_nic.entry(&trial.nic).or_default().push(trial);
+    }
+    let suites = by_nic
+        .iter()
+        .map(|(nic, trials)| suite(results, nic, trials, root));
+    let report = ReportBuilder::new().add_testsuites(suites).build();
+    let mut plain = Vec::new();
+    report
+        .write_xml(&mut plain)
+        .context("cannot write JUnit XML")?;
+    let trials: Vec<&Trial> = by_nic.into_values().flatten().collect();
+    let xml = enrich(std::str::from_utf8(&plain)?, results, &trials)
+        .context("cannot add properties to JUnit XML")?;
+    Ok(String::from_utf8(xml)? + "\n")
+}
+
+fn suite(results: &Results, nic: &str, trials: &[&Trial], root: &Path) -> TestSuite {
+    let started = results.unix_time.and_then(|t| i64::try_from(t).ok());
+    let timestamp = started.and_then(|t| OffsetDateTime::from_unix_timestamp(t).ok());
+    let mut suite = TestSuiteBuilder::new(&format!("nicmatrix.{}", class(nic)))
+        .set_timestamp(timestamp.unwrap_or(OffsetDateTime::UNIX_EPOCH))
+        .add_testcases(trials.iter().map(|t| case(t, results.faults, root)))
+        .build();
+    suite.package = "nicmatrix".into();
+    if let Some(host) = results.properties.get(HOST) {
+        suite.hostname = text::one_line(host);
+    }
+    suite
+}
+
+/// A part of a dotted class name.
+fn class(part: &str) -> String {
+    text::one_line(part).replace('.', "_")
+}
+
+fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
+    let cause = Some(cdata(&body(trial)));
+    let message = trial.cause();
+    let result = match trial.outcome() {
+        Outcome::Passed | Outcome::Flaky { .. } => TestResult::Success,
+        Outcome::Failed { .. } => TestResult::Failure {
+            type_: if faults { "blind" } else { "failed" }.into(),
+            message,
+            cause,
+        },
+        Outcome::Broken { .. } => TestResult::Error {
+            type_: "broken".into(),
+            message,
+            cause,
+        },
+        Outcome::Interrupted => TestResult::Error {
+            type_: "interrupted".into(),
+            message,
+            cause,
+        },
+        Outcome::Skipped { reason } => TestResult::SkippedWithCause {
+            type_: "skipped".into(),
+            message,
+            cause: Some(cdata(reason)),
+        },
+    };
+    let milliseconds = (trial.end.seconds * 1000.0).round() as i64;
+    let (case, _fault) = trial.case.split_once('!').unwrap_or((&trial.case, ""));
+    let mut test = TestCaseBuilder::success(
+        &text::one_line(trial.name()),
+        Duration::milliseconds(milliseconds),
+    )
+    .set_classname(&format!("nicmatrix.{}.{}", class(&trial.nic), class(case)))
+    .set_system_out(&cdata(&system_out(trial, root)))
+    .build();
+    test.result = result;
+    test
+}
+
+/// The reason, and what helps to look into it.
+fn body(trial: &Trial) -> String {
+    let mut body = trial.message();
+    body += "\n";
+    for (what, value) in [
+        ("Reproduce", &trial.end.reproduce),
+        ("Artifacts", &trial.end.artifacts),
+    ] {
+        if !value.is_empty() {
+            body += &format!("\n{what}: {value}");
+        }
+    }
+    if !trial.end.serial_tail.is_empty() {
+        body += "\n\nSerial console, last lines:\n";
+        body += &trial.end.serial_tail;
+    }
+    body
+}
+
+fn system_out(trial: &Trial, root: &Path) -> String {
+    let mut out = String::new();
+    if !trial.plan_item.is_empty() {
+        out += &format!("Plan item: {}\n", trial.plan_item);
+    }
+    for note in &trial.end.notes {
+        out += &format!("Note: {note}\n");
+    }
+    if matches!(trial.outcome(), Outcome::Flaky { .. }) {
+        out += &format!("FLAKY, not a plain pass: {}\n", body(trial));
+    }
+    // Passes and skips need no evidence.
+    if !matches!(trial.outcome(), Outcome::Passed | Outcome::Skipped { .. }) {
+        for file in attachments(&trial.end.artifacts, root) {
+            out += &format!("\n[[ATTACHMENT|{}]]", text::one_line(&file));
+        }
+    }
+    out
+}
+
+/// The files in an artifact directory, the serial console's log first: GitLab shows one only.
+fn attachments(artifacts: &str, root: &Path) -> Vec<String> {
+    if artifacts.is_empty() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(root.join(artifacts)).into_iter().flatten();
+    let mut files: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path())
+        .collect();
+    let is_serial = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with("serial")
+    };
+    files.sort_by_key(|path| (!is_serial(path), path.clone()));
+    files
+        .iter()
+        .map(|path| {
+            path.strip_prefix(root)
+                .unwrap_or(path)
+                .display()
+                .to_string()
+        })
+        .collect()
+}
+
+/// `junit-report` writes CDATA as it is: an end mark inside is shared out over two sections.
+fn cdata(text: &str) -> String {
+    text.replace("]]>", "]]]]><![CDATA[>")
+}
+
+/// Adds what `junit-report` does not know: the suites' number of skips and properties, the cases'
+/// plan items, and Surefire's `flakyFailure`. `trials` are in the order of the XML.
+fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
+    let mut reader = Reader::from_str(xml);
+    let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
+    let mut left = trials.iter();
+    loop {
+        match reader.read_event()? {
+            Event::Eof => return Ok(writer.into_inner()),
+            Event::Start(start) if start.name().as_ref() == b"testsuite" => {
+                let suite: Vec<_> = left.as_slice().chunk_by(|a, b| a.nic == b.nic).collect();
+                let skipped = suite.first().map_or(0, |trials| {
+                    let skipped = |t: &&&Trial| matches!(t.outcome(), Outcome::Skipped { .. });
+                    trials.iter().filter(skipped).count()
+                });
+                let mut start = start.into_owned();
+                start.push_attribute(("skipped", skipped.to_string().as_str()));
+                writer.write_event(Event::Start(start))?;
+                let own = [
+                    ("faults", results.faults.then_some("true")),
+                    ("interrupted", results.interrupted.then_some("true")),
+                    ("killed", results.seconds.is_none().then_some("true")),
+                ];
+                let own = own.iter().filter_map(|(k, v)| Some((*k, (*v)?)));
+                let of_run = results.properties.iter();
+                properties(&mut writer, of_run.map(|(k, v)| (&**k, &**v)).chain(own))?;
+            }
+            Event::Start(start) if start.name().as_ref() == b"testcase" => {
+                let trial = left.next().context("more test cases than trials")?;
+                writer.write_event(Event::Start(start))?;
+                let item = [("plan_item", trial.plan_item.as_str())];
+                properties(&mut writer, item.into_iter().filter(|(_, v)| !v.is_empty()))?;
+                if let Outcome::Flaky { failures } = trial.outcome() {
+                    flaky(&mut writer, failures)?;
+                }
+            }
+            event => writer.write_event(event)?,
+        }
+    }
+}
+
+fn properties<'a>(
+    writer: &mut Writer<Vec<u8>>,
+    pairs: impl Iterator<Item = (&'a str, &'a str)>,
+) -> Result<()> {
+    let mut pairs = pairs.peekable();
+    if pairs.peek().is_none() {
+        return Ok(());
+    }
+    writer.write_event(Event::Start(BytesStart::new("properties")))?;
+    for (name, value) in pairs {
+        let (name, value) = (text::one_line(name), text::one_line(value));
+        let attributes = [("name", name.as_str()), ("value", value.as_str())];
+        let property = BytesStart::new("property").with_attributes(attributes);
+        writer.write_event(Event::Empty(property))?;
+    }
+    writer.write_event(Event::End(BytesEnd::new("properties")))?;
+    Ok(())
+}
+
+fn flaky(writer: &mut Writer<Vec<u8>>, failures: &[String]) -> Result<()> {
+    for failure in failures {
+        let message = text::first_line(failure);
+        let attributes = [("message", message.as_str()), ("type", "flaky")];
+        let start = BytesStart::new("flakyFailure").with_attributes(attributes);
+        writer.write_event(Event::Start(start))?;
+        writer.write_event(Event::Start(BytesStart::new("stackTrace")))?;
+        writer.write_event(Event::CData(BytesCData::new(cdata(failure))))?;
+        writer.write_event(Event::End(BytesEnd::new("stackTrace")))?;
+        writer.write_event(Event::End(BytesEnd::new("flakyFailure")))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

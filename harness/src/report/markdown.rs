@@ -1,0 +1,157 @@
+//! The summary as GitHub's job summaries show it.
+
+use super::grid::{self, Part, Table};
+use super::{Results, Trial, text, word};
+use crate::run::events::Outcome;
+use std::io::Write;
+use std::path::Path;
+
+/// GitHub refuses a step's summary beyond 1 MiB; half of it is for the failures' details.
+const DETAILS_LIMIT: usize = 512 * 1024;
+
+/// Appends the summary to `$GITHUB_STEP_SUMMARY`'s file.
+pub fn append(results: &Results, path: &Path) -> std::io::Result<()> {
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?
+        .write_all(format!("\n{}", render(results)).as_bytes())
+}
+
+/// The summary in GitHub's Markdown.
+pub fn render(results: &Results) -> String {
+    let mut out = format!("## nicmatrix: {}\n", results.total());
+    if let Some(notice) = results.stand_ins() {
+        out += &format!("\n> {}\n", escape(&notice));
+    }
+    let alarming = results.alarming();
+    for (n, trial) in alarming.iter().enumerate() {
+        let section = alarm(trial, results.faults);
+        if out.len() + section.len() > DETAILS_LIMIT {
+            let left = text::counted(alarming.len() - n, "further trial");
+            out += &format!("\n{left} to look at: see the JUnit report.\n");
+            break;
+        }
+        out += &section;
+    }
+    let skips = grid::skips(results);
+    if !skips.is_empty() {
+        out += "\n### Skipped\n\n";
+    }
+    for (reason, trials) in skips {
+        let n = text::counted(trials.len(), "trial");
+        let names: Vec<_> = trials.iter().map(|t| code(t.name())).collect();
+        out += &format!(
+            "- <details><summary>{n}: {}</summary>{}</details>\n",
+            escape(&text::one_line(reason)),
+            names.join("<br>")
+        );
+    }
+    for part in grid::parts(results) {
+        out += &match part {
+            Part::Table(table) => block(&table, results.faults),
+            Part::Skipped {
+                backend,
+                trials,
+                reason,
+            } => format!(
+                "\n**{}**: {} skipped{}\n",
+                escape(backend),
+                text::counted(trials, "trial"),
+                escape(&grid::why(reason))
+            ),
+        };
+    }
+    if !results.properties.is_empty() {
+        out += "\n<details><summary>The run</summary>\n\n| | |\n| --- | --- |\n";
+        for (name, value) in &results.properties {
+            let (name, value) = (text::one_line(name), text::one_line(value));
+            out += &format!("| {} | {} |\n", escape(&name), escape(&value));
+        }
+        out += "\n</details>\n";
+    }
+    out
+}
+
+fn alarm(trial: &Trial, faults: bool) -> String {
+    let mut out = format!(
+        "\n### {} {}\n\n**{}**\n",
+        mark(trial, faults),
+        code(trial.name()),
+        escape(&trial.cause())
+    );
+    for (what, value) in [
+        ("Again", &trial.end.reproduce),
+        ("Artifacts", &trial.end.artifacts),
+    ] {
+        if !value.is_empty() {
+            out += &format!("\n{what}: {}\n", code(value));
+        }
+    }
+    let message = trial.message();
+    for (what, text) in [
+        ("All of the message", message.as_str()),
+        ("Serial console, last lines", &trial.end.serial_tail),
+    ] {
+        if text.trim() != trial.cause() && !text.is_empty() {
+            // `<pre>` at the start of a line keeps blank lines (CommonMark, HTML block 1).
+            out += &format!(
+                "\n<details><summary>{what}</summary>\n\n<pre>\n{}\n</pre>\n\n</details>\n",
+                escape(text)
+            );
+        }
+    }
+    out
+}
+
+/// Marks that want looking at stand out, the others recede.
+fn mark(trial: &Trial, faults: bool) -> String {
+    let word = word(trial.outcome(), faults);
+    match trial.outcome() {
+        Outcome::Passed | Outcome::Skipped { .. } => word.into(),
+        Outcome::Failed { .. } | Outcome::Broken { .. } => format!("❌ **{word}**"),
+        Outcome::Flaky { .. } | Outcome::Interrupted => format!("⚠️ **{word}**"),
+    }
+}
+
+fn block(table: &Table, faults: bool) -> String {
+    let mut out = format!("\n| {} |", escape(table.backend));
+    for (nic, guest) in &table.columns {
+        out += &format!(" {}<br>{} |", escape(nic), escape(guest));
+    }
+    out += &format!("\n| --- |{}\n", " --- |".repeat(table.columns.len()));
+    for (case, trials) in &table.rows {
+        out += &format!("| {} |", escape(case));
+        for trial in trials {
+            let mark = trial.map_or("—".into(), |trial| mark(trial, faults));
+            out += &format!(" {mark} |");
+        }
+        out.push('\n');
+    }
+    out
+}
+
+fn code(text: &str) -> String {
+    format!("<code>{}</code>", escape(&text::one_line(text)))
+}
+
+/// Text that neither Markdown nor HTML make anything of. A character reference is never markup
+/// (CommonMark 2.5), not even a table's `|`. An underscore within a word is none either; nor is
+/// what begins a list or a heading, as no such text begins a line.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut before = ' ';
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let in_word = before.is_alphanumeric() && chars.peek().is_some_and(|c| c.is_alphanumeric());
+        match c {
+            '&' | '<' | '>' | '"' | '|' | '`' | '*' | '[' | ']' | '\\' | '~' | '$' => {
+                out += &format!("&#{};", c as u32);
+            }
+            '_' if !in_word => out += "&#95;",
+            c => out.push(c),
+        }
+        before = c;
+    }
+    out
+}

@@ -1,0 +1,171 @@
+//! The summary on a terminal: what went wrong, what was left out and why, then cases by cells.
+
+use super::grid::{self, Part, Table};
+use super::{Results, Trial, text, word};
+use crate::run::events::Outcome;
+use std::fmt::Write;
+
+/// An outcome's colour, or plain text, for terminals that take it.
+pub(super) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
+    let code = match outcome {
+        Outcome::Passed => "32",
+        Outcome::Failed { .. } => "1;31",
+        Outcome::Broken { .. } => "1;35",
+        Outcome::Flaky { .. } | Outcome::Interrupted => "1;33",
+        Outcome::Skipped { .. } => "2",
+    };
+    match colour {
+        true => format!("\x1b[{code}m{text}\x1b[0m"),
+        false => text.to_owned(),
+    }
+}
+
+/// The whole summary. Tables are broken up so that they fit `width` columns; `colour` only where
+/// it goes to a terminal.
+pub fn render(results: &Results, colour: bool, width: usize) -> String {
+    let mut sections = Vec::new();
+    for trial in results.alarming() {
+        sections.push(alarm(trial, results.faults, colour));
+    }
+    let skips = grid::skips(results);
+    if !skips.is_empty() {
+        sections.push(skipped(&skips));
+    }
+    let mut unrun = String::new();
+    for part in grid::parts(results) {
+        match part {
+            Part::Table(table) => {
+                for columns in chunks(&table, width) {
+                    sections.push(block(&table, &columns, results.faults, colour));
+                }
+            }
+            Part::Skipped {
+                backend,
+                trials,
+                reason,
+            } => {
+                unrun += &format!(
+                    "{backend}: {} skipped{}\n",
+                    text::counted(trials, "trial"),
+                    grid::why(reason)
+                );
+            }
+        }
+    }
+    if !unrun.is_empty() {
+        sections.push(unrun);
+    }
+    let mut last = String::new();
+    for line in [results.stand_ins(), Some(results.total())] {
+        last.extend(line.map(|line| line + "\n"));
+    }
+    if let Some(path) = &results.junit {
+        last += &format!("JUnit: {}\n", path.display());
+    }
+    sections.push(last);
+    sections.join("\n")
+}
+
+fn alarm(trial: &Trial, faults: bool, colour: bool) -> String {
+    let word = format!("{:<6}", word(trial.outcome(), faults));
+    let mut out = format!(
+        "{}  {}\n        {}\n",
+        paint(&word, trial.outcome(), colour),
+        text::one_line(trial.name()),
+        trial.cause()
+    );
+    for (what, value) in [
+        ("artifacts", &trial.end.artifacts),
+        ("again    ", &trial.end.reproduce),
+    ] {
+        if !value.is_empty() {
+            out += &format!("        {what}  {}\n", text::one_line(value));
+        }
+    }
+    out
+}
+
+fn skipped(skips: &[(&str, Vec<&Trial>)]) -> String {
+    let mut out = "Skipped\n".to_owned();
+    for (reason, trials) in skips {
+        let others = match trials.len() - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let (n, reason) = (trials.len(), text::one_line(reason));
+        let first = text::one_line(trials[0].name());
+        out += &format!("{n:>6}  {reason}: {first}{others}\n");
+    }
+    out
+}
+
+/// A column of a table: its index there, and its width with the gap after it.
+type Column = (usize, usize);
+
+const GAP: usize = 2;
+
+/// Shares a table's columns out over blocks of at most `width`; the guests of a NIC stay together
+/// where they fit.
+fn chunks(table: &Table, width: usize) -> Vec<Vec<Column>> {
+    let widest_mark = "BROKEN".len();
+    // The last column's gap may hang over.
+    let room = (width + GAP).saturating_sub(name_width(table));
+    let mut blocks: Vec<Vec<Column>> = vec![Vec::new()];
+    let mut used = 0;
+    let indexed: Vec<_> = table.columns.iter().enumerate().collect();
+    for group in indexed.chunk_by(|a, b| a.1.0 == b.1.0) {
+        let share = group[0].1.0.chars().count().div_ceil(group.len());
+        let columns: Vec<Column> = group
+            .iter()
+            .map(|(i, (_, guest))| (*i, guest.chars().count().max(share).max(widest_mark) + GAP))
+            .collect();
+        let whole: usize = columns.iter().map(|c| c.1).sum();
+        let apart = whole <= room;
+        for (n, column) in columns.into_iter().enumerate() {
+            let needed = if apart && n == 0 { whole } else { column.1 };
+            if used > 0 && used + needed > room {
+                blocks.push(Vec::new());
+                used = 0;
+            }
+            used += column.1;
+            blocks.last_mut().expect("there is a first").push(column);
+        }
+    }
+    blocks
+}
+
+fn name_width(table: &Table) -> usize {
+    let names = table.rows.iter().map(|(case, _)| *case);
+    let longest = names.chain([table.backend]).map(|s| s.chars().count());
+    longest.max().unwrap_or(0) + GAP
+}
+
+fn block(table: &Table, columns: &[Column], faults: bool, colour: bool) -> String {
+    let names = name_width(table);
+    let mut nics = format!("{:<names$}", table.backend);
+    let mut guests = " ".repeat(names);
+    for group in columns.chunk_by(|a, b| table.columns[a.0].0 == table.columns[b.0].0) {
+        let whole: usize = group.iter().map(|c| c.1).sum();
+        let _ = write!(nics, "{:<whole$}", table.columns[group[0].0].0);
+        for &(i, width) in group {
+            let _ = write!(guests, "{:<width$}", table.columns[i].1);
+        }
+    }
+    let mut out = format!("{}\n{}\n", nics.trim_end(), guests.trim_end());
+    for (case, trials) in &table.rows {
+        let mut line = format!("{case:<names$}");
+        let mut gap = 0;
+        for &(i, width) in columns {
+            let _ = write!(line, "{:gap$}", "");
+            let mark = trials[i].map_or("—", |t| word(t.outcome(), faults));
+            gap = width - mark.chars().count();
+            line += &match trials[i] {
+                Some(trial) => paint(mark, trial.outcome(), colour),
+                None => mark.to_owned(),
+            };
+        }
+        out += &line;
+        out.push('\n');
+    }
+    out
+}

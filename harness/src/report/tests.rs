@@ -1,0 +1,341 @@
+use super::*;
+use insta::assert_snapshot;
+
+pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
+    TrialEnded {
+        trial: trial.into(),
+        outcome,
+        attempts: 1,
+        seconds: 3.4,
+        case_seconds: 1.2,
+        boot_seconds: Some(1.9),
+        vm_peak_kib: Some(300_000),
+        notes: Vec::new(),
+        serial_tail: String::new(),
+        artifacts: format!("target/nicmatrix/runs/r/{}", trial.replace("::", ".")),
+        reproduce: format!("cargo xtask repro {trial}"),
+    }
+}
+
+pub(super) fn failed(message: &str) -> Outcome {
+    Outcome::Failed {
+        message: message.into(),
+    }
+}
+
+fn skipped(reason: &str) -> Outcome {
+    Outcome::Skipped {
+        reason: reason.into(),
+    }
+}
+
+pub(super) fn planned(trial: &str) -> Event {
+    let parts: Vec<String> = trial.split("::").map(str::to_owned).collect();
+    Event::Planned {
+        trial: trial.into(),
+        case: parts[0].clone(),
+        nic: parts[1].clone(),
+        guest: parts[2].clone(),
+        backend: parts[3].clone(),
+        plan_item: "2, 20".into(),
+    }
+}
+
+fn run_started(faults: bool) -> Event {
+    let properties = [
+        ("qemu", "7.2.22 (/usr/bin/qemu-system-x86_64)"),
+        ("accelerator", "tcg"),
+        ("host", "builder"),
+        ("stand_ins", "rhel6, rhel9"),
+    ];
+    Event::RunStarted {
+        unix_time: 1_790_000_000,
+        properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
+        faults,
+    }
+}
+
+/// A run with each outcome in it. `ended`: whether its last line is there.
+pub(super) fn sample(ended: bool) -> Results {
+    let cases = ["driver", "link_status", "offload_toggle", "multiqueue"];
+    let nics = ["rtl8139", "e1000", "e1000e", "virtio"];
+    let mut names = Vec::new();
+    for case in cases {
+        for nic in nics {
+            for guest in ["rhel6", "rhel9"] {
+                for backend in ["tap", "vhost", "vhost_zcopy"] {
+                    let virtio = nic == "virtio";
+                    if virtio || backend == "tap" && case != "multiqueue" {
+                        names.push(format!("{case}::{nic}::{guest}::{backend}"));
+                    }
+                }
+            }
+        }
+    }
+    let mut events = vec![run_started(false)];
+    events.extend(names.iter().map(|name| planned(name)));
+    for name in &names {
+        let skip = match name.as_str() {
+            n if n.ends_with("::vhost") => Some("this kernel has no vhost_net"),
+            n if n.contains("driver") && n.ends_with("zcopy") => Some("no vhost_net | at all"),
+            n if n.ends_with("zcopy") => Some("no zcopytx"),
+            n if n.contains("e1000e") => Some("this QEMU has no device e1000e"),
+            _ => None,
+        };
+        if let Some(reason) = skip {
+            events.push(Event::TrialEnded(TrialEnded {
+                artifacts: String::new(),
+                ..end(name, skipped(reason))
+            }));
+            continue;
+        }
+        let trial = name.clone();
+        let plain = |outcome| Some(end(name, outcome));
+        let ended = match name.as_str() {
+            "driver::e1000::rhel6::tap" => Some(TrialEnded {
+                serial_tail: "\u{1b}[1m[    1.2] e1000 0000:00:03.0: \u{0}]]> <oops>\r\n\r\n# "
+                    .into(),
+                notes: vec!["guest is a stand-in".into()],
+                ..end(
+                    name,
+                    failed("e1000 is bound by `e1000e`, not by e1000 | see *sysfs*\nreadlink: <x>"),
+                )
+            }),
+            "link_status::virtio::rhel9::tap" => Some(TrialEnded {
+                attempts: 2,
+                ..end(
+                    name,
+                    Outcome::Flaky {
+                        failures: vec!["operstate is down 5.0 s after set_link on\nfacts".into()],
+                    },
+                )
+            }),
+            "offload_toggle::rtl8139::rhel6::tap" => plain(Outcome::Broken {
+                message: "cannot create a tap: no /dev/net/tun".into(),
+            }),
+            "multiqueue::virtio::rhel6::tap" | "multiqueue::virtio::rhel9::tap" if !ended => None,
+            _ => plain(Outcome::Passed),
+        };
+        if ended.is_some() || name.contains("rhel6") {
+            events.push(Event::TrialStarted { trial });
+        }
+        events.extend(ended.map(Event::TrialEnded));
+    }
+    if ended {
+        events.push(Event::RunEnded {
+            seconds: 372.4,
+            interrupted: false,
+            harness_peak_kib: 40_000,
+        });
+    }
+    Results::from_events(&events)
+}
+
+fn faults() -> Results {
+    let mut events = vec![run_started(true)];
+    for (name, outcome) in [
+        (
+            "ping_flood!sysrq_panic::virtio::rhel9::tap",
+            Outcome::Passed,
+        ),
+        (
+            "driver!unbound::virtio::rhel9::tap",
+            failed("driver stayed green while its NIC was unbound"),
+        ),
+        (
+            "driver!unbound::virtio::rhel9::vhost",
+            skipped("this kernel has no vhost_net"),
+        ),
+    ] {
+        events.push(planned(name));
+        events.push(Event::TrialEnded(end(name, outcome)));
+    }
+    events.push(Event::RunEnded {
+        seconds: 20.0,
+        interrupted: true,
+        harness_peak_kib: 1,
+    });
+    Results::from_events(&events)
+}
+
+#[test]
+fn terminal() {
+    let mut results = sample(true);
+    results.junit = Some("target/nicmatrix/junit.xml".into());
+    assert_snapshot!(summary::render(&results, false, 100));
+}
+
+#[test]
+fn terminal_of_a_killed_run() {
+    assert_snapshot!(summary::render(&sample(false), false, 100));
+}
+
+#[test]
+fn terminal_of_a_faults_run() {
+    assert_snapshot!(summary::render(&faults(), false, 100));
+}
+
+#[test]
+fn markdown_of_each_outcome() {
+    assert_snapshot!(markdown::render(&sample(false)));
+}
+
+#[test]
+fn markdown_of_a_faults_run() {
+    assert_snapshot!(markdown::render(&faults()));
+}
+
+#[test]
+fn junit_of_each_outcome() {
+    let mut results = sample(false);
+    let mut words = Vec::new();
+    results.trials.retain(|trial| {
+        let word = word(trial.outcome(), false);
+        let first = !words.contains(&word);
+        words.push(word);
+        first
+    });
+    assert_eq!(results.trials.len(), 6);
+    assert_snapshot!(junit::render(&results, Path::new("/nowhere")).unwrap());
+}
+
+fn table_lines(text: &str) -> Vec<&str> {
+    let blocks = text.split("\n\n").filter(|b| b.starts_with("tap "));
+    blocks.flat_map(str::lines).collect()
+}
+
+#[test]
+fn tables_fit_the_width_and_lose_no_cell() {
+    let results = sample(true);
+    let cells = |width| {
+        let text = summary::render(&results, false, width);
+        let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        let count = |word: &str| words.iter().filter(|w| *w == word).count();
+        (
+            text,
+            [count("ok"), count("FAIL"), count("flaky"), count("—")],
+        )
+    };
+    let (_, all) = cells(1000);
+    for width in [40, 60, 80, 100] {
+        let (text, some) = cells(width);
+        assert_eq!(all[..3], some[..3], "at width {width}");
+        let lines = table_lines(&text);
+        assert!(lines.len() > 4, "{text}");
+        for line in lines {
+            assert!(line.chars().count() <= width, "{width}: {line}");
+        }
+    }
+    assert_eq!(cells(100).1, all, "100 columns are enough for one block");
+}
+
+#[test]
+fn colours_change_no_text() {
+    let results = sample(false);
+    let coloured = summary::render(&results, true, 100);
+    assert!(coloured.contains("\u{1b}[1;31mFAIL"));
+    assert_eq!(clean(&coloured), summary::render(&results, false, 100));
+}
+
+#[test]
+fn a_trial_without_an_end_is_never_a_pass() {
+    let counts = sample(false).counts();
+    assert_eq!(counts.interrupted, 2);
+    assert_eq!(
+        counts.passed + counts.interrupted,
+        sample(true).counts().passed
+    );
+    let only_planned = [run_started(false), planned("a::b::c::d")];
+    let results = Results::from_events(&only_planned);
+    assert_eq!(results.trials[0].outcome(), &Outcome::Interrupted);
+    assert_eq!(
+        results.trials[0].cause(),
+        "the run was cut off before this trial began"
+    );
+}
+
+fn of_tries(tries: &[Option<Outcome>]) -> Trial {
+    let name = "a::b::c::d";
+    let mut events = vec![planned(name)];
+    for outcome in tries {
+        events.push(Event::TrialStarted { trial: name.into() });
+        events.extend(outcome.clone().map(|o| Event::TrialEnded(end(name, o))));
+    }
+    let mut results = Results::from_events(&events);
+    assert_eq!(results.trials.len(), 1);
+    results.trials.remove(0)
+}
+
+#[test]
+fn tries_in_processes_of_their_own_are_one_trial() {
+    let passed = || Some(Outcome::Passed);
+    assert_eq!(of_tries(&[passed()]).outcome(), &Outcome::Passed);
+
+    let trial = of_tries(&[Some(failed("lost 3")), passed()]);
+    assert_eq!(trial.cause(), "passed at try 2, after: lost 3");
+
+    let trial = of_tries(&[None, passed()]);
+    let killed = "passed at try 2, after: the try was killed before it gave a verdict";
+    assert_eq!(trial.cause(), killed);
+
+    let own = Outcome::Flaky {
+        failures: vec!["second".into()],
+    };
+    let trial = of_tries(&[Some(failed("first")), Some(own)]);
+    let both = Outcome::Flaky {
+        failures: vec!["first".into(), "second".into()],
+    };
+    assert_eq!(trial.outcome(), &both);
+
+    let trial = of_tries(&[Some(failed("lost 3")), Some(skipped("no tap"))]);
+    assert_eq!(trial.outcome(), &failed("lost 3"));
+    let trial = of_tries(&[Some(failed("lost 3")), None]);
+    assert_eq!(trial.outcome(), &failed("lost 3"));
+}
+
+#[test]
+fn what_was_not_planned_is_reported_all_the_same() {
+    let name = "driver::e1000::rhel6::tap";
+    let results = Results::from_events(&[Event::TrialEnded(end(name, Outcome::Passed))]);
+    let trial = &results.trials[0];
+    let parts = [&trial.case, &trial.nic, &trial.guest, &trial.backend];
+    assert_eq!(parts, ["driver", "e1000", "rhel6", "tap"]);
+    assert_eq!(results.counts().passed, 1);
+}
+
+#[test]
+fn everything_is_written_where_it_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = events::EventLog::create(dir.path()).unwrap();
+    log.append(&run_started(false)).unwrap();
+    log.append(&planned("a::b::c::d")).unwrap();
+    let junit = dir.path().join("new/junit.xml");
+    let step = dir.path().join("step.md");
+    std::fs::write(&step, "earlier").unwrap();
+    let results = write_all(log.path(), Some(&junit), Some(&step), dir.path()).unwrap();
+    assert_eq!(results.junit.as_ref(), Some(&junit));
+    let xml = std::fs::read_to_string(&junit).unwrap();
+    assert!(xml.contains(r#"name="a::b::c::d""#), "{xml}");
+    let markdown = std::fs::read_to_string(&step).unwrap();
+    assert!(
+        markdown.starts_with("earlier\n## nicmatrix: "),
+        "{markdown}"
+    );
+    let left: Vec<_> = std::fs::read_dir(dir.path().join("new")).unwrap().collect();
+    assert_eq!(left.len(), 1, "no temporary file is left");
+}
+
+#[test]
+fn a_huge_number_of_failures_stays_below_githubs_limit() {
+    let mut events = vec![run_started(false)];
+    for n in 0..2000 {
+        let name = format!("driver::nic{n}::rhel9::tap");
+        events.push(Event::TrialEnded(TrialEnded {
+            serial_tail: "<panic>\n".repeat(100),
+            ..end(&name, failed("it is bound by nothing"))
+        }));
+    }
+    let text = markdown::render(&Results::from_events(&events));
+    assert!(text.len() < 1024 * 1024, "{} bytes", text.len());
+    assert!(text.contains("further trials to look at"));
+}
