@@ -1,2 +1,136 @@
-//! The project's commands.
-fn main() {}
+//! The project's commands: `cargo xtask --help`.
+//!
+//! It finds or installs what a run needs, builds the harness, and runs it with the user's flags as
+//! `NICMATRIX_*` variables. What a trial is and how it went only the harness knows; of a finished
+//! run, this reads `events.jsonl`.
+
+mod bench;
+mod build;
+mod child;
+mod doctor;
+mod events;
+mod matrix;
+mod repro;
+mod setup;
+mod test;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The exit code where neither harness nor xtask could do its work; says nothing of a NIC.
+const CANNOT_RUN: u8 = 3;
+
+#[derive(Parser)]
+#[command(
+    name = "xtask",
+    bin_name = "cargo xtask",
+    about = "Regression tests for QEMU/KVM virtual NICs",
+    after_help = "Exit codes: 0 all passed or skipped, 1 a NIC failed, 2 bad input, \
+                  3 the tests could not run, 130 interrupted."
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the matrix on real VMs, or look at it
+    Matrix(Box<matrix::Args>),
+    /// Run one trial with everything shown
+    Repro(repro::Args),
+    /// Say what this host can do, and what each lack costs
+    #[command(after_help = "Example:\n  cargo xtask doctor    never installs anything")]
+    Doctor,
+    /// Install what a run needs (the other commands do so by themselves)
+    Setup(setup::Args),
+    /// Run everything that must hold before a change goes in
+    Test(test::Args),
+    /// Measure the harness: boot, fixed cost a trial, throughput, memory, listing
+    Bench(bench::Args),
+}
+
+/// Where the user stands and where the workspace is.
+pub struct Place {
+    /// The workspace's root.
+    pub root: PathBuf,
+    /// The directory that the user's relative paths are meant from.
+    pub cwd: PathBuf,
+}
+
+impl Place {
+    fn find() -> Result<Self> {
+        // Cargo says at run time where the package is; the checkout may have moved since the build.
+        let package = std::env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = package
+            .parent()
+            .context("xtask/ has no directory above it")?
+            .to_owned();
+        let cwd = std::env::current_dir().context("cannot tell the current directory")?;
+        Ok(Place { root, cwd })
+    }
+
+    /// Images, caches and artifacts of the harness.
+    pub fn harness_dir(&self) -> PathBuf {
+        let dir = std::env::var_os("NICMATRIX_DIR")
+            .map_or_else(|| "target/nicmatrix".into(), PathBuf::from);
+        self.root.join(dir)
+    }
+
+    /// `path` as short as it can be said from where the user stands.
+    pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
+        path.strip_prefix(&self.cwd).unwrap_or(path).display()
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let place = Place::find()?;
+    match verb {
+        Verb::Matrix(args) => matrix::run(&place, &args),
+        Verb::Repro(args) => repro::run(&place, &args),
+        Verb::Doctor => doctor::run(&place),
+        Verb::Setup(args) => setup::run(&args),
+        Verb::Test(args) => test::run(&place, &args),
+        Verb::Bench(args) => bench::run(&place, &args),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(code) => code,
+        Err(e) if e.is::<child::Interrupted>() => {
+            eprintln!("{e}");
+            ExitCode::from(130)
+        }
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(CANNOT_RUN)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_an_example() {
+        for verb in Cli::command().get_subcommands() {
+            let help = verb.clone().render_long_help().to_string();
+            assert!(
+                help.contains("cargo xtask"),
+                "{} has no example:\n{help}",
+                verb.get_name()
+            );
+        }
+    }
+}

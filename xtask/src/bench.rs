@@ -1,0 +1,338 @@
+//! `cargo xtask bench`: the harness's own figures, by measurement.
+
+use crate::build::Harness;
+use crate::events::{Run, Verdict};
+use crate::matrix::Settings;
+use crate::{Place, child};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Serialize;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask bench
+  cargo xtask bench --runs 30 --json bench.json --accel tcg";
+
+/// Enough for a median of something that takes milliseconds.
+const LISTINGS: usize = 20;
+
+/// The trials of the large matrix.
+const MANY_TRIALS: usize = 10_000;
+
+/// Trials that do little besides boot.
+const SMALL: &str = "driver::";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Cold boots to measure
+    #[arg(long, value_name = "N", default_value = "10")]
+    runs: NonZeroUsize,
+    /// Where the figures go [default: target/nicmatrix/bench.json]
+    #[arg(long, value_name = "PATH")]
+    json: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// A figure with its spread.
+#[derive(Debug, Serialize, PartialEq)]
+struct Figure {
+    name: &'static str,
+    unit: &'static str,
+    samples: usize,
+    median: f64,
+    min: f64,
+    max: f64,
+    /// What it should not exceed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<f64>,
+}
+
+impl Figure {
+    fn of(name: &'static str, unit: &'static str, mut samples: Vec<f64>) -> Result<Self> {
+        ensure!(!samples.is_empty(), "nothing was measured for: {name}");
+        samples.sort_by(f64::total_cmp);
+        let (n, middle) = (samples.len(), samples.len() / 2);
+        let median = if n % 2 == 1 {
+            samples[middle]
+        } else {
+            f64::midpoint(samples[middle - 1], samples[middle])
+        };
+        Ok(Figure {
+            name,
+            unit,
+            samples: n,
+            median,
+            min: samples[0],
+            max: samples[n - 1],
+            target: None,
+        })
+    }
+
+    fn at_most(self, target: f64) -> Self {
+        Figure {
+            target: Some(target),
+            ..self
+        }
+    }
+
+    fn row(&self) -> String {
+        let target = self.target.map_or(String::new(), |target| {
+            let word = if self.median <= target {
+                "reached"
+            } else {
+                "MISSED"
+            };
+            format!("<= {target} {word}")
+        });
+        format!(
+            "{:<34} {:>9.2} {:>9.2} {:>9.2} {:<5} {:>4}  {target}",
+            self.name, self.median, self.min, self.max, self.unit, self.samples
+        )
+    }
+}
+
+pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+    let bench = Bench {
+        place,
+        harness: args.settings.prepare(place)?,
+        settings: &args.settings,
+    };
+    // Whatever is proved and built once is not part of a trial.
+    let mut image = bench.command(&bench.harness.nicmatrix);
+    child::check("building the guest image", image.arg("image"))?;
+
+    let mut figures = Vec::new();
+    let small = bench.boots(args.runs.get())?;
+    let boots = small.iter().filter_map(|t| t.boot_seconds).collect();
+    figures.push(Figure::of("cold boot to the agent's answer", "s", boots)?.at_most(4.0));
+    let fixed = small.iter().map(|t| t.seconds - t.case_seconds).collect();
+    figures.push(Figure::of("fixed cost of a trial", "s", fixed)?);
+
+    eprintln!("running the smoke profile");
+    let smoke = bench.matrix(&[])?;
+    let ran = smoke
+        .trials
+        .iter()
+        .filter(|t| t.verdict != Verdict::Skipped)
+        .count();
+    figures.push(Figure::of("smoke profile", "min", vec![smoke.seconds / 60.0])?.at_most(10.0));
+    let rate = 60.0 * ran as f64 / smoke.seconds;
+    figures.push(Figure::of("trials run a minute", "/min", vec![rate])?);
+    let harness_mib = smoke.harness_peak_kib as f64 / 1024.0;
+    figures.push(Figure::of(
+        "peak memory of the harness",
+        "MiB",
+        vec![harness_mib],
+    )?);
+    let vm_mib = smoke
+        .trials
+        .iter()
+        .filter_map(|t| t.vm_peak_kib)
+        .map(|k| k as f64 / 1024.0);
+    figures.push(Figure::of("peak memory of a VM", "MiB", vm_mib.collect())?);
+
+    let default = bench.matrix_file();
+    let (times, count) = bench.listings(&default)?;
+    figures.push(Figure::of("--list, default matrix", "ms", times)?.at_most(100.0));
+    let large = bench.large_matrix(&default, count)?;
+    let (times, count) = bench.listings(&large)?;
+    ensure!(
+        count >= MANY_TRIALS,
+        "the large matrix has {count} trials only"
+    );
+    figures.push(Figure::of("--list, 10,000 trials", "ms", times)?.at_most(100.0));
+
+    println!(
+        "{:<34} {:>9} {:>9} {:>9} {:<5} {:>4}  target",
+        "", "median", "min", "max", "", "n"
+    );
+    figures
+        .iter()
+        .for_each(|figure| println!("{}", figure.row()));
+    let json = match &args.json {
+        Some(path) => place.cwd.join(path),
+        None => place.harness_dir().join("bench.json"),
+    };
+    let text = serde_json::to_string_pretty(&figures)? + "\n";
+    std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))?;
+    println!("written to {}", place.show(&json));
+    Ok(ExitCode::SUCCESS)
+}
+
+struct Bench<'a> {
+    place: &'a Place,
+    harness: Harness,
+    settings: &'a Settings,
+}
+
+impl Bench<'_> {
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(&self.place.root)
+            .envs(self.settings.env(&self.place.cwd));
+        command
+    }
+
+    /// Runs trials; a run that is not green measures nothing.
+    fn matrix(&self, args: &[&str]) -> Result<Run> {
+        let mut command = self.command(&self.harness.matrix);
+        command.args(args);
+        let what = child::describe(&command);
+        let (status, output) = child::output(command, false)?;
+        if !status.success() {
+            bail!("{what} ended with {status}, and there is nothing to measure:\n{output}");
+        }
+        Run::read(&self.place.harness_dir().join("runs/latest"))
+    }
+
+    /// Runs small trials one after the other until `wanted` have booted.
+    fn boots(&self, wanted: usize) -> Result<Vec<crate::events::Trial>> {
+        let mut booted = Vec::new();
+        while booted.len() < wanted {
+            let before = booted.len();
+            let run = self.matrix(&[SMALL, "--test-threads", "1"])?;
+            booted.extend(run.trials.into_iter().filter(|t| t.boot_seconds.is_some()));
+            ensure!(
+                booted.len() > before,
+                "none of the trials `{SMALL}` booted a VM"
+            );
+            eprintln!("booted {} of {wanted} VMs", booted.len().min(wanted));
+        }
+        booted.truncate(wanted);
+        Ok(booted)
+    }
+
+    /// Times `--list`, in milliseconds, and counts what it lists.
+    fn listings(&self, matrix: &Path) -> Result<(Vec<f64>, usize)> {
+        let mut times = Vec::new();
+        let mut count = 0;
+        for _ in 0..LISTINGS {
+            let mut command = self.command(&self.harness.matrix);
+            command
+                .arg("--list")
+                .env("NICMATRIX_MATRIX", matrix)
+                .stderr(Stdio::inherit());
+            let begun = Instant::now();
+            let output = command.output().context("cannot list the trials")?;
+            times.push(begun.elapsed().as_secs_f64() * 1000.0);
+            if !output.status.success() {
+                bail!("listing {} ended with {}", matrix.display(), output.status);
+            }
+            let listed = String::from_utf8_lossy(&output.stdout);
+            count = listed
+                .lines()
+                .filter(|line| line.ends_with(": test"))
+                .count();
+        }
+        Ok((times, count))
+    }
+
+    fn matrix_file(&self) -> PathBuf {
+        let mut given = self.settings.env(&self.place.cwd).into_iter();
+        let given = given
+            .find(|(name, _)| *name == "NICMATRIX_MATRIX")
+            .map(|(_, path)| path);
+        let file = given.or_else(|| std::env::var_os("NICMATRIX_MATRIX"));
+        self.place
+            .root
+            .join(file.unwrap_or_else(|| "matrix.toml".into()))
+    }
+
+    /// Writes a matrix like `file`, which makes `count` trials, with enough guests for
+    /// [`MANY_TRIALS`].
+    fn large_matrix(&self, file: &Path, count: usize) -> Result<PathBuf> {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let large = multiply_guests(&text, MANY_TRIALS.div_ceil(count.max(1)))?;
+        let path = self.place.harness_dir().join("bench-matrix.toml");
+        std::fs::write(&path, large).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// The matrix with every guest `times` times, the copies named after it.
+fn multiply_guests(matrix: &str, times: usize) -> Result<String> {
+    let mut matrix: toml::Table = matrix.parse()?;
+    let guests = matrix
+        .get_mut("guests")
+        .and_then(|g| g.as_table_mut())
+        .context("no [guests]")?;
+    let mut names = Vec::new();
+    for (name, guest) in guests.clone() {
+        names.push(name.clone().into());
+        for copy in 1..times {
+            let name = format!("{name}x{copy}");
+            guests.insert(name.clone(), guest.clone());
+            names.push(name.into());
+        }
+    }
+    let axes = matrix
+        .get_mut("axes")
+        .and_then(|a| a.as_table_mut())
+        .context("no [axes]")?;
+    axes.insert("guest".into(), toml::Value::Array(names));
+    Ok(matrix.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figure(samples: &[f64]) -> Figure {
+        Figure::of("boot", "s", samples.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_median_is_the_middle_or_between_the_two() {
+        assert_eq!(figure(&[3.0, 1.0, 9.0]).median, 3.0);
+        assert_eq!(figure(&[4.0, 1.0, 2.0, 9.0]).median, 3.0);
+        assert_eq!(figure(&[7.0]).median, 7.0);
+    }
+
+    #[test]
+    fn the_spread_is_kept() {
+        let figure = figure(&[3.0, 1.0, 9.0]);
+        assert_eq!((figure.min, figure.max, figure.samples), (1.0, 9.0, 3));
+    }
+
+    #[test]
+    fn nothing_measured_is_an_error() {
+        let error = Figure::of("boot", "s", Vec::new()).unwrap_err();
+        assert!(error.to_string().contains("boot"), "{error}");
+    }
+
+    #[test]
+    fn a_target_is_missed_by_the_median() {
+        assert!(
+            figure(&[1.0, 2.0, 9.0])
+                .at_most(2.0)
+                .row()
+                .ends_with("<= 2 reached")
+        );
+        assert!(
+            figure(&[1.0, 3.0, 9.0])
+                .at_most(2.0)
+                .row()
+                .ends_with("<= 2 MISSED")
+        );
+    }
+
+    #[test]
+    fn guests_are_multiplied_and_the_rest_is_kept() {
+        let matrix = "[axes]\nguest = [\"a\", \"b\"]\nnic = [\"n\"]\n\
+                      [guests.a]\nmemory = 1\n[guests.b]\nmemory = 2\n";
+        let large: toml::Table = multiply_guests(matrix, 3).unwrap().parse().unwrap();
+        let expected: toml::Table = "guest = [\"a\", \"ax1\", \"ax2\", \"b\", \"bx1\", \"bx2\"]\n\
+                                     nic = [\"n\"]\n"
+            .parse()
+            .unwrap();
+        assert_eq!(large["axes"], toml::Value::Table(expected));
+        assert_eq!(large["guests"]["bx2"]["memory"].as_integer(), Some(2));
+    }
+}

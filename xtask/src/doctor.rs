@@ -1,0 +1,171 @@
+//! `cargo xtask doctor`: what this host can do, a line each, and what each lack costs.
+
+use crate::{Place, build, child, setup};
+use anyhow::{Context, Result};
+use nix::unistd::geteuid;
+use std::io::IsTerminal;
+use std::process::{Command, ExitCode, Stdio};
+
+/// Images, caches, builds and a few runs' artifacts fit.
+const DISK_GIB: u64 = 4;
+
+/// What a check found: how it stands, or what is lacking and what that costs.
+type Finding = Result<String, String>;
+
+pub fn run(place: &Place) -> Result<ExitCode> {
+    let packages = setup::lack();
+    let complete = packages.is_none();
+    line(
+        "packages",
+        packages.map_or(Ok("all that a run needs".into()), Err),
+    );
+    line("disk", disk(place)?);
+    line("nextest", nextest(place));
+    let namespace = in_namespace("true");
+    let own = if geteuid().is_root() {
+        "as root"
+    } else {
+        "as an ordinary user"
+    };
+    line(
+        "namespaces",
+        if namespace {
+            Ok(format!("a network namespace can be made {own}"))
+        } else {
+            Err(format!(
+                "no network namespace can be made {own}, and no trial can run: {NAMESPACES}"
+            ))
+        },
+    );
+    for probe in PROBES.iter().filter(|_| namespace) {
+        line(probe.what, probe.run());
+    }
+    if !complete {
+        println!("\nThe rest can be told when the packages are there.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let harness = build::harness(&place.root)?;
+    let status = child::run(
+        Command::new(harness.nicmatrix)
+            .arg("doctor")
+            .current_dir(&place.root),
+    )?;
+    Ok(ExitCode::from(child::code(status)))
+}
+
+fn line(what: &str, finding: Finding) {
+    let (word, colour, text) = match finding {
+        Ok(text) => ("ok", 32, text),
+        Err(text) => ("lack", 33, text),
+    };
+    if std::io::stdout().is_terminal() {
+        println!("\x1b[{colour}m{word:<4}\x1b[0m  {what:<16} {text}");
+    } else {
+        println!("{word:<4}  {what:<16} {text}");
+    }
+}
+
+fn disk(place: &Place) -> Result<Finding> {
+    let stat = nix::sys::statvfs::statvfs(&place.root).context("cannot ask for the free space")?;
+    let free = stat.blocks_available() * stat.fragment_size() / (1 << 30);
+    let at = place.root.display();
+    Ok(if free >= DISK_GIB {
+        Ok(format!("{free} GiB free at {at}"))
+    } else {
+        Err(format!(
+            "{free} GiB free at {at}: images and artifacts may want {DISK_GIB} GiB"
+        ))
+    })
+}
+
+/// How `cargo nextest` is got where it is missing.
+pub const GET_NEXTEST: &str = "cargo install --locked cargo-nextest";
+
+/// Whether `cargo nextest` is there.
+pub fn has_nextest(place: &Place) -> bool {
+    let output = child::cargo(&place.root)
+        .args(["nextest", "--version"])
+        .output();
+    output.is_ok_and(|o| o.status.success())
+}
+
+fn nextest(place: &Place) -> Finding {
+    if has_nextest(place) {
+        Ok("cargo nextest is there".into())
+    } else {
+        Err(format!(
+            "`cargo xtask test` cannot compare its verdicts with ours; get it with `{GET_NEXTEST}`"
+        ))
+    }
+}
+
+/// What to do where no namespace is to be had.
+const NAMESPACES: &str = "run as root, or allow user namespaces \
+    (`sysctl kernel.unprivileged_userns_clone=1`; on Ubuntu 24.04 also \
+    `sysctl kernel.apparmor_restrict_unprivileged_userns=0`); \
+    in a container, give it --privileged or CAP_SYS_ADMIN";
+
+/// Something that the kernel may lack, tried out in a namespace of its own.
+struct Probe {
+    what: &'static str,
+    /// Shell commands that succeed where it is there.
+    try_it: &'static str,
+    has: &'static str,
+    /// What its lack costs, and what to do.
+    cost: &'static str,
+}
+
+const PROBES: &[Probe] = &[
+    Probe {
+        what: "tap devices",
+        try_it: "ip tuntap add dev tap0 mode tap",
+        has: "/dev/net/tun makes them",
+        cost: "no trial can run: `modprobe tun`; in a container, --device /dev/net/tun",
+    },
+    Probe {
+        what: "bridges",
+        try_it: "ip link add br0 type bridge",
+        has: "this kernel has them",
+        cost: "no trial can run: `modprobe bridge`",
+    },
+    Probe {
+        what: "nf_tables",
+        try_it: "nft 'add table netdev t; \
+                 add chain netdev t c { type filter hook ingress device lo priority 0; }'",
+        has: "faults can drop frames",
+        cost: "faults that drop frames cannot be shown: `modprobe nf_tables_netdev`",
+    },
+    Probe {
+        what: "vhost-net",
+        try_it: ": <>/dev/vhost-net",
+        has: "/dev/vhost-net opens",
+        cost: "trials with vhost are skipped: `modprobe vhost_net`, and access to /dev/vhost-net",
+    },
+];
+
+impl Probe {
+    fn run(&self) -> Finding {
+        if in_namespace(self.try_it) {
+            Ok(self.has.into())
+        } else {
+            Err(self.cost.into())
+        }
+    }
+}
+
+/// Whether `script` succeeds in a new network namespace, in a user namespace where need be.
+fn in_namespace(script: &str) -> bool {
+    let flags = if geteuid().is_root() { "-n" } else { "-Urn" };
+    Command::new("unshare")
+        .args([
+            flags,
+            "sh",
+            "-c",
+            &format!("PATH=$PATH:/usr/sbin:/sbin; {script}"),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}

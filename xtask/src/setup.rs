@@ -1,0 +1,376 @@
+//! What a run needs of the distribution: found, or installed, or named.
+
+use crate::child;
+use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask setup
+  cargo xtask setup --no-install    only say what is missing";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Never install: fail and say what is missing
+    #[arg(long)]
+    no_install: bool,
+}
+
+/// How it is told that something is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// A program in PATH or in the system's directories, which an ordinary user's PATH may lack.
+    Program(&'static str),
+    /// A file.
+    File(&'static str),
+}
+
+impl Look {
+    fn found(self) -> bool {
+        match self {
+            Look::Program(name) => program(name).is_some(),
+            Look::File(path) => Path::new(path).exists(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Look::Program(name) | Look::File(name) => name,
+        }
+    }
+}
+
+/// Something that a run cannot do without.
+#[derive(Debug, PartialEq, Eq)]
+struct Need {
+    look: Look,
+    /// Debian's and Ubuntu's package of it.
+    package: &'static str,
+    /// What it is for.
+    why: &'static str,
+}
+
+const fn need(look: Look, package: &'static str, why: &'static str) -> Need {
+    Need { look, package, why }
+}
+
+const QEMU: Look = Look::Program("qemu-system-x86_64");
+
+const NEEDS: &[Need] = &[
+    need(QEMU, "qemu-system-x86", "runs the VMs"),
+    need(
+        Look::File("/usr/share/seabios/bios-256k.bin"),
+        "seabios",
+        "the VMs' firmware",
+    ),
+    need(
+        Look::File("/usr/lib/ipxe/qemu/efi-virtio.rom"),
+        "ipxe-qemu",
+        "the NICs' boot ROMs",
+    ),
+    need(Look::Program("ip"), "iproute2", "bridges and taps"),
+    need(
+        Look::Program("ping"),
+        "iputils-ping",
+        "traffic to the guests",
+    ),
+    need(
+        Look::Program("dnsmasq"),
+        "dnsmasq-base",
+        "the guests' DHCP server",
+    ),
+    need(Look::Program("nft"), "nftables", "faults in the traffic"),
+    need(
+        Look::Program("depmod"),
+        "kmod",
+        "the guest kernel's modules",
+    ),
+    need(
+        Look::Program("xz"),
+        "xz-utils",
+        "unpacks the guest's kernel",
+    ),
+    need(Look::Program("zstd"), "zstd", "unpacks the guest's modules"),
+];
+
+/// Where `name` is, if it is anywhere.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
+fn missing(own_qemu: bool) -> Vec<&'static Need> {
+    let have = |need: &&Need| need.look.found() || own_qemu && need.look == QEMU;
+    NEEDS.iter().filter(|need| !have(need)).collect()
+}
+
+/// How we may install.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rights {
+    Root,
+    /// `sudo -n` asks for no password.
+    Sudo,
+    None,
+}
+
+impl Rights {
+    fn probe() -> Self {
+        if geteuid().is_root() {
+            return Rights::Root;
+        }
+        let sudo = Command::new("sudo")
+            .args(["-n", "true"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        if sudo.is_ok_and(|s| s.success()) {
+            Rights::Sudo
+        } else {
+            Rights::None
+        }
+    }
+}
+
+/// `["apt-get", …]` with what makes it run by itself and, if need be, as root.
+fn apt(rights: Rights, words: &[&str]) -> Vec<String> {
+    let prefix: &[&str] = match rights {
+        Rights::Root => &[],
+        Rights::Sudo | Rights::None => &["sudo", "-n"],
+    };
+    // Two runs on one machine may both find something missing; the second waits for the first.
+    let apt = [
+        "env",
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+    ];
+    prefix
+        .iter()
+        .chain(&apt)
+        .chain(words)
+        .map(ToString::to_string)
+        .collect()
+}
+
+/// The install command's own words.
+fn install_words<'a>(packages: &[&'a str]) -> Vec<&'a str> {
+    [&["install", "-y", "--no-install-recommends"], packages].concat()
+}
+
+/// What a user types to install by hand.
+fn by_hand(root: bool, packages: &[&str]) -> String {
+    let sudo = if root { "" } else { "sudo " };
+    let install = install_words(packages).join(" ");
+    format!("{sudo}apt-get update && {sudo}apt-get {install}")
+}
+
+fn packages(missing: &[&Need]) -> Vec<&'static str> {
+    missing.iter().map(|n| n.package).collect()
+}
+
+/// One line for each, for a message.
+fn reasons(missing: &[&Need]) -> String {
+    let line = |n: &&Need| format!("\n  {} ({})", n.look.name(), n.why);
+    missing.iter().map(line).collect()
+}
+
+/// Whether apt's packages are this system's, by `/etc/os-release`.
+fn is_debian(os_release: &str) -> bool {
+    os_release
+        .lines()
+        .filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")))
+        .flat_map(|ids| ids.trim_matches('"').split_whitespace())
+        .any(|id| id == "debian" || id == "ubuntu")
+}
+
+/// Whether `apt-get update` was ever run here.
+fn has_lists() -> bool {
+    let Ok(lists) = std::fs::read_dir("/var/lib/apt/lists") else {
+        return false;
+    };
+    lists
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+}
+
+/// Sees to it that everything a run needs is there: silent when it is, else says what it installs.
+pub fn ensure(may_install: bool, own_qemu: bool) -> Result<()> {
+    let missing = missing(own_qemu);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
+    if !is_debian(&os_release) {
+        bail!(
+            "this system lacks what a run needs, and packages can be installed here on Debian \
+             and Ubuntu only. Please install:{}",
+            reasons(&missing)
+        );
+    }
+    let packages = packages(&missing);
+    let by_hand = by_hand(geteuid().is_root(), &packages);
+    if !may_install {
+        bail!(
+            "a run needs what is not here:{}\nInstall with: {by_hand}",
+            reasons(&missing)
+        );
+    }
+    let rights = Rights::probe();
+    if rights == Rights::None {
+        bail!(
+            "a run needs what is not here, and neither root nor `sudo -n` is to be had to \
+             install it:{}\nInstall with: {by_hand}",
+            reasons(&missing)
+        );
+    }
+    let what: Vec<_> = missing
+        .iter()
+        .map(|n| format!("{} ({})", n.package, n.why))
+        .collect();
+    eprintln!("Installing {}", what.join(", "));
+    let begun = Instant::now();
+    install(rights, &packages).with_context(|| format!("By hand: {by_hand}"))?;
+    let still = self::missing(own_qemu);
+    if !still.is_empty() {
+        bail!(
+            "installed {}, and still there is no:{}",
+            packages.join(" "),
+            reasons(&still)
+        );
+    }
+    eprintln!("Installed in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn install(rights: Rights, packages: &[&str]) -> Result<()> {
+    let install = apt(rights, &install_words(packages));
+    let update = apt(rights, &["update"]);
+    if !has_lists() {
+        quietly(&update)?;
+    } else if quietly(&install).is_ok() {
+        return Ok(());
+    } else {
+        // Lists that are too old name packages that the mirror no longer has.
+        quietly(&update)?;
+    }
+    quietly(&install)
+}
+
+/// Runs a command and shows what it wrote only if it fails.
+fn quietly(argv: &[String]) -> Result<()> {
+    let mut command = Command::new(&argv[0]);
+    command.args(&argv[1..]);
+    let (status, output) = child::output(command, false)?;
+    if status.success() {
+        return Ok(());
+    }
+    bail!(
+        "{} ended with {status}:\n{}",
+        argv.join(" "),
+        output.trim_end()
+    )
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    ensure(!args.no_install, false)?;
+    println!("everything that a run needs is installed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The state for `doctor`: what is missing and the command that gets it, or nothing.
+pub fn lack() -> Option<String> {
+    let missing = missing(false);
+    if missing.is_empty() {
+        return None;
+    }
+    let by_hand = by_hand(geteuid().is_root(), &packages(&missing));
+    let names: Vec<_> = missing.iter().map(|n| n.look.name()).collect();
+    Some(format!(
+        "{}; get them with `cargo xtask setup`, or: {by_hand}",
+        names.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DNS: Need = need(
+        Look::Program("dnsmasq"),
+        "dnsmasq-base",
+        "the guests' DHCP server",
+    );
+    const NFT: Need = need(Look::Program("nft"), "nftables", "faults in the traffic");
+
+    #[test]
+    fn the_command_to_type_is_exact() {
+        let packages = packages(&[&DNS, &NFT]);
+        assert_eq!(
+            by_hand(true, &packages),
+            "apt-get update && \
+             apt-get install -y --no-install-recommends dnsmasq-base nftables"
+        );
+        assert_eq!(
+            by_hand(false, &packages[..1]),
+            "sudo apt-get update && \
+             sudo apt-get install -y --no-install-recommends dnsmasq-base"
+        );
+    }
+
+    #[test]
+    fn apt_never_asks() {
+        let root = apt(Rights::Root, &["update"]).join(" ");
+        assert_eq!(
+            root,
+            "env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update"
+        );
+        assert_eq!(
+            apt(Rights::Sudo, &["update"]).join(" "),
+            format!("sudo -n {root}")
+        );
+    }
+
+    #[test]
+    fn every_lack_is_named_with_its_reason() {
+        let text = reasons(&[&DNS, &NFT]);
+        assert_eq!(
+            text,
+            "\n  dnsmasq (the guests' DHCP server)\n  nft (faults in the traffic)"
+        );
+    }
+
+    #[test]
+    fn a_package_is_asked_for_once() {
+        for (index, need) in NEEDS.iter().enumerate() {
+            assert!(
+                NEEDS[..index].iter().all(|n| n.package != need.package),
+                "{need:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_here_is_found() {
+        assert!(Look::Program("sh").found());
+        assert!(!Look::Program("no-such-program").found());
+        assert!(Look::File("/etc/passwd").found());
+        assert!(!Look::File("/no/such/file").found());
+    }
+
+    #[test]
+    fn debian_and_its_kin_are_known() {
+        assert!(is_debian("PRETTY_NAME=\"Debian\"\nID=debian\n"));
+        assert!(is_debian("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"));
+        assert!(!is_debian("ID=\"rhel\"\nID_LIKE=\"fedora\"\nNAME=debian\n"));
+        assert!(!is_debian(""));
+    }
+}
