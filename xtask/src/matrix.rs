@@ -3,6 +3,7 @@
 use crate::build::{self, Harness};
 use crate::{Place, child, setup};
 use anyhow::Result;
+use clap::error::ErrorKind;
 use clap::{Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
@@ -31,6 +32,9 @@ pub struct Args {
     select: Select,
     #[command(flatten)]
     results: Results,
+    /// Run every case under each of its faults; one that stays green is a failure
+    #[arg(long)]
+    faults: bool,
 }
 
 #[derive(Subcommand)]
@@ -43,6 +47,9 @@ enum Look {
         /// One JSON object a trial
         #[arg(long)]
         json: bool,
+        /// Every case under each of its faults
+        #[arg(long)]
+        faults: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -74,9 +81,6 @@ pub struct Settings {
     /// The matrix file [default: matrix.toml]
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
-    /// Run every case under each of its faults; one that stays green is a failure
-    #[arg(long)]
-    pub faults: bool,
     /// Never install packages: fail and say what is missing
     #[arg(long)]
     pub no_install: bool,
@@ -93,7 +97,7 @@ enum Accel {
 #[derive(clap::Args, Default)]
 struct Select {
     /// Only trials whose name contains this
-    filter: Option<String>,
+    filter: Vec<String>,
     /// FILTER is the whole name
     #[arg(long, requires = "filter")]
     exact: bool,
@@ -171,9 +175,6 @@ impl Settings {
                 .as_ref()
                 .map(|m| ("NICMATRIX_MATRIX", absolute(cwd, m))),
         );
-        if self.faults {
-            env.push(("NICMATRIX_FAULTS", "1".into()));
-        }
         env
     }
 
@@ -183,10 +184,40 @@ impl Settings {
         setup::ensure(!self.no_install, own_qemu)?;
         build::harness(&place.root)
     }
+
+    /// One of the harness's programs, with these settings.
+    pub fn command(&self, place: &Place, which: fn(&Harness) -> &PathBuf) -> Result<Command> {
+        let mut command = Command::new(which(&self.prepare(place)?));
+        command.current_dir(&place.root).envs(self.env(&place.cwd));
+        Ok(command)
+    }
+}
+
+impl Results {
+    fn env(&self, cwd: &Path) -> Env {
+        let mut env = Env::new();
+        env.extend(
+            self.retries
+                .map(|n| ("NICMATRIX_RETRIES", n.to_string().into())),
+        );
+        env.extend(
+            self.junit
+                .as_ref()
+                .map(|path| ("NICMATRIX_JUNIT", absolute(cwd, path))),
+        );
+        env
+    }
 }
 
 impl Select {
-    fn argv(&self) -> Vec<OsString> {
+    fn argv(&self) -> Result<Vec<OsString>, clap::Error> {
+        if let [first, second, ..] = self.filter.as_slice() {
+            let message = format!(
+                "libtest takes one FILTER, and here are `{first}` and `{second}`; \
+                 run twice, or take a part of the name that both have\n"
+            );
+            return Err(clap::Error::raw(ErrorKind::TooManyValues, message));
+        }
         let mut argv: Vec<OsString> = self.filter.iter().map(OsString::from).collect();
         if self.exact {
             argv.push("--exact".into());
@@ -197,50 +228,54 @@ impl Select {
         if let Some(jobs) = self.jobs {
             argv.extend(["--test-threads".into(), jobs.to_string().into()]);
         }
-        argv
+        Ok(argv)
     }
 }
 
+/// Fault mode, for the harness.
+pub fn faults(on: bool) -> Option<(&'static str, &'static str)> {
+    on.then_some(("NICMATRIX_FAULTS", "1"))
+}
+
+/// Only fault mode has trials named `case!fault::…`.
+pub fn under_fault(trial: &str) -> bool {
+    trial.contains('!')
+}
+
 pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    let (mut command, settings) = match &args.look {
+    let mut command = match &args.look {
         Some(Look::List {
             filter,
             json,
+            faults: on,
             settings,
         }) => {
-            let mut command = Command::new(settings.prepare(place)?.nicmatrix);
+            let mut command = settings.command(place, |h| &h.nicmatrix)?;
             command
                 .arg("list")
                 .args(json.then_some("--json"))
-                .args(filter);
-            (command, settings)
+                .args(filter)
+                .envs(faults(*on));
+            command
         }
         Some(Look::Explain { trial, settings }) => {
-            let mut command = Command::new(settings.prepare(place)?.nicmatrix);
-            command.args(["explain", trial]);
-            (command, settings)
+            let mut command = settings.command(place, |h| &h.nicmatrix)?;
+            command
+                .args(["explain", trial])
+                .envs(faults(under_fault(trial)));
+            command
         }
         None => {
-            let mut command = Command::new(args.settings.prepare(place)?.matrix);
-            command.args(args.select.argv());
+            let argv = args.select.argv().unwrap_or_else(|e| e.exit());
+            let mut command = args.settings.command(place, |h| &h.matrix)?;
+            command
+                .args(argv)
+                .envs(faults(args.faults))
+                .envs(args.results.env(&place.cwd));
             command.envs(args.select.shard.as_ref().map(|s| ("NICMATRIX_SHARD", s)));
-            let results = &args.results;
-            command.envs(
-                results
-                    .retries
-                    .map(|n| ("NICMATRIX_RETRIES", n.to_string())),
-            );
-            let junit = results
-                .junit
-                .as_ref()
-                .map(|path| absolute(&place.cwd, path));
-            command.envs(junit.map(|path| ("NICMATRIX_JUNIT", path)));
-            (command, &args.settings)
+            command
         }
     };
-    command
-        .current_dir(&place.root)
-        .envs(settings.env(&place.cwd));
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }
 
@@ -272,21 +307,33 @@ mod tests {
     #[test]
     fn what_is_not_given_is_left_to_the_environment() {
         assert!(env("").is_empty());
-        assert!(parse("").select.argv().is_empty());
+        assert!(parse("").select.argv().unwrap().is_empty());
     }
 
     #[test]
     fn flags_become_variables() {
-        let line = "--profile full --accel tcg --matrix m.toml --faults \
+        let line = "--profile full --accel tcg --matrix m.toml \
                     --firmware pc-bios --firmware /usr/share/seabios";
         let expected = [
             "NICMATRIX_PROFILE=full",
             "NICMATRIX_FIRMWARE=/home/u/pc-bios:/usr/share/seabios",
             "NICMATRIX_ACCEL=tcg",
             "NICMATRIX_MATRIX=/home/u/m.toml",
-            "NICMATRIX_FAULTS=1",
         ];
         assert_eq!(env(line), expected);
+        let results = parse("--junit j.xml --retries 2")
+            .results
+            .env(Path::new("/home/u"));
+        let expected = [
+            ("NICMATRIX_RETRIES", "2".into()),
+            ("NICMATRIX_JUNIT", "/home/u/j.xml".into()),
+        ];
+        assert_eq!(results, expected);
+        assert_eq!(
+            faults(parse("--faults").faults),
+            Some(("NICMATRIX_FAULTS", "1"))
+        );
+        assert_eq!(faults(parse("").faults), None);
     }
 
     #[test]
@@ -304,7 +351,8 @@ mod tests {
     fn a_selection_becomes_libtest_arguments() {
         let argv = parse("mtu --exact --skip a --skip b --jobs 3")
             .select
-            .argv();
+            .argv()
+            .unwrap();
         let expected = [
             "mtu",
             "--exact",
@@ -324,19 +372,25 @@ mod tests {
         let Some(Look::List {
             filter,
             json: true,
-            settings,
+            faults: true,
+            ..
         }) = args.look
         else {
             panic!("no list")
         };
         assert_eq!(filter.as_deref(), Some("mtu"));
-        assert!(settings.faults);
+    }
+
+    #[test]
+    fn a_second_filter_is_refused() {
+        let error = parse("one two").select.argv().unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("`one` and `two`"), "{error}");
     }
 
     #[test]
     fn bad_lines_are_refused() {
         for line in [
-            "one two",
             "--exact",
             "--jobs 0",
             "--firmware a:b",

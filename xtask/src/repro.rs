@@ -1,10 +1,10 @@
 //! `cargo xtask repro`: one trial with everything shown.
 
-use crate::matrix::Settings;
+use crate::matrix::{self, Settings};
 use crate::{Place, child};
 use anyhow::Result;
 use std::ffi::OsString;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -39,22 +39,14 @@ impl Args {
         if self.shell {
             env.push(("NICMATRIX_SHELL", "1"));
         }
-        // Only fault mode has trials named `case!fault::…`.
-        if self.trial.contains('!') {
-            env.push(("NICMATRIX_FAULTS", "1"));
-        }
+        env.extend(matrix::faults(matrix::under_fault(&self.trial)));
         env
     }
 }
 
 pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    let harness = args.settings.prepare(place)?;
-    let mut command = Command::new(harness.matrix);
-    command
-        .current_dir(&place.root)
-        .args(args.argv())
-        .envs(args.env())
-        .envs(args.settings.env(&place.cwd));
+    let mut command = args.settings.command(place, |h| &h.matrix)?;
+    command.args(args.argv()).envs(args.env());
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }
 
