@@ -238,7 +238,7 @@ impl Bench<'_> {
         let given = given
             .find(|(name, _)| *name == "NICMATRIX_MATRIX")
             .map(|(_, path)| path);
-        let file = given.or_else(|| std::env::var_os("NICMATRIX_MATRIX"));
+        let file = given.or_else(|| crate::var("NICMATRIX_MATRIX"));
         self.place
             .root
             .join(file.unwrap_or_else(|| "matrix.toml".into()))

@@ -16,6 +16,7 @@ mod test;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -75,15 +76,19 @@ impl Place {
 
     /// Images, caches and artifacts of the harness.
     pub fn harness_dir(&self) -> PathBuf {
-        let dir = std::env::var_os("NICMATRIX_DIR")
-            .map_or_else(|| "target/nicmatrix".into(), PathBuf::from);
-        self.root.join(dir)
+        self.root
+            .join(var("NICMATRIX_DIR").unwrap_or_else(|| "target/nicmatrix".into()))
     }
 
     /// `path` as short as it can be said from where the user stands.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.cwd).unwrap_or(path).display()
     }
+}
+
+/// A variable of the harness; an empty one counts as absent, as it does there.
+pub fn var(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
 fn run(verb: Verb) -> Result<ExitCode> {

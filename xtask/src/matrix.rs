@@ -180,7 +180,7 @@ impl Settings {
 
     /// What a run with these settings needs, built and installed.
     pub fn prepare(&self, place: &Place) -> Result<Harness> {
-        let own_qemu = self.qemu.is_some() || std::env::var_os("NICMATRIX_QEMU").is_some();
+        let own_qemu = self.qemu.is_some() || crate::var("NICMATRIX_QEMU").is_some();
         setup::ensure(!self.no_install, own_qemu)?;
         build::harness(&place.root)
     }

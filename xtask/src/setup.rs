@@ -20,85 +20,93 @@ pub struct Args {
     no_install: bool,
 }
 
-/// How it is told that something is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
-    /// A program in PATH or in the system's directories, which an ordinary user's PATH may lack.
-    Program(&'static str),
-    /// A file.
-    File(&'static str),
-}
-
-impl Look {
-    fn found(self) -> bool {
-        match self {
-            Look::Program(name) => program(name).is_some(),
-            Look::File(path) => Path::new(path).exists(),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Look::Program(name) | Look::File(name) => name,
-        }
-    }
-}
-
 /// Something that a run cannot do without.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Need {
-    look: Look,
+    /// Any of these will do: a file, or a program in PATH or in the system's directories, which an
+    /// ordinary user's PATH may lack. The first is Debian's.
+    any: &'static [&'static str],
     /// Debian's and Ubuntu's package of it.
     package: &'static str,
     /// What it is for.
     why: &'static str,
 }
 
-const fn need(look: Look, package: &'static str, why: &'static str) -> Need {
-    Need { look, package, why }
+impl Need {
+    fn found(&self) -> bool {
+        self.any.iter().any(|name| match name.starts_with('/') {
+            true => Path::new(name).exists(),
+            false => program(name).is_some(),
+        })
+    }
 }
 
-const QEMU: Look = Look::Program("qemu-system-x86_64");
+const QEMU: Need = Need {
+    any: &["qemu-system-x86_64", "/usr/libexec/qemu-kvm"],
+    package: "qemu-system-x86",
+    why: "runs the VMs",
+};
 
+/// What a run needs besides a QEMU.
 const NEEDS: &[Need] = &[
-    need(QEMU, "qemu-system-x86", "runs the VMs"),
-    need(
-        Look::File("/usr/share/seabios/bios-256k.bin"),
-        "seabios",
-        "the VMs' firmware",
-    ),
-    need(
-        Look::File("/usr/lib/ipxe/qemu/efi-virtio.rom"),
-        "ipxe-qemu",
-        "the NICs' boot ROMs",
-    ),
-    need(Look::Program("ip"), "iproute2", "bridges and taps"),
-    need(
-        Look::Program("ping"),
-        "iputils-ping",
-        "traffic to the guests",
-    ),
-    need(
-        Look::Program("dnsmasq"),
-        "dnsmasq-base",
-        "the guests' DHCP server",
-    ),
-    need(Look::Program("nft"), "nftables", "faults in the traffic"),
-    need(
-        Look::Program("depmod"),
-        "kmod",
-        "the guest kernel's modules",
-    ),
-    need(
-        Look::Program("xz"),
-        "xz-utils",
-        "unpacks the guest's kernel",
-    ),
-    need(Look::Program("zstd"), "zstd", "unpacks the guest's modules"),
+    Need {
+        any: &["/usr/share/seabios/bios-256k.bin"],
+        package: "seabios",
+        why: "the VMs' firmware",
+    },
+    Need {
+        any: &[
+            "/usr/lib/ipxe/qemu/efi-virtio.rom",
+            "/usr/share/ipxe/qemu/efi-virtio.rom",
+        ],
+        package: "ipxe-qemu",
+        why: "the NICs' boot ROMs",
+    },
+    Need {
+        any: &["ip"],
+        package: "iproute2",
+        why: "bridges and taps",
+    },
+    Need {
+        any: &["ping"],
+        package: "iputils-ping",
+        why: "traffic to the guests",
+    },
+    Need {
+        any: &["dnsmasq"],
+        package: "dnsmasq-base",
+        why: "the guests' DHCP server",
+    },
+    Need {
+        any: &["nft"],
+        package: "nftables",
+        why: "faults in the traffic",
+    },
+    Need {
+        any: &["depmod"],
+        package: "kmod",
+        why: "the guest kernel's modules",
+    },
+    // Distributions pack kernels and modules each in their own way.
+    Need {
+        any: &["xz"],
+        package: "xz-utils",
+        why: "unpacks guest kernels",
+    },
+    Need {
+        any: &["zstd"],
+        package: "zstd",
+        why: "unpacks guest kernels",
+    },
+    Need {
+        any: &["lz4"],
+        package: "lz4",
+        why: "unpacks guest kernels",
+    },
 ];
 
 /// Where `name` is, if it is anywhere.
-pub fn program(name: &str) -> Option<PathBuf> {
+fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -107,8 +115,11 @@ pub fn program(name: &str) -> Option<PathBuf> {
 }
 
 fn missing(own_qemu: bool) -> Vec<&'static Need> {
-    let have = |need: &&Need| need.look.found() || own_qemu && need.look == QEMU;
-    NEEDS.iter().filter(|need| !have(need)).collect()
+    let qemu = (!own_qemu).then_some(&QEMU);
+    qemu.into_iter()
+        .chain(NEEDS)
+        .filter(|need| !need.found())
+        .collect()
 }
 
 /// How we may install.
@@ -179,7 +190,7 @@ fn packages(missing: &[&Need]) -> Vec<&'static str> {
 
 /// One line for each, for a message.
 fn reasons(missing: &[&Need]) -> String {
-    let line = |n: &&Need| format!("\n  {} ({})", n.look.name(), n.why);
+    let line = |n: &&Need| format!("\n  {} ({})", n.any[0], n.why);
     missing.iter().map(line).collect()
 }
 
@@ -205,11 +216,19 @@ fn has_lists() -> bool {
 /// Sees to it that everything a run needs is there: silent when it is, else says what it installs.
 pub fn ensure(may_install: bool, own_qemu: bool) -> Result<()> {
     let missing = missing(own_qemu);
-    if missing.is_empty() {
+    if missing.is_empty() && has_lists() {
         return Ok(());
     }
     let os_release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    if !is_debian(&os_release) {
+    let debian = is_debian(&os_release);
+    if missing.is_empty() {
+        return if debian && may_install {
+            fetch_lists()
+        } else {
+            Ok(())
+        };
+    }
+    if !debian {
         bail!(
             "this system lacks what a run needs, and packages can be installed here on Debian \
              and Ubuntu only. Please install:{}",
@@ -249,6 +268,18 @@ pub fn ensure(may_install: bool, own_qemu: bool) -> Result<()> {
     }
     eprintln!("Installed in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The guest image is made of packages, which apt finds by its lists. Where they cannot be had, a
+/// run may still do: the image may be built already, or the user's own.
+fn fetch_lists() -> Result<()> {
+    match Rights::probe() {
+        Rights::None => Ok(()),
+        rights => {
+            eprintln!("Fetching apt's package lists (for the guest image)");
+            quietly(&apt(rights, &["update"]))
+        }
+    }
 }
 
 fn install(rights: Rights, packages: &[&str]) -> Result<()> {
@@ -293,7 +324,7 @@ pub fn lack() -> Option<String> {
         return None;
     }
     let by_hand = by_hand(geteuid().is_root(), &packages(&missing));
-    let names: Vec<_> = missing.iter().map(|n| n.look.name()).collect();
+    let names: Vec<_> = missing.iter().map(|n| n.any[0]).collect();
     Some(format!(
         "{}; get them with `cargo xtask setup`, or: {by_hand}",
         names.join(", ")
@@ -304,12 +335,16 @@ pub fn lack() -> Option<String> {
 mod tests {
     use super::*;
 
-    const DNS: Need = need(
-        Look::Program("dnsmasq"),
-        "dnsmasq-base",
-        "the guests' DHCP server",
-    );
-    const NFT: Need = need(Look::Program("nft"), "nftables", "faults in the traffic");
+    const DNS: Need = Need {
+        any: &["dnsmasq"],
+        package: "dnsmasq-base",
+        why: "the guests' DHCP server",
+    };
+    const NFT: Need = Need {
+        any: &["nft"],
+        package: "nftables",
+        why: "faults in the traffic",
+    };
 
     #[test]
     fn the_command_to_type_is_exact() {
@@ -360,10 +395,18 @@ mod tests {
 
     #[test]
     fn what_is_here_is_found() {
-        assert!(Look::Program("sh").found());
-        assert!(!Look::Program("no-such-program").found());
-        assert!(Look::File("/etc/passwd").found());
-        assert!(!Look::File("/no/such/file").found());
+        let found = |any| {
+            Need {
+                any,
+                package: "p",
+                why: "w",
+            }
+            .found()
+        };
+        assert!(found(&["sh"]));
+        assert!(!found(&["no-such-program"]));
+        assert!(found(&["no-such-program", "/etc/passwd"]));
+        assert!(!found(&["/no/such/file"]));
     }
 
     #[test]

@@ -138,10 +138,7 @@ impl Report {
 }
 
 pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    setup::ensure(
-        !args.no_install,
-        std::env::var_os("NICMATRIX_QEMU").is_some(),
-    )?;
+    setup::ensure(!args.no_install, crate::var("NICMATRIX_QEMU").is_some())?;
     let nextest = doctor::has_nextest(place);
     let mut report = Report::default();
 
