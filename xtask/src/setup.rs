@@ -1,7 +1,7 @@
 //! What a run needs of the distribution: found, or installed, or named.
 
 use crate::child;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use nix::unistd::geteuid;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -257,7 +257,12 @@ pub fn ensure(may_install: bool, own_qemu: bool) -> Result<()> {
         .collect();
     eprintln!("Installing {}", what.join(", "));
     let begun = Instant::now();
-    install(rights, &packages).with_context(|| format!("By hand: {by_hand}"))?;
+    if let Err(e) = install(rights, &packages) {
+        if e.is::<child::Interrupted>() {
+            return Err(e);
+        }
+        bail!("{e:#}\nOnce that is mended, go on or install by hand: {by_hand}");
+    }
     let still = self::missing(own_qemu);
     if !still.is_empty() {
         bail!(
@@ -285,14 +290,14 @@ fn fetch_lists() -> Result<()> {
 fn install(rights: Rights, packages: &[&str]) -> Result<()> {
     let install = apt(rights, &install_words(packages));
     let update = apt(rights, &["update"]);
-    if !has_lists() {
-        quietly(&update)?;
-    } else if quietly(&install).is_ok() {
-        return Ok(());
-    } else {
-        // Lists that are too old name packages that the mirror no longer has.
-        quietly(&update)?;
+    if has_lists() {
+        match quietly(&install) {
+            // Lists that are too old name packages that the mirror no longer has.
+            Err(e) if !e.is::<child::Interrupted>() => {}
+            ended => return ended,
+        }
     }
+    quietly(&update)?;
     quietly(&install)
 }
 
