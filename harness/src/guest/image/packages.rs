@@ -1,0 +1,244 @@
+//! The distribution's packages, by apt and dpkg-deb, without root and without touching what is
+//! installed.
+
+use crate::error::{CannotRun, OrCannotRun};
+use crate::host::child::dies_with_parent;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// What the guest's programs come from; their libraries follow by dependency.
+const PROGRAMS: [&str; 11] = [
+    "busybox-static",
+    "dash",
+    "ethtool",
+    "iproute2",
+    "iputils-ping",
+    "isc-dhcp-client",
+    "kmod",
+    "net-tools",
+    "netcat-openbsd",
+    "qemu-guest-agent",
+    "tcpdump",
+];
+
+/// Where apt keeps the package lists.
+const LISTS: &str = "/var/lib/apt/lists";
+
+/// A package at one version.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Package {
+    name: String,
+    version: String,
+}
+
+impl std::fmt::Display for Package {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.name, self.version)
+    }
+}
+
+/// What [`resolve`]'s answer depends on, in a few milliseconds: the distribution, and the names, sizes
+/// and times of apt's lists.
+pub fn fingerprint() -> String {
+    let mut lists: Vec<String> = fs::read_dir(LISTS)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let meta = entry.metadata().ok()?;
+            name.contains("_Packages")
+                .then(|| format!("{name} {} {:?}\n", meta.len(), meta.modified().ok()))
+        })
+        .collect();
+    lists.sort();
+    fs::read_to_string("/etc/os-release").unwrap_or_default() + &lists.concat()
+}
+
+/// Which packages make the image today, as apt resolves them on a machine that has none.
+///
+/// `scratch` is a directory that may be written to.
+pub fn resolve(scratch: &Path) -> Result<Vec<Package>> {
+    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let kernel = kernel_package(&os_release)?;
+    let status = scratch.join("dpkg-status");
+    fs::write(&status, "").or_cannot_run(|| format!("write {}", status.display()))?;
+    let mut apt = Command::new("apt-get");
+    apt.args(["--simulate", "--quiet", "--no-install-recommends"])
+        .arg("--option")
+        .arg(format!("Dir::State::status={}", status.display()))
+        // An empty name: no cache files, which an ordinary user could not write.
+        .args(["--option", "Dir::Cache::pkgcache="])
+        .args(["--option", "Dir::Cache::srcpkgcache="])
+        .arg("install")
+        .args(PROGRAMS)
+        .arg(kernel);
+    let output = run(&mut apt).map_err(|e| {
+        CannotRun(format!(
+            "apt cannot say which packages the guest image is made of: {e:#}. \
+             Run `apt-get update` as root (on Ubuntu with the component `universe` enabled) and try again"
+        ))
+    })?;
+    Ok(wanted(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// The package whose dependency is the distribution's current kernel.
+fn kernel_package(os_release: &str) -> Result<&'static str> {
+    let is = |name: &str| {
+        os_release
+            .lines()
+            .filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")))
+            .any(|ids| ids.trim_matches('"').split(' ').any(|id| id == name))
+    };
+    if is("ubuntu") {
+        Ok("linux-image-generic")
+    } else if is("debian") {
+        Ok("linux-image-amd64")
+    } else {
+        bail!(CannotRun(
+            "the guest image is made of Debian or Ubuntu packages, and /etc/os-release names neither: \
+             run on one of them, or name a `kernel` and `initrd` for each guest in matrix.toml"
+                .into()
+        ))
+    }
+}
+
+/// Of what apt would install: our programs, all shared libraries, the kernel and its modules; not
+/// what only an installed system needs (perl, adduser, an initramfs builder, firmware).
+fn wanted(simulation: &str) -> Vec<Package> {
+    let mut packages: Vec<Package> = simulation
+        .lines()
+        .filter_map(|line| {
+            // Inst libc6 (2.36-9 Debian:12.15/oldstable [amd64])
+            let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
+            let version = rest.split_once('(')?.1.split(' ').next()?;
+            let versioned = |prefix: &str| {
+                name.strip_prefix(prefix)
+                    .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            };
+            let library = (name.starts_with("lib") || name == "zlib1g") && !line.contains("[all]");
+            (PROGRAMS.contains(&name)
+                || library
+                || versioned("linux-image-")
+                || versioned("linux-modules-")
+                || versioned("linux-modules-extra-"))
+            .then(|| Package {
+                name: name.into(),
+                version: version.into(),
+            })
+        })
+        .collect();
+    packages.sort();
+    packages
+}
+
+/// Downloads `packages` and unpacks them all into `root`, which is made.
+pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
+    let debs = scratch.join("debs");
+    for dir in [&debs, root] {
+        fs::create_dir(dir).or_cannot_run(|| format!("create {}", dir.display()))?;
+    }
+    let mut apt = Command::new("apt-get");
+    apt.current_dir(&debs)
+        .args(["--quiet", "download"])
+        // As root, apt would hand the download to a user who cannot write here, and warn.
+        .args(["--option", "APT::Sandbox::User=root"])
+        .args(packages.iter().map(ToString::to_string));
+    run(&mut apt).map_err(|e| {
+        CannotRun(format!(
+            "cannot download the guest image's packages: {e:#}. If the archive has newer ones by now, \
+             run `apt-get update` as root and try again"
+        ))
+    })?;
+    for deb in fs::read_dir(&debs).or_cannot_run(|| format!("list {}", debs.display()))? {
+        let deb = deb?.path();
+        run(Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(&deb)
+            .arg(root))
+        .or_cannot_run(|| format!("unpack {}", deb.display()))?;
+        // The space is better used for what was in it.
+        fs::remove_file(&deb)?;
+    }
+    Ok(())
+}
+
+/// Runs a tool to its end, and makes of its failure a sentence with what it said.
+pub(super) fn run(command: &mut Command) -> Result<Output> {
+    let tool = command.get_program().to_string_lossy().into_owned();
+    let output = dies_with_parent(command)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot start `{tool}` (is it installed?)"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let errors: Vec<&str> = said.lines().filter(|l| l.starts_with("E: ")).collect();
+        let errors = if errors.is_empty() {
+            said.trim().to_owned()
+        } else {
+            errors.join("; ")
+        };
+        bail!("`{tool}` ended with {}: {errors}", output.status);
+    }
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_programs_libraries_and_the_kernel_only() {
+        let simulation = "\
+NOTE: This is only a simulation!
+Inst gcc-12-base (12.2.0-14 Debian:12.15/oldstable [amd64])
+Inst libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64]) []
+Inst libsemanage-common (3.4-1 Debian:12.15/oldstable [all])
+Inst zlib1g (1:1.2.13 Debian:12.15/oldstable [amd64])
+Inst perl-base (5.36.0-7 Debian:12.15/oldstable [amd64])
+Inst ethtool (1:6.1-1 Debian:12.15/oldstable [amd64])
+Inst linux-image-6.1.0-56-amd64 (6.1.192-2 Debian:12.15 [amd64])
+Inst linux-image-amd64 (6.1.192-2 Debian:12.15 [amd64])
+Inst linux-modules-extra-6.8.0-50-generic (6.8.0-50.51 Ubuntu:24.04 [amd64])
+Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64])
+";
+        let names: Vec<String> = wanted(simulation).iter().map(Package::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "ethtool=1:6.1-1",
+                "libc6=2.36-9+deb12u14",
+                "linux-image-6.1.0-56-amd64=6.1.192-2",
+                "linux-modules-extra-6.8.0-50-generic=6.8.0-50.51",
+                "zlib1g=1:1.2.13",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_distribution_names_the_kernel() {
+        let kernel = |text| kernel_package(text).ok();
+        assert_eq!(kernel("NAME=x\nID=debian\n"), Some("linux-image-amd64"));
+        assert_eq!(
+            kernel("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"),
+            Some("linux-image-generic")
+        );
+        assert_eq!(kernel("ID=fedora\n"), None);
+    }
+
+    #[test]
+    fn a_failing_tool_is_quoted() {
+        let error =
+            run(Command::new("sh").args(["-c", "echo W: x >&2; echo E: no lists >&2; exit 100"]))
+                .unwrap_err()
+                .to_string();
+        assert_eq!(error, "`sh` ended with exit status: 100: E: no lists");
+        let error = run(&mut Command::new("/nonexistent/tool"))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "cannot start `/nonexistent/tool` (is it installed?)");
+    }
+}

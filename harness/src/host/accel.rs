@@ -1,0 +1,545 @@
+//! The accelerator, proved by a short boot.
+//!
+//! A `/dev/kvm` that exists may still not run a stock kernel (some cloud machines emulate kernel mode:
+//! minutes to reach userspace), and `-cpu host` may abort. So KVM races TCG with the same image, and
+//! is used only if it is no slower.
+
+use super::Accel;
+use super::child::dies_with_parent;
+use crate::error::{CannotRun, OrCannotRun};
+use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
+use crate::run::settings::AccelChoice;
+use anyhow::Result;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Seconds from exec to userspace under TCG on the machine where the deadlines were chosen.
+const REFERENCE_SECONDS: f64 = 1.8;
+
+/// The image must be in userspace by then: some thirty times what an ordinary machine takes, so that
+/// only one that is of no use misses it.
+const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// By how much KVM may come in after TCG: a working KVM is in userspace long before, but the two
+/// share the processors while they race.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// How much of the serial console an error quotes, lines.
+const TAIL_LINES: usize = 15;
+
+/// An accelerator that was seen to work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proven {
+    /// What VMs run under.
+    pub accel: Accel,
+    /// Why, in a sentence for people.
+    pub reason: String,
+    /// Seconds from exec to [`USERSPACE_MARK`].
+    pub boot_seconds: f64,
+    /// What deadlines are multiplied by; 1.0 on a machine as fast as the reference or faster.
+    pub speed: f64,
+}
+
+impl Accel {
+    /// QEMU's arguments for this accelerator and the CPU model that goes best with it.
+    ///
+    /// Under TCG, `qemu64` has few features that the kernel would patch itself for or emulate at a
+    /// loss (`max` has ERMS: `rep movsb`, a byte a step); RDRAND seeds the guest's random numbers at
+    /// once.
+    pub fn qemu_args(self) -> [&'static str; 4] {
+        match self {
+            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Accel::Tcg => ["-accel", "tcg", "-cpu", "qemu64,+rdrand"],
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Accel::Kvm => "KVM",
+            Accel::Tcg => "TCG",
+        }
+    }
+}
+
+/// What the answer depends on.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Key {
+    qemu: PathBuf,
+    qemu_size: u64,
+    qemu_modified: (i64, i64),
+    firmware: Vec<PathBuf>,
+    image: String,
+    host_kernel: String,
+    /// Empty where `/dev/kvm` opens, else why not.
+    kvm_refusal: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cached {
+    key: Key,
+    proven: Proven,
+}
+
+/// Finds what VMs can run under, by booting `image`; the answer is kept in `cache_dir`.
+///
+/// `firmware` are QEMU's `-L` directories. `progress` is told before it takes long. Every error is a
+/// [`CannotRun`].
+pub fn prove(
+    qemu: &Path,
+    firmware: &[PathBuf],
+    image: &GuestImage,
+    cache_dir: &Path,
+    choice: AccelChoice,
+    progress: &dyn Fn(&str),
+) -> Result<Proven> {
+    let name = match choice {
+        AccelChoice::Auto => "auto",
+        AccelChoice::Kvm => "kvm",
+        AccelChoice::Tcg => "tcg",
+    };
+    let file = cache_dir.join(format!("accel-{name}.json"));
+    let key = key(qemu, firmware, image)?;
+    if let Some(proven) = cached(&file, &key) {
+        return Ok(proven);
+    }
+    fs::create_dir_all(cache_dir).or_cannot_run(|| format!("create {}", cache_dir.display()))?;
+    let lock_path = cache_dir.join("accel.lock");
+    let lock =
+        File::create(&lock_path).or_cannot_run(|| format!("create {}", lock_path.display()))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .or_cannot_run(|| format!("lock {}", lock_path.display()))?;
+    // Another process may have proved it meanwhile.
+    if let Some(proven) = cached(&file, &key) {
+        return Ok(proven);
+    }
+    let start = |accel| Boot::start(accel, qemu, firmware, image);
+    let proven = match (choice, key.kvm_refusal.as_str()) {
+        (AccelChoice::Tcg, _) => {
+            progress("measuring a boot under TCG");
+            alone(start(Accel::Tcg)?, "TCG was asked for")?
+        }
+        (AccelChoice::Kvm, "") => {
+            progress("booting under KVM, to see whether it works");
+            alone(start(Accel::Kvm)?, "KVM was asked for, and boots")?
+        }
+        (AccelChoice::Kvm, refusal) => Err(CannotRun(format!(
+            "KVM was asked for, but {refusal}: use `--accel auto` or `--accel tcg` to run without it"
+        )))?,
+        (AccelChoice::Auto, "") => {
+            progress("racing a boot under KVM against one under TCG");
+            race(start(Accel::Kvm)?, start(Accel::Tcg)?)?
+        }
+        (AccelChoice::Auto, refusal) => {
+            progress("measuring a boot under TCG");
+            alone(start(Accel::Tcg)?, &format!("TCG, as {refusal}"))?
+        }
+    };
+    keep(&file, key, proven.clone()).or_cannot_run(|| format!("write {}", file.display()))?;
+    Ok(proven)
+}
+
+fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
+    let binary =
+        fs::metadata(qemu).or_cannot_run(|| format!("find the QEMU {}", qemu.display()))?;
+    let host = nix::sys::utsname::uname().or_cannot_run(|| "ask for the host's kernel".into())?;
+    let kvm_refusal = match File::options().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => String::new(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            "this machine has no /dev/kvm".into()
+        }
+        Err(error) => format!("/dev/kvm cannot be opened ({error})"),
+    };
+    Ok(Key {
+        qemu: qemu.into(),
+        qemu_size: binary.len(),
+        qemu_modified: (binary.mtime(), binary.mtime_nsec()),
+        firmware: firmware.into(),
+        image: image.hash.clone(),
+        host_kernel: host.release().to_string_lossy().into_owned(),
+        kvm_refusal,
+    })
+}
+
+fn cached(file: &Path, key: &Key) -> Option<Proven> {
+    let cached: Cached = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    (cached.key == *key).then_some(cached.proven)
+}
+
+fn keep(file: &Path, key: Key, proven: Proven) -> Result<()> {
+    let dir = file.parent().unwrap_or(Path::new("."));
+    let temporary = tempfile::NamedTempFile::new_in(dir)?;
+    serde_json::to_writer_pretty(&temporary, &Cached { key, proven })?;
+    temporary.persist(file)?;
+    Ok(())
+}
+
+/// A QEMU that boots the image and is killed when dropped.
+struct Boot {
+    accel: Accel,
+    command: String,
+    child: Child,
+    started: Instant,
+    serial: Vec<u8>,
+    stderr: Vec<u8>,
+    /// Seconds from exec to userspace.
+    userspace: Option<f64>,
+    /// How it ended, and after how many seconds.
+    exit: Option<(ExitStatus, f64)>,
+}
+
+impl Boot {
+    fn start(accel: Accel, qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Self> {
+        let mut command = Command::new(qemu);
+        for dir in firmware {
+            command.arg("-L").arg(dir);
+        }
+        command
+            .args(["-machine", "pc", "-m", "256", "-smp", "1"])
+            .args(accel.qemu_args())
+            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(image.kernel())
+            .arg("-initrd")
+            .arg(&image.initrd)
+            .args(["-append", KERNEL_CMDLINE])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self::spawn(accel, command)
+    }
+
+    fn spawn(accel: Accel, mut command: Command) -> Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let child = dies_with_parent(&mut command)
+            .spawn()
+            .or_cannot_run(|| format!("start {name}"))?;
+        Ok(Boot {
+            accel,
+            command: name,
+            child,
+            started: Instant::now(),
+            serial: Vec::new(),
+            stderr: Vec::new(),
+            userspace: None,
+            exit: None,
+        })
+    }
+
+    /// Takes what QEMU has said, and its end.
+    fn read(&mut self) -> Result<()> {
+        take_available(&mut self.child.stdout, &mut self.serial)?;
+        take_available(&mut self.child.stderr, &mut self.stderr)?;
+        let mark = USERSPACE_MARK.as_bytes();
+        if self.userspace.is_none() && self.serial.windows(mark.len()).any(|seen| seen == mark) {
+            self.userspace = Some(self.started.elapsed().as_secs_f64());
+        }
+        if self.is_mute() {
+            let seconds = self.started.elapsed().as_secs_f64();
+            self.exit = self.child.try_wait()?.map(|status| (status, seconds));
+        }
+        Ok(())
+    }
+
+    /// Both outputs are closed: it has ended, or is about to.
+    fn is_mute(&self) -> bool {
+        self.child.stdout.is_none() && self.child.stderr.is_none()
+    }
+
+    fn is_running(&self) -> bool {
+        self.exit.is_none() && self.userspace.is_none()
+    }
+
+    /// Why it is not in userspace, with what can be seen of it.
+    fn failure(&self) -> String {
+        let (name, command) = (self.accel.name(), &self.command);
+        let mut text = match self.exit {
+            Some((status, seconds)) => format!(
+                "`{command}` under {name} ended with {status} after {seconds:.1} s, before the guest was in userspace"
+            ),
+            None => format!(
+                "`{command}` under {name} did not bring the guest to userspace within {} s",
+                BOOT_DEADLINE.as_secs()
+            ),
+        };
+        for (what, bytes) in [
+            ("QEMU said", &self.stderr),
+            ("the serial console ended with", &self.serial),
+        ] {
+            let said = tail(bytes);
+            text += &match said.as_str() {
+                "" if what == "QEMU said" => "; QEMU said nothing".to_owned(),
+                "" => "; nothing came over the serial console".to_owned(),
+                said => format!("; {what}: {said}"),
+            };
+        }
+        text
+    }
+}
+
+impl Drop for Boot {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads what is there, and closes the stream at its end.
+fn take_available<S: Read + AsFd>(stream: &mut Option<S>, into: &mut Vec<u8>) -> Result<()> {
+    let mut buffer = [0; 16384];
+    while let Some(open) = stream {
+        let mut fds = [PollFd::new(open.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::ZERO)? == 0 {
+            break;
+        }
+        match open.read(&mut buffer)? {
+            0 => *stream = None,
+            n => into.extend_from_slice(&buffer[..n]),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until one of `boots` says something or ends, or until `deadline`, and takes what there is.
+fn step(boots: &mut [&mut Boot], deadline: Instant) -> Result<()> {
+    let mut fds = Vec::new();
+    let mut until = deadline;
+    for boot in boots.iter().filter(|boot| boot.is_running()) {
+        let (out, err) = (&boot.child.stdout, &boot.child.stderr);
+        fds.extend(
+            out.as_ref()
+                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)),
+        );
+        fds.extend(
+            err.as_ref()
+                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)),
+        );
+        if boot.is_mute() {
+            // Its end follows within this, and is not to be seen by poll.
+            until = until.min(Instant::now() + Duration::from_millis(5));
+        }
+    }
+    let left = until.saturating_duration_since(Instant::now()).as_millis() + 1;
+    match poll(
+        &mut fds,
+        PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX),
+    ) {
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    boots
+        .iter_mut()
+        .filter(|boot| boot.is_running())
+        .try_for_each(|boot| boot.read())
+}
+
+/// Boots with nothing to compare to.
+fn alone(mut boot: Boot, reason: &str) -> Result<Proven> {
+    let deadline = boot.started + BOOT_DEADLINE;
+    while boot.is_running() && Instant::now() < deadline {
+        step(&mut [&mut boot], deadline).or_cannot_run(|| "watch a boot".into())?;
+    }
+    match boot.userspace {
+        Some(seconds) => Ok(proven(boot.accel, seconds, reason.into())),
+        None => Err(CannotRun(boot.failure()).into()),
+    }
+}
+
+/// KVM, if it is in userspace no later than TCG and a little; else TCG.
+fn race(mut kvm: Boot, mut tcg: Boot) -> Result<Proven> {
+    let deadline = tcg.started + BOOT_DEADLINE;
+    loop {
+        if let Some(seconds) = kvm.userspace {
+            let reason = format!("KVM, whose boot was in userspace after {seconds:.1} s");
+            return Ok(proven(Accel::Kvm, seconds, reason));
+        }
+        let over = Instant::now() >= deadline;
+        let mut until = deadline;
+        if let Some(seconds) = tcg.userspace {
+            until = tcg.started + Duration::from_secs_f64(seconds) + GRACE;
+            if kvm.exit.is_some() {
+                let reason = format!("TCG, as KVM does not work: {}", kvm.failure());
+                return Ok(proven(Accel::Tcg, seconds, reason));
+            }
+            if Instant::now() >= until {
+                let reason = format!(
+                    "TCG, as KVM is slower here: it was not in userspace after {:.1} s, TCG was after {seconds:.1} s",
+                    kvm.started.elapsed().as_secs_f64()
+                );
+                return Ok(proven(Accel::Tcg, seconds, reason));
+            }
+        } else if over || (kvm.exit.is_some() && tcg.exit.is_some()) {
+            return Err(CannotRun(format!("{}. {}", tcg.failure(), kvm.failure())).into());
+        }
+        step(&mut [&mut kvm, &mut tcg], until).or_cannot_run(|| "watch a boot".into())?;
+    }
+}
+
+fn proven(accel: Accel, boot_seconds: f64, reason: String) -> Proven {
+    Proven {
+        accel,
+        reason,
+        boot_seconds,
+        speed: (boot_seconds / REFERENCE_SECONDS).max(1.0),
+    }
+}
+
+/// The last lines, without what a terminal would act upon.
+fn tail(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let lines: Vec<String> = text
+        .lines()
+        .map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>())
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stand-in for a QEMU that does what `script` says.
+    fn boot(accel: Accel, script: &str) -> Boot {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Boot::spawn(accel, command).unwrap()
+    }
+
+    const UP: &str = "echo booting; echo 'nicmatrix: userspace'; exec sleep 60";
+    const STUCK: &str = "echo Linux version 6.1; exec sleep 60";
+    const REFUSED: &str = "echo 'failed to set MSR 0x345' >&2; exit 3";
+
+    #[test]
+    fn kvm_wins_where_it_boots() {
+        let proven = race(boot(Accel::Kvm, UP), boot(Accel::Tcg, STUCK)).unwrap();
+        assert_eq!((proven.accel, proven.speed), (Accel::Kvm, 1.0));
+    }
+
+    #[test]
+    fn kvm_loses_where_it_is_stuck_and_is_not_waited_for() {
+        let begun = Instant::now();
+        let proven = race(boot(Accel::Kvm, STUCK), boot(Accel::Tcg, UP)).unwrap();
+        assert_eq!(proven.accel, Accel::Tcg);
+        assert!(
+            proven.reason.contains("not in userspace after"),
+            "{}",
+            proven.reason
+        );
+        assert!(begun.elapsed() >= GRACE && begun.elapsed() < BOOT_DEADLINE / 2);
+    }
+
+    #[test]
+    fn kvm_loses_where_qemu_refuses_it_and_the_reason_says_so() {
+        let late = "sleep 0.1; echo 'nicmatrix: userspace'; exec sleep 60";
+        let proven = race(boot(Accel::Kvm, REFUSED), boot(Accel::Tcg, late)).unwrap();
+        assert_eq!(proven.accel, Accel::Tcg);
+        assert!(
+            proven.reason.contains("exit status: 3"),
+            "{}",
+            proven.reason
+        );
+        assert!(
+            proven.reason.contains("failed to set MSR 0x345"),
+            "{}",
+            proven.reason
+        );
+    }
+
+    #[test]
+    fn a_qemu_that_ends_is_an_error_at_once() {
+        let begun = Instant::now();
+        let broken = || boot(Accel::Tcg, "echo 'no kernel here'; echo oops >&2; exit 1");
+        for error in [
+            alone(broken(), "").unwrap_err(),
+            race(boot(Accel::Kvm, REFUSED), broken()).unwrap_err(),
+        ] {
+            assert!(error.is::<CannotRun>());
+            let text = error.to_string();
+            for part in [
+                "`sh` under TCG",
+                "exit status: 1",
+                "QEMU said: oops",
+                "no kernel here",
+            ] {
+                assert!(text.contains(part), "{part}: {text}");
+            }
+        }
+        assert!(begun.elapsed() < BOOT_DEADLINE / 2);
+    }
+
+    #[test]
+    fn outputs_that_close_early_do_not_hide_the_end() {
+        let error = alone(boot(Accel::Tcg, "exec >&- 2>&-; sleep 0.1; exit 7"), "").unwrap_err();
+        assert!(error.to_string().contains("exit status: 7"), "{error}");
+        assert!(error.to_string().contains("QEMU said nothing"), "{error}");
+    }
+
+    #[test]
+    fn speed_is_against_the_reference_and_never_below_one() {
+        assert_eq!(proven(Accel::Tcg, 18.0, String::new()).speed, 10.0);
+        assert_eq!(proven(Accel::Kvm, 0.4, String::new()).speed, 1.0);
+    }
+
+    #[test]
+    fn the_tail_is_short_and_clean() {
+        let long: String = (0..40).map(|n| format!("line {n}\r\n")).collect();
+        let tail = tail((long + "\x1b[31mred\n\n").as_bytes());
+        assert_eq!(tail.lines().count(), TAIL_LINES);
+        assert!(
+            tail.starts_with("line 26\n") && tail.ends_with("\n[31mred"),
+            "{tail}"
+        );
+    }
+
+    #[test]
+    fn the_answer_is_kept_for_what_it_depends_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let qemu = dir.path().join("qemu");
+        fs::write(&qemu, "one build").unwrap();
+        let mut image = GuestImage {
+            vmlinux: None,
+            bzimage: "bzImage".into(),
+            initrd: "initrd".into(),
+            kernel_release: "6.1".into(),
+            packages: Vec::new(),
+            hash: "a".into(),
+        };
+        let file = dir.path().join("accel-tcg.json");
+        let answer = proven(Accel::Tcg, 2.0, "measured".into());
+        keep(&file, key(&qemu, &[], &image).unwrap(), answer.clone()).unwrap();
+        let ask = |firmware: &[PathBuf], image: &GuestImage| {
+            cached(&file, &key(&qemu, firmware, image).unwrap())
+        };
+        assert_eq!(ask(&[], &image), Some(answer));
+        assert_eq!(ask(&["pc-bios".into()], &image), None);
+        image.hash = "b".into();
+        assert_eq!(ask(&[], &image), None);
+        image.hash = "a".into();
+        fs::write(&qemu, "another build").unwrap();
+        assert_eq!(ask(&[], &image), None);
+        fs::write(&qemu, "one build").unwrap();
+        fs::write(&file, "{").unwrap();
+        assert_eq!(ask(&[], &image), None);
+        let missing = key(Path::new("/nonexistent/qemu"), &[], &image).unwrap_err();
+        assert!(missing.is::<CannotRun>());
+        assert!(
+            missing.to_string().contains("/nonexistent/qemu"),
+            "{missing}"
+        );
+    }
+}
