@@ -149,8 +149,8 @@ pub fn prove(
 }
 
 fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
-    let binary =
-        fs::metadata(qemu).or_cannot_run(|| format!("find the QEMU {}", qemu.display()))?;
+    let binary = fs::metadata(located(qemu))
+        .or_cannot_run(|| format!("find the QEMU {}", qemu.display()))?;
     let host = nix::sys::utsname::uname().or_cannot_run(|| "ask for the host's kernel".into())?;
     let kvm_refusal = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => String::new(),
@@ -168,6 +168,19 @@ fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
         host_kernel: host.release().to_string_lossy().into_owned(),
         kvm_refusal,
     })
+}
+
+/// Where a program is that may be given by its name alone, as exec finds it.
+fn located(program: &Path) -> PathBuf {
+    let named = !program.as_os_str().to_string_lossy().contains('/');
+    std::env::var_os("PATH")
+        .filter(|_| named)
+        .and_then(|path| {
+            std::env::split_paths(&path)
+                .map(|dir| dir.join(program))
+                .find(|candidate| candidate.is_file())
+        })
+        .unwrap_or_else(|| program.into())
 }
 
 fn cached(file: &Path, key: &Key) -> Option<Proven> {
@@ -263,7 +276,7 @@ impl Boot {
     /// Why it is not in userspace, with what can be seen of it.
     fn failure(&self) -> String {
         let (name, command) = (self.accel.name(), &self.command);
-        let mut text = match self.exit {
+        let what = match self.exit {
             Some((status, seconds)) => format!(
                 "`{command}` under {name} ended with {status} after {seconds:.1} s, before the guest was in userspace"
             ),
@@ -272,18 +285,15 @@ impl Boot {
                 BOOT_DEADLINE.as_secs()
             ),
         };
-        for (what, bytes) in [
-            ("QEMU said", &self.stderr),
-            ("the serial console ended with", &self.serial),
-        ] {
-            let said = tail(bytes);
-            text += &match said.as_str() {
-                "" if what == "QEMU said" => "; QEMU said nothing".to_owned(),
-                "" => "; nothing came over the serial console".to_owned(),
-                said => format!("; {what}: {said}"),
-            };
-        }
-        text
+        let said = match tail(&self.stderr) {
+            none if none.is_empty() => "QEMU said nothing".into(),
+            text => format!("QEMU said: {text}"),
+        };
+        let console = match tail(&self.serial) {
+            none if none.is_empty() => "nothing came over the serial console".into(),
+            text => format!("the serial console ended with: {text}"),
+        };
+        format!("{what}; {said}; {console}")
     }
 }
 
@@ -368,7 +378,8 @@ fn race(mut kvm: Boot, mut tcg: Boot) -> Result<Proven> {
         if let Some(seconds) = tcg.userspace {
             until = tcg.started + Duration::from_secs_f64(seconds) + GRACE;
             if kvm.exit.is_some() {
-                let reason = format!("TCG, as KVM does not work: {}", kvm.failure());
+                let why = kvm.failure().replace('\n', " ");
+                let reason = format!("TCG, as KVM does not work: {why}");
                 return Ok(proven(Accel::Tcg, seconds, reason));
             }
             if Instant::now() >= until {
@@ -503,6 +514,16 @@ mod tests {
         assert!(
             tail.starts_with("line 26\n") && tail.ends_with("\n[31mred"),
             "{tail}"
+        );
+    }
+
+    #[test]
+    fn a_bare_name_is_looked_up_as_exec_does() {
+        assert!(located(Path::new("sh")).is_absolute());
+        assert_eq!(located(Path::new("./sh")), Path::new("./sh"));
+        assert_eq!(
+            located(Path::new("no-such-qemu")),
+            Path::new("no-such-qemu")
         );
     }
 

@@ -263,7 +263,9 @@ fn build(
     ));
     fs::create_dir(scratch.join("out"))?;
     let packaged = root.join(format!("boot/vmlinuz-{}", image.kernel_release));
-    fs::copy(&packaged, &image.bzimage)
+    // Not fs::copy: Ubuntu's is readable by its owner only.
+    fs::read(&packaged)
+        .and_then(|bytes| fs::write(&image.bzimage, bytes))
         .with_context(|| format!("cannot copy {}", packaged.display()))?;
     if let Err(why) = kernel::unpack(&image.bzimage, &scratch.join("out").join(VMLINUX))? {
         progress(&format!(

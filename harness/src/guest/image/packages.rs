@@ -3,7 +3,7 @@
 
 use crate::error::{CannotRun, OrCannotRun};
 use crate::host::child::dies_with_parent;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -22,6 +22,9 @@ const PROGRAMS: [&str; 11] = [
     "qemu-guest-agent",
     "tcpdump",
 ];
+
+/// How many lines of a tool's errors are quoted: apt has one for each package, tar one for each file.
+const QUOTED: usize = 3;
 
 /// Where apt keeps the package lists.
 const LISTS: &str = "/var/lib/apt/lists";
@@ -147,40 +150,70 @@ pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
         .args(["--option", "APT::Sandbox::User=root"])
         .args(packages.iter().map(ToString::to_string));
     run(&mut apt).map_err(|e| {
+        let why = e.to_string();
+        let hint = if why.contains("404") {
+            ". The archive has newer ones by now: run `apt-get update` as root and try again"
+        } else {
+            ""
+        };
         CannotRun(format!(
-            "cannot download the guest image's packages: {e:#}. If the archive has newer ones by now, \
-             run `apt-get update` as root and try again"
+            "cannot download the guest image's packages to {}: {why}{hint}",
+            debs.display()
         ))
     })?;
     for deb in fs::read_dir(&debs).or_cannot_run(|| format!("list {}", debs.display()))? {
         let deb = deb?.path();
-        run(Command::new("dpkg-deb")
-            .arg("--extract")
-            .arg(&deb)
-            .arg(root))
-        .or_cannot_run(|| format!("unpack {}", deb.display()))?;
+        extract(&deb, root).or_cannot_run(|| format!("unpack {}", deb.display()))?;
         // The space is better used for what was in it.
         fs::remove_file(&deb)?;
     }
     Ok(())
 }
 
+/// Not by `dpkg-deb --extract`, whose own children would go on when it is killed with us: here they
+/// find their pipe closed.
+fn extract(deb: &Path, root: &Path) -> Result<()> {
+    let mut dpkg = dies_with_parent(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start `dpkg-deb`")?;
+    let archive = dpkg.stdout.take().map_or(Stdio::null(), Stdio::from);
+    let mut tar = Command::new("tar");
+    tar.arg("--extract")
+        .arg("--no-same-owner")
+        .args(["--exclude=./usr/share", "--exclude=./usr/include"])
+        .arg("--directory")
+        .arg(root);
+    let unpacked = run_with(&mut tar, archive);
+    let status = dpkg.wait()?;
+    unpacked?;
+    ensure!(status.success(), "`dpkg-deb` ended with {status}");
+    Ok(())
+}
+
 /// Runs a tool to its end, and makes of its failure a sentence with what it said.
 pub(super) fn run(command: &mut Command) -> Result<Output> {
+    run_with(command, Stdio::null())
+}
+
+fn run_with(command: &mut Command, stdin: Stdio) -> Result<Output> {
     let tool = command.get_program().to_string_lossy().into_owned();
     let output = dies_with_parent(command)
         .env("LC_ALL", "C")
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .output()
         .with_context(|| format!("cannot start `{tool}` (is it installed?)"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let errors: Vec<&str> = said.lines().filter(|l| l.starts_with("E: ")).collect();
-        let errors = if errors.is_empty() {
-            said.trim().to_owned()
-        } else {
-            errors.join("; ")
-        };
+        // Of apt's lines, those that are errors.
+        let (errors, others): (Vec<&str>, Vec<&str>) =
+            said.lines().partition(|line| line.starts_with("E: "));
+        let lines = if errors.is_empty() { others } else { errors };
+        let mut errors = lines[..lines.len().min(QUOTED)].join("; ");
+        if lines.len() > QUOTED {
+            errors += &format!("; and {} lines more", lines.len() - QUOTED);
+        }
         bail!("`{tool}` ended with {}: {errors}", output.status);
     }
     Ok(output)
@@ -236,6 +269,11 @@ Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64])
                 .unwrap_err()
                 .to_string();
         assert_eq!(error, "`sh` ended with exit status: 100: E: no lists");
+        let many = "for n in 1 2 3 4 5; do echo E: no $n >&2; done; exit 1";
+        let error = run(Command::new("sh").args(["-c", many]))
+            .unwrap_err()
+            .to_string();
+        assert!(error.ends_with("E: no 3; and 2 lines more"), "{error}");
         let error = run(&mut Command::new("/nonexistent/tool"))
             .unwrap_err()
             .to_string();
