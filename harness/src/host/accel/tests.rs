@@ -1,0 +1,145 @@
+use super::*;
+
+/// A stand-in for a QEMU that does what `script` says.
+fn boot(accel: Accel, script: &str) -> Boot {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Boot::spawn(accel, command).unwrap()
+}
+
+const UP: &str = "echo booting; echo 'nicmatrix: userspace'; exec sleep 60";
+const STUCK: &str = "echo Linux version 6.1; exec sleep 60";
+const REFUSED: &str = "echo 'failed to set MSR 0x345' >&2; exit 3";
+
+#[test]
+fn kvm_wins_where_it_boots() {
+    let proven = race(boot(Accel::Kvm, UP), boot(Accel::Tcg, STUCK)).unwrap();
+    assert_eq!((proven.accel, proven.speed), (Accel::Kvm, 1.0));
+}
+
+#[test]
+fn kvm_loses_where_it_is_stuck_and_is_not_waited_for() {
+    let begun = Instant::now();
+    let proven = race(boot(Accel::Kvm, STUCK), boot(Accel::Tcg, UP)).unwrap();
+    assert_eq!(proven.accel, Accel::Tcg);
+    assert!(
+        proven.reason.contains("not in userspace after"),
+        "{}",
+        proven.reason
+    );
+    assert!(begun.elapsed() >= GRACE && begun.elapsed() < BOOT_DEADLINE / 2);
+}
+
+#[test]
+fn kvm_loses_where_qemu_refuses_it_and_the_reason_says_so() {
+    let late = "sleep 0.1; echo 'nicmatrix: userspace'; exec sleep 60";
+    let proven = race(boot(Accel::Kvm, REFUSED), boot(Accel::Tcg, late)).unwrap();
+    assert_eq!(proven.accel, Accel::Tcg);
+    assert!(
+        proven.reason.contains("exit status: 3"),
+        "{}",
+        proven.reason
+    );
+    assert!(
+        proven.reason.contains("failed to set MSR 0x345"),
+        "{}",
+        proven.reason
+    );
+}
+
+#[test]
+fn a_qemu_that_ends_is_an_error_at_once() {
+    let begun = Instant::now();
+    let broken = || boot(Accel::Tcg, "echo 'no kernel here'; echo oops >&2; exit 1");
+    for error in [
+        alone(broken(), "").unwrap_err(),
+        race(boot(Accel::Kvm, REFUSED), broken()).unwrap_err(),
+    ] {
+        assert!(error.is::<CannotRun>());
+        let text = error.to_string();
+        for part in [
+            "`sh` under TCG",
+            "exit status: 1",
+            "QEMU said: oops",
+            "no kernel here",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+    assert!(begun.elapsed() < BOOT_DEADLINE / 2);
+}
+
+#[test]
+fn outputs_that_close_early_do_not_hide_the_end() {
+    let error = alone(boot(Accel::Tcg, "exec >&- 2>&-; sleep 0.1; exit 7"), "").unwrap_err();
+    assert!(error.to_string().contains("exit status: 7"), "{error}");
+    assert!(error.to_string().contains("QEMU said nothing"), "{error}");
+}
+
+#[test]
+fn speed_is_against_the_reference_and_never_below_one() {
+    assert_eq!(proven(Accel::Tcg, 18.0, String::new()).speed, 10.0);
+    assert_eq!(proven(Accel::Kvm, 0.4, String::new()).speed, 1.0);
+}
+
+#[test]
+fn the_tail_is_short_and_clean() {
+    let long: String = (0..40).map(|n| format!("line {n}\r\n")).collect();
+    let tail = tail((long + "\x1b[31mred\n\n").as_bytes());
+    assert_eq!(tail.lines().count(), TAIL_LINES);
+    assert!(
+        tail.starts_with("line 26\n") && tail.ends_with("\n[31mred"),
+        "{tail}"
+    );
+}
+
+#[test]
+fn a_bare_name_is_looked_up_as_exec_does() {
+    assert!(located(Path::new("sh")).is_absolute());
+    assert_eq!(located(Path::new("./sh")), Path::new("./sh"));
+    assert_eq!(
+        located(Path::new("no-such-qemu")),
+        Path::new("no-such-qemu")
+    );
+}
+
+#[test]
+fn the_answer_is_kept_for_what_it_depends_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let qemu = dir.path().join("qemu");
+    fs::write(&qemu, "one build").unwrap();
+    let mut image = GuestImage {
+        vmlinux: None,
+        bzimage: "bzImage".into(),
+        initrd: "initrd".into(),
+        kernel_release: "6.1".into(),
+        packages: Vec::new(),
+        hash: "a".into(),
+    };
+    let file = dir.path().join("accel-tcg.json");
+    let answer = proven(Accel::Tcg, 2.0, "measured".into());
+    keep(&file, key(&qemu, &[], &image).unwrap(), answer.clone()).unwrap();
+    let ask = |firmware: &[PathBuf], image: &GuestImage| {
+        cached(&file, &key(&qemu, firmware, image).unwrap())
+    };
+    assert_eq!(ask(&[], &image), Some(answer));
+    assert_eq!(ask(&["pc-bios".into()], &image), None);
+    image.hash = "b".into();
+    assert_eq!(ask(&[], &image), None);
+    image.hash = "a".into();
+    fs::write(&qemu, "another build").unwrap();
+    assert_eq!(ask(&[], &image), None);
+    fs::write(&qemu, "one build").unwrap();
+    fs::write(&file, "{").unwrap();
+    assert_eq!(ask(&[], &image), None);
+    let missing = key(Path::new("/nonexistent/qemu"), &[], &image).unwrap_err();
+    assert!(missing.is::<CannotRun>());
+    assert!(
+        missing.to_string().contains("/nonexistent/qemu"),
+        "{missing}"
+    );
+}
