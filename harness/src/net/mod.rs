@@ -1,1 +1,27 @@
-//! net
+//! A trial's own network: a namespace that belongs to the trial's thread, with a bridge, DHCP,
+//! captures and ping in it. Nothing here has a name outside the namespace, so nothing stays behind.
+//!
+//! ```text
+//! trial thread ── Namespace ── Bridge br0 198.18.0.1/24 ── tap of QEMU ── guest 198.18.0.2…
+//!                                │      ├─ Dhcp (dnsmasq)
+//!                                │      └─ SecondHost (sabotage)
+//!                                └─ Capture on br0 or a tap
+//! ```
+//!
+//! Everything must be called on the thread that entered the namespace.
+
+pub mod addr;
+pub mod bridge;
+pub mod capture;
+pub mod child;
+pub mod dhcp;
+pub mod frame;
+mod ip;
+mod link;
+pub mod namespace;
+pub mod ping;
+pub mod ping_report;
+mod ring;
+pub mod sabotage;
+pub mod tun;
+pub mod userns;

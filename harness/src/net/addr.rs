@@ -1,0 +1,120 @@
+//! Who has which address: assigned here, never sniffed.
+
+use anyhow::{Context as _, ensure};
+use sha2::{Digest as _, Sha256};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+/// The host's address on the bridge; 198.18.0.0/15 is set aside for tests of network devices
+/// (RFC 2544).
+pub const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
+/// Prefix length of the trial's network.
+pub const PREFIX_LEN: u8 = 24;
+
+/// The bridge's own MAC: fixed, as a bridge otherwise takes its lowest port's and changes it when
+/// a port is plugged.
+pub const HOST_MAC: Mac = Mac([0x02, 0x00, 198, 18, 0, 1]);
+
+/// First address that DHCP hands to a MAC it has not been told of.
+pub const DYNAMIC_FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
+
+/// Last address that DHCP hands to a MAC it has not been told of.
+pub const DYNAMIC_LAST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
+
+/// Address of a trial's `index`-th guest NIC, from 0: 198.18.0.2 and on.
+///
+/// # Panics
+/// If `index` is 198 or more: the dynamic range begins there.
+pub fn guest(index: u8) -> Ipv4Addr {
+    assert!(index < 198, "a trial has at most 198 guest NICs");
+    Ipv4Addr::new(198, 18, 0, 2 + index)
+}
+
+/// MAC of a trial's `index`-th NIC: the same in every run, distinct within a trial, and spread by
+/// the trial's name (24 bits) so that a frame that strayed between trials is told apart.
+pub fn mac(trial: &str, index: u8) -> Mac {
+    let hash = Sha256::digest(trial.as_bytes());
+    let base = u32::from_be_bytes([0, hash[0], hash[1], hash[2]]);
+    let [_, a, b, c] = base.wrapping_add(index.into()).to_be_bytes();
+    Mac([0x52, 0x54, 0x00, a, b, c])
+}
+
+/// An Ethernet address.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// `ff:ff:ff:ff:ff:ff`
+    pub const BROADCAST: Mac = Mac([0xff; 6]);
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = anyhow::Error;
+
+    /// Six hexadecimal bytes separated by colons, in either case.
+    fn from_str(text: &str) -> anyhow::Result<Mac> {
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().unwrap_or_default();
+            ensure!(part.len() == 2, "`{text}` is not a MAC address");
+            *byte = u8::from_str_radix(part, 16)
+                .with_context(|| format!("`{text}` is not a MAC address"))?;
+        }
+        ensure!(parts.next().is_none(), "`{text}` is not a MAC address");
+        Ok(Mac(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs_are_stable_local_and_distinct() {
+        let trial = "driver::virtio::rhel9::tap";
+        assert_eq!(mac(trial, 0).to_string(), "52:54:00:f4:fc:72");
+        assert_eq!(mac(trial, 0).0[0] & 3, 2, "locally administered, unicast");
+        let mut all: Vec<Mac> = (0..=255).map(|i| mac(trial, i)).collect();
+        all.push(mac("driver::virtio::rhel6::tap", 0));
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 257);
+    }
+
+    #[test]
+    fn mac_text_goes_both_ways_and_rejects_what_is_none() {
+        let mac: Mac = "52:54:00:AB:cd:0f".parse().unwrap();
+        assert_eq!(mac.to_string(), "52:54:00:ab:cd:0f");
+        for bad in [
+            "",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:0f:11",
+            "5:54:00:ab:cd:0f",
+            "zz:54:00:ab:cd:0f",
+        ] {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn guests_follow_the_host() {
+        assert_eq!(guest(0).to_string(), "198.18.0.2");
+        assert_eq!(guest(197).to_string(), "198.18.0.199");
+    }
+}

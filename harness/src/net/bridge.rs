@@ -1,0 +1,106 @@
+//! The bridge that joins a trial's taps with the host, and the host's view of its neighbours.
+
+use super::addr::{HOST, HOST_MAC, Mac, PREFIX_LEN};
+use super::{ip, link};
+use crate::error::OrCannotRun as _;
+use anyhow::{Context as _, Result};
+use std::net::Ipv4Addr;
+
+/// The bridge's name.
+pub const NAME: &str = "br0";
+
+/// Ethernet's own MTU, bytes.
+pub const MTU: u32 = 1500;
+
+/// The largest MTU of a tap: 65535 less the Ethernet header, bytes.
+pub const MAX_MTU: u32 = 65521;
+
+/// `br0`, with the host's address on it. It goes with the namespace.
+pub struct Bridge {
+    mtu: u32,
+}
+
+impl Bridge {
+    /// Makes the bridge: ports forward at once (no spanning tree, no delay).
+    pub fn create(mtu: u32) -> Result<Bridge> {
+        ip::batch(&[
+            format!("link add {NAME} address {HOST_MAC} mtu {mtu} type bridge stp_state 0 forward_delay 0"),
+            format!("addr add {HOST}/{PREFIX_LEN} dev {NAME}"),
+            format!("link set {NAME} up"),
+        ])
+        .or_cannot_run(|| format!("create the bridge {NAME}"))?;
+        Ok(Bridge { mtu })
+    }
+
+    /// Plugs a tap (or another interface) in, with the bridge's MTU, brings it up, and waits until
+    /// frames pass. QEMU has made it by then (`-netdev tap,ifname=NAME,script=no,downscript=no`)
+    /// and holds it open: without that it has no carrier.
+    pub fn attach_tap(&self, tap: &str) -> Result<()> {
+        ip::run(&format!("link set {tap} master {NAME} mtu {} up", self.mtu))
+            .and_then(|()| link::wait_ready(&[tap, NAME]))
+            .or_cannot_run(|| format!("plug {tap} into {NAME}"))
+    }
+
+    /// Takes a tap out of the bridge; it stays up.
+    pub fn detach(&self, tap: &str) -> Result<()> {
+        ip::run(&format!("link set {tap} nomaster"))
+            .or_cannot_run(|| format!("take {tap} out of {NAME}"))
+    }
+
+    /// Sets the MTU, in bytes, of the bridge, of its ports, and of those plugged in later.
+    pub fn set_mtu(&mut self, mtu: u32) -> Result<()> {
+        let ports = ip::json(&format!("link show master {NAME}"))?;
+        let names = ports.iter().filter_map(|port| port["ifname"].as_str());
+        let commands: Vec<String> = names
+            .chain([NAME])
+            .map(|name| format!("link set {name} mtu {mtu}"))
+            .collect();
+        ip::batch(&commands).or_cannot_run(|| format!("set the MTU of {NAME} to {mtu}"))?;
+        self.mtu = mtu;
+        Ok(())
+    }
+
+    /// The MTU, bytes.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+}
+
+/// Whether the calling thread's network has an interface of that name.
+pub fn exists(name: &str) -> bool {
+    nix::net::if_::if_nametoindex(name).is_ok()
+}
+
+/// An interface's own MAC. (A tap's is the host side's, not the guest's.)
+pub fn mac(name: &str) -> Result<Mac> {
+    let links = ip::json(&format!("link show dev {name}"))?;
+    let address = links.first().and_then(|link| link["address"].as_str());
+    address
+        .with_context(|| format!("{name} has no MAC"))?
+        .parse()
+}
+
+/// The host's neighbour table: who has `address`, as far as the host knows. `None` when it does
+/// not know, or asked in vain.
+pub fn neighbour(address: Ipv4Addr) -> Result<Option<Mac>> {
+    let entries = ip::json(&format!("neigh show to {address} dev {NAME}"))?;
+    entries
+        .first()
+        .and_then(|entry| entry["lladdr"].as_str())
+        .map(str::parse)
+        .transpose()
+}
+
+/// Makes the host forget who has `address`: the next packet asks anew.
+pub fn flush_neighbour(address: Ipv4Addr) -> Result<()> {
+    ip::run(&format!("neigh flush nud all to {address} dev {NAME}"))
+        .or_cannot_run(|| format!("flush the neighbour {address}"))
+}
+
+/// Makes the host send to `mac` for `address`, without asking, until it is flushed.
+pub fn set_neighbour_permanent(address: Ipv4Addr, mac: Mac) -> Result<()> {
+    ip::run(&format!(
+        "neigh replace {address} lladdr {mac} nud permanent dev {NAME}"
+    ))
+    .or_cannot_run(|| format!("set the neighbour {address} to {mac}"))
+}

@@ -1,0 +1,412 @@
+//! What passes an interface, kept in memory. A check asks about the frames since a mark, and never
+//! relies on a capture that lost some: it is told.
+
+use super::frame::{Frame, summary};
+use super::ring::{Raw, Ring};
+use crate::error::OrCannotRun as _;
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
+use pcap_file::{DataLink, TsResolution};
+use std::collections::VecDeque;
+use std::fmt;
+use std::fs::File;
+use std::io::{BufWriter, PipeReader, PipeWriter};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Frames are kept as captured (some 1,950 bytes) until so many bytes are held, …
+const WHOLE: usize = 2 << 20;
+/// … then this much of each, which holds every header and a DHCP message's fixed part, …
+const SNAP: usize = 512;
+/// … and from here on the oldest goes for each that comes.
+const KEEP: usize = 16 << 20;
+/// What a kept frame costs beyond its bytes.
+const OVERHEAD: usize = size_of::<Frame>() + 16;
+
+/// A capture, from `start` until it is dropped.
+pub struct Capture {
+    interface: String,
+    shared: Arc<Shared>,
+    /// The reader, and the pipe whose closing ends it.
+    reader: Option<(PipeWriter, JoinHandle<()>)>,
+}
+
+/// A moment of a capture.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// Number of the first frame after it.
+    frame: u64,
+    dropped: u64,
+}
+
+/// The frame that was waited for did not come.
+#[derive(Debug)]
+pub struct NotSeen {
+    /// Where.
+    pub interface: String,
+    /// How long.
+    pub waited: Duration,
+    /// What came instead, see [`summary`].
+    pub seen: String,
+    /// Frames lost meanwhile: it may have been among them.
+    pub lost: u64,
+}
+
+impl fmt::Display for NotSeen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.waited.as_secs_f64();
+        write!(
+            f,
+            "no such frame on {} in {seconds:.1} s; seen instead: {}",
+            self.interface, self.seen
+        )?;
+        if self.lost > 0 {
+            write!(f, "; the capture lost {} frames meanwhile", self.lost)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NotSeen {}
+
+struct Shared {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+struct State {
+    ring: Ring,
+    frames: VecDeque<Frame>,
+    /// Number of `frames[0]`; so many were thrown out before it.
+    first: u64,
+    held: usize,
+    dropped: u64,
+}
+
+impl State {
+    /// Takes in what has passed up to now.
+    fn drain(&mut self) {
+        let State {
+            ring,
+            frames,
+            first,
+            held,
+            ..
+        } = self;
+        ring.drain(|raw| {
+            let snap = if *held > WHOLE { SNAP } else { usize::MAX };
+            let frame = keep(&raw, snap);
+            *held += frame.bytes.len() + OVERHEAD;
+            frames.push_back(frame);
+            while *held > KEEP
+                && let Some(oldest) = frames.pop_front()
+            {
+                *held -= oldest.bytes.len() + OVERHEAD;
+                *first += 1;
+            }
+        });
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.frames.len() as u64
+    }
+
+    /// The kept frames since `mark`.
+    fn since(&self, mark: Mark) -> impl Iterator<Item = &Frame> {
+        let skip = mark.frame.saturating_sub(self.first);
+        self.frames
+            .iter()
+            .skip(usize::try_from(skip).unwrap_or(usize::MAX))
+    }
+
+    fn lost(&self, mark: Mark) -> u64 {
+        self.first.saturating_sub(mark.frame) + (self.dropped - mark.dropped)
+    }
+
+    fn count_drops(&mut self) -> Result<()> {
+        self.dropped += self.ring.take_drops()?;
+        Ok(())
+    }
+}
+
+/// Copies a frame out of the ring, and puts back the VLAN tag that the kernel took out.
+fn keep(raw: &Raw<'_>, snap: usize) -> Frame {
+    let bytes = &raw.bytes[..raw.bytes.len().min(snap)];
+    let mut length = raw.length;
+    let bytes = match (raw.vlan, bytes.split_at_checked(12)) {
+        (Some((protocol, control)), Some((macs, rest))) => {
+            length += 4;
+            [macs, &protocol.to_be_bytes(), &control.to_be_bytes(), rest]
+                .concat()
+                .into()
+        }
+        _ => bytes.into(),
+    };
+    Frame {
+        time: raw.time,
+        direction: raw.direction,
+        length,
+        bytes,
+    }
+}
+
+impl Capture {
+    /// Captures both ways on an interface of the calling thread's network, from now on.
+    pub fn start(interface: &str) -> Result<Capture> {
+        Capture::try_start(interface).or_cannot_run(|| format!("capture on {interface}"))
+    }
+
+    fn try_start(interface: &str) -> Result<Capture> {
+        let ring = Ring::open(interface)?;
+        let socket = ring.handle()?;
+        let (stopped, stop) = std::io::pipe().context("cannot make a pipe")?;
+        let state = State {
+            ring,
+            frames: VecDeque::new(),
+            first: 0,
+            held: 0,
+            dropped: 0,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            arrived: Condvar::new(),
+        });
+        let reader = std::thread::Builder::new()
+            .name(format!("capture {interface}"))
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || read(&shared, &socket, &stopped)
+            })
+            .context("cannot start the capture's thread")?;
+        Ok(Capture {
+            interface: interface.into(),
+            shared,
+            reader: Some((stop, reader)),
+        })
+    }
+
+    /// Now: what has passed by now is before it, what passes later is after it.
+    pub fn mark(&self) -> Result<Mark> {
+        let state = self.up_to_now()?;
+        Ok(Mark {
+            frame: state.end(),
+            dropped: state.dropped,
+        })
+    }
+
+    /// The first frame since `mark` that `wanted` says yes to, waited for until `deadline`. When
+    /// none comes the error is a [`NotSeen`].
+    pub fn wait(
+        &self,
+        mark: Mark,
+        deadline: Instant,
+        mut wanted: impl FnMut(&Frame) -> bool,
+    ) -> Result<Frame> {
+        let begun = Instant::now();
+        let mut state = self.up_to_now()?;
+        let mut next = mark;
+        loop {
+            if let Some(frame) = state.since(next).find(|frame| wanted(frame)) {
+                return Ok(frame.clone());
+            }
+            next.frame = state.end().max(mark.frame);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                state.count_drops()?;
+                bail!(NotSeen {
+                    interface: self.interface.clone(),
+                    waited: begun.elapsed(),
+                    seen: summary(state.since(mark)),
+                    lost: state.lost(mark),
+                });
+            }
+            state = self
+                .shared
+                .arrived
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// How many frames there were since `mark` that `wanted` says yes to; an error if some were
+    /// lost, as then nobody knows.
+    pub fn count(&self, mark: Mark, mut wanted: impl FnMut(&Frame) -> bool) -> Result<usize> {
+        let state = self.complete_since(mark)?;
+        Ok(state.since(mark).filter(|frame| wanted(frame)).count())
+    }
+
+    /// All frames since `mark`; an error if some were lost.
+    pub fn frames(&self, mark: Mark) -> Result<Vec<Frame>> {
+        let state = self.complete_since(mark)?;
+        Ok(state.since(mark).cloned().collect())
+    }
+
+    /// What there was since `mark`, as a sentence's end, see [`summary`].
+    pub fn summary(&self, mark: Mark) -> Result<String> {
+        Ok(summary(self.up_to_now()?.since(mark)))
+    }
+
+    /// Frames that the kernel had no room for, since the start.
+    pub fn dropped(&self) -> Result<u64> {
+        Ok(self.up_to_now()?.dropped)
+    }
+
+    /// Writes what is kept as a pcap file with nanoseconds.
+    pub fn write_pcap(&self, path: &Path) -> Result<()> {
+        let frames: Vec<Frame> = self.up_to_now()?.frames.iter().cloned().collect();
+        write_pcap(&frames, path).or_cannot_run(|| format!("write the capture {}", path.display()))
+    }
+
+    fn up_to_now(&self) -> Result<MutexGuard<'_, State>> {
+        let mut state = lock(&self.shared);
+        state.drain();
+        state.count_drops()?;
+        Ok(state)
+    }
+
+    fn complete_since(&self, mark: Mark) -> Result<MutexGuard<'_, State>> {
+        let state = self.up_to_now()?;
+        let lost = state.lost(mark);
+        if lost > 0 {
+            Err(anyhow::anyhow!(
+                "it lost {lost} frames, {} are left",
+                state.since(mark).count()
+            ))
+            .or_cannot_run(|| format!("rely on the capture of {}", self.interface))?;
+        }
+        Ok(state)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        if let Some((stop, reader)) = self.reader.take() {
+            drop(stop);
+            // It has nothing to panic on, and what it captured is going away.
+            let _ = reader.join();
+        }
+    }
+}
+
+fn read(shared: &Shared, socket: &OwnedFd, stopped: &PipeReader) {
+    loop {
+        let mut ready = [
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+            PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut ready, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(_) => return, // out of kernel memory: the drop counter will tell
+        }
+        let [on_socket, on_stop] = ready.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if !on_stop.is_empty() {
+            return;
+        }
+        let mut state = lock(shared);
+        if on_socket.contains(PollFlags::POLLERR) {
+            state.ring.clear_error();
+        }
+        state.drain();
+        drop(state);
+        shared.arrived.notify_all();
+    }
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, State> {
+    // A caller's predicate may panic under the lock; it only reads.
+    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_pcap(frames: &[Frame], path: &Path) -> Result<()> {
+    let header = PcapHeader {
+        datalink: DataLink::ETHERNET,
+        ts_resolution: TsResolution::NanoSecond,
+        snaplen: 256 << 10,
+        ..PcapHeader::default()
+    };
+    let mut writer = PcapWriter::with_header(BufWriter::new(File::create(path)?), header)?;
+    for frame in frames {
+        let length = u32::try_from(frame.length).unwrap_or(u32::MAX);
+        writer.write_packet(&PcapPacket::new(frame.time, length, &frame.bytes))?;
+    }
+    std::io::Write::flush(&mut writer.into_writer())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frame::Direction;
+    use pcap_file::pcap::PcapReader;
+
+    fn raw(bytes: &[u8], vlan: Option<(u16, u16)>) -> Raw<'_> {
+        Raw {
+            bytes,
+            length: 100,
+            vlan,
+            direction: Direction::FromGuest,
+            time: Duration::new(5, 123_456_789),
+        }
+    }
+
+    #[test]
+    fn the_vlan_tag_is_put_back() {
+        let bytes: Vec<u8> = (0..40).collect();
+        let frame = keep(&raw(&bytes, Some((0x8100, 0x600a))), usize::MAX);
+        assert_eq!(frame.bytes[..12], bytes[..12]);
+        assert_eq!(frame.bytes[12..16], [0x81, 0x00, 0x60, 0x0a]);
+        assert_eq!(frame.bytes[16..], bytes[12..]);
+        assert_eq!((frame.length, frame.vlan_id()), (104, Some(10)));
+        assert_eq!(keep(&raw(&bytes, None), 20).bytes.len(), 20);
+        assert_eq!(
+            keep(&raw(&bytes[..5], Some((0x8100, 10))), 20).bytes.len(),
+            5
+        );
+    }
+
+    #[test]
+    fn a_pcap_keeps_nanoseconds_and_lengths() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("net.pcap");
+        let frame = keep(&raw(&[7; 60], None), usize::MAX);
+        write_pcap(&[frame.clone(), frame], &file).unwrap();
+        let mut reader = PcapReader::new(File::open(&file).unwrap()).unwrap();
+        let mut count = 0;
+        while let Some(packet) = reader.next_packet() {
+            let packet = packet.unwrap();
+            assert_eq!(
+                (packet.timestamp, packet.orig_len),
+                (Duration::new(5, 123_456_789), 100)
+            );
+            assert_eq!(*packet.data, [7; 60]);
+            count += 1;
+        }
+        assert_eq!(count, 2);
+    }
+
+    #[test]
+    fn not_seen_is_a_sentence_with_facts() {
+        let mut error = NotSeen {
+            interface: "tap0".into(),
+            waited: Duration::from_millis(2040),
+            seen: "3 × ARP request".into(),
+            lost: 0,
+        };
+        assert_eq!(
+            error.to_string(),
+            "no such frame on tap0 in 2.0 s; seen instead: 3 × ARP request"
+        );
+        error.lost = 2;
+        assert!(
+            error
+                .to_string()
+                .ends_with("; the capture lost 2 frames meanwhile")
+        );
+    }
+}

@@ -1,0 +1,250 @@
+//! Child processes that cannot outlive the harness.
+
+use anyhow::{Context as _, Result, bail};
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::Signal;
+use std::ffi::{OsStr, OsString};
+use std::io::{ErrorKind, PipeReader, Read as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// A command whose process is killed when the thread that spawned it ends, however it ends. Spawn
+/// it on the trial's own thread: it then also lives in the trial's network namespace.
+///
+/// The program is looked for in `PATH` and then in the sbin directories, which an ordinary user's
+/// `PATH` lacks on Debian. Output is in the C locale.
+pub fn pdeath_command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(locate(program.as_ref()));
+    // As typed: many programs begin their messages with it.
+    command.arg0(program.as_ref()).env("LC_ALL", "C");
+    let parent = nix::unistd::getpid();
+    // SAFETY: prctl and getppid are async-signal-safe system calls, and nothing is allocated.
+    unsafe {
+        command.pre_exec(move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have died before the line above, and then no signal comes.
+            if nix::unistd::getppid() == parent {
+                Ok(())
+            } else {
+                Err(Errno::ESRCH.into())
+            }
+        });
+    }
+    command
+}
+
+fn locate(program: &OsStr) -> OsString {
+    if program.as_encoded_bytes().contains(&b'/') {
+        return program.into();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+        .map_or_else(|| program.into(), Into::into)
+}
+
+/// A command as a user would type it, for messages.
+pub fn command_line(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str());
+    std::iter::once(name)
+        .chain(command.get_args())
+        .map(|word| {
+            let word = word.to_string_lossy();
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
+            if !word.is_empty() && word.chars().all(plain) {
+                word.into_owned()
+            } else {
+                format!("'{}'", word.replace('\'', r"'\''"))
+            }
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// What to say when `command` did not start; `package` is where its program comes from.
+pub fn spawn_error(command: &Command, package: &str, error: std::io::Error) -> anyhow::Error {
+    let line = command_line(command);
+    if error.kind() == ErrorKind::NotFound {
+        let program = line.split(' ').next().unwrap_or_default();
+        anyhow::anyhow!("`{program}` is not installed: install the package {package}")
+    } else {
+        anyhow::Error::new(error).context(format!("cannot start `{line}`"))
+    }
+}
+
+/// Runs `command` with `input` on its standard input, to its end; its standard output, or an error
+/// with what it said on standard error. For short local commands: there is no deadline.
+pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> {
+    use std::io::Write as _;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|e| spawn_error(command, package, e))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A program that ends early says why itself.
+        match stdin.write_all(input.as_bytes()) {
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+                return Err(e)
+                    .with_context(|| format!("cannot write to `{}`", command_line(command)));
+            }
+            _ => {}
+        }
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!(
+            "`{}` failed ({}): {}",
+            command_line(command),
+            output.status,
+            said.trim()
+        );
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// All that a child has printed so far, collected by a thread of its own.
+pub(super) struct Output {
+    shared: Arc<Shared>,
+    reader: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    text: Mutex<Text>,
+    grown: Condvar,
+}
+
+#[derive(Default)]
+struct Text {
+    bytes: Vec<u8>,
+    ended: bool,
+}
+
+/// How a wait for a child's output ended.
+pub(super) enum Waited<T> {
+    /// It came.
+    Found(T),
+    /// The child closed its output without it.
+    Ended,
+    /// The deadline passed.
+    Elapsed,
+}
+
+impl Output {
+    /// Collects from `pipe` until the child closes it.
+    pub(super) fn collect(mut pipe: PipeReader) -> Output {
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 16 << 10];
+            loop {
+                // A pipe's read fails only when interrupted, and std repeats no read of its own.
+                let count = match pipe.read(&mut buffer) {
+                    Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                    Err(_) | Ok(0) => break,
+                    Ok(count) => count,
+                };
+                lock(&theirs.text).bytes.extend_from_slice(&buffer[..count]);
+                theirs.grown.notify_all();
+            }
+            lock(&theirs.text).ended = true;
+            theirs.grown.notify_all();
+        });
+        Output {
+            shared,
+            reader: Some(reader),
+        }
+    }
+
+    /// The text so far.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8_lossy(&lock(&self.shared.text).bytes).into_owned()
+    }
+
+    /// Waits until `look` finds something in the whole text so far.
+    pub(super) fn wait<T>(
+        &self,
+        deadline: Instant,
+        mut look: impl FnMut(&str) -> Option<T>,
+    ) -> Waited<T> {
+        let mut text = lock(&self.shared.text);
+        loop {
+            if let Some(found) = look(&String::from_utf8_lossy(&text.bytes)) {
+                return Waited::Found(found);
+            }
+            if text.ended {
+                return Waited::Ended;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Waited::Elapsed;
+            }
+            text = self
+                .shared
+                .grown
+                .wait_timeout(text, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+    }
+}
+
+impl Drop for Output {
+    /// The child must have ended: the reader ends with the pipe.
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            // The reader has nothing that can panic, and its text is there either way.
+            let _ = reader.join();
+        }
+    }
+}
+
+fn lock(text: &Mutex<Text>) -> MutexGuard<'_, Text> {
+    // Bytes are appended whole: a poisoned lock still holds good text.
+    text.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_command_says_what_it_said() {
+        let mut command = pdeath_command("sh");
+        command.args(["-c", "read line; echo \"no $line\" >&2; exit 3"]);
+        let error = run(&mut command, "dash", "luck\n").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            r#"`sh -c 'read line; echo "no $line" >&2; exit 3'` failed (exit status: 3): no luck"#
+        );
+    }
+
+    #[test]
+    fn a_missing_program_names_its_package() {
+        let error = run(&mut pdeath_command("no-such-program"), "nonesuch", "").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`no-such-program` is not installed: install the package nonesuch"
+        );
+    }
+
+    #[test]
+    fn a_child_dies_with_the_thread_that_spawned_it() {
+        let mut child = std::thread::spawn(|| pdeath_command("sleep").arg("60").spawn().unwrap())
+            .join()
+            .unwrap();
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(child.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    }
+}

@@ -1,0 +1,143 @@
+//! The trial's DHCP server: dnsmasq, for addresses only.
+
+use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, Mac};
+use super::bridge;
+use super::child::{self, Output, Waited};
+use crate::error::OrCannotRun as _;
+use anyhow::{Result, bail};
+use std::net::Ipv4Addr;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// From exec to listening: it takes some 10 ms, and this long only on a machine that is stuck.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// What it logs last, when it can be asked.
+const READY: &str = "sockets bound exclusively to interface";
+
+/// dnsmasq on the bridge, until it is dropped. It writes no file.
+pub struct Dhcp {
+    server: Child,
+    log: Output,
+}
+
+impl Dhcp {
+    /// Starts the server in the calling thread's network, where the bridge must be, and waits until
+    /// it listens. Each of `hosts` gets its own address; a MAC that is not among them gets one of
+    /// the dynamic range.
+    pub fn start(hosts: &[(Mac, Ipv4Addr)]) -> Result<Dhcp> {
+        Dhcp::try_start(hosts).or_cannot_run(|| "start the DHCP server".into())
+    }
+
+    fn try_start(hosts: &[(Mac, Ipv4Addr)]) -> Result<Dhcp> {
+        let mut command = child::pdeath_command("dnsmasq");
+        command
+            // In the foreground, as the user we are: inside a user namespace there is no other.
+            .args(["--no-daemon", "--log-facility=-", "--conf-file=/dev/null"])
+            // No DNS, and nothing of this machine's files.
+            .args(["--port=0", "--no-hosts", "--no-resolv", "--leasefile-ro"])
+            .args(["--interface", bridge::NAME, "--bind-interfaces"])
+            // It is alone here: answer at once, without pinging an address before offering it.
+            .args(["--dhcp-authoritative", "--no-ping"])
+            .arg(format!(
+                "--dhcp-range={DYNAMIC_FIRST},{DYNAMIC_LAST},255.255.255.0,1h"
+            ))
+            // No router: there is no way out.
+            .arg("--dhcp-option=option:router");
+        command.args(
+            hosts
+                .iter()
+                .map(|(mac, address)| format!("--dhcp-host={mac},{address}")),
+        );
+        let (reader, writer) = std::io::pipe()?;
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(writer);
+        let server = command
+            .spawn()
+            .map_err(|e| child::spawn_error(&command, "dnsmasq-base", e))?;
+        drop(command); // it holds the writing end, and we wait for its end
+        let dhcp = Dhcp {
+            server,
+            log: Output::collect(reader),
+        };
+        match dhcp.log.wait(Instant::now() + START_LIMIT, |log| {
+            log.contains(READY).then_some(())
+        }) {
+            Waited::Found(()) => Ok(dhcp),
+            Waited::Ended => bail!("dnsmasq ended at once and said: {}", dhcp.log().trim()),
+            Waited::Elapsed => bail!(
+                "dnsmasq did not say \"{READY}\" within {} s; it said: {}",
+                START_LIMIT.as_secs(),
+                dhcp.log().trim()
+            ),
+        }
+    }
+
+    /// The address that `mac` has been given; the last one, if several.
+    pub fn lease(&self, mac: Mac) -> Option<Ipv4Addr> {
+        lease(&self.log.text(), mac)
+    }
+
+    /// Waits until `mac` has been given an address.
+    pub fn wait_for_lease(&self, mac: Mac, deadline: Instant) -> Result<Ipv4Addr> {
+        let begun = Instant::now();
+        let end = match self.log.wait(deadline, |log| lease(log, mac)) {
+            Waited::Found(address) => return Ok(address),
+            Waited::Ended => "the DHCP server ended".to_owned(),
+            Waited::Elapsed => format!("it was not within {:.1} s", begun.elapsed().as_secs_f64()),
+        };
+        let log = self.log();
+        let said: Vec<&str> = log.lines().filter(|line| line.contains("DHCP")).collect();
+        let said = if said.is_empty() {
+            log.trim().to_owned()
+        } else {
+            said.join("\n")
+        };
+        bail!("{mac} should have been given an address by DHCP; {end}; the server's log:\n{said}")
+    }
+
+    /// All that the server has logged.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+}
+
+impl Drop for Dhcp {
+    fn drop(&mut self) {
+        // Both fail only when it has ended and been waited for.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// From lines such as "… DHCPACK(br0) 198.18.0.2 52:54:00:12:34:56 name".
+fn lease(log: &str, mac: Mac) -> Option<Ipv4Addr> {
+    log.lines().rev().find_map(|line| {
+        let (_, rest) = line.split_once(" DHCPACK(")?;
+        let mut words = rest.split_whitespace().skip(1);
+        let address = words.next()?.parse().ok()?;
+        (words.next()?.parse().ok() == Some(mac)).then_some(address)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_ack_of_a_mac_is_its_lease() {
+        let log = "\
+Nov 22 10:20:08 dnsmasq-dhcp[7]: DHCPDISCOVER(br0) 52:54:00:00:00:01
+Nov 22 10:20:08 dnsmasq-dhcp[7]: DHCPOFFER(br0) 198.18.0.9 52:54:00:00:00:01
+Nov 22 10:20:08 dnsmasq-dhcp[7]: DHCPACK(br0) 198.18.0.2 52:54:00:00:00:01
+Nov 22 10:20:09 dnsmasq-dhcp[7]: DHCPACK(br0) 198.18.0.3 52:54:00:00:00:02 rhel9
+Nov 22 10:20:10 dnsmasq-dhcp[7]: DHCPACK(br0) 198.18.0.200 52:54:00:00:00:01
+Nov 22 10:20:10 dnsmasq-dhcp[7]: DHCPACK(br0";
+        let of = |last| lease(log, Mac([0x52, 0x54, 0, 0, 0, last])).map(|a| a.to_string());
+        assert_eq!(of(1).as_deref(), Some("198.18.0.200"));
+        assert_eq!(of(2).as_deref(), Some("198.18.0.3"));
+        assert_eq!(of(3), None);
+    }
+}

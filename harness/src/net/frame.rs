@@ -1,0 +1,550 @@
+//! A captured frame, and what it is.
+
+use super::addr::Mac;
+use etherparse::{
+    Icmpv4Slice, Icmpv4Type, IpNumber, LaxNetSlice, LaxSlicedPacket, TcpHeaderSlice, UdpHeaderSlice,
+};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// Which way a frame went. On the bridge itself, "guest" is whatever is plugged into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// The host sent it.
+    ToGuest,
+    /// The guest sent it.
+    FromGuest,
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Direction::ToGuest => "host→guest",
+            Direction::FromGuest => "guest→host",
+        })
+    }
+}
+
+/// A frame. Questions about a part that it does not have, or that was not captured, are answered
+/// with `None`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// When it passed, since the epoch.
+    pub time: Duration,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Its length on the wire, with Ethernet header and VLAN tag, bytes. A frame that the sender
+    /// left to the hardware to segment counts whole.
+    pub length: usize,
+    /// Its beginning, VLAN tag in place: all of it, or as much as the capture kept.
+    pub bytes: Box<[u8]>,
+}
+
+/// Of an IPv4 packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ipv4 {
+    /// Sender.
+    pub source: Ipv4Addr,
+    /// Receiver.
+    pub destination: Ipv4Addr,
+    /// IANA's protocol number: 1 ICMP, 6 TCP, 17 UDP.
+    pub protocol: u8,
+    /// The same in all fragments of a packet.
+    pub identification: u16,
+    /// Where this fragment's payload belongs, bytes; 0 in the first one and in whole packets.
+    pub fragment_offset: u32,
+    /// Whether a fragment follows.
+    pub more_fragments: bool,
+    /// Bytes after the IP header, as the header says.
+    pub payload_length: u16,
+}
+
+impl Ipv4 {
+    /// Whether it is a part of a packet.
+    pub fn is_fragment(&self) -> bool {
+        self.more_fragments || self.fragment_offset > 0
+    }
+}
+
+/// Of an ICMP message; a fragmented one has it in its first fragment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Icmp {
+    /// Type 8.
+    EchoRequest {
+        /// Identifier: one a ping process.
+        id: u16,
+        /// Sequence number, from 1.
+        seq: u16,
+    },
+    /// Type 0.
+    EchoReply {
+        /// As in the request.
+        id: u16,
+        /// As in the request.
+        seq: u16,
+    },
+    /// Any other.
+    Other {
+        /// Type, for example 3: destination unreachable.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+}
+
+/// Of an ARP packet for IPv4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arp {
+    /// Whether it asks; else it answers.
+    pub request: bool,
+    /// Who sends.
+    pub sender: (Mac, Ipv4Addr),
+    /// Whom it is for; the MAC means nothing in a request.
+    pub target: (Mac, Ipv4Addr),
+}
+
+/// Of a DHCP message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dhcp {
+    /// The client's MAC, as the message gives it.
+    pub client: Mac,
+    /// Message type, RFC 2132 §9.6: 1 discover, 2 offer, 3 request, 5 ack …
+    pub kind: u8,
+    /// The address on offer; 0.0.0.0 in what a client sends.
+    pub offered: Ipv4Addr,
+}
+
+impl Dhcp {
+    fn name(self) -> &'static str {
+        const NAMES: [&str; 9] = [
+            "message", "discover", "offer", "request", "decline", "ack", "nak", "release", "inform",
+        ];
+        NAMES
+            .get(usize::from(self.kind))
+            .copied()
+            .unwrap_or(NAMES[0])
+    }
+}
+
+const ETHERTYPE_OFFSET: usize = 12;
+
+impl Frame {
+    /// Who sent it.
+    pub fn src(&self) -> Option<Mac> {
+        self.mac_at(6)
+    }
+
+    /// Whom it is for.
+    pub fn dst(&self) -> Option<Mac> {
+        self.mac_at(0)
+    }
+
+    /// What it carries, behind any VLAN tags.
+    pub fn ethertype(&self) -> Option<u16> {
+        let at = ETHERTYPE_OFFSET + 4 * self.sliced()?.vlan_ids().len();
+        self.bytes
+            .get(at..at + 2)
+            .map(|b| u16::from_be_bytes([b[0], b[1]]))
+    }
+
+    /// Id of the (outer) VLAN tag.
+    pub fn vlan_id(&self) -> Option<u16> {
+        self.sliced()?.vlan_ids().first().map(|id| id.value())
+    }
+
+    /// IPv4 header.
+    pub fn ipv4(&self) -> Option<Ipv4> {
+        self.ipv4_with_payload().map(|(header, _)| header)
+    }
+
+    /// ICMP header.
+    pub fn icmp(&self) -> Option<Icmp> {
+        let icmp = Icmpv4Slice::from_slice(self.transport(IpNumber::ICMP)?).ok()?;
+        Some(match icmp.icmp_type() {
+            Icmpv4Type::EchoRequest(echo) => Icmp::EchoRequest {
+                id: echo.id,
+                seq: echo.seq,
+            },
+            Icmpv4Type::EchoReply(echo) => Icmp::EchoReply {
+                id: echo.id,
+                seq: echo.seq,
+            },
+            _ => Icmp::Other {
+                kind: icmp.type_u8(),
+                code: icmp.code_u8(),
+            },
+        })
+    }
+
+    /// UDP ports: source, destination.
+    pub fn udp_ports(&self) -> Option<(u16, u16)> {
+        let udp = UdpHeaderSlice::from_slice(self.transport(IpNumber::UDP)?).ok()?;
+        Some((udp.source_port(), udp.destination_port()))
+    }
+
+    /// TCP ports: source, destination.
+    pub fn tcp_ports(&self) -> Option<(u16, u16)> {
+        let tcp = TcpHeaderSlice::from_slice(self.transport(IpNumber::TCP)?).ok()?;
+        Some((tcp.source_port(), tcp.destination_port()))
+    }
+
+    /// ARP.
+    pub fn arp(&self) -> Option<Arp> {
+        let Some(LaxNetSlice::Arp(arp)) = self.sliced()?.net else {
+            return None;
+        };
+        let arp = arp.to_packet().try_eth_ipv4().ok()?;
+        Some(Arp {
+            request: arp.operation == etherparse::ArpOperation::REQUEST,
+            sender: (Mac(arp.sender_mac), arp.sender_ipv4_addr()),
+            target: (Mac(arp.target_mac), arp.target_ipv4_addr()),
+        })
+    }
+
+    /// DHCP (RFC 2131), by its ports and its cookie.
+    pub fn dhcp(&self) -> Option<Dhcp> {
+        let (67 | 68, 67 | 68) = self.udp_ports()? else {
+            return None;
+        };
+        let message = self.transport(IpNumber::UDP)?.get(8..)?;
+        let (fixed, mut options) = message.split_at_checked(240)?;
+        if fixed[236..] != [99, 130, 83, 99] {
+            return None;
+        }
+        let mut kind = 0;
+        while let &[code, ref rest @ ..] = options
+            && code != 255
+        {
+            options = rest;
+            if code == 0 {
+                continue; // padding has no length
+            }
+            let (&length, rest) = rest.split_first()?;
+            let (value, rest) = rest.split_at_checked(length.into())?;
+            if let (53, &[value]) = (code, value) {
+                kind = value;
+            }
+            options = rest;
+        }
+        Some(Dhcp {
+            client: Mac(fixed[28..34].try_into().ok()?),
+            kind,
+            offered: <[u8; 4]>::try_from(&fixed[16..20]).ok()?.into(),
+        })
+    }
+
+    /// What it is, in a few words: "ARP request", "VLAN 10 ICMP echo reply" …
+    pub fn kind(&self) -> String {
+        let vlan = self
+            .vlan_id()
+            .map(|id| format!("VLAN {id} "))
+            .unwrap_or_default();
+        vlan + &self.untagged_kind()
+    }
+
+    fn untagged_kind(&self) -> String {
+        if let Some(arp) = self.arp() {
+            return if arp.request {
+                "ARP request"
+            } else {
+                "ARP reply"
+            }
+            .into();
+        }
+        if let Some(icmp) = self.icmp() {
+            return match icmp {
+                Icmp::EchoRequest { .. } => "ICMP echo request".into(),
+                Icmp::EchoReply { .. } => "ICMP echo reply".into(),
+                Icmp::Other { kind, code } => format!("ICMP type {kind} code {code}"),
+            };
+        }
+        if let Some(dhcp) = self.dhcp() {
+            return format!("DHCP {}", dhcp.name());
+        }
+        if let Some(ipv4) = self.ipv4() {
+            let protocol = match ipv4.protocol {
+                1 => "ICMP".into(),
+                2 => "IGMP".into(),
+                6 => "TCP".into(),
+                17 => "UDP".into(),
+                other => format!("IPv4 protocol {other}"),
+            };
+            let part = if ipv4.fragment_offset > 0 {
+                " fragment"
+            } else {
+                ""
+            };
+            return protocol + part;
+        }
+        match self.ethertype() {
+            Some(0x86dd) => "IPv6".into(),
+            Some(length) if length < 0x600 => "802.3 frame".into(),
+            Some(ethertype) => format!("EtherType {ethertype:#06x}"),
+            None => "runt".into(),
+        }
+    }
+
+    fn mac_at(&self, at: usize) -> Option<Mac> {
+        self.bytes.get(at..at + 6)?.try_into().ok().map(Mac)
+    }
+
+    fn sliced(&self) -> Option<LaxSlicedPacket<'_>> {
+        LaxSlicedPacket::from_ethernet(&self.bytes).ok()
+    }
+
+    fn ipv4_with_payload(&self) -> Option<(Ipv4, &[u8])> {
+        let Some(LaxNetSlice::Ipv4(ipv4)) = self.sliced()?.net else {
+            return None;
+        };
+        let header = ipv4.header();
+        let facts = Ipv4 {
+            source: header.source_addr(),
+            destination: header.destination_addr(),
+            protocol: header.protocol().0,
+            identification: header.identification(),
+            fragment_offset: u32::from(header.fragments_offset().value()) * 8,
+            more_fragments: header.more_fragments(),
+            payload_length: header.payload_len().ok()?,
+        };
+        Some((facts, ipv4.payload().payload))
+    }
+
+    /// The payload of a whole packet or a first fragment of that protocol.
+    fn transport(&self, protocol: IpNumber) -> Option<&[u8]> {
+        let (header, payload) = self.ipv4_with_payload()?;
+        (header.protocol == protocol.0 && header.fragment_offset == 0).then_some(payload)
+    }
+}
+
+impl fmt::Display for Frame {
+    /// One line: way, MACs, what it is, length.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mac = |mac: Option<Mac>| mac.map_or_else(|| "?".into(), |mac| mac.to_string());
+        write!(
+            f,
+            "{} {} > {} {}",
+            self.direction,
+            mac(self.src()),
+            mac(self.dst()),
+            self.kind()
+        )?;
+        if let Some(arp) = self.arp() {
+            match arp.request {
+                true => write!(f, " who has {} tell {}", arp.target.1, arp.sender.1)?,
+                false => write!(f, " {} is at {}", arp.sender.1, arp.sender.0)?,
+            }
+        }
+        if let Some(Icmp::EchoRequest { id, seq } | Icmp::EchoReply { id, seq }) = self.icmp() {
+            write!(f, " id {id} seq {seq}")?;
+        }
+        if let Some((from, to)) = self.udp_ports().or_else(|| self.tcp_ports()) {
+            write!(f, " port {from} > {to}")?;
+        }
+        if let Some(dhcp) = self.dhcp() {
+            write!(f, " of {}", dhcp.client)?;
+        }
+        if let Some(ipv4) = self.ipv4().filter(Ipv4::is_fragment) {
+            write!(f, " fragment at {}", ipv4.fragment_offset)?;
+        }
+        write!(f, ", {} bytes", self.length)
+    }
+}
+
+/// What there is among frames, most frequent first: "3 × ARP request, 1 × ICMP echo reply", or
+/// "nothing".
+pub fn summary<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> String {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for frame in frames {
+        *counts.entry(frame.kind()).or_default() += 1;
+    }
+    let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
+    counts.sort_by_key(|&(_, count)| std::cmp::Reverse(count));
+    if counts.is_empty() {
+        return "nothing".into();
+    }
+    let each = counts
+        .iter()
+        .map(|(kind, count)| format!("{count} × {kind}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{
+        ArpOperation, ArpPacket, EtherType, Ethernet2Header, PacketBuilder, PacketBuilderStep,
+        VlanId,
+    };
+
+    const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
+    const HOST: [u8; 6] = [2, 0, 198, 18, 0, 1];
+
+    fn frame(bytes: Vec<u8>) -> Frame {
+        Frame {
+            time: Duration::ZERO,
+            direction: Direction::FromGuest,
+            length: bytes.len(),
+            bytes: bytes.into(),
+        }
+    }
+
+    fn ether() -> PacketBuilderStep<Ethernet2Header> {
+        PacketBuilder::ethernet2(GUEST, HOST)
+    }
+
+    fn written(
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), etherparse::err::packet::BuildWriteError>,
+    ) -> Frame {
+        let mut bytes = Vec::new();
+        write(&mut bytes).unwrap();
+        frame(bytes)
+    }
+
+    fn echo(payload: usize) -> Frame {
+        let builder = ether()
+            .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
+            .icmpv4_echo_request(7, 3);
+        written(|out| builder.write(out, &vec![0; payload]))
+    }
+
+    #[test]
+    fn an_echo_request() {
+        let frame = echo(56);
+        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
+        let ipv4 = frame.ipv4().unwrap();
+        assert_eq!((ipv4.payload_length, ipv4.is_fragment()), (64, false));
+        assert_eq!(ipv4.source.to_string(), "198.18.0.2");
+        assert_eq!((frame.ethertype(), frame.vlan_id()), (Some(0x800), None));
+        assert_eq!(frame.udp_ports(), None);
+        assert_eq!(
+            frame.to_string(),
+            "guest→host 52:54:00:01:02:03 > 02:00:c6:12:00:01 ICMP echo request id 7 seq 3, 98 bytes"
+        );
+    }
+
+    #[test]
+    fn a_frame_cut_short_keeps_what_its_headers_say() {
+        let mut frame = echo(1400);
+        frame.bytes = frame.bytes[..64].into();
+        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
+        assert_eq!(frame.ipv4().unwrap().payload_length, 1408);
+        for length in 0..64 {
+            frame.bytes = frame.bytes[..64 - length - 1].into();
+            frame.to_string(); // no length may panic
+        }
+        assert_eq!(frame.to_string(), "guest→host ? > ? runt, 1442 bytes");
+    }
+
+    #[test]
+    fn fragments() {
+        let mut first = echo(1472);
+        first.bytes[20] = 0x20; // more fragments
+        assert_eq!(first.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
+        assert!(
+            first
+                .to_string()
+                .ends_with("echo request id 7 seq 3 fragment at 0, 1514 bytes"),
+            "{first}"
+        );
+        let mut second = echo(1472);
+        second.bytes[21] = 185;
+        assert_eq!(second.icmp(), None);
+        assert_eq!(second.ipv4().unwrap().fragment_offset, 1480);
+        assert_eq!(second.kind(), "ICMP fragment");
+    }
+
+    #[test]
+    fn vlan_arp_udp_tcp_and_the_rest() {
+        let arp = || {
+            ArpPacket::new(
+                etherparse::ArpHardwareId::ETHERNET,
+                EtherType::IPV4,
+                ArpOperation::REQUEST,
+                &GUEST,
+                &[198, 18, 0, 2],
+                &[0; 6],
+                &[198, 18, 0, 1],
+            )
+            .unwrap()
+        };
+        let tagged = written(|out| {
+            ether()
+                .single_vlan(VlanId::try_new(10).unwrap())
+                .arp(arp())
+                .write(out)
+        });
+        assert_eq!(
+            (tagged.vlan_id(), tagged.ethertype()),
+            (Some(10), Some(0x806))
+        );
+        let seen = tagged.arp().unwrap();
+        assert_eq!(seen.sender, (Mac(GUEST), "198.18.0.2".parse().unwrap()));
+        assert_eq!(
+            tagged.to_string(),
+            "guest→host 52:54:00:01:02:03 > 02:00:c6:12:00:01 \
+             VLAN 10 ARP request who has 198.18.0.1 tell 198.18.0.2, 46 bytes"
+        );
+        let udp = written(|out| {
+            ether()
+                .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
+                .udp(5, 69)
+                .write(out, b"x")
+        });
+        assert_eq!(udp.udp_ports(), Some((5, 69)));
+        let tcp = written(|out| {
+            ether()
+                .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
+                .tcp(5, 80, 1, 1)
+                .write(out, b"x")
+        });
+        assert_eq!((tcp.tcp_ports(), tcp.udp_ports()), (Some((5, 80)), None));
+        let mut ipv6 = vec![0; 60];
+        ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
+        assert_eq!(
+            summary([&udp, &tagged, &tcp, &udp, &frame(ipv6)]),
+            "2 × UDP, 1 × IPv6, 1 × TCP, 1 × VLAN 10 ARP request"
+        );
+        assert_eq!(summary([]), "nothing");
+    }
+
+    #[test]
+    fn dhcp_messages() {
+        let mut message = vec![0; 240];
+        message[16..20].copy_from_slice(&[198, 18, 0, 2]);
+        message[28..34].copy_from_slice(&GUEST);
+        message[236..].copy_from_slice(&[99, 130, 83, 99]);
+        message.extend([0, 12, 2, b'a', b'b', 53, 1, 5, 255]);
+        let build = |message: &[u8]| {
+            written(|out| {
+                ether()
+                    .ipv4([198, 18, 0, 1], [255; 4], 64)
+                    .udp(67, 68)
+                    .write(out, message)
+            })
+        };
+        let dhcp = build(&message).dhcp().unwrap();
+        let offered = Ipv4Addr::new(198, 18, 0, 2);
+        assert_eq!(
+            dhcp,
+            Dhcp {
+                client: Mac(GUEST),
+                kind: 5,
+                offered
+            }
+        );
+        assert!(
+            build(&message)
+                .to_string()
+                .contains("DHCP ack port 67 > 68 of 52:54:00:01:02:03")
+        );
+        assert_eq!(
+            build(&message[..message.len() - 3]).dhcp(),
+            None,
+            "cut inside an option"
+        );
+        message[236] = 0;
+        assert_eq!(build(&message).kind(), "UDP", "no cookie");
+    }
+}

@@ -1,0 +1,119 @@
+//! Deliberate breakages of the trial's network, for faults. They last as long as the namespace,
+//! unless said otherwise.
+
+use super::addr::{Mac, PREFIX_LEN};
+use super::bridge::Bridge;
+use super::namespace::Namespace;
+use super::{child, ip, link};
+use crate::error::OrCannotRun as _;
+use anyhow::{Context as _, Result};
+use nix::unistd::gettid;
+use std::net::Ipv4Addr;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+/// Drops every `n`-th frame that the guest sends through `tap`, counted, so each run loses the same
+/// ones; 1 drops all. By nf_tables' ingress hook, which stock kernels have as modules; netem is not
+/// in all of them, and is random.
+pub fn drop_every(tap: &str, n: u32) -> Result<()> {
+    let last = n.saturating_sub(1);
+    let rules = format!(
+        "table netdev sabotage_{tap} {{
+            chain ingress {{
+                type filter hook ingress device \"{tap}\" priority 0
+                numgen inc mod {n} {last} drop
+            }}
+        }}
+"
+    );
+    let mut command = child::pdeath_command("nft");
+    command.args(["-f", "-"]);
+    child::run(&mut command, "nftables", &rules)
+        .map(drop)
+        .or_cannot_run(|| format!("drop every {n}th frame of {tap}"))
+}
+
+/// Pulls the tap's plug: the guest still has a carrier, and reaches nobody.
+pub fn unplug(bridge: &Bridge, tap: &str) -> Result<()> {
+    bridge.detach(tap)
+}
+
+/// Sets the MTU, in bytes, of one tap, behind the bridge's back: larger frames to the guest are lost.
+pub fn set_tap_mtu(tap: &str, mtu: u32) -> Result<()> {
+    ip::run(&format!("link set {tap} mtu {mtu}"))
+        .or_cannot_run(|| format!("set the MTU of {tap} to {mtu}"))
+}
+
+/// A second host on the bridge, whose kernel answers ARP and ping; it leaves when dropped.
+pub struct SecondHost {
+    port: String,
+    /// Its thread, which ends when nobody can hand it a job any more.
+    thread: Option<(Sender<Job>, JoinHandle<()>)>,
+}
+
+type Job = Box<dyn FnOnce() -> Result<()> + Send>;
+
+/// The interface in the second host.
+const INSIDE: &str = "eth0";
+
+impl SecondHost {
+    /// Plugs it in. Its network is a thread's own namespace, joined to the bridge by a veth pair.
+    pub fn plug(bridge: &Bridge, mac: Mac, address: Ipv4Addr) -> Result<SecondHost> {
+        SecondHost::try_plug(bridge, mac, address)
+            .or_cannot_run(|| format!("put a second host {mac} {address} on the bridge"))
+    }
+
+    fn try_plug(bridge: &Bridge, mac: Mac, address: Ipv4Addr) -> Result<SecondHost> {
+        let (jobs, todo) = channel::<Job>();
+        let (done, results) = channel();
+        let thread = std::thread::Builder::new()
+            .name("second host".into())
+            .spawn(move || {
+                let namespace = Namespace::enter();
+                // A result that cannot be sent has nobody to read it.
+                let _ = done.send(namespace.map(|_| gettid().as_raw()));
+                for job in todo {
+                    let _ = done.send(job().map(|()| 0));
+                }
+            })?;
+        let ended = "the second host's thread ended";
+        let inside = |job: Job| {
+            jobs.send(job).ok().context(ended)?;
+            results.recv().context(ended)?
+        };
+        let tid = results.recv().context(ended)??;
+        let port = format!("second{tid}");
+        let mtu = bridge.mtu();
+        ip::run(&format!(
+            "link add {port} type veth peer name {INSIDE} address {mac} mtu {mtu} netns {tid}"
+        ))?;
+        inside(Box::new(move || {
+            ip::batch(&[
+                format!("addr add {address}/{PREFIX_LEN} dev {INSIDE}"),
+                format!("link set {INSIDE} up"),
+            ])
+        }))?;
+        bridge.attach_tap(&port)?;
+        inside(Box::new(|| link::wait_ready(&[INSIDE])))?;
+        Ok(SecondHost {
+            port,
+            thread: Some((jobs, thread)),
+        })
+    }
+
+    /// Its port on the bridge.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+}
+
+impl Drop for SecondHost {
+    fn drop(&mut self) {
+        // At once; without it the pair goes with the thread's namespace, a little later.
+        let _ = ip::run(&format!("link del {}", self.port));
+        if let Some((jobs, thread)) = self.thread.take() {
+            drop(jobs);
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,656 @@
+//! The trial's network for real: namespaces, bridge, DHCP, captures, ping and sabotage, with taps
+//! and second hosts in the guests' place. Takes root, or user namespaces; each test has a thread
+//! and a namespace of its own.
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use etherparse::{PacketBuilder, VlanId};
+use harness::net::addr::{self, Mac};
+use harness::net::bridge::{self, Bridge};
+use harness::net::capture::{Capture, NotSeen};
+use harness::net::dhcp::Dhcp;
+use harness::net::frame::{Direction, Icmp};
+use harness::net::namespace::{self, Namespace};
+use harness::net::ping::Ping;
+use harness::net::sabotage::{self, SecondHost};
+use harness::net::{tun, userns};
+use libtest_mimic::{Arguments, Trial};
+use nix::libc;
+use std::fs::File;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+/// For what takes milliseconds: long enough for a machine that is busy with VMs.
+const SOON: Duration = Duration::from_secs(10);
+
+fn soon() -> Instant {
+    Instant::now() + SOON
+}
+
+type Test = fn() -> Result<()>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let was_root = nix::unistd::geteuid().is_root();
+    // First of all: the kernel allows it while there is one thread.
+    let entered = userns::enter_if_needed().map_err(|e| format!("{e:#}"));
+    let mut tests: Vec<(&str, Test)> = vec![
+        (
+            "namespace_is_empty_and_the_threads_own",
+            namespace_is_empty_and_the_threads_own,
+        ),
+        (
+            "bridge_takes_and_gives_back_taps",
+            bridge_takes_and_gives_back_taps,
+        ),
+        ("second_host_answers", second_host_answers),
+        ("ping_reports_what_went_wrong", ping_reports_what_went_wrong),
+        ("ping_in_the_background", ping_in_the_background),
+        (
+            "largest_mtu_crosses_unfragmented",
+            largest_mtu_crosses_unfragmented,
+        ),
+        (
+            "dhcp_gives_fixed_and_dynamic_addresses",
+            dhcp_gives_fixed_and_dynamic_addresses,
+        ),
+        ("dhcp_start_failure_says_why", dhcp_start_failure_says_why),
+        (
+            "capture_sees_both_ways_and_tags",
+            capture_sees_both_ways_and_tags,
+        ),
+        (
+            "capture_wait_tells_what_it_saw_instead",
+            capture_wait_tells_what_it_saw_instead,
+        ),
+        ("capture_admits_loss", capture_admits_loss),
+        (
+            "capture_outlives_its_interface",
+            capture_outlives_its_interface,
+        ),
+        ("every_nth_frame_is_dropped", every_nth_frame_is_dropped),
+        (
+            "small_tap_mtu_and_unplugged_tap_lose_frames",
+            small_tap_mtu_and_unplugged_tap_lose_frames,
+        ),
+    ];
+    if was_root {
+        // Otherwise every test above shows it.
+        tests.push((
+            "an_ordinary_user_can_or_is_told_how",
+            an_ordinary_user_can_or_is_told_how,
+        ));
+    }
+    let trials = tests.into_iter().map(|(name, test)| {
+        let entered = entered.clone();
+        Trial::test(name, move || {
+            entered?;
+            let result = std::thread::spawn(test).join();
+            result
+                .map_err(|_| "it panicked")?
+                .map_err(|e| format!("{e:#}").into())
+        })
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
+
+/// A tap as QEMU makes one, held open: what is written to it comes from "the guest".
+struct Tap(File);
+
+impl Tap {
+    fn open(name: &str) -> Result<Tap> {
+        tun::check()?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")?;
+        // SAFETY: all zeroes is a valid ifreq; the pointer is good for the call.
+        unsafe {
+            let mut request: libc::ifreq = std::mem::zeroed();
+            for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *to = from.cast_signed();
+            }
+            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+            nix::errno::Errno::result(libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &request))?;
+        }
+        Ok(Tap(file))
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Result<()> {
+        self.0.write_all(frame).context("cannot write to the tap")
+    }
+}
+
+const GUEST: Mac = Mac([0x52, 0x54, 0, 1, 2, 3]);
+
+fn echo_request(seq: u16) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(GUEST.0, addr::HOST_MAC.0)
+        .ipv4(addr::guest(0).octets(), addr::HOST.octets(), 64)
+        .icmpv4_echo_request(7, seq)
+        .write(&mut frame, &[0; 56])
+        .expect("a Vec takes everything");
+    frame
+}
+
+fn enter_with_bridge() -> Result<(Namespace, Bridge)> {
+    Ok((Namespace::enter()?, Bridge::create(bridge::MTU)?))
+}
+
+fn namespace_is_empty_and_the_threads_own() -> Result<()> {
+    let id = || std::fs::read_link("/proc/thread-self/ns/net");
+    let ipv6 = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/default/disable_ipv6");
+    let (id_outside, ipv6_outside) = (id()?, ipv6()?);
+    // A thread of the old namespace that looks after we have entered ours.
+    let (go, told) = std::sync::mpsc::channel();
+    let watcher = std::thread::spawn(move || {
+        let told = told.recv();
+        (told, id(), ipv6())
+    });
+    let _namespace = Namespace::enter()?;
+    namespace::check_isolated()?;
+    let again = Namespace::enter()
+        .err()
+        .context("a second entry was allowed")?;
+    ensure!(again.to_string().contains("already"), "{again}");
+    ensure!(id()? != id_outside, "the namespace is still the old one");
+    ensure!(ipv6()?.trim() == "1", "IPv6 is on inside");
+    Bridge::create(bridge::MTU)?;
+    let inherited = std::thread::spawn(|| bridge::exists("br0")).join();
+    ensure!(
+        inherited.is_ok_and(|it| it),
+        "a thread started inside is not inside"
+    );
+    let error = namespace::check_isolated()
+        .err()
+        .context("a bridge passed for nothing")?;
+    ensure!(error.to_string().contains("br0 is up"), "{error}");
+    go.send(())?;
+    let (_, id_after, ipv6_after) = watcher
+        .join()
+        .map_err(|_| anyhow!("the watcher panicked"))?;
+    ensure!(
+        id_after? == id_outside && ipv6_after? == ipv6_outside,
+        "the outside was changed"
+    );
+    Ok(())
+}
+
+fn bridge_takes_and_gives_back_taps() -> Result<()> {
+    let (_namespace, mut bridge) = enter_with_bridge()?;
+    ensure!(bridge::mac("br0")? == addr::HOST_MAC);
+    ensure!(!bridge::exists("tap0"));
+    let error = bridge
+        .attach_tap("tap0")
+        .err()
+        .context("a missing tap was attached")?;
+    ensure!(
+        error.to_string().contains("plug tap0 into br0"),
+        "{error:#}"
+    );
+    let tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?;
+    ensure!(bridge::exists("tap0"));
+    ensure!(
+        bridge::mac("br0")? == addr::HOST_MAC,
+        "the bridge took its port's MAC"
+    );
+    bridge.set_mtu(9000)?;
+    let mtus = || {
+        let show = Command::new("ip").args(["-o", "link"]).output()?;
+        anyhow::Ok(String::from_utf8(show.stdout)?.matches("mtu 9000").count())
+    };
+    ensure!(mtus()? == 2, "bridge and tap should have MTU 9000");
+    bridge.detach("tap0")?;
+    bridge.set_mtu(1500)?;
+    ensure!(mtus()? == 1, "a detached tap should keep its MTU");
+    drop(tap);
+    ensure!(!bridge::exists("tap0"), "the tap outlived its file");
+    Ok(())
+}
+
+fn second_host_answers() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let address = addr::guest(0);
+    ensure!(bridge::neighbour(address)?.is_none());
+    let host = SecondHost::plug(&bridge, GUEST, address)?;
+    Ping::new(address)
+        .count(10)
+        .interval(0.01)
+        .run()?
+        .expect_all_answered(10)?;
+    ensure!(bridge::neighbour(address)? == Some(GUEST));
+    bridge::flush_neighbour(address)?;
+    ensure!(
+        bridge::neighbour(address)?.is_none(),
+        "the neighbour was not flushed"
+    );
+
+    bridge::set_neighbour_permanent(address, Mac([0x52, 0x54, 0, 9, 9, 9]))?;
+    let wrong = Ping::new(address)
+        .count(3)
+        .interval(0.01)
+        .deadline(Duration::from_millis(300));
+    let report = wrong.run()?;
+    ensure!(
+        (report.transmitted, report.received) == (3, 0),
+        "a wrong MAC was answered: {report}"
+    );
+    bridge::flush_neighbour(address)?;
+    Ping::new(address).count(1).run()?.expect_all_answered(1)?;
+
+    let port = host.port().to_owned();
+    ensure!(bridge::exists(&port));
+    drop(host);
+    ensure!(!bridge::exists(&port), "the second host's port outlived it");
+    Ok(())
+}
+
+fn ping_reports_what_went_wrong() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let address = addr::guest(0);
+    let _host = SecondHost::plug(&bridge, GUEST, address)?;
+    let refused = Ping::new(address).count(1).size(65508).run()?;
+    ensure!(
+        refused.refused.is_some() && refused.received == 0,
+        "{refused:?}"
+    );
+    let exact = Ping::new(address).count(2).interval(0.01).dont_fragment();
+    exact.clone().size(1472).run()?.expect_all_answered(2)?;
+    let larger = exact.size(1473).run()?;
+    ensure!(
+        larger.refused.is_some() && larger.received == 0,
+        "{larger:?}"
+    );
+    let flood = Ping::new(address).count(200).size(4096).flood().run()?;
+    flood.expect_all_answered(200)?;
+    ensure!(
+        !flood.output.contains('\u{8}') && flood.rtt.is_some(),
+        "{:?}",
+        flood.output
+    );
+    let nobody = Ping::new(addr::guest(5))
+        .count(1)
+        .deadline(Duration::from_millis(200))
+        .run()?;
+    ensure!(
+        nobody.transmitted == 1 && nobody.loss_percent == 100.0,
+        "{nobody:?}"
+    );
+    let elsewhere = Ping::new(Ipv4Addr::new(192, 0, 2, 1)).count(1).run()?;
+    let why = elsewhere
+        .refused
+        .context("there was a way out of the namespace")?;
+    ensure!(why.contains("unreachable"), "{why}");
+    Ok(())
+}
+
+fn ping_in_the_background() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let address = addr::guest(0);
+    let host = SecondHost::plug(&bridge, GUEST, address)?;
+    let ping = Ping::new(address).interval(0.01).spawn()?;
+    ping.wait_replies(5, soon())?;
+    sabotage::unplug(&bridge, host.port())?;
+    let error = ping.wait_replies(1000, Instant::now() + Duration::from_millis(100));
+    let error = error
+        .err()
+        .context("1000 replies from an unplugged host")?
+        .to_string();
+    ensure!(
+        error.contains("should have had 1000 more replies"),
+        "{error}"
+    );
+    let report = ping.interrupt()?;
+    ensure!(
+        report.received >= 5 && report.transmitted > report.received,
+        "{report}"
+    );
+    Ok(())
+}
+
+fn largest_mtu_crosses_unfragmented() -> Result<()> {
+    let _namespace = Namespace::enter()?;
+    let bridge = Bridge::create(bridge::MAX_MTU)?;
+    let tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?; // as much as a tap takes
+    drop(tap);
+    let address = addr::guest(0);
+    let _host = SecondHost::plug(&bridge, GUEST, address)?;
+    let largest = bridge::MAX_MTU - 28;
+    let ping = Ping::new(address).count(2).interval(0.01).dont_fragment();
+    ping.clone().size(largest).run()?.expect_all_answered(2)?;
+    ensure!(
+        ping.size(largest + 1).run()?.received == 0,
+        "a frame larger than the MTU crossed"
+    );
+    Ok(())
+}
+
+/// A DHCP message as a client broadcasts it: 1 discover, 3 request of `wanted`.
+fn dhcp_message(client: Mac, kind: u8, wanted: Ipv4Addr) -> Vec<u8> {
+    let mut message = vec![0; 240];
+    message[..4].copy_from_slice(&[1, 1, 6, 0]);
+    message[4..8].copy_from_slice(&client.0[2..]); // transaction
+    message[10] = 0x80; // answer by broadcast
+    message[28..34].copy_from_slice(&client.0);
+    message[236..].copy_from_slice(&[99, 130, 83, 99]);
+    message.extend([53, 1, kind]);
+    if kind == 3 {
+        message.extend([50, 4]);
+        message.extend(wanted.octets());
+    }
+    message.push(255);
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(client.0, Mac::BROADCAST.0)
+        .ipv4([0; 4], [255; 4], 64)
+        .udp(68, 67)
+        .write(&mut frame, &message)
+        .expect("a Vec takes everything");
+    frame
+}
+
+fn dhcp_gives_fixed_and_dynamic_addresses() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let stranger = Mac([0x52, 0x54, 0, 9, 9, 9]);
+    let dhcp = Dhcp::start(&[(GUEST, addr::guest(3))])?;
+    let mut tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?;
+    let capture = Capture::start("tap0")?;
+    for client in [GUEST, stranger] {
+        ensure!(dhcp.lease(client).is_none());
+        let mut offered = Ipv4Addr::UNSPECIFIED;
+        for (send, answer) in [(1, 2), (3, 5)] {
+            let mark = capture.mark()?;
+            tap.send(&dhcp_message(client, send, offered))?;
+            let answered = capture.wait(mark, soon(), |frame| {
+                frame.direction == Direction::ToGuest
+                    && frame
+                        .dhcp()
+                        .is_some_and(|dhcp| dhcp.kind == answer && dhcp.client == client)
+            })?;
+            offered = answered
+                .dhcp()
+                .context("the answer has lost its DHCP")?
+                .offered;
+        }
+        ensure!(dhcp.wait_for_lease(client, soon())? == offered);
+    }
+    ensure!(dhcp.lease(GUEST) == Some(addr::guest(3)));
+    let dynamic = addr::DYNAMIC_FIRST..=addr::DYNAMIC_LAST;
+    ensure!(
+        dhcp.lease(stranger)
+            .is_some_and(|address| dynamic.contains(&address))
+    );
+    let nobody = Mac([0x52, 0x54, 0, 8, 8, 8]);
+    let error = dhcp.wait_for_lease(nobody, Instant::now() + Duration::from_millis(50));
+    let error = error.err().context("a lease for nobody")?.to_string();
+    ensure!(
+        error.contains("DHCPACK(br0) 198.18.0.5"),
+        "the log should be there: {error}"
+    );
+    Ok(())
+}
+
+fn dhcp_start_failure_says_why() -> Result<()> {
+    let _namespace = Namespace::enter()?;
+    let error = Dhcp::start(&[])
+        .err()
+        .context("it started without a bridge")?;
+    let error = format!("{error:#}");
+    ensure!(
+        error.contains("cannot start the DHCP server") && error.contains("br0"),
+        "{error}"
+    );
+    Ok(())
+}
+
+fn capture_sees_both_ways_and_tags() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let mut tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?;
+    bridge::set_neighbour_permanent(addr::guest(0), GUEST)?;
+    let capture = Capture::start("tap0")?;
+    let before = capture.mark()?;
+    tap.send(&echo_request(3))?;
+    let request = capture.wait(before, soon(), |frame| {
+        frame.direction == Direction::FromGuest
+    })?;
+    ensure!(
+        request.icmp() == Some(Icmp::EchoRequest { id: 7, seq: 3 }),
+        "{request}"
+    );
+    ensure!(
+        request.bytes[..] == echo_request(3)[..],
+        "the frame was changed"
+    );
+    let reply = capture.wait(before, soon(), |frame| {
+        frame.direction == Direction::ToGuest
+    })?;
+    ensure!(
+        reply.icmp() == Some(Icmp::EchoReply { id: 7, seq: 3 }),
+        "{reply}"
+    );
+    ensure!(
+        (reply.src(), reply.dst()) == (Some(addr::HOST_MAC), Some(GUEST)),
+        "{reply}"
+    );
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    ensure!(
+        now.checked_sub(reply.time).is_some_and(|ago| ago < SOON),
+        "{:?}",
+        reply.time
+    );
+    ensure!(reply.time >= request.time);
+
+    // What has passed counts at once, without waiting for the capture's thread.
+    let mark = capture.mark()?;
+    ensure!(capture.count(mark, |_| true)? == 0 && capture.count(before, |_| true)? == 2);
+    let mut tagged = Vec::new();
+    PacketBuilder::ethernet2(GUEST.0, Mac::BROADCAST.0)
+        .single_vlan(VlanId::try_new(10)?)
+        .ipv4([0; 4], [255; 4], 64)
+        .udp(5, 6)
+        .write(&mut tagged, &[1; 3000])?;
+    tap.send(&tagged)?;
+    let [frame] = &capture.frames(mark)?[..] else {
+        anyhow::bail!("one frame should be there")
+    };
+    ensure!(
+        (frame.vlan_id(), frame.udp_ports()) == (Some(10), Some((5, 6))),
+        "{frame}"
+    );
+    ensure!(frame.length == tagged.len(), "{frame}");
+    ensure!(
+        frame.bytes.len() > 1900 && tagged.starts_with(&frame.bytes),
+        "the tag is misplaced"
+    );
+    ensure!(capture.summary(mark)? == "1 × VLAN 10 UDP");
+
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("tap0.pcap");
+    capture.write_pcap(&file)?;
+    ensure!(std::fs::metadata(&file)?.len() > 2000);
+    Ok(())
+}
+
+fn capture_wait_tells_what_it_saw_instead() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let mut tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?;
+    let capture = Capture::start("tap0")?;
+    let mark = capture.mark()?;
+    tap.send(&echo_request(1))?;
+    let until = Instant::now() + Duration::from_millis(100);
+    let error = capture.wait(mark, until, |frame| frame.vlan_id() == Some(10));
+    let error = error.err().context("a tagged frame out of nothing")?;
+    let not_seen = error
+        .downcast_ref::<NotSeen>()
+        .context("it should be NotSeen")?;
+    ensure!(
+        not_seen.seen.contains("1 × ICMP echo request"),
+        "{not_seen}"
+    );
+    ensure!(
+        not_seen.lost == 0 && not_seen.waited >= Duration::from_millis(99),
+        "{not_seen}"
+    );
+
+    // A frame that comes later ends the wait at once.
+    let sender = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        (tap.send(&echo_request(2)), Instant::now(), tap)
+    });
+    let wanted = Some(Icmp::EchoRequest { id: 7, seq: 2 });
+    capture.wait(mark, soon(), |frame| frame.icmp() == wanted)?;
+    let woken = Instant::now();
+    let (sent, at, _tap) = sender.join().map_err(|_| anyhow!("the sender panicked"))?;
+    sent?;
+    let late = woken.saturating_duration_since(at);
+    ensure!(
+        late < Duration::from_secs(1),
+        "woken {late:?} after the frame"
+    );
+    Ok(())
+}
+
+fn capture_admits_loss() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let mut tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?;
+    let capture = Capture::start("tap0")?;
+    let mark = capture.mark()?;
+    tap.send(&echo_request(1))?;
+    // The question is asked under the capture's lock, so meanwhile nobody empties its ring.
+    let mut flooded = Ok(());
+    capture.wait(mark, soon(), |_| {
+        flooded = (0..6000).try_for_each(|seq| tap.send(&echo_request(seq)));
+        true
+    })?;
+    flooded?;
+    let dropped = capture.dropped()?;
+    ensure!(dropped > 0, "6000 frames fitted into the ring");
+    let error = capture
+        .count(mark, |_| true)
+        .err()
+        .context("a lossy capture was counted")?;
+    ensure!(
+        error
+            .to_string()
+            .contains(&format!("it lost {dropped} frames")),
+        "{error}"
+    );
+    // From here on it is whole again, until there is more than it keeps.
+    let mut large = echo_request(1);
+    large.resize(1000, 0);
+    let mark = capture.mark()?;
+    tap.send(&echo_request(1))?;
+    ensure!(capture.count(mark, |frame| frame.direction == Direction::FromGuest)? == 1);
+    for count in 0..32_000 {
+        tap.send(&large)?;
+        if count % 1000 == 0 {
+            capture.mark()?; // so that none is lost for want of room in the ring
+        }
+    }
+    let error = capture
+        .frames(mark)
+        .err()
+        .context("it kept more than 16 MiB")?;
+    ensure!(
+        error.to_string().contains("rely on the capture of tap0"),
+        "{error}"
+    );
+    ensure!(capture.dropped()? == dropped);
+    Ok(())
+}
+
+fn capture_outlives_its_interface() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let error = Capture::start("tap0")
+        .err()
+        .context("a capture of nothing")?;
+    ensure!(
+        error.to_string()
+            == "cannot capture on tap0: there is no interface tap0: ENODEV: No such device",
+        "{error}"
+    );
+    let mut tap = Tap::open("tap0")?;
+    bridge.attach_tap("tap0")?;
+    let capture = Capture::start("tap0")?;
+    let mark = capture.mark()?;
+    tap.send(&echo_request(1))?;
+    drop(tap);
+    ensure!(!bridge::exists("tap0"));
+    ensure!(capture.count(mark, |frame| frame.direction == Direction::FromGuest)? == 1);
+    let begun = Instant::now();
+    drop(capture);
+    ensure!(
+        begun.elapsed() < Duration::from_secs(1),
+        "it took {:?} to stop",
+        begun.elapsed()
+    );
+    Ok(())
+}
+
+fn every_nth_frame_is_dropped() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let address = addr::guest(0);
+    let host = SecondHost::plug(&bridge, GUEST, address)?;
+    let ping = Ping::new(address).count(12).interval(0.01);
+    ping.run()?.expect_all_answered(12)?; // and both know each other's MAC
+    sabotage::drop_every(host.port(), 4)?;
+    for _ in 0..2 {
+        let report = ping.run()?;
+        ensure!(
+            (report.transmitted, report.received) == (12, 9),
+            "{report:?}"
+        );
+    }
+    Ok(())
+}
+
+fn small_tap_mtu_and_unplugged_tap_lose_frames() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let address = addr::guest(0);
+    let host = SecondHost::plug(&bridge, GUEST, address)?;
+    let ping = Ping::new(address)
+        .count(2)
+        .interval(0.01)
+        .deadline(Duration::from_millis(300));
+    ping.clone().size(1200).run()?.expect_all_answered(2)?;
+    sabotage::set_tap_mtu(host.port(), 1000)?;
+    ensure!(
+        ping.clone().size(1200).run()?.received == 0,
+        "1228 bytes crossed an MTU of 1000"
+    );
+    ping.clone().size(900).run()?.expect_all_answered(2)?;
+    sabotage::unplug(&bridge, host.port())?;
+    ensure!(ping.run()?.received == 0, "an unplugged host answered");
+    Ok(())
+}
+
+fn an_ordinary_user_can_or_is_told_how() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    // A copy, as the build directory may be closed to others.
+    let dir = tempfile::Builder::new()
+        .permissions(PermissionsExt::from_mode(0o755))
+        .tempdir()?;
+    let copy = dir.path().join("network");
+    std::fs::copy(std::env::current_exe()?, &copy)?;
+    let output = Command::new(&copy)
+        .args(["--exact", "second_host_answers"])
+        .current_dir("/")
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let can = output.status.success() && said.contains("1 passed");
+    let told = said.contains("cannot make a network as an ordinary user")
+        && said.contains("or run as root");
+    ensure!(can || told, "neither worked nor said why:\n{said}");
+    Ok(())
+}
