@@ -1,7 +1,7 @@
 //! The bridge that joins a trial's taps with the host, and the host's view of its neighbours.
 
 use super::addr::{HOST, HOST_MAC, Mac, PREFIX_LEN};
-use super::{ip, link};
+use super::ip;
 use crate::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use std::net::Ipv4Addr;
@@ -32,12 +32,10 @@ impl Bridge {
         Ok(Bridge { mtu })
     }
 
-    /// Plugs a tap (or another interface) in, with the bridge's MTU, brings it up, and waits until
-    /// frames pass. QEMU has made it by then (`-netdev tap,ifname=NAME,script=no,downscript=no`)
-    /// and holds it open: without that it has no carrier.
+    /// Plugs a tap (or another interface) in, with the bridge's MTU, and brings it up: it forwards
+    /// at once. QEMU has made it by then: `-netdev tap,ifname=NAME,script=no,downscript=no`.
     pub fn attach_tap(&self, tap: &str) -> Result<()> {
         ip::run(&format!("link set {tap} master {NAME} mtu {} up", self.mtu))
-            .and_then(|()| link::wait_ready(&[tap, NAME]))
             .or_cannot_run(|| format!("plug {tap} into {NAME}"))
     }
 

@@ -16,7 +16,6 @@ use std::io::{BufWriter, PipeReader, PipeWriter};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Frames are kept as captured (some 1,950 bytes) until so many bytes are held, …
@@ -31,9 +30,10 @@ const OVERHEAD: usize = size_of::<Frame>() + 16;
 /// A capture, from `start` until it is dropped.
 pub struct Capture {
     interface: String,
+    /// Closing it ends the reader. That is not waited for: closing the ring takes the kernel some
+    /// 30 ms, which the reader's thread can spend alone.
+    _stop: PipeWriter,
     shared: Arc<Shared>,
-    /// The reader, and the pipe whose closing ends it.
-    reader: Option<(PipeWriter, JoinHandle<()>)>,
 }
 
 /// A moment of a capture.
@@ -176,7 +176,7 @@ impl Capture {
             state: Mutex::new(state),
             arrived: Condvar::new(),
         });
-        let reader = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name(format!("capture {interface}"))
             .spawn({
                 let shared = Arc::clone(&shared);
@@ -185,8 +185,8 @@ impl Capture {
             .context("cannot start the capture's thread")?;
         Ok(Capture {
             interface: interface.into(),
+            _stop: stop,
             shared,
-            reader: Some((stop, reader)),
         })
     }
 
@@ -249,7 +249,12 @@ impl Capture {
 
     /// What there was since `mark`, as a sentence's end, see [`summary`].
     pub fn summary(&self, mark: Mark) -> Result<String> {
-        Ok(summary(self.up_to_now()?.since(mark)))
+        let state = self.up_to_now()?;
+        let seen = summary(state.since(mark));
+        Ok(match state.lost(mark) {
+            0 => seen,
+            lost => format!("{seen}, and {lost} frames that were not kept"),
+        })
     }
 
     /// Frames that the kernel had no room for, since the start.
@@ -281,16 +286,6 @@ impl Capture {
             .or_cannot_run(|| format!("rely on the capture of {}", self.interface))?;
         }
         Ok(state)
-    }
-}
-
-impl Drop for Capture {
-    fn drop(&mut self) {
-        if let Some((stop, reader)) = self.reader.take() {
-            drop(stop);
-            // It has nothing to panic on, and what it captured is going away.
-            let _ = reader.join();
-        }
     }
 }
 

@@ -17,7 +17,6 @@ pub mod child;
 pub mod dhcp;
 pub mod frame;
 mod ip;
-mod link;
 pub mod namespace;
 pub mod ping;
 pub mod ping_report;

@@ -4,7 +4,7 @@
 use super::addr::{Mac, PREFIX_LEN};
 use super::bridge::Bridge;
 use super::namespace::Namespace;
-use super::{child, ip, link};
+use super::{child, ip};
 use crate::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use nix::unistd::gettid;
@@ -94,7 +94,6 @@ impl SecondHost {
             ])
         }))?;
         bridge.attach_tap(&port)?;
-        inside(Box::new(|| link::wait_ready(&[INSIDE])))?;
         Ok(SecondHost {
             port,
             thread: Some((jobs, thread)),
