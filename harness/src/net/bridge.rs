@@ -21,10 +21,14 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Makes the bridge: ports forward at once (no spanning tree, no delay).
+    /// Makes the bridge: ports forward at once (no spanning tree, no delay), multicast goes
+    /// everywhere, and it sends nothing of its own (snooping would announce itself by IGMP).
     pub fn create(mtu: u32) -> Result<Bridge> {
         ip::batch(&[
-            format!("link add {NAME} address {HOST_MAC} mtu {mtu} type bridge stp_state 0 forward_delay 0"),
+            format!(
+                "link add {NAME} address {HOST_MAC} mtu {mtu} type bridge \
+                 stp_state 0 forward_delay 0 mcast_snooping 0"
+            ),
             format!("addr add {HOST}/{PREFIX_LEN} dev {NAME}"),
             format!("link set {NAME} up"),
         ])

@@ -12,9 +12,9 @@ use std::net::Ipv4Addr;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-/// Drops every `n`-th frame that the guest sends through `tap`, counted, so each run loses the same
-/// ones; 1 drops all. By nf_tables' ingress hook, which stock kernels have as modules; netem is not
-/// in all of them, and is random.
+/// Drops every `n`-th frame (of any kind) that the guest sends through `tap`, by count and not by
+/// chance: of a run of `n` one is lost for certain; 1 drops all. It takes `nft` and nf_tables'
+/// ingress hook, which stock kernels have as modules; netem is missing in some, and is random.
 pub fn drop_every(tap: &str, n: u32) -> Result<()> {
     let last = n.saturating_sub(1);
     let rules = format!(
