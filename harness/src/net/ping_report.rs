@@ -159,16 +159,16 @@ impl fmt::Display for PingReport {
     }
 }
 
-/// Why the sender would not send, if this line says so. iputils has worded it "Error: packet size
-/// 65508 is too large. Maximum is 65507" (to 2019), "ping: packet size too large: 65508" and
-/// "ping: invalid argument: '65508': out of range: 0 <= value <= 65507" since; the kernel's refusals
-/// come as "ping: local error: …", "ping: sendmsg: …" and "connect: …".
+/// Why the sender would not send, if this line says so. Of a payload too large iputils says "Error:
+/// packet size 65508 is too large. Maximum is 65507" (to 2018; to root only a warning at first, and
+/// then the kernel refuses), the same after "ping: " (2019), and since 2020 it leaves it to the
+/// kernel, whose refusals come as "ping: local error: …", "ping: sendmsg: …" and "connect: …".
 fn refusal(line: &str) -> Option<String> {
     let line = line.trim();
     let (who, message) = line.split_once(": ")?;
     let message = match who {
         "Error" => message,
-        "connect" => line, // versions before 2016 print these without their name
+        "connect" => line, // versions to 2018 print these without their name
         _ if who == "ping" || who.ends_with("/ping") => message,
         _ => return None,
     };
@@ -321,15 +321,15 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
                 "Error: packet size 65508 is too large. Maximum is 65507\n",
                 "packet size 65508 is too large. Maximum is 65507",
             ),
-            // s20160308 to s20190709
+            // s20190709
             (
-                "ping: packet size too large: 65508\n",
-                "packet size too large: 65508",
+                "ping: packet size 65508 is too large. Maximum is 65507\n",
+                "packet size 65508 is too large. Maximum is 65507",
             ),
-            // RHEL 9, 20210202
+            // the same, of sizes beyond its buffer
             (
-                "ping: invalid argument: '65508': out of range: 0 <= value <= 65507\n",
-                "invalid argument: '65508': out of range: 0 <= value <= 65507",
+                "ping: invalid argument: '200000': out of range: 0 <= value <= 127992\n",
+                "invalid argument: '200000': out of range: 0 <= value <= 127992",
             ),
             (
                 "ping: connect: Network is unreachable\n",
@@ -338,6 +338,10 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
             (
                 "connect: Network is unreachable\n",
                 "connect: Network is unreachable",
+            ),
+            (
+                "/usr/bin/ping: socket: Operation not permitted\n",
+                "socket: Operation not permitted",
             ),
         ] {
             let report = parse(text);
@@ -355,6 +359,17 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
             report.to_string(),
             "1 sent, 0 answered, 100 % lost, 1 errors; the sender refused: local error: message too long, mtu=65535"
         );
+    }
+
+    #[test]
+    fn old_versions_warn_root_and_let_the_kernel_refuse() {
+        let report = parse(
+            "WARNING: packet size 65508 is too large. Maximum is 65507\n\
+             PING x (198.18.0.2) 65508(65536) bytes of data.\nping: sendmsg: Message too long\n\n\
+             --- x ping statistics ---\n1 packets transmitted, 0 received, 100% packet loss, time 0ms\n",
+        );
+        assert_eq!(report.refused.as_deref(), Some("sendmsg: Message too long"));
+        assert_eq!((report.transmitted, report.received), (1, 0));
     }
 
     #[test]
