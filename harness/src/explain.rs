@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_trial_that_is_skipped_under_a_fault() {
         insta::assert_snapshot!(explain(&skipped_and_faulty(), "", ""), @r#"
-            flood!no_vhost::virtio::rhel9::vhost_zcopy
+            flood!no_vhost::virtio::rhel6::vhost_zcopy
 
             here       is skipped: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
             plan item  2. ping
@@ -132,7 +132,7 @@ mod tests {
             fault      no_vhost: vhost is switched off
             red if     the failure says "no reply"
             NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx
-            guest      rhel9 (the built image stands in for it): machine q35, 256 MiB
+            guest      rhel6 (the built image stands in for it): machine pc, 256 MiB
             backend    vhost_zcopy
 
             Host network:
@@ -142,8 +142,8 @@ mod tests {
               none
 
             Commands in the guest:
-              ip link set dev DEV mtu VALUE
-              ip link set dev DEV up
+              ifconfig DEV mtu VALUE
+              ifconfig DEV up
 
             Faults under which it must fail:
               unplugged: the tap is taken off the bridge

@@ -24,6 +24,7 @@
 //! | [`report`] | JUnit, terminal and Markdown summary, from events |
 
 pub mod cases;
+pub mod doctor;
 pub mod error;
 pub mod explain;
 pub mod guest;

@@ -33,7 +33,8 @@ pub struct PlannedTrial {
 }
 
 /// The trials in a stable order, by case (as in `cases`), then by cell (as on the axes). With
-/// `faults`, every case under each of its faults in place of the plain trial. A shard `(k, n)`
+/// `faults`, every case under each of its faults (once a NIC and backend) in place of the plain
+/// trials. A shard `(k, n)`
 /// takes the k-th of every n, whatever this host can run: the n shards make up the whole on any
 /// hosts.
 pub fn plan(
@@ -56,21 +57,48 @@ pub fn plan(
     let mut trials = Vec::new();
     let mut count = 0;
     for case in cases.iter().filter(chosen) {
-        for place in cells.iter().filter(|p| (case.applies)(&p.cell.nic)) {
-            let faults_here = case.faults.iter().filter(|f| (f.applies)(&place.cell));
-            let variants: Vec<Option<&'static Fault>> = match faults {
-                true => faults_here.map(Some).collect(),
-                false => vec![None],
-            };
-            for fault in variants {
-                if count % n == k - 1 {
-                    trials.push(place.trial(case, fault));
-                }
-                count += 1;
+        let here = cells.iter().filter(|place| (case.applies)(&place.cell.nic));
+        let variants = match faults {
+            true => fault_variants(case, here.collect()),
+            false => here.map(|place| (place, None)).collect(),
+        };
+        for (place, fault) in variants {
+            if count % n == k - 1 {
+                trials.push(place.trial(case, fault));
             }
+            count += 1;
         }
     }
     trials
+}
+
+/// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
+/// is on trial is the case, not the guest. The guests take turns.
+fn fault_variants<'p, 'm>(
+    case: &'static Case,
+    places: Vec<&'p Place<'m>>,
+) -> Vec<(&'p Place<'m>, Option<&'static Fault>)> {
+    let mut lanes: Vec<Vec<&Place>> = Vec::new();
+    for place in places {
+        let lane = lanes.iter_mut().find(|lane| {
+            let (a, b) = (&lane[0].cell, &place.cell);
+            a.nic.name == b.nic.name && a.backend == b.backend
+        });
+        match lane {
+            Some(lane) => lane.push(place),
+            None => lanes.push(vec![place]),
+        }
+    }
+    let mut variants = Vec::new();
+    for (turn, lane) in lanes.iter().enumerate() {
+        for (index, fault) in case.faults.iter().enumerate() {
+            let able: Vec<_> = lane.iter().filter(|p| (fault.applies)(&p.cell)).collect();
+            if let Some(place) = able.get((turn + index) % able.len().max(1)) {
+                variants.push((**place, Some(fault)));
+            }
+        }
+    }
+    variants
 }
 
 /// A cell, with what decides about its trials.
@@ -182,6 +210,19 @@ pub fn nearest(names: &[String], filter: &str, exact: bool) -> Vec<String> {
         .take(SUGGESTIONS)
         .map(|(_, candidate)| candidate)
         .collect()
+}
+
+/// The error for a filter that selected none of `names`.
+pub fn nothing_matches(names: &[String], filter: &str, exact: bool) -> anyhow::Error {
+    let what = if exact { "is the name of" } else { "matches" };
+    let hint = match nearest(names, filter, exact) {
+        nearest if nearest.is_empty() => "`cargo xtask matrix list` shows all names".to_owned(),
+        nearest => format!("nearest: {}", nearest.join(", ")),
+    };
+    anyhow::anyhow!(
+        "{filter:?} {what} none of the {} trials planned; {hint}",
+        names.len()
+    )
 }
 
 #[cfg(test)]

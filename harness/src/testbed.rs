@@ -1,4 +1,438 @@
-//! What one trial is handed.
+//! What one trial is handed: its own host network, its VM and guest, a capture of the NIC's tap.
 
-/// A trial's own network, VM and guest.
-pub struct Testbed {}
+use crate::cases::{Fault, Moment};
+use crate::error::OrCannotRun;
+use crate::guest::agent::Agent;
+use crate::guest::dialect::Op;
+use crate::guest::link::{self, Link};
+use crate::matrix::Cell;
+use crate::matrix::schema::Profile;
+use crate::net::addr::{self, Mac};
+use crate::net::bridge::{self, Bridge};
+use crate::net::capture::Capture;
+use crate::net::dhcp::Dhcp;
+use crate::net::frame::{self, Direction, Frame};
+use crate::net::namespace::Namespace;
+use crate::net::ping::Ping;
+use crate::net::ping_report::PingReport;
+use crate::plan::PlannedTrial;
+use crate::run::artifacts::Artifacts;
+use crate::run::context::Context;
+use crate::run::deadline::{self, Limit};
+use crate::vm::cmdline::NicSpec;
+use crate::vm::process::{Handle, Vm};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Between two pings while the first reply is awaited, seconds: well below a trial's fixed cost.
+const FIRST_PING_INTERVAL: f64 = 0.05;
+
+/// A trial's own network, VM and guest. Everything ends when it is dropped, or when its thread
+/// ends in any other way.
+pub struct Testbed {
+    /// The cell under test.
+    pub cell: Arc<Cell>,
+    /// How often and how long.
+    pub profile: Profile,
+    /// Commands in the guest.
+    pub agent: Agent,
+    /// QEMU.
+    pub vm: Vm,
+    /// The host's end of the network.
+    pub bridge: Bridge,
+    /// The DHCP server on the bridge.
+    pub dhcp: Option<Dhcp>,
+    /// Things worth knowing that decide nothing.
+    pub notes: Vec<String>,
+    /// Whatever a fault must keep alive.
+    pub kept: Vec<Box<dyn std::any::Any>>,
+    /// From exec to the agent's first answer.
+    pub boot: Duration,
+    /// Where this trial's artifacts go.
+    pub artifacts: Artifacts,
+    capture: Option<Capture>,
+    /// What reaches the host, behind the tap.
+    host: Capture,
+    _namespace: Namespace,
+    fault: Option<&'static Fault>,
+    struck: bool,
+}
+
+impl Testbed {
+    /// Builds network, VM and guest on the calling thread, which must be the trial's own.
+    /// `started` is handed QEMU's handle as soon as there is one.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest
+    /// does not come up.
+    pub fn build(
+        trial: &PlannedTrial,
+        context: &Context,
+        artifacts: Artifacts,
+        started: impl FnOnce(Handle),
+    ) -> anyhow::Result<Testbed> {
+        let namespace = Namespace::enter()?;
+        let bridge = Bridge::create(bridge::MTU)?;
+        let host = Capture::start(bridge::NAME)?;
+        let spec = context.vm_spec(trial);
+        let hosts: Vec<_> = (0u8..)
+            .zip(&spec.nics)
+            .map(|(index, nic)| (nic.mac, addr::guest(index)))
+            .collect();
+        let dhcp = Dhcp::start(&hosts)?;
+        let mut vm = Vm::start(
+            &context.settings.qemu,
+            spec,
+            artifacts.dir(),
+            context.settings.show,
+        )?;
+        started(vm.handle());
+        let mut capture = None;
+        for nic in vm.spec.nics.iter().filter(|nic| !nic.hotplug) {
+            bridge.attach_tap(&nic.tap)?;
+            if capture.is_none() {
+                capture = Some(Capture::start(&nic.tap)?);
+            }
+        }
+        let stream = vm
+            .take_agent()
+            .ok_or_else(|| anyhow!("the agent's socket was taken before"))?;
+        vm.call(&qapi::qmp::cont {})?;
+        let create = |name: &str| {
+            let path = artifacts.dir().join(name);
+            std::fs::File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
+        };
+        let agent = Agent::connect(
+            stream,
+            create("agent.log")?,
+            create("commands.log")?,
+            context.settings.show,
+        );
+        let agent = agent.map_err(|error| did_not_come_up(&vm, &error))?;
+        let boot = vm.started.elapsed();
+        Ok(Testbed {
+            cell: trial.cell.clone(),
+            profile: context.profile.clone(),
+            agent,
+            vm,
+            bridge,
+            dhcp: Some(dhcp),
+            notes: Vec::new(),
+            kept: Vec::new(),
+            boot,
+            artifacts,
+            capture,
+            host,
+            _namespace: namespace,
+            fault: trial.fault,
+            struck: false,
+        })
+    }
+
+    /// Called by the runner and by cases where a fault may strike.
+    ///
+    /// # Errors
+    /// When the breakage itself cannot be made.
+    pub fn moment(&mut self, moment: Moment) -> anyhow::Result<()> {
+        match self.fault {
+            Some(fault) if fault.moment == moment && !self.struck => {
+                self.struck = true;
+                (fault.inject)(self).or_cannot_run(|| format!("inject the fault {}", fault.name))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this trial's fault has struck.
+    pub fn struck(&self) -> bool {
+        self.struck
+    }
+
+    /// The NIC under test.
+    pub fn nic(&self) -> &NicSpec {
+        &self.vm.spec.nics[0]
+    }
+
+    /// The address that the NIC under test gets.
+    pub fn address(&self) -> Ipv4Addr {
+        addr::guest(0)
+    }
+
+    /// The capture on the tap of the NIC under test.
+    ///
+    /// # Errors
+    /// While that NIC is not plugged.
+    pub fn wire(&self) -> anyhow::Result<&Capture> {
+        self.capture
+            .as_ref()
+            .context("the NIC under test has no tap yet")
+    }
+
+    /// Attaches the tap that QEMU made for a NIC just plugged, and captures there.
+    ///
+    /// # Errors
+    /// When QEMU made no tap.
+    pub fn attach(&mut self) -> anyhow::Result<()> {
+        let tap = self.nic().tap.clone();
+        ensure!(
+            bridge::exists(&tap),
+            "QEMU accepted the netdev but made no tap {tap}"
+        );
+        self.bridge.attach_tap(&tap)?;
+        self.capture = Some(Capture::start(&tap)?);
+        Ok(())
+    }
+
+    /// The NIC under test as the guest shows it.
+    ///
+    /// # Errors
+    /// When it does not show it in time.
+    pub fn link(&self) -> anyhow::Result<Link> {
+        link::await_link(&self.agent, self.nic().mac)
+    }
+
+    /// The dialect's command for an operation on `link`.
+    pub fn command(&self, op: Op, link: &Link, value: &str) -> String {
+        self.cell.guest.dialect.command(op, &link.name, value)
+    }
+
+    /// Runs the dialect's command for an operation.
+    ///
+    /// # Errors
+    /// When the guest refuses it.
+    pub fn apply(&self, op: Op, link: &Link, value: &str) -> anyhow::Result<()> {
+        self.agent.sh(&self.command(op, link, value)).map(drop)
+    }
+
+    /// Gives the NIC under test its address, brings it up and waits until the host reaches it: the
+    /// state in which most cases begin.
+    ///
+    /// # Errors
+    /// When the guest does not show the NIC, or no ping is answered in time.
+    pub fn up(&mut self) -> anyhow::Result<Link> {
+        let link = self.link()?;
+        self.apply(Op::Address, &link, &format!("{}/24", self.address()))?;
+        self.reach(deadline::FIRST_PING)?;
+        Ok(link)
+    }
+
+    /// Pings the guest until the first reply.
+    ///
+    /// # Errors
+    /// After `limit`, with what the wire showed.
+    pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
+        let mark = self.wire()?.mark()?;
+        let deadline = limit.start();
+        let running = self
+            .ping()
+            .interval(FIRST_PING_INTERVAL)
+            .deadline(deadline.span())
+            .spawn()?;
+        let replied = running.wait_replies(1, Instant::now() + deadline.span());
+        drop(running);
+        if replied.is_ok() {
+            return Ok(());
+        }
+        let seen = self.wire()?.summary(mark)?;
+        Err(self.vm.explain(deadline.missed(format!(
+            "{} did not answer; the tap showed: {seen}",
+            self.address()
+        ))))
+    }
+
+    /// A ping from the host to the NIC under test.
+    pub fn ping(&self) -> Ping {
+        Ping::new(self.address())
+    }
+
+    /// A ping from the host to another address.
+    pub fn ping_to(&self, target: Ipv4Addr) -> Ping {
+        Ping::new(target)
+    }
+
+    /// A ping in the guest, with `options` of iputils.
+    ///
+    /// # Errors
+    /// The agent's.
+    pub fn guest_ping(&self, options: &str, target: Ipv4Addr) -> anyhow::Result<PingReport> {
+        let command = format!("ping -n {options} {target}");
+        let output = self.agent.run(&command)?;
+        PingReport::parse(&command, &format!("{}\n{}", output.stdout, output.stderr))
+    }
+
+    /// Pings the guest and demands every reply.
+    ///
+    /// # Errors
+    /// Loss, with ping's own summary.
+    pub fn expect_replies(&self, count: u32, size: u32) -> anyhow::Result<()> {
+        let ping = self.ping().count(count).size(size).interval(0.01);
+        self.expect_answered(&ping, count)
+    }
+
+    /// Runs `ping` and demands a reply to each of its `count` requests. ping leaves two round trips
+    /// after its last request; what a slow guest answers later
+    /// is judged by what reaches the bridge, whole.
+    ///
+    /// # Errors
+    /// Loss, with ping's own summary and the count on the wire.
+    pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
+        let mark = self.host.mark()?;
+        let report = ping.run()?;
+        let Err(complaint) = report.expect_all_answered(count.into()) else {
+            return Ok(());
+        };
+        let deadline = deadline::LATE_REPLY.start();
+        loop {
+            let now = self.host.mark()?;
+            let replies = frame::whole_echo_replies(&self.host.frames(mark)?);
+            let all_sent = report.transmitted == u64::from(count) && report.errors == 0;
+            if all_sent && replies == count as usize {
+                return Ok(());
+            }
+            let left = deadline.left().filter(|_| all_sent);
+            let more = |left| {
+                let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
+                self.host
+                    .wait(now, Instant::now() + left, from_guest)
+                    .is_ok()
+            };
+            if !left.is_some_and(more) {
+                bail!("{replies} of {count} replies came back: {complaint:#}");
+            }
+        }
+    }
+
+    /// Pings the guest and demands silence.
+    ///
+    /// # Errors
+    /// A reply; too few requests to mean anything.
+    pub fn expect_silence(&self, target: Ipv4Addr, why: &str) -> anyhow::Result<()> {
+        let silence = deadline::SILENCE.start().span();
+        let ping = Ping::new(target).interval(0.1).deadline(silence);
+        let report = ping.run()?;
+        ensure!(
+            report.received == 0 && report.transmitted > 0,
+            "`{}`: {} of {} requests were answered although {why}",
+            report.command,
+            report.received,
+            report.transmitted
+        );
+        Ok(())
+    }
+
+    /// QEMU's own view of the NIC under test: model and current MAC (`qom-get`, `info network`).
+    ///
+    /// # Errors
+    /// When QEMU does not know it.
+    pub fn qemu_nic(&self) -> anyhow::Result<QemuNic> {
+        let nic = self.nic();
+        let path = format!("/machine/peripheral/{}", nic.id);
+        let model = self.vm.call(&qapi::qmp::qom_get {
+            path,
+            property: "type".into(),
+        })?;
+        let network = self.vm.hmp("info network")?;
+        let line = network
+            .lines()
+            .find(|line| line.trim_start().starts_with(&format!("{}:", nic.id)))
+            .with_context(|| format!("QEMU's `info network` has no {}: {network}", nic.id))?;
+        let mac = line
+            .split("macaddr=")
+            .nth(1)
+            .map(|rest| rest.chars().take(17).collect::<String>().parse())
+            .with_context(|| format!("QEMU's `info network` shows no MAC in {line:?}"))??;
+        Ok(QemuNic {
+            model: model.as_str().unwrap_or_default().to_owned(),
+            mac,
+        })
+    }
+
+    /// Fails when the guest's console showed a panic, oops, call trace or stall.
+    ///
+    /// # Errors
+    /// The first such line.
+    pub fn expect_quiet_kernel(&self) -> anyhow::Result<()> {
+        match self.vm.serial.trouble() {
+            None => Ok(()),
+            Some((kind, line)) => bail!("the guest's console shows a {kind}: {line}"),
+        }
+    }
+
+    /// Writes what only a failure needs: the wire, the guest's and QEMU's state.
+    pub fn forensics(&self) {
+        if let Some(capture) = &self.capture {
+            // Forensics must not replace the failure that they explain.
+            let _ = capture.write_pcap(&self.artifacts.dir().join("tap.pcap"));
+        }
+        if self.vm.death().is_none() {
+            for (file, line) in [
+                ("info-network.txt", "info network"),
+                ("info-qtree.txt", "info qtree"),
+            ] {
+                if let Ok(text) = self.vm.hmp(line) {
+                    let _ = std::fs::write(self.artifacts.dir().join(file), text);
+                }
+            }
+        }
+    }
+
+    /// Waits for operstate to become `state`.
+    ///
+    /// # Errors
+    /// After [`deadline::OPERSTATE`].
+    pub fn expect_operstate(&self, link: &Link, state: &str) -> anyhow::Result<()> {
+        let file = format!("/sys/class/net/{}/operstate", link.name);
+        self.agent
+            .until(
+                &format!("grep -qx {state} {file}"),
+                deadline::OPERSTATE,
+                &format!("cat {file}"),
+            )
+            .with_context(|| format!("operstate of {} is not {state:?}", link.name))
+    }
+
+    /// `set_link` on the NIC under test.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn set_link(&self, up: bool) -> anyhow::Result<()> {
+        let name = self.nic().id.clone();
+        self.vm.call(&qapi::qmp::set_link { name, up }).map(drop)
+    }
+
+    /// The sysfs directory of the device behind `link`.
+    pub fn device_directory(link: &Link) -> String {
+        format!("/sys/class/net/{}/device", link.name)
+    }
+}
+
+fn did_not_come_up(vm: &Vm, error: &anyhow::Error) -> anyhow::Error {
+    // First, for all that the console printed is known only after a dead QEMU was waited for.
+    let death = vm
+        .death_behind(error)
+        .map_or_else(String::new, |death| format!("; {death}"));
+    let why = match vm.serial.trouble() {
+        Some((kind, line)) => format!("its console shows a {kind}: {line}"),
+        None => format!("{error:#}"),
+    };
+    anyhow!("the guest did not come up: {why}{death}")
+}
+
+/// A NIC as QEMU sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuNic {
+    /// QOM type, for example `virtio-net-pci`.
+    pub model: String,
+    /// Current address.
+    pub mac: Mac,
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        // The DHCP server and whatever a fault keeps live in the namespace; end them before the VM.
+        self.kept.clear();
+        self.dhcp = None;
+    }
+}

@@ -1,4 +1,20 @@
-//! The procedures of the manual test plan.
+//! The procedures of the manual test plan, one file a family.
+//!
+//! A case is a plain function over a [`Testbed`]; its table entry says which plan item it carries,
+//! what must hold, and under which faults it is shown to fail. A new case is a new entry in
+//! [`all`].
+
+mod driver;
+pub(crate) mod faults;
+mod features;
+mod hotplug;
+mod link_status;
+mod mac_change;
+mod mtu;
+mod multiqueue;
+mod offload;
+mod ping;
+mod promisc;
 
 use crate::guest::dialect::Op;
 use crate::matrix::{Cell, schema::Nic};
@@ -32,6 +48,8 @@ pub enum Moment {
     Start,
     /// The case has traffic under way, or is about to send it.
     Traffic,
+    /// The case is about to unplug the NIC.
+    Unplug,
 }
 
 /// A deliberate breakage of the real thing.
@@ -54,5 +72,23 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    &[]
+    static ALL: [&Case; 16] = [
+        &hotplug::HOTPLUG_QMP,
+        &hotplug::HOTPLUG_HMP,
+        &link_status::LINK_STATUS,
+        &link_status::LINK_STATUS_OFF,
+        &ping::PING_SWEEP,
+        &ping::PING_FLOOD,
+        &mac_change::MAC_CHANGE,
+        &driver::DRIVER,
+        &driver::DRIVER_INFO,
+        &promisc::PROMISC,
+        &mtu::MTU_MAX,
+        &mtu::MTU_SET,
+        &offload::OFFLOAD_QUERY,
+        &features::FEATURES,
+        &features::FEATURES_OFF,
+        &multiqueue::MULTIQUEUE,
+    ];
+    &ALL
 }

@@ -5,9 +5,9 @@
 //! is used only if it is no slower.
 
 use super::Accel;
-use super::child::dies_with_parent;
 use crate::error::{CannotRun, OrCannotRun};
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
+use crate::run::child::dies_with_parent;
 use crate::run::settings::AccelChoice;
 use anyhow::Result;
 use nix::errno::Errno;
@@ -62,7 +62,8 @@ impl Accel {
         }
     }
 
-    fn name(self) -> &'static str {
+    /// As people write it.
+    pub fn name(self) -> &'static str {
         match self {
             Accel::Kvm => "KVM",
             Accel::Tcg => "TCG",
@@ -89,6 +90,27 @@ struct Cached {
     proven: Proven,
 }
 
+/// Where the answer to `choice` is kept.
+fn file(cache_dir: &Path, choice: AccelChoice) -> PathBuf {
+    let name = match choice {
+        AccelChoice::Auto => "auto",
+        AccelChoice::Kvm => "kvm",
+        AccelChoice::Tcg => "tcg",
+    };
+    cache_dir.join(format!("accel-{name}.json"))
+}
+
+/// What [`prove`] would give, if that is known already; boots nothing.
+pub fn known(
+    qemu: &Path,
+    firmware: &[PathBuf],
+    image: &GuestImage,
+    cache_dir: &Path,
+    choice: AccelChoice,
+) -> Option<Proven> {
+    cached(&file(cache_dir, choice), &key(qemu, firmware, image).ok()?)
+}
+
 /// Finds what VMs can run under, by booting `image`; the answer is kept in `cache_dir`.
 ///
 /// `firmware` are QEMU's `-L` directories. `progress` is told before it takes long. Every error is a
@@ -101,12 +123,7 @@ pub fn prove(
     choice: AccelChoice,
     progress: &dyn Fn(&str),
 ) -> Result<Proven> {
-    let name = match choice {
-        AccelChoice::Auto => "auto",
-        AccelChoice::Kvm => "kvm",
-        AccelChoice::Tcg => "tcg",
-    };
-    let file = cache_dir.join(format!("accel-{name}.json"));
+    let file = file(cache_dir, choice);
     let key = key(qemu, firmware, image)?;
     if let Some(proven) = cached(&file, &key) {
         return Ok(proven);

@@ -4,7 +4,7 @@ use super::HostFacts;
 use crate::error::CannotRun;
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -21,7 +21,8 @@ use std::time::{Duration, Instant};
 /// QEMU answers within 0.1 s; from a cold disk under full load it may take some seconds.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Its stderr ends with it, unless a grandchild of a wrapper script holds it open: then do without.
+/// One that has not answered as a QEMU is given this long to end by itself, and its stderr to end
+/// with it, which a grandchild of a wrapper script may hold open: then do without.
 const STDERR: Duration = Duration::from_secs(1);
 
 /// Where QEMU builds keep their modules. One that comes or goes changes QEMU's devices, but not
@@ -141,6 +142,7 @@ fn ask(qemu: &Path, firmware: &[PathBuf], deadline: Duration) -> anyhow::Result<
     command
         .args(["-machine", "none,accel=tcg:kvm", "-nodefaults"])
         .args(["-display", "none", "-qmp", "stdio"])
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -155,8 +157,11 @@ fn ask(qemu: &Path, firmware: &[PathBuf], deadline: Duration) -> anyhow::Result<
         .spawn()
         .with_context(|| format!("cannot start {}", qemu.display()))?;
     let mut session = Session::new(child, Instant::now() + deadline);
-    let answers = session.converse();
-    let end = session.end();
+    let answers = session.converse().and_then(|answers| {
+        session.expect_alone()?;
+        Ok(answers)
+    });
+    let end = session.end(answers.is_ok());
     let answers = answers.map_err(|trouble| {
         let what = match trouble {
             Trouble::Silent => format!("it did not answer QMP within {deadline:?}"),
@@ -280,9 +285,27 @@ impl Session {
         })
     }
 
-    /// Asks it to quit, then kills what is left, so that nothing outlives the question.
-    fn end(mut self) -> End {
-        self.say(&json!({"execute": "quit"}));
+    /// A script that does not `exec` QEMU leaves it behind when it is killed. Known where the kernel
+    /// lists a process's children.
+    fn expect_alone(&self) -> Result<(), Trouble> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        match children {
+            Ok(children) if !children.trim().is_empty() => Err(Trouble::Answer(
+                "it starts QEMU as a child, which would outlive it: begin that line of the script \
+                 with `exec`"
+                    .into(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks one that `answers` to quit, then kills what is left, so that nothing outlives the
+    /// question.
+    fn end(mut self, answers: bool) -> End {
+        if answers {
+            self.say(&json!({"execute": "quit"}));
+        }
         self.child.stdin.take();
         let pid = Pid::from_raw(self.child.id() as i32);
         let (ended, end) = mpsc::channel();
@@ -291,8 +314,15 @@ impl Session {
             let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
             ended.send(waitid(Id::Pid(pid), flags))
         });
-        if end.recv_timeout(self.left()).is_err() {
-            let _ = self.child.kill();
+        let patience = if answers {
+            self.left()
+        } else {
+            STDERR.min(self.left())
+        };
+        let ended = end.recv_timeout(patience).is_ok();
+        if !ended || !answers {
+            // Its group is its own, and its id is taken for as long as it is not reaped.
+            let _ = killpg(pid, Signal::SIGKILL);
         }
         let status = match self.child.wait() {
             Ok(status) => status.to_string(),

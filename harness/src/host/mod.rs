@@ -1,7 +1,6 @@
 //! What this host can do. Answers are proved and cached under `target/nicmatrix/host/`.
 
 pub mod accel;
-pub mod child;
 pub mod facts;
 
 use serde::{Deserialize, Serialize};

@@ -2,8 +2,8 @@
 
 use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, Mac};
 use super::bridge;
-use super::child::{self, Output, Waited};
 use crate::error::OrCannotRun as _;
+use crate::run::child::{self, Output, Waited};
 use anyhow::{Result, bail};
 use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};

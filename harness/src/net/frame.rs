@@ -370,181 +370,34 @@ pub fn summary<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use etherparse::{
-        ArpOperation, ArpPacket, EtherType, Ethernet2Header, PacketBuilder, PacketBuilderStep,
-        VlanId,
-    };
-
-    const GUEST: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
-    const HOST: [u8; 6] = [2, 0, 198, 18, 0, 1];
-
-    fn frame(bytes: Vec<u8>) -> Frame {
-        Frame {
-            time: Duration::ZERO,
-            direction: Direction::FromGuest,
-            length: bytes.len(),
-            bytes: bytes.into(),
-        }
-    }
-
-    fn ether() -> PacketBuilderStep<Ethernet2Header> {
-        PacketBuilder::ethernet2(GUEST, HOST)
-    }
-
-    fn written(
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), etherparse::err::packet::BuildWriteError>,
-    ) -> Frame {
-        let mut bytes = Vec::new();
-        write(&mut bytes).unwrap();
-        frame(bytes)
-    }
-
-    fn echo(payload: usize) -> Frame {
-        let builder = ether()
-            .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
-            .icmpv4_echo_request(7, 3);
-        written(|out| builder.write(out, &vec![0; payload]))
-    }
-
-    #[test]
-    fn an_echo_request() {
-        let frame = echo(56);
-        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
-        let ipv4 = frame.ipv4().unwrap();
-        assert_eq!((ipv4.payload_length, ipv4.is_fragment()), (64, false));
-        assert_eq!(ipv4.source.to_string(), "198.18.0.2");
-        assert_eq!((frame.ethertype(), frame.vlan_id()), (Some(0x800), None));
-        assert_eq!(frame.udp_ports(), None);
-        assert_eq!(
-            frame.to_string(),
-            "guest→host 52:54:00:01:02:03 > 02:00:c6:12:00:01 ICMP echo request id 7 seq 3, 98 bytes"
-        );
-    }
-
-    #[test]
-    fn a_frame_cut_short_keeps_what_its_headers_say() {
-        let mut frame = echo(1400);
-        frame.bytes = frame.bytes[..64].into();
-        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
-        assert_eq!(frame.ipv4().unwrap().payload_length, 1408);
-        for length in 0..64 {
-            frame.bytes = frame.bytes[..64 - length - 1].into();
-            frame.to_string(); // no length may panic
-        }
-        assert_eq!(frame.to_string(), "guest→host ? > ? runt, 1442 bytes");
-    }
-
-    #[test]
-    fn fragments() {
-        let mut first = echo(1472);
-        first.bytes[20] = 0x20; // more fragments
-        assert_eq!(first.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
-        assert!(
-            first
-                .to_string()
-                .ends_with("echo request id 7 seq 3 fragment at 0, 1514 bytes"),
-            "{first}"
-        );
-        let mut second = echo(1472);
-        second.bytes[21] = 185;
-        assert_eq!(second.icmp(), None);
-        assert_eq!(second.ipv4().unwrap().fragment_offset, 1480);
-        assert_eq!(second.kind(), "ICMP fragment");
-    }
-
-    #[test]
-    fn vlan_arp_udp_tcp_and_the_rest() {
-        let arp = || {
-            ArpPacket::new(
-                etherparse::ArpHardwareId::ETHERNET,
-                EtherType::IPV4,
-                ArpOperation::REQUEST,
-                &GUEST,
-                &[198, 18, 0, 2],
-                &[0; 6],
-                &[198, 18, 0, 1],
-            )
-            .unwrap()
+/// How many whole echo replies `frames` hold: of a fragmented one, every byte.
+pub fn whole_echo_replies(frames: &[Frame]) -> usize {
+    let mut packets: BTreeMap<(Ipv4Addr, u16), Packet> = BTreeMap::new();
+    for frame in frames {
+        let Some(ip) = frame.ipv4().filter(|ip| ip.protocol == IpNumber::ICMP.0) else {
+            continue;
         };
-        let tagged = written(|out| {
-            ether()
-                .single_vlan(VlanId::try_new(10).unwrap())
-                .arp(arp())
-                .write(out)
-        });
-        assert_eq!(
-            (tagged.vlan_id(), tagged.ethertype()),
-            (Some(10), Some(0x806))
-        );
-        let seen = tagged.arp().unwrap();
-        assert_eq!(seen.sender, (Mac(GUEST), "198.18.0.2".parse().unwrap()));
-        assert_eq!(
-            tagged.to_string(),
-            "guest→host 52:54:00:01:02:03 > 02:00:c6:12:00:01 \
-             VLAN 10 ARP request who has 198.18.0.1 tell 198.18.0.2, 46 bytes"
-        );
-        let udp = written(|out| {
-            ether()
-                .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
-                .udp(5, 69)
-                .write(out, b"x")
-        });
-        assert_eq!(udp.udp_ports(), Some((5, 69)));
-        let tcp = written(|out| {
-            ether()
-                .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
-                .tcp(5, 80, 1, 1)
-                .write(out, b"x")
-        });
-        assert_eq!((tcp.tcp_ports(), tcp.udp_ports()), (Some((5, 80)), None));
-        let mut ipv6 = vec![0; 60];
-        ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
-        assert_eq!(
-            summary([&udp, &tagged, &tcp, &udp, &frame(ipv6)]),
-            "2 × UDP, 1 × IPv6, 1 × TCP, 1 × VLAN 10 ARP request"
-        );
-        assert_eq!(summary([]), "nothing");
+        let packet = packets.entry((ip.source, ip.identification)).or_default();
+        packet.seen += u32::from(ip.payload_length);
+        if !ip.more_fragments {
+            packet.total = Some(ip.fragment_offset + u32::from(ip.payload_length));
+        }
+        packet.reply |= matches!(frame.icmp(), Some(Icmp::EchoReply { .. }));
     }
-
-    #[test]
-    fn dhcp_messages() {
-        let mut message = vec![0; 240];
-        message[16..20].copy_from_slice(&[198, 18, 0, 2]);
-        message[28..34].copy_from_slice(&GUEST);
-        message[236..].copy_from_slice(&[99, 130, 83, 99]);
-        message.extend([0, 12, 2, b'a', b'b', 53, 1, 5, 255]);
-        let build = |message: &[u8]| {
-            written(|out| {
-                ether()
-                    .ipv4([198, 18, 0, 1], [255; 4], 64)
-                    .udp(67, 68)
-                    .write(out, message)
-            })
-        };
-        let dhcp = build(&message).dhcp().unwrap();
-        let offered = Ipv4Addr::new(198, 18, 0, 2);
-        assert_eq!(
-            dhcp,
-            Dhcp {
-                client: Mac(GUEST),
-                kind: 5,
-                offered
-            }
-        );
-        assert!(
-            build(&message)
-                .to_string()
-                .contains("DHCP ack port 67 > 68 of 52:54:00:01:02:03")
-        );
-        assert_eq!(
-            build(&message[..message.len() - 3]).dhcp(),
-            None,
-            "cut inside an option"
-        );
-        message[236] = 0;
-        assert_eq!(build(&message).kind(), "UDP", "no cookie");
-    }
+    packets
+        .values()
+        .filter(|packet| packet.reply && packet.total == Some(packet.seen))
+        .count()
 }
+
+/// An IPv4 packet as its fragments come.
+#[derive(Default)]
+struct Packet {
+    reply: bool,
+    seen: u32,
+    /// Bytes of payload, once the last fragment is there.
+    total: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests;

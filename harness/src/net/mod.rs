@@ -13,7 +13,6 @@
 pub mod addr;
 pub mod bridge;
 pub mod capture;
-pub mod child;
 pub mod dhcp;
 pub mod frame;
 mod ip;

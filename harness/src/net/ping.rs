@@ -1,8 +1,8 @@
 //! The host's ping (iputils), at a guest.
 
-use super::child::{self, Output, Waited};
 use super::ping_report::PingReport;
 use crate::error::OrCannotRun as _;
+use crate::run::child::{self, Output, Waited};
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -3,12 +3,13 @@
 
 use super::addr::{Mac, PREFIX_LEN};
 use super::bridge::Bridge;
+use super::ip;
 use super::namespace::Namespace;
-use super::{child, ip};
 use crate::error::OrCannotRun as _;
+use crate::run::child;
 use anyhow::{Context as _, Result};
 use nix::unistd::gettid;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
@@ -53,6 +54,17 @@ pub struct SecondHost {
 
 type Job = Box<dyn FnOnce() -> Result<()> + Send>;
 
+/// Speaks up once, as hosts do, so that the bridge learns where the MAC is now.
+fn announce(address: Ipv4Addr) -> Result<()> {
+    let socket = UdpSocket::bind((address, 0))?;
+    socket.set_broadcast(true)?;
+    socket.send_to(&[], (Ipv4Addr::BROADCAST, DISCARD))?;
+    Ok(())
+}
+
+/// The discard service's port (RFC 863): nobody answers.
+const DISCARD: u16 = 9;
+
 /// The interface in the second host.
 const INSIDE: &str = "eth0";
 
@@ -91,9 +103,12 @@ impl SecondHost {
             ip::batch(&[
                 format!("addr add {address}/{PREFIX_LEN} dev {INSIDE}"),
                 format!("link set {INSIDE} up"),
+                // For the limited broadcast below.
+                format!("route add default dev {INSIDE}"),
             ])
         }))?;
         bridge.attach_tap(&port)?;
+        inside(Box::new(move || announce(address)))?;
         Ok(SecondHost {
             port,
             thread: Some((jobs, thread)),

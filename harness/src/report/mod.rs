@@ -304,17 +304,8 @@ impl SeenTrial {
         let end = match merged(ends, starts) {
             Some(end) => end,
             None => TrialEnded {
-                trial: name,
-                outcome: Outcome::Interrupted,
                 attempts: starts,
-                seconds: 0.0,
-                case_seconds: 0.0,
-                boot_seconds: None,
-                vm_peak_kib: None,
-                notes: Vec::new(),
-                serial_tail: String::new(),
-                artifacts: String::new(),
-                reproduce: String::new(),
+                ..TrialEnded::unmeasured(name, Outcome::Interrupted)
             },
         };
         Trial {
@@ -392,24 +383,28 @@ fn cleaned(end: &TrialEnded) -> TrialEnded {
     }
 }
 
-/// Reads a run's events and writes what the caller asks for: the JUnit file, with paths relative
-/// to the workspace's `root`, and Markdown at the end of `$GITHUB_STEP_SUMMARY`'s file.
+/// Writes what the caller asks for: the JUnit file, with paths relative to the workspace's `root`,
+/// and Markdown at the end of `$GITHUB_STEP_SUMMARY`'s file.
 pub fn write_all(
-    events_path: &Path,
+    results: &mut Results,
     junit: Option<&Path>,
     step_summary: Option<&Path>,
     root: &Path,
-) -> Result<Results> {
-    let mut results = Results::from_events(&events::read(events_path)?);
+) -> Result<()> {
     if let Some(path) = junit {
-        junit::write(&results, path, root)?;
+        junit::write(results, path, root)?;
         results.junit = Some(path.to_owned());
     }
     if let Some(path) = step_summary {
-        markdown::append(&results, path)
+        markdown::append(results, path)
             .with_context(|| format!("cannot append the summary to {}", path.display()))?;
     }
-    Ok(results)
+    Ok(())
+}
+
+/// What a run's event log comes to so far.
+pub fn read(events_path: &Path) -> Result<Results> {
+    Ok(Results::from_events(&events::read(events_path)?))
 }
 
 #[cfg(test)]

@@ -312,7 +312,8 @@ fn everything_is_written_where_it_is_asked_for() {
     let junit = dir.path().join("new/junit.xml");
     let step = dir.path().join("step.md");
     std::fs::write(&step, "earlier").unwrap();
-    let results = write_all(log.path(), Some(&junit), Some(&step), dir.path()).unwrap();
+    let mut results = read(log.path()).unwrap();
+    write_all(&mut results, Some(&junit), Some(&step), dir.path()).unwrap();
     assert_eq!(results.junit.as_ref(), Some(&junit));
     let xml = std::fs::read_to_string(&junit).unwrap();
     assert!(xml.contains(r#"name="a::b::c::d""#), "{xml}");

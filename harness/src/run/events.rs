@@ -112,6 +112,25 @@ pub struct TrialEnded {
     pub reproduce: String,
 }
 
+impl TrialEnded {
+    /// Of a trial of which nothing was measured: a skip, or one that never ended.
+    pub fn unmeasured(trial: String, outcome: Outcome) -> TrialEnded {
+        TrialEnded {
+            trial,
+            outcome,
+            attempts: 0,
+            seconds: 0.0,
+            case_seconds: 0.0,
+            boot_seconds: None,
+            vm_peak_kib: None,
+            notes: Vec::new(),
+            serial_tail: String::new(),
+            artifacts: String::new(),
+            reproduce: String::new(),
+        }
+    }
+}
+
 /// The open `events.jsonl` of a run. Threads may share one, and processes may each have their own
 /// on the same file.
 #[derive(Debug)]

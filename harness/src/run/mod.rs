@@ -1,12 +1,172 @@
 //! The harness: what `cargo test --test matrix` runs.
+//!
+//! Exit codes: 0 all passed or skipped, 1 a NIC failed (or, under faults, a case is blind), 2 bad
+//! input, 3 the harness could not run, 130 interrupted.
 
 pub mod artifacts;
+pub mod child;
+pub mod context;
+pub mod deadline;
 pub mod events;
 pub mod settings;
+pub mod shell;
+pub mod trial;
 
+mod session;
+
+use crate::error::CannotRun;
+use crate::host::{HostFacts, facts};
+use crate::matrix::load;
+use crate::matrix::schema::{Matrix, Profile};
+use crate::plan::{self, Action, PlannedTrial};
+use crate::{cases, net};
+use libtest_mimic::{Arguments, Trial};
+use session::Session;
+use settings::Settings;
 use std::process::ExitCode;
+use std::sync::OnceLock;
+
+/// The run, once it is known that something is to be run.
+static SESSION: OnceLock<Session> = OnceLock::new();
 
 /// Entry point of the test binary.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    exit(libtest(Arguments::from_args()))
+}
+
+/// Runs trials as the test binary does, with `arguments` of libtest.
+///
+/// # Errors
+/// Bad input; a host that cannot run what was selected.
+pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
+    // The first word is the program's name.
+    let words = std::iter::once("matrix".to_owned()).chain(arguments);
+    libtest(Arguments::from_iter(words))
+}
+
+/// Reports an error that ended the harness, and chooses the exit code.
+pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        // nextest takes a line that starts so as the failure's message.
+        eprintln!("Error: {error:#}");
+        let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
+        ExitCode::from(if cannot_run { 3 } else { 2 })
+    })
+}
+
+/// The plan of a matrix on this host.
+pub struct Planned {
+    /// The matrix.
+    pub matrix: Matrix,
+    /// The profile that was asked for.
+    pub profile: Profile,
+    /// What this host can do.
+    pub facts: HostFacts,
+    /// Its trials.
+    pub trials: Vec<PlannedTrial>,
+}
+
+/// Reads the matrix and plans it for this host. Quick: nothing is built or booted.
+///
+/// # Errors
+/// Bad input in the matrix; a QEMU that does not answer.
+pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
+    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
+    let mut matrix = load::load(&settings.matrix, &names)?;
+    matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
+    let profile = matrix.profile(&settings.profile)?.clone();
+    let facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
+    let trials = plan::plan(
+        &matrix,
+        cases::all(),
+        &profile,
+        &facts,
+        settings.faults,
+        settings.shard,
+    );
+    Ok(Planned {
+        matrix,
+        profile,
+        facts,
+        trials,
+    })
+}
+
+fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = Settings::from_env()?;
+    let plan = planned(&settings)?;
+    let mut selected = Vec::new();
+    let mut trials = Vec::with_capacity(plan.trials.len());
+    for planned in &plan.trials {
+        let trial = as_libtest(planned.clone());
+        if !arguments.is_filtered_out(&trial) {
+            selected.push(planned.clone());
+        }
+        trials.push(trial);
+    }
+    if arguments.list {
+        let _ = libtest_mimic::run(&arguments, trials);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if selected.is_empty() && !arguments.ignored {
+        nothing_selected(&settings, &arguments, plan.trials)?;
+    }
+    if selected.iter().any(|trial| trial.action == Action::Run) {
+        // A user namespace can be entered only while there is one thread.
+        net::userns::enter_if_needed()?;
+        net::tun::check()?;
+    }
+    let faults = settings.faults;
+    let opened = Session::open(settings, plan.profile, plan.facts, &selected)?;
+    let session = SESSION.get_or_init(|| opened);
+    if session.shows_progress() {
+        // Progress and table say it all, and libtest panics where its lines cannot be written.
+        arguments.logfile = Some("/dev/null".into());
+    }
+    if faults {
+        // Most of a fault's time is waiting for what does not come.
+        let jobs = std::thread::available_parallelism().map_or(2, |n| 2 * n.get());
+        arguments.test_threads.get_or_insert(jobs);
+    }
+    session.watch_signals()?;
+    // The verdicts are in the events, which know more kinds of them than libtest does.
+    let _ = libtest_mimic::run(&arguments, trials);
+    session.close(false)
+}
+
+/// A filter that matches nothing is an error; a shard that has none of those it matches is not.
+fn nothing_selected(
+    settings: &Settings,
+    arguments: &Arguments,
+    mut trials: Vec<PlannedTrial>,
+) -> anyhow::Result<()> {
+    if let Some((k, n)) = settings.shard {
+        let whole = Settings {
+            shard: None,
+            ..settings.clone()
+        };
+        trials = planned(&whole)?.trials;
+        let matching = trials
+            .iter()
+            .filter(|trial| !arguments.is_filtered_out(&as_libtest((*trial).clone())))
+            .count();
+        if matching > 0 {
+            eprintln!("shard {k}/{n} has none of the {matching} trials selected");
+            return Ok(());
+        }
+    }
+    let names: Vec<String> = trials.into_iter().map(|trial| trial.name).collect();
+    let filter = arguments.filter.clone().unwrap_or_default();
+    Err(plan::nothing_matches(&names, &filter, arguments.exact))
+}
+
+/// A planned trial as libtest sees it: a skip is decided before listing, so that nextest, which
+/// reads exit codes alone, shows it as a skip too.
+fn as_libtest(planned: PlannedTrial) -> Trial {
+    let skipped = planned.action != Action::Run;
+    Trial::ignorable_test(planned.name.clone(), move || match SESSION.get() {
+        Some(session) => session.run(&planned),
+        None => Err("the trial was started before the session".into()),
+    })
+    .with_ignored_flag(skipped)
 }

@@ -1,6 +1,7 @@
 //! Everything the user can set, from `NICMATRIX_*` variables: libtest's arguments are fixed, so
 //! `cargo xtask` passes its flags this way, and `cargo test` and nextest users set them directly.
 
+use crate::guest::agent::quote;
 use crate::matrix::read::unknown;
 use anyhow::{Context, bail, ensure};
 use std::os::unix::fs::PermissionsExt;
@@ -40,12 +41,22 @@ pub struct Settings {
     pub faults: bool,
     /// `NICMATRIX_JUNIT`: where the JUnit file goes.
     pub junit: Option<PathBuf>,
+    /// `NICMATRIX_TABLE=1`: progress and a table in place of libtest's lines.
+    pub table: bool,
+    /// `NICMATRIX_SHOW=1`: console, commands and their output on stderr as they come.
+    pub show: bool,
+    /// `NICMATRIX_SHELL=1`: the terminal on the VM at a trial's end.
+    pub shell: bool,
+    /// `NEXTEST=1`: run by nextest, a process a trial; it does progress and reports.
+    pub nextest: bool,
     /// `NICMATRIX_DIR`: images, caches and artifacts; `target/nicmatrix` by default.
     pub dir: PathBuf,
 }
 
 /// Where distributions put QEMU beside the directories on PATH: RHEL, then everybody else.
 const QEMU_PLACES: &[&str] = &["/usr/libexec/qemu-kvm", "/usr/bin/qemu-system-x86_64"];
+const DEFAULT_PROFILE: &str = "smoke";
+const DEFAULT_MATRIX: &str = "matrix.toml";
 const ACCELS: &[(&str, AccelChoice)] = &[
     ("auto", AccelChoice::Auto),
     ("kvm", AccelChoice::Kvm),
@@ -103,10 +114,14 @@ impl Settings {
             );
         };
         let retries = get("NICMATRIX_RETRIES").unwrap_or_else(|| "0".into());
-        let faults = get("NICMATRIX_FAULTS").unwrap_or_else(|| "0".into());
+        let switch = |name: &str| match get(name).as_deref() {
+            None | Some("0") => Ok(false),
+            Some("1") => Ok(true),
+            Some(other) => bail!("{name} is `{other}`, allowed are 0 and 1"),
+        };
         Ok(Settings {
-            matrix: path("NICMATRIX_MATRIX", "matrix.toml"),
-            profile: get("NICMATRIX_PROFILE").unwrap_or_else(|| "smoke".into()),
+            matrix: path("NICMATRIX_MATRIX", DEFAULT_MATRIX),
+            profile: get("NICMATRIX_PROFILE").unwrap_or_else(|| DEFAULT_PROFILE.into()),
             qemu: qemu(
                 get("NICMATRIX_QEMU").as_deref(),
                 &get("PATH").unwrap_or_default(),
@@ -119,11 +134,11 @@ impl Settings {
                 format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
             })?,
             shard: get("NICMATRIX_SHARD").map(|v| shard(&v)).transpose()?,
-            faults: match faults.as_str() {
-                "0" => false,
-                "1" => true,
-                other => bail!("NICMATRIX_FAULTS is `{other}`, allowed are 0 and 1"),
-            },
+            faults: switch("NICMATRIX_FAULTS")?,
+            table: switch("NICMATRIX_TABLE")?,
+            show: switch("NICMATRIX_SHOW")?,
+            shell: switch("NICMATRIX_SHELL")?,
+            nextest: switch("NEXTEST")?,
             junit: get("NICMATRIX_JUNIT").map(|value| root.join(value)),
             dir: path("NICMATRIX_DIR", "target/nicmatrix"),
             root,
@@ -142,9 +157,30 @@ impl Settings {
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")
     }
-    /// A path as the user gave it, taken from the workspace's root.
-    pub fn from_root(&self, path: &Path) -> PathBuf {
-        self.root.join(path)
+    /// The command that runs one trial again, with the settings that are not the defaults.
+    pub fn reproduce(&self, trial: &str) -> String {
+        let mut words = vec!["cargo xtask repro".to_owned(), quote(trial)];
+        let mut option = |name: &str, value: &str| words.push(format!("{name} {}", quote(value)));
+        if self.profile != DEFAULT_PROFILE {
+            option("--profile", &self.profile);
+        }
+        if self.matrix != self.root.join(DEFAULT_MATRIX) {
+            option("--matrix", &self.matrix.to_string_lossy());
+        }
+        if !QEMU_PLACES.contains(&&*self.qemu.to_string_lossy()) {
+            option("--qemu", &self.qemu.to_string_lossy());
+        }
+        for directory in &self.firmware {
+            option("--firmware", &directory.to_string_lossy());
+        }
+        if let Some((word, _)) = ACCELS
+            .iter()
+            .skip(1)
+            .find(|(_, accel)| *accel == self.accel)
+        {
+            option("--accel", word);
+        }
+        words.join(" ")
     }
 }
 

@@ -1,4 +1,231 @@
 //! From a VM's description to QEMU's command line. Pure.
 
+use crate::host::Accel;
+use crate::matrix::schema::Machine;
+use crate::net::addr::Mac;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// File descriptor of the QMP socket in QEMU.
+pub const QMP_FD: i32 = 3;
+/// File descriptor of the serial console in QEMU.
+pub const SERIAL_FD: i32 = 4;
+/// File descriptor of the guest agent's port in QEMU.
+pub const AGENT_FD: i32 = 5;
+/// The root port of a Q35 machine that takes hot-plugged NICs.
+pub const HOTPLUG_PORT: &str = "hotplug0";
+
+/// What the VM boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// A kernel with an initramfs, directly.
+    Kernel {
+        /// ELF with a PVH entry, or bzImage.
+        kernel: PathBuf,
+        /// Initramfs.
+        initrd: PathBuf,
+        /// Kernel parameters.
+        parameters: Vec<String>,
+    },
+    /// A disk image through the firmware, changes thrown away.
+    Disk(PathBuf),
+}
+
 /// A VM, before it is a command line.
-pub struct VmSpec {}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSpec {
+    /// QEMU's machine type.
+    pub machine: Machine,
+    /// How guest code runs.
+    pub accel: Accel,
+    /// MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// What boots.
+    pub boot: Boot,
+    /// The NICs; the first is the one under test.
+    pub nics: Vec<NicSpec>,
+    /// `-global` properties.
+    pub globals: Vec<String>,
+    /// `-L` directories.
+    pub firmware: Vec<PathBuf>,
+}
+
+/// A NIC with its netdev.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicSpec {
+    /// The device's id; the netdev's is `net-` with it.
+    pub id: String,
+    /// `-device` model.
+    pub device: String,
+    /// Hardware address.
+    pub mac: Mac,
+    /// The tap that QEMU is to create.
+    pub tap: String,
+    /// Whether vhost-net serves it.
+    pub vhost: bool,
+    /// Queue pairs of the tap.
+    pub queues: u32,
+    /// Further device properties, `key=value`.
+    pub properties: Vec<String>,
+    /// Plugged by the case, not on the command line.
+    pub hotplug: bool,
+}
+
+impl NicSpec {
+    /// The netdev's id.
+    pub fn netdev_id(&self) -> String {
+        format!("net-{}", self.id)
+    }
+
+    /// `-netdev`'s argument, also that of HMP's `netdev_add`.
+    pub fn netdev(&self) -> String {
+        let mut text = format!(
+            "tap,id={},ifname={},script=no,downscript=no",
+            self.netdev_id(),
+            self.tap
+        );
+        if self.vhost {
+            text += ",vhost=on";
+        }
+        if self.queues > 1 {
+            text += &format!(",queues={}", self.queues);
+        }
+        text
+    }
+
+    /// `-device`'s argument, also that of HMP's `device_add`.
+    pub fn device(&self, machine: Machine) -> String {
+        let mut text = format!(
+            "{},netdev={},id={},mac={}",
+            self.device,
+            self.netdev_id(),
+            self.id,
+            self.mac
+        );
+        if self.hotplug && machine == Machine::Q35 {
+            text += &format!(",bus={HOTPLUG_PORT}");
+        }
+        for property in &self.properties {
+            text += ",";
+            text += property;
+        }
+        text
+    }
+}
+
+impl VmSpec {
+    /// Adds a kernel parameter; a disk image keeps its own.
+    pub fn kernel_parameter(&mut self, parameter: &str) {
+        if let Boot::Kernel { parameters, .. } = &mut self.boot {
+            parameters.push(parameter.to_owned());
+        }
+    }
+
+    /// QEMU's arguments, without the program.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut a = Arguments::default();
+        for directory in &self.firmware {
+            a.push("-L");
+            a.0.push(directory.into());
+        }
+        a.pair("-name", "nicmatrix");
+        a.push("-nodefaults");
+        a.push("-no-user-config");
+        a.pair("-display", "none");
+        // Paused, until its taps are on the bridge.
+        a.push("-S");
+        // A panic ends the VM (the kernel's panic=-1), so nothing waits for a dead guest.
+        a.push("-no-reboot");
+        let machine = self.machine.name();
+        a.pair("-machine", machine);
+        for word in self.accel.qemu_args() {
+            a.push(word);
+        }
+        a.pair("-m", &format!("{}M", self.memory_mib));
+        a.pair("-smp", &self.cpus.to_string());
+        a.pair("-rtc", "base=utc,clock=host");
+        match &self.boot {
+            Boot::Kernel {
+                kernel,
+                initrd,
+                parameters,
+            } => {
+                a.push("-kernel");
+                a.0.push(kernel.into());
+                a.push("-initrd");
+                a.0.push(initrd.into());
+                a.pair("-append", &parameters.join(" "));
+            }
+            Boot::Disk(image) => {
+                a.push("-drive");
+                let mut drive = OsString::from("if=virtio,snapshot=on,file=");
+                // QEMU's option syntax doubles a comma that is not a separator.
+                drive.push(image.to_string_lossy().replace(',', ",,"));
+                a.0.push(drive);
+            }
+        }
+        for global in &self.globals {
+            a.pair("-global", global);
+        }
+        a.pair("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
+        a.pair("-mon", "chardev=qmp,mode=control");
+        a.pair("-chardev", &format!("socket,id=serial,fd={SERIAL_FD}"));
+        a.pair("-serial", "chardev:serial");
+        a.pair("-device", "virtio-serial-pci,id=vser0");
+        a.pair("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
+        a.pair(
+            "-device",
+            "virtserialport,bus=vser0.0,chardev=agent,name=org.qemu.guest_agent.0",
+        );
+        if self.machine == Machine::Q35 && self.nics.iter().any(|nic| nic.hotplug) {
+            a.pair(
+                "-device",
+                &format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1,slot=1"),
+            );
+        }
+        for nic in self.nics.iter().filter(|nic| !nic.hotplug) {
+            a.pair("-netdev", &nic.netdev());
+            a.pair("-device", &nic.device(self.machine));
+        }
+        a.0
+    }
+}
+
+#[derive(Default)]
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn push(&mut self, word: &str) {
+        self.0.push(word.into());
+    }
+    fn pair(&mut self, option: &str, value: &str) {
+        self.push(option);
+        self.push(value);
+    }
+}
+
+/// A command line that a shell takes as it stands, an option a line.
+pub fn shell(program: &std::path::Path, arguments: &[OsString]) -> String {
+    let mut text = quote(&program.to_string_lossy());
+    for argument in arguments {
+        let argument = argument.to_string_lossy();
+        let starts_option = argument.starts_with('-');
+        text += if starts_option { " \\\n  " } else { " " };
+        text += &quote(&argument);
+    }
+    text
+}
+
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,.:/+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,7 @@ fn payload(image: &[u8]) -> Result<(&'static str, &[u8])> {
 fn decompress(tool: &str, from: &Path, to: &Path) -> Result<()> {
     let input = File::open(from).or_cannot_run(|| format!("open {}", from.display()))?;
     let output = File::create(to).or_cannot_run(|| format!("create {}", to.display()))?;
-    let done = crate::host::child::dies_with_parent(
+    let done = crate::run::child::dies_with_parent(
         Command::new(tool)
             .args(["-d", "-c"])
             .stdin(input)

@@ -161,11 +161,17 @@ fn cached(images_dir: &Path, fingerprint: &str, progress: &dyn Fn(&str)) -> Opti
         .ok()
 }
 
+/// The image that was built last, if it is whole; builds nothing.
+pub fn built(images_dir: &Path) -> Option<GuestImage> {
+    let current: Current = read_json(&images_dir.join(CURRENT)).ok()?;
+    load(&images_dir.join(&current.hash)).ok()
+}
+
 /// The last image of the same recipe, for a machine whose package lists are gone (a container, a
 /// restored cache).
 fn last_built(images_dir: &Path, recipe: &str, progress: &dyn Fn(&str)) -> Option<GuestImage> {
     let current: Current = read_json(&images_dir.join(CURRENT)).ok()?;
-    let image = load(&images_dir.join(&current.hash)).ok()?;
+    let image = built(images_dir)?;
     (current.recipe == recipe).then(|| {
         progress(&format!(
             "apt cannot say whether the guest image is up to date: using the one built before, with kernel {}",

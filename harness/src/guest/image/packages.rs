@@ -2,7 +2,7 @@
 //! installed.
 
 use crate::error::{CannotRun, OrCannotRun};
-use crate::host::child::dies_with_parent;
+use crate::run::child::dies_with_parent;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;

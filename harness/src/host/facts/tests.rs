@@ -67,15 +67,20 @@ fn a_cache_that_cannot_be_written_is_done_without() {
 #[test]
 fn a_wrapper_script_works_and_is_asked_each_time() {
     let directory = tempfile::tempdir().unwrap();
-    // Without exec: QEMU is a grandchild, and must end all the same.
+    let wrapper = script(directory.path(), &format!("exec {QEMU} \"$@\""));
+    assert!(key(&wrapper, &[]).is_none());
+    ask(&wrapper, &[], ANSWER).unwrap();
+}
+
+#[test]
+fn a_wrapper_script_that_would_leave_qemu_behind_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
     let wrapper = script(
         directory.path(),
         &format!("{QEMU} \"$@\"; echo $? >$0.ended"),
     );
-    assert!(key(&wrapper, &[]).is_none());
-    ask(&wrapper, &[], ANSWER).unwrap();
-    let ended = std::fs::read_to_string(directory.path().join("qemu.ended")).unwrap();
-    assert_eq!(ended, "0\n");
+    let text = complaint(&wrapper, ANSWER);
+    assert!(text.contains("with `exec`"), "{text}");
 }
 
 #[test]

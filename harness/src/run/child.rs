@@ -22,6 +22,12 @@ pub fn pdeath_command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(locate(program.as_ref()));
     // As typed: many programs begin their messages with it.
     command.arg0(program.as_ref()).env("LC_ALL", "C");
+    dies_with_parent(&mut command);
+    command
+}
+
+/// Has the kernel kill `command`'s process when the thread that spawned it ends.
+pub fn dies_with_parent(command: &mut Command) -> &mut Command {
     let parent = nix::unistd::getpid();
     // SAFETY: prctl and getppid are async-signal-safe system calls, and nothing is allocated.
     unsafe {
@@ -114,7 +120,7 @@ pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> 
 }
 
 /// All that a child has printed so far, collected by a thread of its own.
-pub(super) struct Output {
+pub(crate) struct Output {
     shared: Arc<Shared>,
     reader: Option<JoinHandle<()>>,
 }
@@ -132,7 +138,7 @@ struct Text {
 }
 
 /// How a wait for a child's output ended.
-pub(super) enum Waited<T> {
+pub(crate) enum Waited<T> {
     /// It came.
     Found(T),
     /// The child closed its output without it.
@@ -143,7 +149,7 @@ pub(super) enum Waited<T> {
 
 impl Output {
     /// Collects from `pipe` until the child closes it.
-    pub(super) fn collect(mut pipe: PipeReader) -> Output {
+    pub(crate) fn collect(mut pipe: PipeReader) -> Output {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let reader = std::thread::spawn(move || {
@@ -168,12 +174,12 @@ impl Output {
     }
 
     /// The text so far.
-    pub(super) fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&lock(&self.shared.text).bytes).into_owned()
     }
 
     /// Waits until `look` finds something in the whole text so far.
-    pub(super) fn wait<T>(
+    pub(crate) fn wait<T>(
         &self,
         deadline: Instant,
         mut look: impl FnMut(&str) -> Option<T>,

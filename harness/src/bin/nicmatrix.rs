@@ -1,0 +1,97 @@
+//! What `cargo xtask` asks of the harness besides running trials, and those for programs that must
+//! find the harness under a fixed name.
+
+use clap::{Parser, Subcommand};
+use harness::run::settings::Settings;
+use harness::{doctor, explain, list, plan, run, vm};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Looks at the matrix and at this host; settings come from NICMATRIX_* variables.
+#[derive(Parser)]
+#[command(name = "nicmatrix")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run trials, as `cargo test -p harness --test matrix` does
+    Run {
+        /// libtest's
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Print the trials' names
+    List {
+        /// Only names that contain this
+        filter: Option<String>,
+        /// As a JSON array with cell, plan item and action
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what a trial is and does
+    Explain {
+        /// Its full name
+        trial: String,
+    },
+    /// Build the guest image where it is not built
+    Image,
+    /// Say what this host can do, a line each
+    Doctor,
+}
+
+fn main() -> ExitCode {
+    run::exit(dispatch(Cli::parse().verb))
+}
+
+fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
+    let settings = Settings::from_env()?;
+    match verb {
+        Verb::Run { arguments } => run::trials(arguments),
+        Verb::List { filter, json } => {
+            let mut trials = run::planned(&settings)?.trials;
+            let names: Vec<String> = trials.iter().map(|trial| trial.name.clone()).collect();
+            let filter = filter.unwrap_or_default();
+            trials.retain(|trial| trial.name.contains(&filter));
+            if trials.is_empty() {
+                return Err(plan::nothing_matches(&names, &filter, false));
+            }
+            let text = if json {
+                list::json(&trials)?
+            } else {
+                list::text(&trials)
+            };
+            print(&text)
+        }
+        Verb::Explain { trial } => {
+            let planned = run::planned(&settings)?;
+            let Some(found) = planned.trials.iter().find(|planned| planned.name == trial) else {
+                let names: Vec<String> = planned.trials.iter().map(|t| t.name.clone()).collect();
+                return Err(plan::nothing_matches(&names, &trial, true));
+            };
+            let spec = vm::standard::spec(found, &run::context::kit_so_far(&settings));
+            let line = vm::cmdline::shell(&settings.qemu, &spec.arguments());
+            print(&explain::explain(
+                found,
+                &line,
+                &vm::standard::topology(&spec),
+            ))
+        }
+        Verb::Image => {
+            let say = |line: &str| eprintln!("{line}");
+            let image = harness::guest::image::ensure(&settings.images(), &say)?;
+            print(&format!("{}\n", image.initrd.display()))
+        }
+        Verb::Doctor => print(&doctor::examine(&settings)),
+    }
+}
+
+/// A reader that has gone (`| head`) is no error.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

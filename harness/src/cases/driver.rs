@@ -1,0 +1,145 @@
+//! Plan items 5 and 8: which driver serves the NIC, and what it says of itself.
+
+use super::faults::{self, BLACKLISTED, OTHER_MODEL, UNBOUND};
+use super::{Case, Fault};
+use crate::guest::dialect::Op;
+use crate::guest::link::{await_link, fields};
+use crate::net::addr::Mac;
+use crate::testbed::Testbed;
+use anyhow::{Context, ensure};
+
+/// The second NIC of a fault.
+const OTHER_MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+
+/// Plan item 5.
+pub static DRIVER: Case = Case {
+    name: "driver",
+    plan_item: "5",
+    passes: "`ethtool -i` names the driver that matrix.toml expects for this model on this guest, and QEMU has that model at that MAC",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[],
+    faults: &[OTHER_MODEL, BLACKLISTED, UNBOUND],
+    run: driver,
+};
+
+/// Plan item 8.
+pub static DRIVER_INFO: Case = Case {
+    name: "driver_info",
+    plan_item: "8",
+    passes: "what `ethtool -i` says (driver, bus-info) agrees with sysfs, and the PCI function it names holds this NIC in QEMU's `query-pci`",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[],
+    faults: &[
+        UNBOUND,
+        Fault {
+            name: "swapped",
+            breaks: "the guest swaps the MACs of two NICs, so that the one under test is in another slot",
+            vm: |spec| {
+                let mut second = spec.nics[0].clone();
+                second.id = "nic1".into();
+                second.tap = "tap1".into();
+                second.mac = OTHER_MAC;
+                spec.nics.push(second);
+            },
+            inject: |bed| {
+                let (first, second) = (bed.link()?, await_link(&bed.agent, OTHER_MAC)?);
+                bed.apply(Op::Mac, &first, &OTHER_MAC.to_string())?;
+                bed.apply(Op::Mac, &second, &first.mac.to_string())
+            },
+            red: "QEMU has",
+            ..OTHER_MODEL
+        },
+    ],
+    run: driver_info,
+};
+
+fn driver(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.link()?;
+    let info = fields(&bed.agent.sh(&format!("ethtool -i {}", link.name))?);
+    let bound = info.get("driver").map(String::as_str).unwrap_or_default();
+    let expected = &bed.cell.nic.driver;
+    ensure!(
+        bound == expected,
+        "{} is bound by the driver {bound:?}; {} on {} expects {expected:?}",
+        link.name,
+        bed.cell.nic.name,
+        bed.cell.guest.name
+    );
+    let qemu = bed.qemu_nic()?;
+    ensure!(
+        qemu.model == bed.cell.nic.device && qemu.mac == link.mac,
+        "the guest's {} has MAC {}, but QEMU has {} with MAC {} there",
+        link.name,
+        link.mac,
+        qemu.model,
+        qemu.mac
+    );
+    Ok(())
+}
+
+fn driver_info(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.link()?;
+    let text = bed.agent.sh(&format!("ethtool -i {}", link.name))?;
+    let info = fields(&text);
+    let field = |key: &str| {
+        info.get(key)
+            .with_context(|| format!("`ethtool -i` has no {key}: {text}"))
+    };
+    ensure!(
+        *field("driver")? == link.driver,
+        "`ethtool -i` says driver {}, sysfs says {}",
+        info["driver"],
+        link.driver
+    );
+    ensure!(
+        *field("bus-info")? == link.pci,
+        "`ethtool -i` says bus-info {}, sysfs says {}",
+        info["bus-info"],
+        link.pci
+    );
+    let holder = qdev_at(bed, &link.pci)?;
+    ensure!(
+        holder == bed.nic().id,
+        "the guest has MAC {} at {}, where QEMU has {holder:?} instead of {:?}",
+        link.mac,
+        link.pci,
+        bed.nic().id
+    );
+    for key in ["version", "firmware-version"] {
+        bed.notes.push(format!("{key}: {}", field(key)?));
+    }
+    Ok(())
+}
+
+/// The id of the device that QEMU's `query-pci` shows at `domain:bus:slot.function`.
+fn qdev_at(bed: &Testbed, pci: &str) -> anyhow::Result<String> {
+    let number = |text: &str| i64::from_str_radix(text, 16);
+    let mut parts = pci.split([':', '.']).skip(1);
+    let mut next = || {
+        parts
+            .next()
+            .with_context(|| format!("{pci:?} is no PCI function"))
+    };
+    let (bus, slot, function) = (number(next()?)?, number(next()?)?, number(next()?)?);
+    let buses = bed.vm.call_raw("query-pci", serde_json::json!({}))?;
+    let mut found = None;
+    let mut walk = vec![&buses];
+    while let Some(value) = walk.pop() {
+        match value {
+            serde_json::Value::Array(items) => walk.extend(items),
+            serde_json::Value::Object(map) => {
+                let at = |key: &str| map.get(key).and_then(serde_json::Value::as_i64);
+                if (at("bus"), at("slot"), at("function"))
+                    == (Some(bus), Some(slot), Some(function))
+                {
+                    found = map.get("qdev_id").and_then(|id| id.as_str());
+                }
+                walk.extend(map.values());
+            }
+            _ => {}
+        }
+    }
+    Ok(found.unwrap_or_default().to_owned())
+}

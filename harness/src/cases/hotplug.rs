@@ -1,0 +1,234 @@
+//! Plan item 1: a NIC plugged and unplugged while the guest runs.
+
+use super::faults::{self, BLACKLISTED, OTHER_MODEL, TAP_UNPLUGGED};
+use super::{Case, Fault, Moment};
+use crate::guest::dialect::Op;
+use crate::guest::link;
+use crate::net::bridge;
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use crate::vm::cmdline::VmSpec;
+use anyhow::{Context, bail, ensure};
+use serde_json::{Value, json};
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        red: faults::NO_LINK,
+        ..BLACKLISTED
+    },
+    Fault {
+        red: faults::NO_PING,
+        ..TAP_UNPLUGGED
+    },
+    Fault {
+        name: "unplug_unheard",
+        breaks: "the guest's CPUs stand still, so nobody answers the request to unplug",
+        moment: Moment::Unplug,
+        inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
+        red: "for DEVICE_DELETED",
+        ..TAP_UNPLUGGED
+    },
+    Fault {
+        name: "no_hotplug",
+        breaks: "the machine's PCI bus is built without hot-plug",
+        applies: faults::on_pc,
+        vm: |spec| {
+            spec.globals
+                .push("PIIX4_PM.acpi-root-pci-hotplug=off".into())
+        },
+        red: "device_add was refused",
+        ..OTHER_MODEL
+    },
+];
+
+/// Plan item 1 over QMP.
+pub static HOTPLUG_QMP: Case = Case {
+    name: "hotplug_qmp",
+    plan_item: "1",
+    passes: "QEMU lists the NIC, the guest gains that MAC, traffic flows; unplugged in both orders of netdev_del and device_del, DEVICE_DELETED arrives, the guest loses that MAC, tap and descriptor are gone; over QMP, N cycles",
+    applies: |_| true,
+    vm: plugged_later,
+    ops: &[Op::Address],
+    faults: FAULTS,
+    run: |bed| hotplug(bed, Monitor::Qmp),
+};
+
+/// Plan item 1 over HMP.
+pub static HOTPLUG_HMP: Case = Case {
+    name: "hotplug_hmp",
+    plan_item: "1",
+    passes: "as hotplug_qmp, with every command typed into the human monitor",
+    applies: |_| true,
+    vm: plugged_later,
+    ops: &[Op::Address],
+    faults: FAULTS,
+    run: |bed| hotplug(bed, Monitor::Hmp),
+};
+
+#[derive(Clone, Copy)]
+enum Monitor {
+    Qmp,
+    Hmp,
+}
+
+#[derive(Clone, Copy)]
+enum Order {
+    NetdevFirst,
+    DeviceFirst,
+}
+
+fn plugged_later(spec: &mut VmSpec) {
+    spec.nics[0].hotplug = true;
+}
+
+fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
+    let mac = bed.nic().mac;
+    for cycle in 1..=bed.profile.hotplug_cycles {
+        for order in [Order::NetdevFirst, Order::DeviceFirst] {
+            let words = match order {
+                Order::NetdevFirst => "netdev_del before device_del",
+                Order::DeviceFirst => "device_del before netdev_del",
+            };
+            plug(bed, monitor)
+                .and_then(|()| unplug(bed, monitor, order))
+                .and_then(|()| link::await_no_link(&bed.agent, mac))
+                .with_context(|| format!("cycle {cycle}, {words}"))?;
+        }
+    }
+    bed.expect_quiet_kernel()
+}
+
+fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
+    let nic = bed.nic().clone();
+    add(bed, monitor, "netdev_add", &nic.netdev())?;
+    bed.attach()?;
+    add(bed, monitor, "device_add", &nic.device(bed.vm.spec.machine))?;
+    let qemu = bed.qemu_nic()?;
+    ensure!(
+        qemu.model == nic.device && qemu.mac == nic.mac,
+        "device_add was accepted, but QEMU shows {qemu:?}"
+    );
+    bed.link()?;
+    bed.moment(Moment::Traffic)?;
+    bed.up()?;
+    bed.expect_replies(3, 1440)
+}
+
+fn unplug(bed: &mut Testbed, monitor: Monitor, order: Order) -> anyhow::Result<()> {
+    bed.moment(Moment::Unplug)?;
+    let nic = bed.nic().clone();
+    let mark = bed.vm.qmp.mark();
+    let device_del = |bed: &Testbed| -> anyhow::Result<()> {
+        delete(bed, monitor, "device_del", &nic.id)?;
+        // A guest that refuses says so at once; a deaf one is waited for.
+        bed.vm
+            .qmp
+            .event(mark, deadline::DEVICE_DELETED.start(), |event| {
+                let ours = event.data["device"] == json!(nic.id);
+                match event.name.as_str() {
+                    "DEVICE_DELETED" if ours => Some(Ok(())),
+                    "DEVICE_UNPLUG_GUEST_ERROR" if ours => Some(Err(anyhow::anyhow!(
+                        "the guest refused to unplug: {}",
+                        event.data
+                    ))),
+                    _ => None,
+                }
+            })?
+    };
+    match order {
+        Order::NetdevFirst => {
+            delete(bed, monitor, "netdev_del", &nic.netdev_id())?;
+            device_del(bed)?;
+        }
+        Order::DeviceFirst => {
+            device_del(bed)?;
+            delete(bed, monitor, "netdev_del", &nic.netdev_id())?;
+        }
+    }
+    let network = bed.vm.hmp("info network")?;
+    ensure!(
+        !network.contains(&nic.id),
+        "after device_del and netdev_del QEMU's `info network` still shows: {network}"
+    );
+    ensure!(
+        !bridge::exists(&nic.tap),
+        "after netdev_del the tap {} is still there",
+        nic.tap
+    );
+    let held = bed.vm.open_files("/dev/net/tun")?;
+    ensure!(
+        held == 0,
+        "after netdev_del QEMU still holds {held} descriptors of /dev/net/tun"
+    );
+    Ok(())
+}
+
+/// `netdev_add` or `device_add` with QEMU's own option syntax.
+fn add(bed: &Testbed, monitor: Monitor, command: &str, options: &str) -> anyhow::Result<()> {
+    match monitor {
+        Monitor::Hmp => type_in(bed, &format!("{command} {options}")),
+        Monitor::Qmp => bed
+            .vm
+            .call_raw(command, arguments(command, options))
+            .map(drop),
+    }
+}
+
+fn delete(bed: &Testbed, monitor: Monitor, command: &str, id: &str) -> anyhow::Result<()> {
+    match monitor {
+        Monitor::Hmp => type_in(bed, &format!("{command} {id}")),
+        Monitor::Qmp => bed.vm.call_raw(command, json!({ "id": id })).map(drop),
+    }
+}
+
+/// HMP says nothing when all went well.
+fn type_in(bed: &Testbed, line: &str) -> anyhow::Result<()> {
+    let said = bed.vm.hmp(line)?;
+    if !said.trim().is_empty() {
+        let command = line.split(' ').next().unwrap_or(line);
+        bail!("{command} was refused over HMP: {}", said.trim());
+    }
+    Ok(())
+}
+
+/// `tap,id=x,queues=4` as QMP's arguments; the first word is `type` or `driver`.
+fn arguments(command: &str, options: &str) -> Value {
+    let first = if command == "netdev_add" {
+        "type"
+    } else {
+        "driver"
+    };
+    let mut map = serde_json::Map::new();
+    for (index, option) in options.split(',').enumerate() {
+        let (key, value) = match option.split_once('=') {
+            Some(pair) => pair,
+            None if index == 0 => (first, option),
+            None => (option, "on"),
+        };
+        let value = match (command, key, value) {
+            // netdev_add is typed by its schema; device_add takes strings for everything.
+            ("netdev_add", "vhost", _) => json!(value == "on"),
+            ("netdev_add", "queues", _) => value.parse::<u32>().map_or(json!(value), |n| json!(n)),
+            _ => json!(value),
+        };
+        map.insert(key.to_owned(), value);
+    }
+    Value::Object(map)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_lines_options_become_typed_arguments() {
+        let value = arguments(
+            "netdev_add",
+            "tap,id=net-nic0,ifname=tap0,script=no,vhost=on,queues=4",
+        );
+        let expected = json!({"type": "tap", "id": "net-nic0", "ifname": "tap0", "script": "no", "vhost": true, "queues": 4});
+        assert_eq!(value, expected);
+        let value = arguments("device_add", "e1000,netdev=net-nic0,mac=52:54:00:00:00:01");
+        assert_eq!(value["driver"], "e1000");
+    }
+}

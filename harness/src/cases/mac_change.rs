@@ -1,0 +1,154 @@
+//! Plan items 4 and "18. mac_change": the NIC under a new MAC.
+
+use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
+use super::{Case, Fault, Moment};
+use crate::guest::dialect::Op;
+use crate::net::addr::Mac;
+use crate::net::bridge;
+use crate::net::sabotage::SecondHost;
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use anyhow::{Context, ensure};
+use std::time::{Duration, Instant};
+
+/// DHCP message type (RFC 2132, 9.6).
+const DHCP_ACK: u8 = 5;
+
+/// Plan items 4 and 18.
+pub static MAC_CHANGE: Case = Case {
+    name: "mac_change",
+    plan_item: "4, 18. mac_change",
+    passes: "the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
+    faults: &[
+        Fault {
+            name: "second_host",
+            breaks: "a second host on the bridge answers under the old MAC",
+            inject: |bed| {
+                let (old, new) = (bed.nic().mac, successor(bed.nic().mac));
+                let leased = bed.dhcp.as_ref().and_then(|dhcp| dhcp.lease(new));
+                let address = leased.context("the NIC has no lease to be doubled")?;
+                let host = SecondHost::plug(&bed.bridge, old, address)?;
+                bed.kept.push(Box::new(host));
+                Ok(())
+            },
+            red: "the old MAC",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "no_dhcp",
+            breaks: "the DHCP server is gone when the guest asks under its new MAC",
+            moment: Moment::Start,
+            inject: |bed| {
+                bed.dhcp = None;
+                Ok(())
+            },
+            red: "no DHCPACK for the new MAC",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "mac_ignored",
+            breaks: "QEMU does not let the driver program its MAC (ctrl_mac_addr=off)",
+            applies: faults::virtio,
+            vm: |spec| spec.nics[0].properties.push("ctrl_mac_addr=off".into()),
+            red: "new MAC",
+            ..OTHER_MODEL
+        },
+    ],
+    run: mac_change,
+};
+
+fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    let old = bed.nic().mac;
+    let new = successor(old);
+    bed.apply(Op::Down, &link, "")?;
+    bed.apply(Op::Mac, &link, &new.to_string())?;
+    bed.apply(Op::Up, &link, "")?;
+    bed.agent.sh(&format!("ip addr flush dev {}", link.name))?;
+    let mark = bed.wire()?.mark()?;
+    let asking = bed.agent.start(&bed.command(Op::Dhcp, &link, ""))?;
+    let until = Instant::now() + deadline::DHCP_LEASE.start().span();
+    bed.wire()?
+        .wait(mark, until, |frame| {
+            frame
+                .dhcp()
+                .is_some_and(|dhcp| dhcp.client == new && dhcp.kind == DHCP_ACK)
+        })
+        .with_context(|| format!("no DHCPACK for the new MAC {new}"))?;
+    bed.agent.finish(asking, Duration::ZERO)?;
+    let shown = bed
+        .agent
+        .sh(&format!("cat /sys/class/net/{}/address", link.name))?;
+    ensure!(
+        shown.trim() == new.to_string(),
+        "the new MAC is {new}, the guest shows {}",
+        shown.trim()
+    );
+    let address = bed
+        .dhcp
+        .as_ref()
+        .and_then(|dhcp| dhcp.lease(new))
+        .with_context(|| format!("the DHCP server has no lease for the new MAC {new}"))?;
+    let addresses = bed
+        .agent
+        .sh(&format!("ip -4 addr show dev {}", link.name))?;
+    ensure!(
+        addresses.contains(&format!("inet {address}/")),
+        "DHCP leased {address} to the new MAC, the guest shows {addresses}"
+    );
+
+    bridge::flush_neighbour(address)?;
+    let ping = bed.ping_to(address).count(3).interval(0.1);
+    bed.expect_answered(&ping, 3).context("from the new MAC")?;
+    let neighbour = bridge::neighbour(address)?;
+    ensure!(
+        neighbour == Some(new),
+        "the new MAC is {new}, the host's neighbour table has {neighbour:?}"
+    );
+    let qemu = bed.qemu_nic()?;
+    ensure!(
+        qemu.mac == new,
+        "the new MAC is {new}, QEMU's `info network` shows {}",
+        qemu.mac
+    );
+    if bed.cell.nic.is_virtio() {
+        let name = Some(bed.nic().id.clone());
+        let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
+        let main = filters
+            .first()
+            .and_then(|filter| filter.main_mac.parse().ok());
+        ensure!(
+            main == Some(new),
+            "the new MAC is {new}, QEMU's query-rx-filter has {main:?}"
+        );
+    }
+
+    bed.moment(Moment::Traffic)?;
+    bridge::set_neighbour_permanent(address, old)?;
+    bed.expect_silence(address, &format!("it is sent to the old MAC {old}"))?;
+    bridge::set_neighbour_permanent(address, new)?;
+    let ping = bed.ping_to(address).count(3).interval(0.1);
+    bed.expect_answered(&ping, 3).context("from the new MAC")?;
+    restart(bed, &link.name, new)
+}
+
+/// Another address of the same vendor, locally administered like the first.
+fn successor(Mac([a, b, c, d, e, f]): Mac) -> Mac {
+    Mac([a, b, c, d ^ 0xff, e, f])
+}
+
+/// Plan item 18: the release's network restart keeps the new MAC.
+fn restart(bed: &mut Testbed, dev: &str, new: Mac) -> anyhow::Result<()> {
+    let command = bed.cell.guest.dialect.command(Op::Restart, dev, "");
+    bed.agent.sh(&command)?;
+    let shown = bed.agent.sh(&format!("cat /sys/class/net/{dev}/address"))?;
+    ensure!(
+        shown.trim() == new.to_string(),
+        "after `{command}` the guest shows {}, not the new MAC {new}",
+        shown.trim()
+    );
+    Ok(())
+}

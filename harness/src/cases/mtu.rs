@@ -1,0 +1,119 @@
+//! Plan items 9 and 14: the MTU, and that frames of exactly that size cross.
+
+use super::faults::{self, SMALL_TAP, TAP_UNPLUGGED};
+use super::{Case, Fault};
+use crate::guest::dialect::Op;
+use crate::guest::link::Link;
+use crate::net::{addr, bridge, frame};
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use anyhow::ensure;
+
+/// IPv4 and ICMP headers, bytes.
+const HEADERS: u32 = 28;
+/// Ethernet's header as a capture shows it, bytes.
+const ETHERNET: usize = 14;
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        red: "with the MTU at",
+        ..SMALL_TAP
+    },
+    Fault {
+        red: "replies came back",
+        ..TAP_UNPLUGGED
+    },
+];
+
+/// Plan item 14.
+pub static MTU_SET: Case = Case {
+    name: "mtu_set",
+    plan_item: "14",
+    passes: "the MTU set (1400, then 1500) reads back; an unfragmentable ping of exactly that size crosses both ways and shows as such on the wire; one byte more is refused",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[Op::Address, Op::Mtu],
+    faults: FAULTS,
+    run: |bed| {
+        let link = bed.up()?;
+        bed.moment(super::Moment::Traffic)?;
+        exactly(bed, &link, 1400)?;
+        exactly(bed, &link, 1500)
+    },
+};
+
+/// Plan item 9.
+pub static MTU_MAX: Case = Case {
+    name: "mtu_max",
+    plan_item: "9",
+    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[Op::Address, Op::Mtu],
+    faults: FAULTS,
+    run: |bed| {
+        let link = bed.up()?;
+        let largest = bed.cell.nic.max_mtu;
+        // Both sides must carry it; a bridge's ports default to Ethernet's 1500.
+        bed.bridge
+            .set_mtu(largest.clamp(bridge::MTU, bridge::MAX_MTU))?;
+        bed.moment(super::Moment::Traffic)?;
+        exactly(bed, &link, largest)
+    },
+};
+
+/// Sets `mtu`, reads it back, and shows on the wire that exactly that much crosses.
+fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {
+    bed.apply(Op::Mtu, link, &mtu.to_string())?;
+    let read = bed.link()?.mtu;
+    ensure!(
+        read == mtu,
+        "the MTU was set to {mtu}, the guest reads back {read}"
+    );
+    // e1000 resets, and so negotiates its link anew.
+    let mark = bed.wire()?.mark()?;
+    bed.reach(deadline::FIRST_PING)
+        .map_err(|error| error.context(format!("0 replies came back with the MTU at {mtu}")))?;
+    let crossing = mtu.min(bridge::MAX_MTU);
+    let size = crossing - HEADERS;
+    let report = bed.guest_ping(&format!("-M do -c 2 -i 0.2 -W 2 -s {size}"), addr::HOST)?;
+    ensure!(
+        report.received == 2,
+        "with the MTU at {mtu}, {} of 2 replies came back to {} bytes from the guest: {}",
+        report.received,
+        crossing,
+        report.output.trim()
+    );
+    let report = bed
+        .ping()
+        .dont_fragment()
+        .count(2)
+        .interval(0.2)
+        .size(size)
+        .run()?;
+    ensure!(
+        report.received == 2,
+        "with the MTU at {mtu}, {} of 2 replies came back to {} bytes from the host: {}",
+        report.received,
+        crossing,
+        report.output.trim()
+    );
+    let expected = crossing as usize + ETHERNET;
+    let frames = bed.wire()?.frames(mark)?;
+    let from_guest = frames
+        .iter()
+        .filter(|f| f.direction == frame::Direction::FromGuest);
+    let largest = from_guest.map(|f| f.length).max();
+    ensure!(
+        largest == Some(expected),
+        "with the MTU at {mtu}, the largest frame of the guest on the wire has {largest:?} bytes, not {expected}"
+    );
+    let over = mtu - HEADERS + 1;
+    let report = bed.guest_ping(&format!("-M do -c 1 -W 1 -s {over}"), addr::HOST)?;
+    ensure!(
+        report.received == 0,
+        "with the MTU at {mtu}, a packet of {} bytes that must not be fragmented was answered",
+        mtu + 1
+    );
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! Plan item "2. ping the guest": every size at every interval, and floods.
+
+use super::faults::{self, LOSSY, TAP_UNPLUGGED};
+use super::{Case, Fault, Moment};
+use crate::guest::dialect::Op;
+use crate::net::capture::Mark;
+use crate::net::frame::Icmp;
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use anyhow::ensure;
+
+/// The plan's packet sizes, bytes of ICMP payload.
+pub const SIZES: [u32; 12] = [
+    0, 1, 48, 64, 512, 1440, 1500, 1505, 4096, 4192, 32767, 65507,
+];
+/// The plan's intervals, seconds.
+const INTERVALS: [f64; 4] = [0.1, 0.01, 0.001, 0.0001];
+/// One byte more than an IPv4 packet can carry.
+const TOO_LARGE: u32 = 65508;
+
+/// Plan item "2. ping", steps 1 and 2.
+pub static PING_SWEEP: Case = Case {
+    name: "ping_sweep",
+    plan_item: "2. ping, 1) and 2)",
+    passes: "12 sizes × 4 intervals without loss, as ping, the guest's ICMP counters and the tap all count it; 65508 bytes get no reply at all",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            red: "replies came back",
+            ..LOSSY
+        },
+        Fault {
+            red: "replies came back",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: ping_sweep,
+};
+
+/// Plan item "2. ping", step 3.
+pub static PING_FLOOD: Case = Case {
+    name: "ping_flood",
+    plan_item: "2. ping, 3)",
+    passes: "after a flood of every size the guest's console shows no panic, oops, call trace, NETDEV WATCHDOG or stall, and the guest still answers ping and agent",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            name: "panic",
+            breaks: "the guest panics (sysrq c) while it is flooded",
+            inject: |bed| {
+                // The agent cannot answer from a panicked guest: start it and do not wait.
+                let command = "sleep 0.1; echo c >/proc/sysrq-trigger";
+                bed.agent.start(command).map(drop)
+            },
+            red: "the guest's console shows a panic",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "stopped",
+            breaks: "QEMU stops the guest's CPUs while it is flooded",
+            inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
+            red: "the guest no longer answers after the flood",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: ping_flood,
+};
+
+fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    bed.moment(Moment::Traffic)?;
+    let count = bed.profile.ping_count;
+    let echoes = guest_echoes(bed)?;
+    let mark = bed.wire()?.mark()?;
+    for interval in INTERVALS {
+        for size in SIZES {
+            let ping = bed.ping().count(count).interval(interval).size(size);
+            bed.expect_answered(&ping, count)?;
+        }
+    }
+    let total = count * (INTERVALS.len() * SIZES.len()) as u32;
+    let (requests, replies) = echoes_on_wire(bed, mark)?;
+    ensure!(
+        (requests, replies) == (total as usize, total as usize),
+        "ping counts {total} echoes, the tap shows {requests} requests and {replies} replies"
+    );
+    let seen = guest_echoes(bed)? - echoes;
+    ensure!(
+        seen == u64::from(total),
+        "ping counts {total} echoes, the guest's kernel counts {seen}"
+    );
+    let mark = bed.wire()?.mark()?;
+    let report = bed.ping().count(2).interval(0.1).size(TOO_LARGE).run()?;
+    let (_, replies) = echoes_on_wire(bed, mark)?;
+    ensure!(
+        report.received == 0 && replies == 0,
+        "{}: {} replies came back to more bytes than IPv4 can carry ({replies} on the wire)",
+        report.command,
+        report.received
+    );
+    Ok(())
+}
+
+/// Echo requests and replies on the tap since `mark`; of a fragmented one, the first fragment.
+fn echoes_on_wire(bed: &Testbed, mark: Mark) -> anyhow::Result<(usize, usize)> {
+    let wire = bed.wire()?;
+    let count = |wanted: fn(&Icmp) -> bool| {
+        wire.count(mark, |frame| frame.icmp().as_ref().is_some_and(wanted))
+    };
+    Ok((
+        count(|icmp| matches!(icmp, Icmp::EchoRequest { .. }))?,
+        count(|icmp| matches!(icmp, Icmp::EchoReply { .. }))?,
+    ))
+}
+
+/// Echo requests that the guest's kernel has received (`/proc/net/snmp`, Icmp InEchos).
+fn guest_echoes(bed: &Testbed) -> anyhow::Result<u64> {
+    let text = bed.agent.sh("grep ^Icmp: /proc/net/snmp")?;
+    let mut lines = text.lines().map(str::split_whitespace);
+    let found = match (lines.next(), lines.next()) {
+        (Some(names), Some(values)) => names.zip(values).find(|(name, _)| *name == "InEchos"),
+        _ => None,
+    };
+    match found {
+        Some((_, value)) => Ok(value.parse()?),
+        None => anyhow::bail!("the guest's /proc/net/snmp has no InEchos: {text}"),
+    }
+}
+
+fn ping_flood(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    let count = bed.profile.flood_count;
+    let mut lost = 0;
+    for (index, size) in SIZES.into_iter().enumerate() {
+        let flood = bed.ping().flood().count(count).size(size).spawn()?;
+        if index == SIZES.len() / 2 {
+            bed.moment(Moment::Traffic)?;
+        }
+        let report = flood.finish()?;
+        bed.expect_quiet_kernel()?;
+        lost += u64::from(count).saturating_sub(report.received);
+    }
+    if lost > 0 {
+        bed.notes.push(format!(
+            "{lost} of {} flood packets had no reply",
+            count * SIZES.len() as u32
+        ));
+    }
+    bed.reach(deadline::FIRST_PING)
+        .and_then(|()| bed.agent.sh("true").map(drop))
+        .map_err(|error| error.context("the guest no longer answers after the flood"))?;
+    bed.expect_quiet_kernel()
+}

@@ -1,0 +1,161 @@
+//! Plan items 6 and 13: promiscuous mode, toggled under traffic, and that it means something.
+
+use super::faults::{self, LOSSY, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
+use super::{Case, Fault, Moment};
+use crate::guest::dialect::Op;
+use crate::guest::link::Link;
+use crate::net::addr::Mac;
+use crate::net::bridge;
+use crate::run::deadline::Limit;
+use crate::testbed::Testbed;
+use anyhow::{Context, ensure};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// A MAC that no host here has.
+const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
+/// The address that the host believes to be there.
+const FOREIGN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 254);
+/// The plan's toggling is checked with as many pings.
+const PINGS_A_SECOND: u32 = 50;
+/// Pings that nobody answers: long enough to send them, too short for ping's own patience of 10 s.
+const UNANSWERED: Duration = Duration::from_millis(100);
+/// Where the guest's capture goes.
+const SEEN: &str = "/tmp/nicmatrix-seen";
+/// tcpdump says "listening" some 0.2 s after exec under TCG; a frame shows in milliseconds.
+const TCPDUMP: Limit = Limit {
+    what: "tcpdump in the guest",
+    seconds: 10.0,
+};
+
+/// Plan items 6 and 13.
+pub static PROMISC: Case = Case {
+    name: "promisc",
+    plan_item: "6, 13",
+    passes: "toggling promiscuous mode under traffic loses nothing and leaves no trace; a frame for a foreign MAC reaches the guest in promiscuous mode and not outside it; on virtio QEMU's query-rx-filter agrees",
+    applies: |_| true,
+    vm: faults::same_vm,
+    ops: &[Op::Address, Op::PromiscOn, Op::PromiscOff],
+    faults: &[
+        Fault {
+            name: "held",
+            breaks: "another program in the guest holds the NIC in promiscuous mode",
+            inject: |bed| {
+                let link = in_guest(bed, "true")?;
+                let dev = &link.name;
+                bed.agent
+                    .start(&format!("tcpdump -i {dev} -w /dev/null 2>/tmp/holder"))?;
+                bed.agent
+                    .until("grep -q listening /tmp/holder", TCPDUMP, "cat /tmp/holder")
+            },
+            red: "outside promiscuous mode",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "no_filter",
+            breaks: "QEMU's NIC has no RX filter (ctrl_rx=off), so it passes every frame",
+            applies: faults::virtio,
+            vm: |spec| spec.nics[0].properties.push("ctrl_rx=off".into()),
+            red: "outside promiscuous mode",
+            ..OTHER_MODEL
+        },
+        Fault {
+            red: "while promiscuous mode was toggled",
+            ..LOSSY
+        },
+    ],
+    run: promisc,
+};
+
+fn promisc(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    bed.moment(Moment::Traffic)?;
+    means_something(bed, &link)?;
+    let seconds = bed.profile.promisc_seconds;
+    let span = Duration::from_secs(seconds.into());
+    let (on, off) = (
+        bed.command(Op::PromiscOn, &link, ""),
+        bed.command(Op::PromiscOff, &link, ""),
+    );
+    let toggling = bed.agent.start(&format!(
+        "n=0; end=$(($(date +%s)+{seconds})); while [ $(date +%s) -lt $end ]; do {on} && sleep 0.01 && {off} && sleep 0.01 || exit 1; n=$((n+1)); done; echo $n"
+    ))?;
+    let count = seconds * PINGS_A_SECOND;
+    let ping = bed
+        .ping()
+        .count(count)
+        .interval(1.0 / f64::from(PINGS_A_SECOND));
+    // QEMU's e1000 holds frames back for 1 s after each change of its RX control (e1000.c,
+    // flush_queue_timer): late is no loss, and is judged on the wire.
+    bed.expect_answered(&ping, count)
+        .context("while promiscuous mode was toggled")?;
+    let output = bed.agent.finish(toggling, span)?;
+    let cycles: u32 = output.stdout.trim().parse().unwrap_or(0);
+    ensure!(
+        output.code == 0 && cycles > 0,
+        "toggling promiscuous mode ended with {}: {}",
+        output.code,
+        crate::guest::agent::said(&output)
+    );
+    bed.notes
+        .push(format!("{cycles} cycles under {count} pings"));
+    means_something(bed, &link)?;
+    bed.expect_quiet_kernel()
+}
+
+/// A foreign frame is not seen outside promiscuous mode, and is seen in it.
+fn means_something(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
+    for (op, promiscuous) in [
+        (Op::PromiscOff, false),
+        (Op::PromiscOn, true),
+        (Op::PromiscOff, false),
+    ] {
+        bed.apply(op, link, "")?;
+        let seen = sees_foreign(bed, link)?;
+        ensure!(
+            seen == promiscuous,
+            "{} promiscuous mode the guest {} a frame for the foreign MAC {FOREIGN_MAC}",
+            if promiscuous { "in" } else { "outside" },
+            if seen { "sees" } else { "does not see" },
+        );
+        if bed.cell.nic.is_virtio() {
+            let name = Some(bed.nic().id.clone());
+            let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
+            let qemu = filters.first().is_some_and(|filter| filter.promiscuous);
+            ensure!(
+                qemu == promiscuous,
+                "{} promiscuous mode QEMU's query-rx-filter says promiscuous: {qemu}",
+                if promiscuous { "in" } else { "outside" },
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Sends a frame to a foreign MAC, then one to the guest as a marker; whether the guest saw the
+/// first is judged once it has shown the second.
+fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
+    let dev = &link.name;
+    let dump = bed.agent.start(&format!(
+        "tcpdump -p -n -e -l -i {dev} icmp >{SEEN} 2>{SEEN}.err & echo $! >{SEEN}.pid; wait"
+    ))?;
+    bed.agent.until(
+        &format!("grep -q listening {SEEN}.err"),
+        TCPDUMP,
+        &format!("cat {SEEN}.err"),
+    )?;
+    bridge::set_neighbour_permanent(FOREIGN, FOREIGN_MAC)?;
+    bed.ping_to(FOREIGN)
+        .count(3)
+        .interval(0.01)
+        .deadline(UNANSWERED)
+        .run()?;
+    bed.expect_replies(1, 48)?;
+    let shown = format!("grep -q '{}: ICMP echo request' {SEEN}", bed.address());
+    bed.agent.until(&shown, TCPDUMP, &format!("cat {SEEN}"))?;
+    let text = bed
+        .agent
+        .sh(&format!("kill $(cat {SEEN}.pid); cat {SEEN}"))?;
+    bed.agent.finish(dump, Duration::ZERO)?;
+    Ok(text.to_lowercase().contains(&FOREIGN_MAC.to_string()))
+}

@@ -1,0 +1,121 @@
+//! What this host can do for the matrix, a line each, with what each lack costs.
+
+use crate::cases;
+use crate::guest::image;
+use crate::host::{Accel, HostFacts, accel, facts};
+use crate::matrix::load;
+use crate::run::settings::Settings;
+
+/// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
+pub fn examine(settings: &Settings) -> String {
+    let mut lines = Lines(String::new());
+    match facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache()) {
+        Err(error) => lines.lack("QEMU", &format!("{error:#}; no trial can run")),
+        Ok(facts) => {
+            let at = settings.qemu.display();
+            lines.ok("QEMU", &format!("{} at {at}", facts.qemu_version));
+            models(settings, &facts, &mut lines);
+            vhost(&facts, &mut lines);
+        }
+    }
+    let say = |line: &str| eprintln!("{line}");
+    let image = match image::ensure(&settings.images(), &say) {
+        Ok(image) => image,
+        Err(error) => {
+            lines.lack(
+                "guest image",
+                &format!("{error:#}; no stand-in guest can boot"),
+            );
+            return lines.0;
+        }
+    };
+    lines.ok(
+        "guest image",
+        &format!(
+            "kernel {} at {}",
+            image.kernel_release,
+            image.initrd.display()
+        ),
+    );
+    let (qemu, firmware) = (&settings.qemu, &settings.firmware);
+    match accel::prove(
+        qemu,
+        firmware,
+        &image,
+        &settings.host_cache(),
+        settings.accel,
+        &say,
+    ) {
+        Ok(proven) if proven.accel == Accel::Kvm => lines.ok("KVM", &proven.reason),
+        Ok(proven) => lines.lack(
+            "KVM",
+            &format!("{}; guests run some ten times slower", proven.reason),
+        ),
+        Err(error) => lines.lack("accelerator", &format!("{error:#}; no trial can run")),
+    }
+    lines.0
+}
+
+fn models(settings: &Settings, facts: &HostFacts, lines: &mut Lines) {
+    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
+    match load::load(&settings.matrix, &names) {
+        Err(error) => lines.lack("matrix", &error.to_string()),
+        Ok(matrix) => {
+            for nic in matrix
+                .axes
+                .nic
+                .iter()
+                .filter_map(|name| matrix.nics.get(name))
+            {
+                let (name, device) = (&nic.name, &nic.device);
+                if facts.qemu_devices.contains(device) {
+                    lines.ok("NIC model", &format!("{name}: QEMU has {device}"));
+                } else {
+                    lines.lack(
+                        "NIC model",
+                        &format!("{name}: this QEMU has no {device}; its trials are skipped"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn vhost(facts: &HostFacts, lines: &mut Lines) {
+    match (facts.vhost_net, facts.zcopytx) {
+        (false, _) => lines.lack(
+            "vhost",
+            "no /dev/vhost-net; vhost and vhost_zcopy trials are skipped",
+        ),
+        (true, zcopy) => {
+            let now = match zcopy {
+                Some(true) => {
+                    "experimental_zcopytx=1: vhost trials are skipped, vhost_zcopy trials run"
+                }
+                Some(false) => {
+                    "experimental_zcopytx=0: vhost trials run, vhost_zcopy trials are skipped"
+                }
+                None => "without experimental_zcopytx: vhost_zcopy trials are skipped",
+            };
+            lines.ok("vhost", now);
+        }
+    }
+}
+
+struct Lines(String);
+
+impl Lines {
+    fn ok(&mut self, what: &str, text: &str) {
+        self.push("ok", what, text);
+    }
+
+    fn lack(&mut self, what: &str, text: &str) {
+        self.push("lack", what, text);
+    }
+
+    /// One line, whatever QEMU said in several.
+    fn push(&mut self, word: &str, what: &str, text: &str) {
+        let text = text.lines().collect::<Vec<_>>().join(" ");
+        self.0 += &format!("{word:<4}  {what:<16} {text}\n");
+    }
+}

@@ -1,0 +1,221 @@
+//! Commands in the guest, through the QEMU guest agent over virtio-serial: never through the NIC
+//! under test.
+
+use crate::run::deadline::{self, Limit};
+use crate::vm::wire::Wire;
+use anyhow::{Context, bail};
+use qapi::qga;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
+const POLL_MIN: Duration = Duration::from_millis(2);
+/// guest-exec has no event for a command's end.
+const POLL_MAX: Duration = Duration::from_millis(10);
+
+/// The agent of one guest.
+pub struct Agent {
+    wire: Wire,
+    log: Mutex<File>,
+    echo: bool,
+}
+
+/// What a guest command did.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Exit code; 128 + n after signal n.
+    pub code: i64,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// A command that is still running in the guest.
+#[derive(Debug)]
+pub struct Running {
+    pid: i64,
+    command: String,
+    started: Instant,
+}
+
+impl Agent {
+    /// Waits for the agent's first answer on `stream`: virtio-serial keeps the question until the
+    /// agent opens its port, so nothing is polled.
+    ///
+    /// # Errors
+    /// The deadline, or QEMU's end.
+    pub fn connect(
+        stream: UnixStream,
+        transcript: File,
+        log: File,
+        echo: bool,
+    ) -> anyhow::Result<Agent> {
+        let wire = Wire::new(stream, transcript, false)?;
+        let id = i64::from(std::process::id());
+        let answer = wire.call(&qga::guest_sync { id }, deadline::AGENT_UP)?;
+        if answer != id {
+            bail!("the guest agent answered sync {id} with {answer}");
+        }
+        Ok(Agent {
+            wire,
+            log: Mutex::new(log),
+            echo,
+        })
+    }
+
+    /// Runs a shell command to its end, whatever its exit code.
+    ///
+    /// # Errors
+    /// The agent's refusal or silence; the command's deadline.
+    pub fn run(&self, command: &str) -> anyhow::Result<Output> {
+        self.run_for(command, Duration::ZERO)
+    }
+
+    /// As [`Agent::run`], for a command that takes `more` by its nature.
+    ///
+    /// # Errors
+    /// As [`Agent::run`].
+    pub fn run_for(&self, command: &str, more: Duration) -> anyhow::Result<Output> {
+        let running = self.start(command)?;
+        self.finish(running, more)
+    }
+
+    /// Runs a shell command that must succeed; gives its standard output.
+    ///
+    /// # Errors
+    /// As [`Agent::run`]; a failing exit code, with what the command said.
+    pub fn sh(&self, command: &str) -> anyhow::Result<String> {
+        let output = self.run(command)?;
+        if output.code != 0 {
+            bail!(
+                "in the guest, `{command}` ended with {}: {}",
+                output.code,
+                said(&output)
+            );
+        }
+        Ok(output.stdout)
+    }
+
+    /// Starts a shell command and leaves it running.
+    ///
+    /// # Errors
+    /// The agent's refusal or silence.
+    pub fn start(&self, command: &str) -> anyhow::Result<Running> {
+        let request = qga::guest_exec {
+            path: "/bin/sh".into(),
+            arg: Some(vec!["-c".into(), command.into()]),
+            env: None,
+            input_data: None,
+            capture_output: Some(qga::GuestExecCaptureOutput::flag(true)),
+        };
+        let reply = self
+            .wire
+            .call(&request, deadline::AGENT_REPLY)
+            .with_context(|| format!("in the guest: `{command}`"))?;
+        Ok(Running {
+            pid: reply.pid,
+            command: command.into(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Waits for a started command, for [`deadline::GUEST_COMMAND`] and `more`.
+    ///
+    /// # Errors
+    /// The agent's refusal or silence; the deadline.
+    pub fn finish(&self, running: Running, more: Duration) -> anyhow::Result<Output> {
+        let deadline = deadline::GUEST_COMMAND.start_with(more);
+        let mut pause = POLL_MIN;
+        loop {
+            let status = self
+                .wire
+                .call(
+                    &qga::guest_exec_status { pid: running.pid },
+                    deadline::AGENT_REPLY,
+                )
+                .with_context(|| format!("in the guest: `{}`", running.command))?;
+            if status.exited {
+                let text = |data: Option<Vec<u8>>| {
+                    String::from_utf8_lossy(&data.unwrap_or_default()).into_owned()
+                };
+                let signal = status.signal.map(|number| 128 + number);
+                let output = Output {
+                    code: status.exitcode.or(signal).unwrap_or(-1),
+                    stdout: text(status.out_data),
+                    stderr: text(status.err_data),
+                };
+                self.record(&running, &output);
+                return Ok(output);
+            }
+            if deadline.left().is_none() {
+                return Err(deadline.missed(format!("`{}` was still running", running.command)));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(POLL_MAX);
+        }
+    }
+
+    /// Runs `condition` in the guest every 20 ms until it succeeds.
+    ///
+    /// # Errors
+    /// After `limit`: a sentence with what `look` printed then.
+    pub fn until(&self, condition: &str, limit: Limit, look: &str) -> anyhow::Result<()> {
+        let deadline = limit.start();
+        let seconds = deadline.span().as_secs_f64().ceil();
+        let output = self.run_for(
+            &format!(
+                "timeout {seconds} sh -c {}",
+                quote(&format!("until {condition}; do sleep 0.02; done"))
+            ),
+            deadline.span(),
+        )?;
+        if output.code == 0 {
+            return Ok(());
+        }
+        let seen = self
+            .run(look)
+            .map_or_else(|error| format!("{error:#}"), |o| said(&o));
+        Err(deadline.missed(format!("the guest shows: {seen}")))
+    }
+
+    fn record(&self, running: &Running, output: &Output) {
+        let mut text = String::new();
+        let _ = writeln!(
+            text,
+            "$ {}\n[{} after {:.3} s]",
+            running.command,
+            output.code,
+            running.started.elapsed().as_secs_f64()
+        );
+        for part in [&output.stdout, &output.stderr] {
+            if !part.is_empty() {
+                let _ = writeln!(text, "{}", part.trim_end());
+            }
+        }
+        if self.echo {
+            eprint!("guest{text}");
+        }
+        let mut log = self.log.lock().unwrap_or_else(|p| p.into_inner());
+        // A log that cannot be written (disk full) must not decide a trial.
+        let _ = log.write_all(text.as_bytes());
+    }
+}
+
+/// What a command printed, on either stream, trimmed.
+pub fn said(output: &Output) -> String {
+    let text = format!("{}\n{}", output.stdout.trim(), output.stderr.trim());
+    match text.trim() {
+        "" => "(nothing)".into(),
+        text => text.into(),
+    }
+}
+
+/// A word that a shell takes as it stands.
+pub fn quote(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,146 @@
+//! What all trials of a process share: proved once, read by all.
+
+use super::deadline;
+use super::settings::{AccelChoice, Settings};
+use crate::guest::image::{self, GuestImage};
+use crate::host::accel::{self, Proven};
+use crate::host::{Accel, HostFacts};
+use crate::matrix::schema::Profile;
+use crate::plan::PlannedTrial;
+use crate::report;
+use crate::vm::cmdline::VmSpec;
+use crate::vm::standard::{self, Kit};
+use std::collections::BTreeMap;
+
+/// Everything a trial needs beyond itself.
+pub struct Context {
+    /// The user's settings.
+    pub settings: Settings,
+    /// How often and how long.
+    pub profile: Profile,
+    /// What this host can do.
+    pub facts: HostFacts,
+    /// The built image.
+    pub image: GuestImage,
+    /// The accelerator, with why.
+    pub proven: Proven,
+}
+
+impl Context {
+    /// Builds the image where it is not built, proves the accelerator where it is not proved, sets
+    /// the speed factor.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`], with what to do about it.
+    pub fn prepare(
+        settings: Settings,
+        profile: Profile,
+        facts: HostFacts,
+    ) -> anyhow::Result<Context> {
+        let say = |line: &str| eprintln!("{line}");
+        let image = image::ensure(&settings.images(), &say)?;
+        let proven = accel::prove(
+            &settings.qemu,
+            &settings.firmware,
+            &image,
+            &settings.host_cache(),
+            settings.accel,
+            &say,
+        )?;
+        deadline::set_speed(proven.speed);
+        Ok(Context {
+            settings,
+            profile,
+            facts,
+            image,
+            proven,
+        })
+    }
+
+    /// "QEMU 7.2.22 under TCG, guest kernel 6.1", the line above the progress; why TCG is in the
+    /// reports.
+    pub fn headline(&self) -> String {
+        format!(
+            "QEMU {} under {}, guest kernel {}",
+            self.facts.qemu_version,
+            self.proven.accel.name(),
+            self.image.kernel_release
+        )
+    }
+
+    /// The VM of a trial.
+    pub fn vm_spec(&self, trial: &PlannedTrial) -> VmSpec {
+        standard::spec(trial, &kit(&self.settings, &self.image, self.proven.accel))
+    }
+
+    /// What the reports say of this run; `stand_ins` names guests that the built image stands in for.
+    pub fn properties(&self, stand_ins: &[String]) -> BTreeMap<String, String> {
+        let uname = nix::sys::utsname::uname().ok();
+        let text = |value: Option<&std::ffi::OsStr>| {
+            value
+                .map(|v| v.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        };
+        let mut map = BTreeMap::new();
+        let mut put = |key: &str, value: String| map.insert(key.to_owned(), value);
+        put(
+            "qemu",
+            format!(
+                "{} ({})",
+                self.facts.qemu_version,
+                self.settings.qemu.display()
+            ),
+        );
+        put("accelerator", self.proven.reason.clone());
+        put("guest_kernel", self.image.kernel_release.clone());
+        put("host_kernel", text(uname.as_ref().map(|u| u.release())));
+        put(report::HOST, text(uname.as_ref().map(|u| u.nodename())));
+        put("profile", self.settings.profile.clone());
+        put("speed", format!("{:.2}", self.proven.speed));
+        if !stand_ins.is_empty() {
+            put(report::STAND_INS, stand_ins.join(", "));
+        }
+        map
+    }
+}
+
+/// As [`kit`], of what is built and proved already; placeholders stand for the rest.
+pub fn kit_so_far(settings: &Settings) -> Kit {
+    let image = image::built(&settings.images());
+    let (qemu, firmware) = (&settings.qemu, &settings.firmware);
+    let proven = image.as_ref().and_then(|image| {
+        accel::known(
+            qemu,
+            firmware,
+            image,
+            &settings.host_cache(),
+            settings.accel,
+        )
+    });
+    let accel = match (proven, settings.accel) {
+        (Some(proven), _) => proven.accel,
+        (None, AccelChoice::Kvm) => Accel::Kvm,
+        (None, _) => Accel::Tcg,
+    };
+    match image {
+        Some(image) => kit(settings, &image, accel),
+        None => Kit {
+            accel,
+            kernel: "VMLINUX-OF-THE-IMAGE".into(),
+            initrd: "INITRD-OF-THE-IMAGE".into(),
+            parameters: image::KERNEL_CMDLINE.to_owned(),
+            firmware: settings.firmware.clone(),
+        },
+    }
+}
+
+/// What the image and the settings give every VM.
+pub fn kit(settings: &Settings, image: &GuestImage, accel: Accel) -> Kit {
+    Kit {
+        accel,
+        kernel: image.kernel().to_owned(),
+        initrd: image.initrd.clone(),
+        parameters: image::KERNEL_CMDLINE.to_owned(),
+        firmware: settings.firmware.clone(),
+    }
+}

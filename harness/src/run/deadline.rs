@@ -1,0 +1,180 @@
+//! Named deadlines, scaled by the measured speed of this host.
+
+use std::fmt::Display;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How much slower than the reference this host runs guests; 1.0 until [`set_speed`].
+static SPEED: OnceLock<f64> = OnceLock::new();
+
+/// Sets the factor by which guest-bound limits are multiplied. The first call counts.
+pub fn set_speed(factor: f64) {
+    let _ = SPEED.set(factor.max(1.0));
+}
+
+/// The factor in force.
+pub fn speed() -> f64 {
+    SPEED.get().copied().unwrap_or(1.0)
+}
+
+/// A limit with a name; [`Limit::start`] makes it a [`Deadline`].
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// What is awaited; reads after "waited 20 s for".
+    pub what: &'static str,
+    /// Seconds on the reference host: a 6.1 kernel in userspace 1.8 s after exec.
+    pub seconds: f64,
+}
+
+/// From QEMU's exec to its QMP greeting. Some 50 ms; a loaded runner takes a few seconds.
+pub const QMP_GREETING: Limit = Limit {
+    what: "QEMU's QMP greeting",
+    seconds: 30.0,
+};
+/// A QMP or HMP command that does no guest work.
+pub const QMP_REPLY: Limit = Limit {
+    what: "a QMP reply",
+    seconds: 20.0,
+};
+/// From `cont` to the agent's first answer: 3 s under TCG on the reference host; RHEL images 60 s.
+pub const AGENT_UP: Limit = Limit {
+    what: "the guest agent's first answer",
+    seconds: 120.0,
+};
+/// One agent request; guest-exec returns at once.
+pub const AGENT_REPLY: Limit = Limit {
+    what: "an answer of the guest agent",
+    seconds: 30.0,
+};
+/// A guest command that is over in well under a second.
+pub const GUEST_COMMAND: Limit = Limit {
+    what: "a guest command to end",
+    seconds: 60.0,
+};
+/// From hot-plug to the netdev; the guest's uevent, module load and probe: 1.7 s for an e1000.
+pub const LINK_APPEARS: Limit = Limit {
+    what: "the guest to show the NIC",
+    seconds: 8.0,
+};
+/// From `device_del` to the netdev's end in the guest.
+pub const LINK_GOES: Limit = Limit {
+    what: "the guest to lose the NIC",
+    seconds: 8.0,
+};
+/// `DEVICE_DELETED` after `device_del`: pciehp waits 5 s for the attention button.
+pub const DEVICE_DELETED: Limit = Limit {
+    what: "DEVICE_DELETED",
+    seconds: 12.0,
+};
+/// operstate after a carrier change; e1000's watchdog looks every 2 s.
+pub const OPERSTATE: Limit = Limit {
+    what: "operstate to follow",
+    seconds: 8.0,
+};
+/// First reply on a NIC just brought up; e1000 negotiates its link for 3-4 s.
+pub const FIRST_PING: Limit = Limit {
+    what: "the first ping reply",
+    seconds: 10.0,
+};
+/// DISCOVER to ACK with a client that backs off.
+pub const DHCP_LEASE: Limit = Limit {
+    what: "a DHCP lease",
+    seconds: 12.0,
+};
+/// A frame that was just sent, to be seen on the tap.
+pub const ON_WIRE: Limit = Limit {
+    what: "a frame on the wire",
+    seconds: 10.0,
+};
+/// A reply that ping did not wait for: it leaves after two round trips, a guest under TCG takes
+/// some milliseconds a fragment.
+pub const LATE_REPLY: Limit = Limit {
+    what: "late replies on the wire",
+    seconds: 2.0,
+};
+/// How long silence must last to count, after something that would have been answered in 10 ms.
+pub const SILENCE: Limit = Limit {
+    what: "silence on the wire",
+    seconds: 2.0,
+};
+/// One trial, everything included; a case may ask for more by its profile's figures.
+pub const TRIAL: Limit = Limit {
+    what: "the whole trial",
+    seconds: 240.0,
+};
+
+impl Limit {
+    /// Starts the clock, scaled by this host's speed.
+    pub fn start(self) -> Deadline {
+        self.start_with(Duration::ZERO)
+    }
+
+    /// Starts the clock with `more` on top, for work whose length is known.
+    pub fn start_with(self, more: Duration) -> Deadline {
+        let span = Duration::from_secs_f64(self.seconds * speed()) + more;
+        let now = Instant::now();
+        Deadline {
+            what: self.what,
+            started: now,
+            ends: now + span,
+        }
+    }
+}
+
+/// A running limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    what: &'static str,
+    started: Instant,
+    ends: Instant,
+}
+
+impl Deadline {
+    /// Time left, or `None` when it is over.
+    pub fn left(&self) -> Option<Duration> {
+        let left = self.ends.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// The whole span.
+    pub fn span(&self) -> Duration {
+        self.ends - self.started
+    }
+
+    /// "waited 20.0 s for X; saw Y instead".
+    pub fn missed(&self, seen: impl Display) -> anyhow::Error {
+        anyhow::anyhow!(
+            "waited {:.1} s for {}; {seen}",
+            self.started.elapsed().as_secs_f64(),
+            self.what
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_deadline_says_what_was_awaited_and_what_was_seen() {
+        let deadline = Limit {
+            what: "a reply",
+            seconds: 0.0,
+        }
+        .start();
+        assert!(deadline.left().is_none());
+        let text = deadline.missed("saw 3 ARP requests instead").to_string();
+        assert_eq!(text, "waited 0.0 s for a reply; saw 3 ARP requests instead");
+    }
+
+    #[test]
+    fn extra_time_is_not_scaled_away() {
+        let deadline = Limit {
+            what: "x",
+            seconds: 1.0,
+        }
+        .start_with(Duration::from_secs(9));
+        assert!(deadline.span() >= Duration::from_secs(10));
+        assert!(deadline.left().is_some());
+    }
+}

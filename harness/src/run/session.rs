@@ -1,0 +1,279 @@
+//! One run of the harness: its events, its progress, its end.
+
+use super::context::Context;
+use super::events::{Event, EventLog, Outcome, TrialEnded};
+use super::settings::Settings;
+use super::{artifacts, shell, trial};
+use crate::error::OrCannotRun;
+use crate::host::HostFacts;
+use crate::matrix::schema::Profile;
+use crate::plan::{Action, PlannedTrial};
+use crate::report::progress::Progress;
+use crate::report::{self, summary};
+use libtest_mimic::{Completion, Failed};
+use nix::sys::resource::{UsageWho, getrusage};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Width of the summary where the terminal's is not known.
+const WIDTH: usize = 100;
+
+/// A run that has begun.
+pub struct Session {
+    /// None when every selected trial is a skip: then nothing is built or proved.
+    context: Option<Arc<Context>>,
+    settings: Settings,
+    log: EventLog,
+    progress: Option<Progress>,
+    run: artifacts::RunDir,
+    begun: Instant,
+    closed: Mutex<bool>,
+    /// The exit code so far, of this process's own trials: under nextest the log is shared.
+    worst: AtomicU8,
+}
+
+impl Session {
+    /// Prepares the host where a trial will run, and begins the event log.
+    ///
+    /// # Errors
+    /// What [`Context::prepare`] cannot do; a log that cannot be written.
+    pub fn open(
+        settings: Settings,
+        profile: Profile,
+        facts: HostFacts,
+        selected: &[PlannedTrial],
+    ) -> anyhow::Result<Session> {
+        let runs = selected
+            .iter()
+            .filter(|trial| trial.action == Action::Run)
+            .count();
+        let context = match runs {
+            0 => None,
+            _ => Some(Arc::new(Context::prepare(
+                settings.clone(),
+                profile,
+                facts,
+            )?)),
+        };
+        let id = std::env::var("NEXTEST_RUN_ID").ok();
+        let run = artifacts::run_dir(&settings.runs(), id.as_deref())?;
+        let log = EventLog::create(run.path())?;
+        let stand_ins: BTreeSet<String> = selected
+            .iter()
+            .filter(|trial| trial.cell.guest.is_stand_in())
+            .map(|trial| trial.cell.guest.name.clone())
+            .collect();
+        let stand_ins: Vec<String> = stand_ins.into_iter().collect();
+        log.append(&Event::RunStarted {
+            unix_time: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| d.as_secs()),
+            properties: context
+                .as_ref()
+                .map_or_else(BTreeMap::new, |c| c.properties(&stand_ins)),
+            faults: settings.faults,
+        })?;
+        for trial in selected {
+            log.append(&planned_event(trial))?;
+            if let Action::Skip(reason) = &trial.action {
+                log.append(&Event::TrialEnded(skipped(trial, reason, &settings)))?;
+            }
+        }
+        // nextest shows its own progress, and has a process a trial.
+        let progress = (!settings.nextest)
+            .then(|| Progress::new(runs, std::io::stderr().is_terminal() && !settings.show));
+        if let (Some(context), true) = (&context, progress.is_some()) {
+            let trials = if runs == 1 { "trial" } else { "trials" };
+            eprintln!("{runs} {trials} on {}", context.headline());
+        }
+        Ok(Session {
+            context,
+            settings,
+            log,
+            progress,
+            run,
+            begun: Instant::now(),
+            closed: Mutex::new(false),
+            worst: AtomicU8::new(0),
+        })
+    }
+
+    /// Whether progress and table are shown, in place of libtest's lines.
+    pub fn shows_progress(&self) -> bool {
+        self.progress.is_some() && self.settings.table
+    }
+
+    /// Ends the run on SIGINT and SIGTERM, with a report of what there is. VMs and all other
+    /// children have a parent-death signal: they end with this process.
+    ///
+    /// # Errors
+    /// When the handler cannot be installed.
+    pub fn watch_signals(self: &'static Session) -> anyhow::Result<()> {
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM]).or_cannot_run(|| "watch for signals".into())?;
+        std::thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                if signals.forever().next().is_some() {
+                    shell::restore_terminal();
+                    if let Err(error) = self.close(true) {
+                        eprintln!("Error: {error:#}");
+                    }
+                    std::process::exit(130);
+                }
+            })
+            .or_cannot_run(|| "start the signal thread".into())?;
+        Ok(())
+    }
+
+    /// Runs one trial for libtest-mimic.
+    pub fn run(&self, planned: &PlannedTrial) -> Result<Completion, Failed> {
+        if let Action::Skip(reason) = &planned.action {
+            return Ok(Completion::ignored_with(reason));
+        }
+        let Some(context) = &self.context else {
+            return Err("nothing was prepared for this trial".into());
+        };
+        self.record(&Event::TrialStarted {
+            trial: planned.name.clone(),
+        });
+        if let Some(progress) = &self.progress {
+            progress.started(&planned.name);
+        }
+        let ended = trial::run(planned, context, self.run.path());
+        let weigh = |worst: u8| match (worst, code(&ended.outcome)) {
+            (1, _) | (_, 1) => 1,
+            (worst, code) => worst.max(code),
+        };
+        let _ = self
+            .worst
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |worst| {
+                Some(weigh(worst))
+            });
+        self.record(&Event::TrialEnded(ended.clone()));
+        if let Some(progress) = &self.progress {
+            progress.ended(
+                &planned.name,
+                &ended.outcome,
+                Duration::from_secs_f64(ended.seconds),
+            );
+        }
+        self.for_libtest(ended)
+    }
+
+    fn for_libtest(&self, ended: TrialEnded) -> Result<Completion, Failed> {
+        let text = match &ended.outcome {
+            Outcome::Passed => return Ok(Completion::Completed),
+            Outcome::Flaky { failures } => {
+                eprintln!("{} is flaky: {}", ended.trial, failures.join("; "));
+                return Ok(Completion::Completed);
+            }
+            Outcome::Skipped { reason } => return Ok(Completion::ignored_with(reason)),
+            Outcome::Failed { message } => message.clone(),
+            Outcome::Broken { message } => format!("the harness could not run it: {message}"),
+            Outcome::Interrupted => "interrupted".into(),
+        };
+        let mut text = format!(
+            "{text}\n  artifacts: {}\n  again: {}",
+            ended.artifacts, ended.reproduce
+        );
+        if !ended.serial_tail.is_empty() {
+            text += "\n  the serial console ends with:\n";
+            text += &ended.serial_tail;
+        }
+        if self.settings.nextest {
+            eprintln!("Error: {text}");
+        }
+        Err(text.into())
+    }
+
+    /// An event log that cannot be written (disk full) is said, and must not stop the trials.
+    fn record(&self, event: &Event) {
+        if let Err(error) = self.log.append(event) {
+            eprintln!("Error: {error:#}");
+        }
+    }
+
+    /// Writes the last event and the reports, shows the table, gives the exit code. The first call
+    /// counts: a signal may come while the run ends by itself.
+    ///
+    /// # Errors
+    /// A report that cannot be written.
+    pub fn close(&self, interrupted: bool) -> anyhow::Result<ExitCode> {
+        let mut closed = self.closed.lock().unwrap_or_else(|p| p.into_inner());
+        if *closed {
+            return Ok(ExitCode::from(130));
+        }
+        *closed = true;
+        self.record(&Event::RunEnded {
+            seconds: self.begun.elapsed().as_secs_f64(),
+            interrupted,
+            harness_peak_kib: getrusage(UsageWho::RUSAGE_SELF)
+                .map_or(0, |usage| usage.max_rss() as u64),
+        });
+        if let Some(progress) = &self.progress {
+            progress.finish();
+        }
+        if !self.settings.nextest {
+            self.report()?;
+        }
+        let worst = self.worst.load(Ordering::Relaxed);
+        Ok(ExitCode::from(if interrupted { 130 } else { worst }))
+    }
+
+    /// The reports of the whole run. nextest writes its own, of all its processes.
+    fn report(&self) -> anyhow::Result<()> {
+        let junit = self.settings.junit.clone();
+        let junit = junit.unwrap_or_else(|| self.run.path().join("junit.xml"));
+        let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
+        let mut results = report::read(self.log.path())?;
+        let root = &self.settings.root;
+        let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root);
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        println!("{}", summary::render(&results, colour, WIDTH));
+        // Told last: where a report cannot be written, the table is all there is.
+        written
+    }
+}
+
+/// The exit code that a verdict asks for: 1 for a NIC that failed, 3 for what the harness could not
+/// run. A failed NIC outweighs it.
+fn code(outcome: &Outcome) -> u8 {
+    match outcome {
+        Outcome::Failed { .. } => 1,
+        Outcome::Broken { .. } | Outcome::Interrupted => 3,
+        Outcome::Passed | Outcome::Flaky { .. } | Outcome::Skipped { .. } => 0,
+    }
+}
+
+fn planned_event(trial: &PlannedTrial) -> Event {
+    let case = match trial.fault {
+        Some(fault) => format!("{}!{}", trial.case.name, fault.name),
+        None => trial.case.name.to_owned(),
+    };
+    Event::Planned {
+        trial: trial.name.clone(),
+        case,
+        nic: trial.cell.nic.name.clone(),
+        guest: trial.cell.guest.name.clone(),
+        backend: trial.cell.backend.to_string(),
+        plan_item: trial.case.plan_item.to_owned(),
+    }
+}
+
+fn skipped(trial: &PlannedTrial, reason: &str, settings: &Settings) -> TrialEnded {
+    let outcome = Outcome::Skipped {
+        reason: reason.to_owned(),
+    };
+    TrialEnded {
+        reproduce: settings.reproduce(&trial.name),
+        ..TrialEnded::unmeasured(trial.name.clone(), outcome)
+    }
+}

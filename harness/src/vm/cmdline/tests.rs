@@ -1,0 +1,111 @@
+use super::*;
+
+fn nic(device: &str) -> NicSpec {
+    NicSpec {
+        id: "nic0".into(),
+        device: device.into(),
+        mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
+        tap: "tap0".into(),
+        vhost: false,
+        queues: 1,
+        properties: Vec::new(),
+        hotplug: false,
+    }
+}
+
+fn spec(nics: Vec<NicSpec>) -> VmSpec {
+    VmSpec {
+        machine: Machine::Q35,
+        accel: Accel::Tcg,
+        memory_mib: 256,
+        cpus: 1,
+        boot: Boot::Kernel {
+            kernel: "images/vmlinux".into(),
+            initrd: "images/initrd".into(),
+            parameters: vec!["console=ttyS0".into()],
+        },
+        nics,
+        globals: Vec::new(),
+        firmware: Vec::new(),
+    }
+}
+
+fn line(spec: &VmSpec) -> String {
+    shell("qemu-system-x86_64".as_ref(), &spec.arguments())
+}
+
+#[test]
+fn a_standard_vm() {
+    let mut spec = spec(vec![nic("e1000")]);
+    spec.kernel_parameter("module_blacklist=e1000");
+    spec.firmware.push("build dir/pc-bios".into());
+    insta::assert_snapshot!(line(&spec));
+}
+
+#[test]
+fn vhost_with_four_queues_under_kvm() {
+    let mut virtio = nic("virtio-net-pci");
+    virtio.vhost = true;
+    virtio.queues = 4;
+    virtio.properties = vec!["mq=on".into(), "vectors=9".into()];
+    let mut spec = spec(vec![virtio]);
+    spec.accel = Accel::Kvm;
+    spec.cpus = 4;
+    let line = line(&spec);
+    assert!(
+        line.contains("tap,id=net-nic0,ifname=tap0,script=no,downscript=no,vhost=on,queues=4"),
+        "{line}"
+    );
+    assert!(
+        line.contains(
+            "virtio-net-pci,netdev=net-nic0,id=nic0,mac=52:54:00:01:02:03,mq=on,vectors=9"
+        ),
+        "{line}"
+    );
+    assert!(
+        line.contains("-accel kvm") && line.contains("-cpu host") && line.contains("-smp 4"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_nic_plugged_later_is_absent_and_has_a_port_where_the_machine_needs_one() {
+    let mut later = nic("e1000");
+    later.hotplug = true;
+    let mut spec = spec(vec![later.clone()]);
+    let on_q35 = line(&spec);
+    assert!(
+        !on_q35.contains("e1000") && !on_q35.contains("tap0"),
+        "{on_q35}"
+    );
+    assert!(on_q35.contains("pcie-root-port,id=hotplug0"), "{on_q35}");
+    assert!(later.device(Machine::Q35).ends_with(",bus=hotplug0"));
+    spec.machine = Machine::Pc;
+    assert!(!line(&spec).contains("pcie-root-port"));
+    assert!(!later.device(Machine::Pc).contains("bus="));
+}
+
+#[test]
+fn a_disk_image_boots_through_the_firmware_and_is_not_written() {
+    let mut spec = spec(vec![]);
+    spec.boot = Boot::Disk("images/rhel,9.qcow2".into());
+    spec.kernel_parameter("ignored");
+    let line = line(&spec);
+    assert!(
+        line.contains("-drive if=virtio,snapshot=on,file=images/rhel,,9.qcow2"),
+        "{line}"
+    );
+    assert!(
+        !line.contains("-kernel") && !line.contains("ignored"),
+        "{line}"
+    );
+}
+
+#[test]
+fn words_that_a_shell_would_split_are_quoted() {
+    let words = ["-append", "a b", "it's", ""].map(OsString::from);
+    assert_eq!(
+        shell("qemu".as_ref(), &words),
+        "qemu \\\n  -append 'a b' 'it'\\''s' ''"
+    );
+}

@@ -1,0 +1,272 @@
+//! A QEMU process: started paused, spoken to over inherited sockets (no path, nothing to poll for
+//! or to clean up), ended with the thread that started it.
+
+use super::cmdline::{self, VmSpec};
+use super::serial::Serial;
+use super::wire::{Closed, Wire};
+use crate::error::OrCannotRun;
+use crate::run::child::pdeath_command;
+use crate::run::deadline::{self, Limit};
+use anyhow::{Context, anyhow};
+use command_fds::{CommandFdExt, FdMapping};
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What the guest's console printed, in a trial's directory.
+pub const SERIAL_LOG: &str = "serial.log";
+
+/// A running QEMU.
+pub struct Vm {
+    /// What it was started with.
+    pub spec: VmSpec,
+    /// Its QMP monitor.
+    pub qmp: Wire,
+    /// The guest's console.
+    pub serial: Serial,
+    /// When it was exec'd.
+    pub started: Instant,
+    agent: Option<UnixStream>,
+    handle: Handle,
+    stderr: PathBuf,
+}
+
+/// Kills a VM from another thread: the trial's watchdog.
+#[derive(Clone)]
+pub struct Handle(Arc<Mutex<Child>>);
+
+impl Handle {
+    /// Kills QEMU; whoever waits for it is told by its sockets' end.
+    pub fn kill(&self) {
+        let mut child = self.0.lock().unwrap_or_else(|p| p.into_inner());
+        let _ = child.kill();
+    }
+}
+
+/// How a QEMU ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// "QEMU ended with exit status: 1"
+    how: String,
+    /// What it wrote to stderr.
+    said: String,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.how, self.said)
+    }
+}
+
+impl Vm {
+    /// Starts QEMU paused (`-S`) and takes its greeting. Its stderr, QMP transcript and serial log
+    /// go to `directory`; `echo` shows the console on stderr too.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`] when it cannot be executed; a plain error with exit status and
+    /// stderr when it ends before its greeting.
+    pub fn start(qemu: &Path, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
+        let arguments = spec.arguments();
+        let create = |name: &str| -> anyhow::Result<File> {
+            let path = directory.join(name);
+            File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
+        };
+        std::fs::write(
+            directory.join("qemu.sh"),
+            cmdline::shell(qemu, &arguments) + "\n",
+        )
+        .or_cannot_run(|| "write the QEMU command line".into())?;
+        let stderr = directory.join("qemu.stderr");
+        let (qmp, theirs_qmp) = UnixStream::pair()?;
+        let (console, theirs_console) = UnixStream::pair()?;
+        let (agent, theirs_agent) = UnixStream::pair()?;
+        let map = |parent: UnixStream, child_fd| FdMapping {
+            parent_fd: OwnedFd::from(parent),
+            child_fd,
+        };
+        let mut command = pdeath_command(qemu);
+        command
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .stdout(create("qemu.stdout")?)
+            .stderr(create("qemu.stderr")?)
+            .fd_mappings(vec![
+                map(theirs_qmp, cmdline::QMP_FD),
+                map(theirs_console, cmdline::SERIAL_FD),
+                map(theirs_agent, cmdline::AGENT_FD),
+            ])
+            .map_err(|error| anyhow!("{error}"))?;
+        let started = Instant::now();
+        let child = command
+            .spawn()
+            .or_cannot_run(|| format!("execute {}", qemu.display()))?;
+        // The command holds QEMU's ends of the sockets; while it lives, QEMU's death is not seen.
+        drop(command);
+        let vm = Vm {
+            qmp: Wire::new(qmp, create("qmp.log")?, true)?,
+            serial: Serial::record(console, agent.try_clone()?, create(SERIAL_LOG)?, echo)?,
+            spec,
+            started,
+            agent: Some(agent),
+            handle: Handle(Arc::new(Mutex::new(child))),
+            stderr,
+        };
+        let greeted = vm
+            .qmp
+            .greeting(deadline::QMP_GREETING.start())
+            .and_then(|_| {
+                let negotiate = qapi::qmp::qmp_capabilities { enable: None };
+                vm.qmp.call(&negotiate, deadline::QMP_REPLY)
+            });
+        match greeted {
+            Ok(_) => Ok(vm),
+            Err(error) => Err(match vm.death_behind(&error) {
+                Some(death) => anyhow!("{} before its monitor answered; {}", death.how, death.said),
+                None => error.context("QEMU's monitor did not come up"),
+            }),
+        }
+    }
+
+    /// The agent's socket; given once.
+    pub fn take_agent(&mut self) -> Option<UnixStream> {
+        self.agent.take()
+    }
+
+    /// For the watchdog.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// A typed QMP command; when QEMU is gone, the error says how it ended.
+    ///
+    /// # Errors
+    /// As [`Wire::call`].
+    pub fn call<C: qapi::Command>(&self, command: &C) -> anyhow::Result<C::Ok> {
+        let reply = self.qmp.call(command, deadline::QMP_REPLY);
+        reply.map_err(|error| self.explain(error))
+    }
+
+    /// A QMP command by name, for arguments that qapi's schema lacks.
+    ///
+    /// # Errors
+    /// As [`Wire::call`].
+    pub fn call_raw(
+        &self,
+        name: &str,
+        arguments: serde_json::Value,
+    ) -> anyhow::Result<serde_json::Value> {
+        let reply = self.qmp.call_raw(name, arguments, deadline::QMP_REPLY);
+        reply.map_err(|error| self.explain(error))
+    }
+
+    /// A line typed into the human monitor, with what it printed.
+    ///
+    /// # Errors
+    /// As [`Wire::call`]; a monitor's complaint is in the printed text.
+    pub fn hmp(&self, line: &str) -> anyhow::Result<String> {
+        self.call(&qapi::qmp::human_monitor_command {
+            command_line: line.to_owned(),
+            cpu_index: None,
+        })
+        .with_context(|| format!("HMP: {line}"))
+    }
+
+    /// Adds QEMU's end to an error, where it ended.
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.death_behind(&error) {
+            Some(death) => error.context(death.to_string()),
+            None => error,
+        }
+    }
+
+    /// How QEMU ended, or `None` while it lives. All that its console printed is recorded then.
+    pub fn death(&self) -> Option<Death> {
+        self.death_where(!self.qmp.is_open())
+    }
+
+    /// As [`Vm::death`], for an error that one of QEMU's sockets gave: QEMU closes them one by one.
+    pub fn death_behind(&self, error: &anyhow::Error) -> Option<Death> {
+        let closed = error.chain().any(|cause| cause.is::<Closed>());
+        self.death_where(closed || !self.qmp.is_open())
+    }
+
+    /// As [`Vm::death`], of a QEMU that is seen to end.
+    pub fn await_death(&self) -> Option<Death> {
+        self.death_where(true)
+    }
+
+    fn death_where(&self, dying: bool) -> Option<Death> {
+        // The sockets close a moment before the process can be reaped.
+        let limit = Limit {
+            what: "QEMU's exit",
+            seconds: 0.5,
+        }
+        .start();
+        loop {
+            let status = self.child().try_wait().ok()?;
+            if let Some(status) = status {
+                let mut text = String::new();
+                if let Ok(mut file) = File::open(&self.stderr) {
+                    let _ = file.read_to_string(&mut text);
+                }
+                self.serial.await_end(limit);
+                let text = text.trim();
+                return Some(Death {
+                    how: format!("QEMU ended with {status}"),
+                    said: if text.is_empty() {
+                        "nothing on stderr".into()
+                    } else {
+                        format!("stderr: {text}")
+                    },
+                });
+            }
+            if !dying || limit.left().is_none() {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Peak resident memory so far, KiB.
+    pub fn peak_kib(&self) -> Option<u64> {
+        let pid = self.child().id();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// How many of QEMU's descriptors are open on `path`.
+    ///
+    /// # Errors
+    /// When QEMU's descriptors cannot be listed.
+    pub fn open_files(&self, path: &str) -> anyhow::Result<usize> {
+        let directory = format!("/proc/{}/fd", self.child().id());
+        let mut count = 0;
+        for entry in std::fs::read_dir(&directory).or_cannot_run(|| format!("list {directory}"))? {
+            // A descriptor may be closed while the directory is read.
+            let target = std::fs::read_link(entry?.path());
+            count += usize::from(target.is_ok_and(|to| to == Path::new(path)));
+        }
+        Ok(count)
+    }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.handle.0.lock().unwrap_or_else(|p| p.into_inner())
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}

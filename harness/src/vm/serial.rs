@@ -1,0 +1,249 @@
+//! The serial console: recorded, watched for trouble in every trial, and waited on.
+
+use crate::run::deadline::Deadline;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// The last words of a kernel that stops after a panic in place of rebooting, trace and all printed.
+const STOPPED: &str = "end Kernel panic";
+
+/// Kernel messages that fail any trial (DESIGN, ping_flood), with the word used in the report.
+const TROUBLE: &[(&str, &str)] = &[
+    ("Kernel panic", "panic"),
+    ("Oops:", "oops"),
+    ("soft lockup", "soft lockup"),
+    ("BUG:", "BUG"),
+    ("kernel BUG at", "BUG"),
+    ("general protection fault", "general protection fault"),
+    ("Call Trace:", "call trace"),
+    ("NETDEV WATCHDOG", "NETDEV WATCHDOG"),
+    ("hard LOCKUP", "hard lockup"),
+    ("rcu_sched self-detected stall", "RCU stall"),
+    ("rcu_preempt self-detected stall", "RCU stall"),
+    ("rcu: INFO:", "RCU stall"),
+    ("blocked for more than", "hung task"),
+];
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    /// Start of the line that is not yet ended.
+    line: usize,
+    trouble: Vec<(&'static str, String)>,
+    closed: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    echo: AtomicBool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// A recorded serial console.
+pub struct Serial {
+    shared: Arc<Shared>,
+    writer: UnixStream,
+}
+
+impl Serial {
+    /// Records `stream` into `log` until it ends; `echo` copies it to stderr as well. A kernel
+    /// that stops after a panic ends `agent`'s connection: nobody will answer there.
+    ///
+    /// # Errors
+    /// When the socket cannot be duplicated or the thread not be started.
+    pub fn record(
+        stream: UnixStream,
+        agent: UnixStream,
+        log: File,
+        echo: bool,
+    ) -> std::io::Result<Serial> {
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            echo: AtomicBool::new(echo),
+        });
+        let theirs = shared.clone();
+        let reader = stream.try_clone()?;
+        std::thread::Builder::new()
+            .name("serial".into())
+            .spawn(move || read_all(reader, &agent, log, &theirs))?;
+        Ok(Serial {
+            shared,
+            writer: stream,
+        })
+    }
+
+    /// Whether the console is copied to stderr from now on.
+    pub fn set_echo(&self, echo: bool) {
+        self.shared.echo.store(echo, Ordering::Relaxed);
+    }
+
+    /// The last `lines` lines.
+    pub fn tail(&self, lines: usize) -> String {
+        last_lines(&self.shared.state().bytes, lines)
+    }
+
+    /// The first kernel message that fails a trial, if one was seen: its kind and the line.
+    pub fn trouble(&self) -> Option<(&'static str, String)> {
+        self.shared.state().trouble.first().cloned()
+    }
+
+    /// Waits until `text` has been printed.
+    ///
+    /// # Errors
+    /// The deadline or the console's end, with its tail.
+    pub fn wait_for(&self, text: &str, deadline: Deadline) -> anyhow::Result<()> {
+        let mut state = self.shared.state();
+        loop {
+            if contains(&state.bytes, text.as_bytes()) {
+                return Ok(());
+            }
+            let left = deadline.left().filter(|_| !state.closed);
+            let Some(left) = left else {
+                drop(state);
+                return Err(
+                    deadline.missed(format!("the serial console ends with:\n{}", self.tail(15)))
+                );
+            };
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(|p| p.into_inner()).0;
+        }
+    }
+
+    /// Waits until all that a dead QEMU's console printed is recorded, at most until `deadline`.
+    pub fn await_end(&self, deadline: Deadline) {
+        let mut state = self.shared.state();
+        while let (false, Some(left)) = (state.closed, deadline.left()) {
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(|p| p.into_inner()).0;
+        }
+    }
+
+    /// Types `bytes` into the console.
+    ///
+    /// # Errors
+    /// When QEMU is gone.
+    pub fn send(&self, bytes: &[u8]) -> std::io::Result<()> {
+        (&self.writer).write_all(bytes)
+    }
+}
+
+impl AsFd for Serial {
+    /// Hangs up when QEMU closes the console.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.writer.as_fd()
+    }
+}
+
+impl Drop for Serial {
+    fn drop(&mut self) {
+        let _ = self.writer.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// The last `lines` lines of what a console printed.
+pub fn last_lines(bytes: &[u8], lines: usize) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let all: Vec<&str> = text
+        .lines()
+        .map(|line| line.trim_end_matches('\r'))
+        .collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack
+        .windows(needle.len())
+        .any(|window| window == needle)
+}
+
+/// What a console line reports, if it is trouble.
+pub fn classify(line: &str) -> Option<&'static str> {
+    TROUBLE
+        .iter()
+        .find(|(text, _)| line.contains(text))
+        .map(|(_, kind)| *kind)
+}
+
+fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: File, shared: &Shared) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = reader.read(&mut buffer) {
+        // A log that cannot be written (disk full) must not decide a trial.
+        let _ = log.write_all(&buffer[..count]);
+        if shared.echo.load(Ordering::Relaxed) {
+            let _ = std::io::stderr().write_all(&buffer[..count]);
+        }
+        let mut state = shared.state();
+        state.bytes.extend_from_slice(&buffer[..count]);
+        while let Some(end) = state.bytes[state.line..].iter().position(|b| *b == b'\n') {
+            let line = String::from_utf8_lossy(&state.bytes[state.line..state.line + end]);
+            let line = line.trim().to_owned();
+            state.line += end + 1;
+            if let Some(kind) = classify(&line) {
+                if line.contains(STOPPED) {
+                    // It may be closed already.
+                    let _ = agent.shutdown(std::net::Shutdown::Both);
+                }
+                state.trouble.push((kind, line));
+            }
+        }
+        shared.changed.notify_all();
+    }
+    shared.state().closed = true;
+    shared.changed.notify_all();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_from_chatter() {
+        assert_eq!(
+            classify("[  12.3] Kernel panic - not syncing: sysrq triggered crash"),
+            Some("panic")
+        );
+        assert_eq!(
+            classify("NETDEV WATCHDOG: eth0 (e1000): transmit queue 0 timed out"),
+            Some("NETDEV WATCHDOG")
+        );
+        assert_eq!(
+            classify("rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"),
+            Some("RCU stall")
+        );
+        assert_eq!(
+            classify("watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"),
+            Some("soft lockup")
+        );
+        assert_eq!(
+            classify("e1000 0000:00:03.0 eth0: Intel(R) PRO/1000 Network Connection"),
+            None
+        );
+        assert_eq!(classify("rcu: Hierarchical RCU implementation."), None);
+    }
+
+    #[test]
+    fn a_kernel_that_stops_ends_the_wait_for_the_agent() {
+        let (mut guest, console) = UnixStream::pair().unwrap();
+        let (agent, mut waiting) = UnixStream::pair().unwrap();
+        let log = tempfile::tempfile().unwrap();
+        let serial = Serial::record(console, agent, log, false).unwrap();
+        guest
+            .write_all(b"---[ end Kernel panic - not syncing: x ]---\r\n")
+            .unwrap();
+        assert_eq!(waiting.read(&mut [0]).unwrap(), 0);
+        assert_eq!(serial.trouble().map(|(kind, _)| kind), Some("panic"));
+    }
+}

@@ -1,0 +1,89 @@
+//! The standard VM of a trial: what its guest and NIC say, then what its case and fault ask for.
+//! Pure.
+
+use super::cmdline::{Boot, NicSpec, VmSpec};
+use crate::host::Accel;
+use crate::matrix::Backend;
+use crate::net::addr;
+use crate::plan::PlannedTrial;
+use std::path::PathBuf;
+
+/// What a VM needs that the matrix does not say.
+#[derive(Debug, Clone)]
+pub struct Kit {
+    /// How guest code runs.
+    pub accel: Accel,
+    /// The built image's kernel.
+    pub kernel: PathBuf,
+    /// The built image's initramfs.
+    pub initrd: PathBuf,
+    /// Kernel parameters, separated by blanks.
+    pub parameters: String,
+    /// `-L` directories.
+    pub firmware: Vec<PathBuf>,
+}
+
+/// The VM of `trial`.
+pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
+    let guest = &trial.cell.guest;
+    let boot = match &guest.image {
+        Some(image) => Boot::Disk(image.clone()),
+        None => Boot::Kernel {
+            kernel: guest.kernel.clone().unwrap_or_else(|| kit.kernel.clone()),
+            initrd: guest.initrd.clone().unwrap_or_else(|| kit.initrd.clone()),
+            parameters: kit
+                .parameters
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect(),
+        },
+    };
+    let mut spec = VmSpec {
+        machine: guest.machine,
+        accel: kit.accel,
+        memory_mib: guest.memory_mib,
+        cpus: 1,
+        boot,
+        nics: vec![NicSpec {
+            id: "nic0".into(),
+            device: trial.cell.nic.device.clone(),
+            mac: addr::mac(&trial.name, 0),
+            tap: "tap0".into(),
+            vhost: trial.cell.backend != Backend::Tap,
+            queues: 1,
+            properties: Vec::new(),
+            hotplug: false,
+        }],
+        globals: Vec::new(),
+        firmware: kit.firmware.clone(),
+    };
+    (trial.case.vm)(&mut spec);
+    if let Some(fault) = trial.fault {
+        (fault.vm)(&mut spec);
+    }
+    spec
+}
+
+/// The host side of `spec`, drawn.
+pub fn topology(spec: &VmSpec) -> String {
+    let mut text = format!(
+        "an anonymous network namespace, no route out\nbr0 {}/{} (host), dnsmasq as DHCP server\n",
+        addr::HOST,
+        addr::PREFIX_LEN
+    );
+    for (index, nic) in (0u8..).zip(&spec.nics) {
+        let plugged = if nic.hotplug {
+            ", plugged by the case"
+        } else {
+            ""
+        };
+        text += &format!(
+            " └─ {} ── {} {} {} in the guest{plugged}\n",
+            nic.tap,
+            nic.device,
+            nic.mac,
+            addr::guest(index)
+        );
+    }
+    text
+}

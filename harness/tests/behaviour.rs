@@ -1,0 +1,531 @@
+//! What a user meets when something is wrong: a wrong name, a wrong file, a signal, a kill.
+//!
+//! They run `nicmatrix run`, which is the matrix's test binary under a name that cargo keeps up to
+//! date for this test.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A trial that boots a VM and takes some seconds.
+const TRIAL: &str = "ping_sweep::virtio::rhel9::tap";
+/// From exec to a VM that takes commands, on a loaded host too.
+const VM_RUNS: Duration = Duration::from_secs(120);
+/// Ctrl-C and SIGTERM must end the run within 5 s.
+const ENDS: Duration = Duration::from_secs(5);
+/// A kernel that is none, or that panics, must be told of well before the guest agent's deadline
+/// of 120 s.
+const TOLD: Duration = Duration::from_secs(60);
+/// Between two looks at what has no event to wait for: another process's files and its end.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// `nicmatrix`, with only those of the user's settings that say what VMs run on.
+fn nicmatrix(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nicmatrix"));
+    let keep = [
+        "NICMATRIX_DIR",
+        "NICMATRIX_QEMU",
+        "NICMATRIX_FIRMWARE",
+        "NICMATRIX_ACCEL",
+    ];
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let ours = text.starts_with("NEXTEST") || text.starts_with("NICMATRIX_");
+        if ours && !keep.contains(&&*text) {
+            command.env_remove(&name);
+        }
+    }
+    command.env_remove("GITHUB_STEP_SUMMARY");
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn matrix(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = nicmatrix(&["run"]);
+    command.args(arguments).envs(variables.iter().copied());
+    command
+}
+
+fn refused(arguments: &[&str], variables: &[(&str, &str)], code: i32, words: &[&str]) {
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = matrix(arguments, variables).output().expect("it runs");
+    let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(code), "{status}: {text}");
+    for word in words {
+        assert!(text.contains(word), "no {word:?} in: {text}");
+    }
+}
+
+/// The shipped matrix with `from` replaced.
+fn changed_matrix(directory: &Path, from: &str, to: &str) -> String {
+    let text = fs::read_to_string(root().join("matrix.toml")).expect("the shipped matrix");
+    assert!(text.contains(from), "the shipped matrix has no {from}");
+    let path = directory.join("matrix.toml");
+    fs::write(&path, text.replace(from, to)).expect("written");
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_filter_that_matches_nothing_is_an_error_with_the_nearest_names() {
+    let nearest = ["matches none of the", "ping_sweep::virtio"];
+    refused(&["ping_swep::virtio"], &[], 2, &nearest);
+    let exact = ["--exact", "driver::virtio::rhel9::tab"];
+    refused(&exact, &[], 2, &["driver::virtio::rhel9::tap"]);
+}
+
+#[test]
+fn a_listing_has_names_alone_on_stdout_and_skips_under_ignored() {
+    let list = |more: &[&str]| {
+        let mut words = vec!["--list", "--format", "terse"];
+        words.extend(more);
+        let output = matrix(&words, &[]).output().expect("it runs");
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        assert!(text.lines().all(|line| line.ends_with(": test")), "{text}");
+        text.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (all, ignored) = (list(&[]), list(&["--ignored"]));
+    assert!(all.contains(&format!("{TRIAL}: test")));
+    assert!(!ignored.is_empty(), "e1000e's link_status is excluded");
+    assert!(ignored.len() < all.len());
+    assert!(!ignored.contains(&format!("{TRIAL}: test")));
+}
+
+#[test]
+fn a_qemu_that_is_none_is_said_before_anything_runs() {
+    let qemu = |path: &str, code, words: &[&str]| {
+        refused(&[TRIAL], &[("NICMATRIX_QEMU", path)], code, words);
+    };
+    qemu("/nonexistent/qemu", 2, &["no file /nonexistent/qemu"]);
+    qemu(
+        "/bin/false",
+        3,
+        &["/bin/false does not work as a QEMU", "exit status: 1"],
+    );
+    qemu(
+        "/bin/echo",
+        3,
+        &["/bin/echo does not work as a QEMU", "where QMP was awaited"],
+    );
+}
+
+#[test]
+fn a_script_for_qemu_must_exec_it_and_answer() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let script = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("set");
+        path.to_string_lossy().into_owned()
+    };
+    let qemu = std::env::var("NICMATRIX_QEMU").unwrap_or("qemu-system-x86_64".into());
+    let forks = script("forks", &format!("{qemu} \"$@\"\nexit $?"));
+    refused(
+        &[TRIAL],
+        &[("NICMATRIX_QEMU", &forks)],
+        3,
+        &["begin that line", "`exec`"],
+    );
+    let execs = script("execs", &format!("exec {qemu} \"$@\""));
+    let list = ["--list", "--exact", TRIAL];
+    refused(&list, &[("NICMATRIX_QEMU", &execs)], 0, &[TRIAL]);
+
+    let mark = "sleep 98.7";
+    let chatty = script("chatty", &format!("echo hello\n{mark}"));
+    let begun = Instant::now();
+    refused(
+        &[TRIAL],
+        &[("NICMATRIX_QEMU", &chatty)],
+        3,
+        &["it wrote `hello`"],
+    );
+    assert!(begun.elapsed() < ENDS, "took {:?}", begun.elapsed());
+    let all = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut lines = all.map(|entry| Process(entry.path()).line());
+    assert!(!lines.any(|line| line.trim() == mark), "its child lives on");
+}
+
+#[test]
+fn a_shard_without_a_match_is_empty_and_not_an_error() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let own = directory.path().to_string_lossy();
+    let shard = |k| [("NICMATRIX_SHARD", k), ("NICMATRIX_DIR", &*own)];
+    let none = [
+        "shard 1/9999 has none of the 1 trials",
+        "0 passed, 0 failed",
+    ];
+    refused(&["--exact", TRIAL], &shard("1/9999"), 0, &none);
+    let nearest = ["matches none of the", "ping_sweep"];
+    refused(&["ping_swep"], &shard("1/9999"), 2, &nearest);
+}
+
+#[test]
+fn under_nextest_a_process_answers_for_its_own_trials_alone() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = directory.path().join("runs/shared");
+    fs::create_dir_all(&run).expect("made");
+    // Another process's trial is under way.
+    let other = "{\"event\":\"trial_started\",\"trial\":\"driver::virtio::rhel9::tap\"}\n";
+    fs::write(run.join("events.jsonl"), other).expect("written");
+    let own = directory.path().to_string_lossy();
+    let nextest = [
+        ("NICMATRIX_DIR", &*own),
+        ("NEXTEST", "1"),
+        ("NEXTEST_RUN_ID", "shared"),
+    ];
+    let excluded = ["--exact", "link_status::e1000e::rhel9::tap", "--nocapture"];
+    refused(&excluded, &nextest, 0, &["ignored"]);
+}
+
+#[test]
+fn a_model_that_qemu_lacks_is_a_skip_with_the_reason() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = changed_matrix(
+        directory.path(),
+        "device = \"e1000e\"",
+        "device = \"e1000z\"",
+    );
+    let own = directory.path().to_string_lossy();
+    let variables = [("NICMATRIX_MATRIX", &*path), ("NICMATRIX_DIR", &own)];
+    let reason = ["has no device model e1000z", "0 passed", "1 skipped"];
+    refused(
+        &["--exact", "driver::e1000e::rhel9::tap"],
+        &variables,
+        0,
+        &reason,
+    );
+}
+
+#[test]
+fn a_typo_in_a_setting_or_in_the_matrix_names_what_is_allowed() {
+    let typo = |name, value, words: &[&str]| refused(&[], &[(name, value)], 2, words);
+    typo("NICMATRIX_PROFILE", "smok", &["smok", "smoke"]);
+    typo("NICMATRIX_ACCEL", "kmv", &["kmv", "kvm"]);
+    typo("NICMATRIX_SHARD", "3/2", &["3/2", "K/N"]);
+    typo("NICMATRIX_RETRIES", "-1", &["-1", "whole number"]);
+    typo("NICMATRIX_MATRIX", "nowhere.toml", &["nowhere.toml"]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = changed_matrix(directory.path(), "[axes]", "[axes]\nnicc = []\n");
+    typo("NICMATRIX_MATRIX", &path, &["matrix.toml:", "nicc", "nic"]);
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_said() {
+    let directory = [("NICMATRIX_DIR", "/proc/nicmatrix")];
+    refused(&[TRIAL], &directory, 3, &["/proc/nicmatrix"]);
+}
+
+/// Directories of one run alone, with the images and proofs of all.
+struct Own {
+    directory: TempDir,
+    /// Its `NICMATRIX_DIR`: also what tells its processes from those of others.
+    dir: String,
+    /// Its `TMPDIR`.
+    tmp: PathBuf,
+    /// The built image's.
+    kernel: PathBuf,
+}
+
+impl Own {
+    fn new() -> Own {
+        // Builds the image where it is missing, or waits for the test that does.
+        let built = nicmatrix(&["image"]).output().expect("it runs");
+        assert!(built.status.success(), "{built:?}");
+        let printed = String::from_utf8(built.stdout).expect("UTF-8");
+        // DIR/images/HASH/initrd
+        let mut above = Path::new(printed.trim()).ancestors().skip(1);
+        let image = above.next().expect("HASH");
+        let shared = above.nth(1).expect("DIR");
+        let kernel = image.join("bzImage");
+        fs::create_dir_all(shared.join("host")).expect("made");
+
+        let directory = tempfile::tempdir().expect("a directory");
+        let (own, tmp) = (
+            directory.path().join("nicmatrix"),
+            directory.path().join("tmp"),
+        );
+        fs::create_dir_all(&own).expect("made");
+        fs::create_dir(&tmp).expect("made");
+        for name in ["images", "host"] {
+            symlink(shared.join(name), own.join(name)).expect("linked");
+        }
+        let dir = own.to_string_lossy().into_owned();
+        Own {
+            directory,
+            dir,
+            tmp,
+            kernel,
+        }
+    }
+
+    fn run(&self, trial: &str, matrix_file: Option<&str>) -> Started {
+        let (out, err) = (self.file("stdout"), self.file("stderr"));
+        let mut command = matrix(&["--exact", trial], &[("NICMATRIX_DIR", &self.dir)]);
+        command.env("TMPDIR", &self.tmp);
+        command.envs(matrix_file.map(|path| ("NICMATRIX_MATRIX", path)));
+        command.stdout(fs::File::create(&out).expect("made"));
+        command.stderr(fs::File::create(&err).expect("made"));
+        Started {
+            child: command.spawn().expect("it starts"),
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// All that the run printed.
+    fn said(&self) -> String {
+        ["stdout", "stderr"]
+            .map(|name| fs::read_to_string(self.file(name)).unwrap_or_default())
+            .join("\n")
+    }
+
+    /// The run's processes: those that got its directory in their environment.
+    fn processes(&self) -> Vec<Process> {
+        let mark = format!("NICMATRIX_DIR={}", self.dir);
+        let entries = fs::read_dir("/proc").expect("/proc").flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let variables = fs::read(path.join("environ")).unwrap_or_default();
+                variables
+                    .split(|byte| *byte == 0)
+                    .any(|v| v == mark.as_bytes())
+            })
+            .map(Process)
+            .collect()
+    }
+
+    /// Waits until its VM takes commands.
+    fn await_vm(&self, started: &mut Started) {
+        let log = format!(
+            "{}/runs/latest/{}/commands.log",
+            self.dir,
+            TRIAL.replace("::", ".")
+        );
+        let deadline = Instant::now() + VM_RUNS;
+        while !fs::read_to_string(&log).is_ok_and(|log| !log.is_empty()) {
+            let ended = started.child.try_wait().expect("it can be waited for");
+            assert!(ended.is_none(), "it ended without a VM: {}", self.said());
+            let late = Instant::now() >= deadline;
+            assert!(!late, "no VM within {VM_RUNS:?}: {}", self.said());
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Fails while anything of `was` is left.
+    fn expect_gone(&self, was: &Traces) {
+        let deadline = Instant::now() + ENDS;
+        loop {
+            let left = self.left(was);
+            if left.is_empty() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "left behind: {left:?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn left(&self, was: &Traces) -> Vec<String> {
+        let mut left: Vec<_> = self.processes().iter().map(Process::line).collect();
+        let everywhere = fs::read_dir("/proc").expect("/proc").flatten();
+        let held = everywhere.flat_map(|entry| Process(entry.path()).networks());
+        left.extend(held.filter(|network| was.networks.contains(network)));
+        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+        let named = was
+            .networks
+            .iter()
+            .filter(|network| mounts.contains(*network));
+        left.extend(named.map(|network| format!("{network} has a name")));
+        let files = fs::read_dir(&self.tmp).expect("TMPDIR").flatten();
+        left.extend(files.map(|file| file.path().display().to_string()));
+        left.extend(interfaces().difference(&was.interfaces).cloned());
+        left
+    }
+}
+
+/// A run under way; killed when a test fails.
+struct Started {
+    child: Child,
+}
+
+impl Started {
+    fn ended_within(&mut self, limit: Duration) -> ExitStatus {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it still runs after {limit:?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        kill(pid, signal).expect("sent");
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A directory of /proc.
+struct Process(PathBuf);
+
+impl Process {
+    fn line(&self) -> String {
+        let line = fs::read(self.0.join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).replace('\0', " ")
+    }
+
+    /// The network namespaces of its threads, as `net:[INODE]`.
+    fn networks(&self) -> BTreeSet<String> {
+        let threads = fs::read_dir(self.0.join("task")).into_iter().flatten();
+        let links = threads.flatten().map(|thread| thread.path().join("ns/net"));
+        links
+            .filter_map(|link| fs::read_link(link).ok())
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// The regular files that it can write to.
+    fn writes(&self) -> Vec<PathBuf> {
+        let files = fs::read_dir(self.0.join("fd")).into_iter().flatten();
+        let open = files.flatten().filter(|file| {
+            let about = self.0.join("fdinfo").join(file.file_name());
+            let about = fs::read_to_string(about).unwrap_or_default();
+            let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
+            let mode = flags.and_then(|octal| octal.trim().chars().last());
+            let regular = fs::metadata(file.path()).is_ok_and(|m| m.is_file());
+            regular && matches!(mode, Some('1' | '2'))
+        });
+        open.filter_map(|file| fs::read_link(file.path()).ok())
+            .collect()
+    }
+}
+
+fn interfaces() -> BTreeSet<String> {
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten();
+    let names = entries.flatten().map(|entry| entry.path());
+    names.map(|path| path.display().to_string()).collect()
+}
+
+/// What must be gone after a run.
+struct Traces {
+    /// Of this machine, before the run.
+    interfaces: BTreeSet<String>,
+    /// The trial's own.
+    networks: BTreeSet<String>,
+}
+
+/// Starts a trial, and looks at what it holds while its VM runs.
+fn running(own: &Own) -> (Started, Traces) {
+    let before = interfaces();
+    let mut started = own.run(TRIAL, None);
+    own.await_vm(&mut started);
+    let processes = own.processes();
+    let lines: Vec<_> = processes.iter().map(Process::line).collect();
+    for program in ["qemu", "dnsmasq"] {
+        let there = lines.iter().any(|line| line.contains(program));
+        assert!(there, "there was no {program} to leave behind: {lines:?}");
+    }
+    let home = Process("/proc/self".into()).networks();
+    let all: BTreeSet<_> = processes.iter().flat_map(Process::networks).collect();
+    let networks: BTreeSet<_> = all.difference(&home).cloned().collect();
+    assert!(!networks.is_empty(), "the trial has no network of its own");
+    let own_files = own.directory.path();
+    for file in processes.iter().flat_map(Process::writes) {
+        assert!(file.starts_with(own_files), "{} is written", file.display());
+    }
+    let interfaces = before;
+    (
+        started,
+        Traces {
+            interfaces,
+            networks,
+        },
+    )
+}
+
+#[test]
+fn sigkill_leaves_nothing() {
+    let own = Own::new();
+    let (mut started, traces) = running(&own);
+    started.signal(Signal::SIGKILL);
+    assert_eq!(started.ended_within(ENDS).signal(), Some(9));
+    own.expect_gone(&traces);
+}
+
+#[test]
+fn sigterm_ends_the_run_with_a_partial_report() {
+    let own = Own::new();
+    let (mut started, traces) = running(&own);
+    started.signal(Signal::SIGTERM);
+    let status = started.ended_within(ENDS);
+    let said = own.said();
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(
+        said.contains(TRIAL) && said.contains("interrupted"),
+        "{said}"
+    );
+    let junit = Path::new(&own.dir).join("runs/latest/junit.xml");
+    let junit = fs::read_to_string(junit).expect("a partial report");
+    assert!(junit.contains("type=\"interrupted\""), "{junit}");
+    own.expect_gone(&traces);
+}
+
+/// Runs `driver` on a rhel9 guest that boots `kernel` and `initrd`; what was printed after it failed.
+fn failed_boot(own: &Own, kernel: &Path, initrd: &str) -> String {
+    let table = format!("[guests.rhel9]\nkernel = {kernel:?}\ninitrd = {initrd:?}");
+    let path = changed_matrix(own.directory.path(), "[guests.rhel9]", &table);
+    let mut started = own.run("driver::virtio::rhel9::tap", Some(&path));
+    let status = started.ended_within(TOLD);
+    let said = own.said();
+    // A kernel may well be what is under test: a guest that does not boot is a failure of the
+    // trial, not of the harness.
+    assert_eq!(status.code(), Some(1), "{said}");
+    said
+}
+
+#[test]
+fn a_kernel_that_is_none_fails_with_qemus_words() {
+    let said = failed_boot(&Own::new(), Path::new("/etc/passwd"), "/etc/passwd");
+    let facts = [
+        "QEMU ended with exit status: 1",
+        "stderr: ",
+        "linux kernel too old",
+    ];
+    for fact in facts {
+        assert!(said.contains(fact), "no {fact:?} in: {said}");
+    }
+}
+
+#[test]
+fn a_guest_that_panics_at_boot_fails_at_once_with_the_panic() {
+    let own = Own::new();
+    let said = failed_boot(&own, &own.kernel, "/etc/passwd");
+    let facts = ["console shows a panic", "Kernel panic - not syncing", "VFS"];
+    for fact in facts {
+        assert!(said.contains(fact), "no {fact:?} in: {said}");
+    }
+}
