@@ -175,6 +175,7 @@ impl Bench<'_> {
         let mut command = Command::new(program);
         command
             .current_dir(&self.place.root)
+            .env("NICMATRIX_TABLE", "1")
             .envs(self.settings.env(&self.place.cwd));
         command
     }

@@ -4,7 +4,8 @@ use crate::{Place, build, child, setup};
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 use std::io::IsTerminal;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
+use xshell::{Shell, cmd};
 
 /// Images, caches, builds and a few runs' artifacts fit.
 const DISK_GIB: u64 = 4;
@@ -135,13 +136,6 @@ const PROBES: &[Probe] = &[
         has: "faults can drop frames",
         cost: "faults that drop frames cannot be shown: `modprobe nf_tables_netdev`",
     },
-    Probe {
-        what: "vhost-net",
-        // Only a device: opening it for writing would make a file where there is none.
-        try_it: "test -c /dev/vhost-net && : <>/dev/vhost-net",
-        has: "/dev/vhost-net opens",
-        cost: "trials with vhost are skipped: `modprobe vhost_net`, and access to /dev/vhost-net",
-    },
 ];
 
 impl Probe {
@@ -157,16 +151,9 @@ impl Probe {
 /// Whether `script` succeeds in a new network namespace, in a user namespace where need be.
 fn in_namespace(script: &str) -> bool {
     let flags = if geteuid().is_root() { "-n" } else { "-Urn" };
-    Command::new("unshare")
-        .args([
-            flags,
-            "sh",
-            "-c",
-            &format!("PATH=$PATH:/usr/sbin:/sbin; {script}"),
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|status| status.success())
+    let script = format!("PATH=$PATH:/usr/sbin:/sbin; {script}");
+    Shell::new().is_ok_and(|shell| {
+        let tried = cmd!(shell, "unshare {flags} sh -c {script}");
+        tried.quiet().ignore_stdout().ignore_stderr().run().is_ok()
+    })
 }

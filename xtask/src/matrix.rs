@@ -270,6 +270,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
             let mut command = args.settings.command(place, |h| &h.matrix)?;
             command
                 .args(argv)
+                .env("NICMATRIX_TABLE", "1")
                 .envs(faults(args.faults))
                 .envs(args.results.env(&place.cwd));
             command.envs(args.select.shard.as_ref().map(|s| ("NICMATRIX_SHARD", s)));

@@ -35,7 +35,7 @@ impl Args {
     }
 
     fn env(&self) -> Vec<(&'static str, &'static str)> {
-        let mut env = vec![("NICMATRIX_SHOW", "1")];
+        let mut env = vec![("NICMATRIX_TABLE", "1"), ("NICMATRIX_SHOW", "1")];
         if self.shell {
             env.push(("NICMATRIX_SHELL", "1"));
         }
@@ -82,9 +82,13 @@ mod tests {
     #[test]
     fn the_name_tells_of_fault_mode() {
         let plain = parse("driver::virtio::rhel9::tap");
-        assert_eq!(plain.env(), [("NICMATRIX_SHOW", "1")]);
+        assert_eq!(
+            plain.env(),
+            [("NICMATRIX_TABLE", "1"), ("NICMATRIX_SHOW", "1")]
+        );
         let fault = parse("driver!unbind::virtio::rhel9::tap --shell");
         let expected = [
+            ("NICMATRIX_TABLE", "1"),
             ("NICMATRIX_SHOW", "1"),
             ("NICMATRIX_SHELL", "1"),
             ("NICMATRIX_FAULTS", "1"),

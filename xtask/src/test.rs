@@ -10,6 +10,7 @@ use std::ops::AddAssign;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
+use xshell::{Shell, cmd};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -199,8 +200,11 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
 }
 
 fn cargo(place: &Place, args: &[&str]) -> Result<()> {
-    let mut command = child::cargo(&place.root);
-    child::check(&format!("`cargo {}`", args[0]), command.args(args))
+    let shell = Shell::new()?;
+    shell.change_dir(&place.root);
+    // Run by our own child module: the shell passes no signals on.
+    let mut command = Command::from(cmd!(shell, "cargo {args...}"));
+    child::check(&format!("`cargo {}`", args[0]), &mut command)
 }
 
 /// Every test but the trials.
@@ -319,7 +323,9 @@ fn with_defaults<'a>(command: &'a mut Command, place: &Place) -> &'a mut Command
 /// Runs the matrix; its trials, and whether it ended well.
 fn matrix(place: &Place, harness: &Harness, faults: bool) -> Result<(Run, bool)> {
     let mut command = Command::new(&harness.matrix);
-    with_defaults(&mut command, place).envs(faults.then_some(("NICMATRIX_FAULTS", "1")));
+    with_defaults(&mut command, place)
+        .env("NICMATRIX_TABLE", "1")
+        .envs(faults.then_some(("NICMATRIX_FAULTS", "1")));
     finished(place, &mut command)
 }
 
