@@ -185,11 +185,12 @@ impl Bench<'_> {
         let mut command = self.command(&self.harness.matrix);
         command.args(args);
         let what = child::describe(&command);
+        let directory = Run::name(&mut command, &self.place.harness_dir());
         let (status, output) = child::output(command, false)?;
         if !status.success() {
             bail!("{what} ended with {status}, and there is nothing to measure:\n{output}");
         }
-        Run::read(&self.place.harness_dir().join("runs/latest"))
+        Run::read(&directory)
     }
 
     /// Runs small trials one after the other until `wanted` have booted.

@@ -2,7 +2,9 @@
 
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How a trial ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -63,6 +65,19 @@ pub struct Run {
 }
 
 impl Run {
+    /// Gives `command`'s run a name of its own, and returns its directory: another run in the same
+    /// checkout is then never read in its place.
+    pub fn name(command: &mut Command, harness_dir: &Path) -> PathBuf {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let name = format!(
+            "{}-{}",
+            now.unwrap_or_default().as_nanos(),
+            std::process::id()
+        );
+        command.env("NICMATRIX_RUN", &name);
+        harness_dir.join("runs").join(name)
+    }
+
     /// Reads `DIR/events.jsonl`.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("events.jsonl");

@@ -344,16 +344,11 @@ fn under_nextest(place: &Place) -> Result<Run> {
 
 /// Runs a command that leaves a run behind.
 fn finished(place: &Place, command: &mut Command) -> Result<(Run, bool)> {
-    let latest = place.harness_dir().join("runs/latest");
-    let before = latest.canonicalize().ok();
+    let directory = Run::name(command, &place.harness_dir());
     let status = child::run(command)?;
-    if latest.canonicalize().ok() == before {
-        bail!(
-            "{} ended with {status} and left no new run",
-            child::describe(command)
-        );
-    }
-    Ok((Run::read(&latest)?, status.success()))
+    let run = Run::read(&directory);
+    let left_none = || format!("{} ended with {status}", child::describe(command));
+    Ok((run.with_context(left_none)?, status.success()))
 }
 
 /// Whether both ways came to the same verdicts, trial by trial.

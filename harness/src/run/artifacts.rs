@@ -47,7 +47,7 @@ impl RunDir {
 
 /// Makes a run's directory in `runs`, points `latest` there, and removes all but the newest runs.
 ///
-/// `id` is nextest's run id, shared by the processes of its run, which then share the directory;
+/// Processes that are given the same `id` (nextest's run id, say) share the directory;
 /// without one it is named after the time (UTC) and this process.
 pub fn run_dir(runs: &Path, id: Option<&str>) -> Result<RunDir> {
     let doing = || format!("make a directory for this run in {}", runs.display());

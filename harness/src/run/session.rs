@@ -62,8 +62,7 @@ impl Session {
                 facts,
             )?)),
         };
-        let id = std::env::var("NEXTEST_RUN_ID").ok();
-        let run = artifacts::run_dir(&settings.runs(), id.as_deref())?;
+        let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
         let log = EventLog::create(run.path())?;
         let stand_ins: BTreeSet<String> = selected
             .iter()

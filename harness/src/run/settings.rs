@@ -49,6 +49,9 @@ pub struct Settings {
     pub shell: bool,
     /// `NEXTEST=1`: run by nextest, a process a trial; it does progress and reports.
     pub nextest: bool,
+    /// `NICMATRIX_RUN`, else nextest's run id: the name of the run's directory, shared by the
+    /// processes that are given the same.
+    pub run: Option<String>,
     /// `NICMATRIX_DIR`: images, caches and artifacts; `target/nicmatrix` by default.
     pub dir: PathBuf,
 }
@@ -139,6 +142,7 @@ impl Settings {
             show: switch("NICMATRIX_SHOW")?,
             shell: switch("NICMATRIX_SHELL")?,
             nextest: switch("NEXTEST")?,
+            run: get("NICMATRIX_RUN").or_else(|| get("NEXTEST_RUN_ID")),
             junit: get("NICMATRIX_JUNIT").map(|value| root.join(value)),
             dir: path("NICMATRIX_DIR", "target/nicmatrix"),
             root,
