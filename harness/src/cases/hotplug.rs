@@ -11,6 +11,9 @@ use crate::vm::cmdline::VmSpec;
 use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
+/// What a tap's descriptor is open on.
+const TUN: &str = "/dev/net/tun";
+
 const FAULTS: &[Fault] = &[
     Fault {
         red: faults::NO_LINK,
@@ -101,6 +104,12 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
 fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
     let nic = bed.nic().clone();
     add(bed, monitor, "netdev_add", &nic.netdev())?;
+    // So that there being none after netdev_del means something.
+    let held = bed.vm.open_files(TUN)?;
+    ensure!(
+        held > 0,
+        "after netdev_add QEMU holds no descriptor of {TUN}"
+    );
     bed.attach()?;
     add(bed, monitor, "device_add", &nic.device(bed.vm.spec.machine))?;
     let qemu = bed.qemu_nic()?;
@@ -155,10 +164,10 @@ fn unplug(bed: &mut Testbed, monitor: Monitor, order: Order) -> anyhow::Result<(
         "after netdev_del the tap {} is still there",
         nic.tap
     );
-    let held = bed.vm.open_files("/dev/net/tun")?;
+    let held = bed.vm.open_files(TUN)?;
     ensure!(
         held == 0,
-        "after netdev_del QEMU still holds {held} descriptors of /dev/net/tun"
+        "after netdev_del QEMU still holds {held} descriptors of {TUN}"
     );
     Ok(())
 }
