@@ -2,6 +2,7 @@
 //! under test.
 
 use crate::run::deadline::{self, Limit};
+use crate::vm::cmdline::quote;
 use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
 use qapi::qga;
@@ -213,9 +214,4 @@ pub fn said(output: &Output) -> String {
         "" => "(nothing)".into(),
         text => text.into(),
     }
-}
-
-/// A word that a shell takes as it stands.
-pub fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -81,11 +81,6 @@ pub const DHCP_LEASE: Limit = Limit {
     what: "a DHCP lease",
     seconds: 12.0,
 };
-/// A frame that was just sent, to be seen on the tap.
-pub const ON_WIRE: Limit = Limit {
-    what: "a frame on the wire",
-    seconds: 10.0,
-};
 /// A reply that ping did not wait for: it leaves after two round trips, a guest under TCG takes
 /// some milliseconds a fragment.
 pub const LATE_REPLY: Limit = Limit {

@@ -1,8 +1,8 @@
 //! Everything the user can set, from `NICMATRIX_*` variables: libtest's arguments are fixed, so
 //! `cargo xtask` passes its flags this way, and `cargo test` and nextest users set them directly.
 
-use crate::guest::agent::quote;
 use crate::matrix::read::unknown;
+use crate::vm::cmdline::quote;
 use anyhow::{Context, bail, ensure};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -100,28 +100,6 @@ impl Serial {
         self.shared.state().trouble.first().cloned()
     }
 
-    /// Waits until `text` has been printed.
-    ///
-    /// # Errors
-    /// The deadline or the console's end, with its tail.
-    pub fn wait_for(&self, text: &str, deadline: Deadline) -> anyhow::Result<()> {
-        let mut state = self.shared.state();
-        loop {
-            if contains(&state.bytes, text.as_bytes()) {
-                return Ok(());
-            }
-            let left = deadline.left().filter(|_| !state.closed);
-            let Some(left) = left else {
-                drop(state);
-                return Err(
-                    deadline.missed(format!("the serial console ends with:\n{}", self.tail(15)))
-                );
-            };
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(|p| p.into_inner()).0;
-        }
-    }
-
     /// Waits until all that a dead QEMU's console printed is recorded, at most until `deadline`.
     pub fn await_end(&self, deadline: Deadline) {
         let mut state = self.shared.state();
@@ -161,12 +139,6 @@ pub fn last_lines(bytes: &[u8], lines: usize) -> String {
         .map(|line| line.trim_end_matches('\r'))
         .collect();
     all[all.len().saturating_sub(lines)..].join("\n")
-}
-
-fn contains(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack
-        .windows(needle.len())
-        .any(|window| window == needle)
 }
 
 /// What a console line reports, if it is trouble.

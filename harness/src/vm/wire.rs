@@ -201,12 +201,6 @@ impl Wire {
         self.shared.state().closed.is_none()
     }
 
-    /// Sends bytes that are no command (the agent's sync delimiter).
-    pub fn send_bytes(&self, bytes: &[u8]) {
-        let mut sender = self.sender.lock().unwrap_or_else(|p| p.into_inner());
-        let _ = sender.0.write_all(bytes);
-    }
-
     fn wait<T>(
         &self,
         deadline: Deadline,
