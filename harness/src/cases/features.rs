@@ -1,7 +1,7 @@
 //! Plan item 19: `indirect_desc` and `event_idx`.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault};
+use super::{Case, Fault, Load, Start};
 use crate::guest::dialect::Op;
 use crate::matrix::schema::Nic;
 use crate::testbed::Testbed;
@@ -21,6 +21,8 @@ pub static FEATURES: Case = Case {
     plan_item: "19",
     passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says they were negotiated, and traffic flows",
     applies: Nic::is_virtio,
+    start: Start::ColdDriver,
+    load: Load::Busy,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -55,6 +57,8 @@ pub static FEATURES_OFF: Case = Case {
     plan_item: "19",
     passes: "with indirect_desc=off,event_idx=off both bits are 0 in sysfs and in QEMU, and traffic flows",
     applies: Nic::is_virtio,
+    start: Start::ColdDriver,
+    load: Load::Busy,
     vm: off,
     ops: &[Op::Address],
     faults: &[

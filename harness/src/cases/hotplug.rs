@@ -1,7 +1,7 @@
 //! Plan item 1: a NIC plugged and unplugged while the guest runs.
 
 use super::faults::{self, BLACKLISTED, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Moment};
+use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link;
 use crate::net::bridge;
@@ -50,6 +50,8 @@ pub static HOTPLUG_QMP: Case = Case {
     plan_item: "1",
     passes: "QEMU lists the NIC, the guest gains that MAC, traffic flows; unplugged in both orders of netdev_del and device_del, DEVICE_DELETED arrives, the guest loses that MAC, tap and descriptor are gone; over QMP, N cycles",
     applies: |_| true,
+    start: Start::ColdDriver,
+    load: Load::Busy,
     vm: plugged_later,
     ops: &[Op::Address],
     faults: FAULTS,
@@ -62,6 +64,8 @@ pub static HOTPLUG_HMP: Case = Case {
     plan_item: "1",
     passes: "as hotplug_qmp, with every command typed into the human monitor",
     applies: |_| true,
+    start: Start::ColdDriver,
+    load: Load::Busy,
     vm: plugged_later,
     ops: &[Op::Address],
     faults: FAULTS,

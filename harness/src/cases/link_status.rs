@@ -1,7 +1,7 @@
 //! Plan items 2 and 20: operstate follows `set_link`, and so does the traffic.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Moment};
+use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::schema::Nic;
@@ -16,6 +16,8 @@ pub static LINK_STATUS: Case = Case {
     plan_item: "2, 20",
     passes: "operstate reads up, down after `set_link off` and up again after `set_link on`; traffic stops and resumes with it",
     applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Waits,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -41,6 +43,8 @@ pub static LINK_STATUS_OFF: Case = Case {
     plan_item: "2, 20",
     passes: "with status=off operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it",
     applies: Nic::is_virtio,
+    start: Start::Boot,
+    load: Load::Waits,
     vm: |spec| spec.nics[0].properties.push("status=off".into()),
     ops: &[Op::Address],
     faults: &[

@@ -1,7 +1,7 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Moment};
+use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::net::addr::Mac;
 use crate::net::bridge;
@@ -20,6 +20,8 @@ pub static MAC_CHANGE: Case = Case {
     plan_item: "4, 18. mac_change",
     passes: "the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
     applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Waits,
     vm: faults::same_vm,
     ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
     faults: &[

@@ -31,6 +31,10 @@ pub struct Case {
     pub passes: &'static str,
     /// Which NIC models it makes sense for; other cells never exist.
     pub applies: fn(&Nic) -> bool,
+    /// What its guest is restored from.
+    pub start: Start,
+    /// What it needs of the host's processors.
+    pub load: Load,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
     /// The dialect's commands that it uses, for `explain`.
@@ -39,6 +43,30 @@ pub struct Case {
     pub faults: &'static [Fault],
     /// The procedure.
     pub run: fn(&mut Testbed) -> anyhow::Result<()>,
+}
+
+/// What a case's guest is restored from. A case takes the warmest state in which all that it tests
+/// is still to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A checkpoint with the NIC up and addressed: for traffic and behaviour.
+    WarmNic,
+    /// A checkpoint without the NIC, which is added and gets its driver in the trial: for probing,
+    /// negotiation, features, properties.
+    ColdDriver,
+    /// Nothing: it boots, as the boot is what it tests.
+    Boot,
+}
+
+/// What a trial needs of the host's processors while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Keeps one busy most of its time.
+    Busy,
+    /// Mostly waits: for intervals, for silence, for what does not come.
+    Waits,
+    /// Measures, and runs with no other trial beside it.
+    Alone,
 }
 
 /// When a fault strikes.

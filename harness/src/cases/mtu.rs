@@ -1,7 +1,7 @@
 //! Plan items 9 and 14: the MTU, and that frames of exactly that size cross.
 
 use super::faults::{self, SMALL_TAP, TAP_UNPLUGGED};
-use super::{Case, Fault};
+use super::{Case, Fault, Load, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::{addr, bridge, frame};
@@ -31,6 +31,8 @@ pub static MTU_SET: Case = Case {
     plan_item: "14",
     passes: "the MTU set (1400, then 1500) reads back; an unfragmentable ping of exactly that size crosses both ways and shows as such on the wire; one byte more is refused",
     applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,
@@ -48,6 +50,8 @@ pub static MTU_MAX: Case = Case {
     plan_item: "9",
     passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused",
     applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,

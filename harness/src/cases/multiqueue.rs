@@ -1,7 +1,7 @@
 //! Plan item 22: four queue pairs.
 
 use super::faults::{OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Moment};
+use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::matrix::schema::Nic;
 use crate::testbed::Testbed;
@@ -22,6 +22,8 @@ pub static MULTIQUEUE: Case = Case {
     plan_item: "22",
     passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, and many flows raise interrupts on more than one input queue",
     applies: Nic::is_virtio,
+    start: Start::ColdDriver,
+    load: Load::Busy,
     vm: |spec| {
         spec.cpus = QUEUES;
         spec.nics[0].queues = QUEUES;

@@ -1,7 +1,7 @@
 //! Plan items 6 and 13: promiscuous mode, toggled under traffic, and that it means something.
 
 use super::faults::{self, LOSSY, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Moment};
+use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr::Mac;
@@ -34,6 +34,8 @@ pub static PROMISC: Case = Case {
     plan_item: "6, 13",
     passes: "toggling promiscuous mode under traffic loses nothing and leaves no trace; a frame for a foreign MAC reaches the guest in promiscuous mode and not outside it; on virtio QEMU's query-rx-filter agrees",
     applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Waits,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::PromiscOn, Op::PromiscOff],
     faults: &[

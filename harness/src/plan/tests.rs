@@ -1,5 +1,5 @@
 use super::*;
-use crate::cases::Moment;
+use crate::cases::{Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::matrix::load::parse;
 use std::path::Path;
@@ -19,6 +19,8 @@ const PLAIN: Case = Case {
     plan_item: "5",
     passes: "the driver bound is the one expected",
     applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
     vm: |_| (),
     ops: &[],
     faults: &[NO_FAULT],
