@@ -1,7 +1,18 @@
 //! `explain`: a trial in full, before it runs. Pure.
 
+use crate::cases::Start;
 use crate::plan::{Action, PlannedTrial};
 use std::fmt::Write;
+
+fn start(start: Start) -> &'static str {
+    match start {
+        Start::WarmNic => "from a checkpoint with its NIC up",
+        Start::ColdDriver => {
+            "from a checkpoint without its NIC, which is then plugged in and gets its driver"
+        }
+        Start::Boot => "by booting",
+    }
+}
 
 /// Renders what `trial` is and does. `command_line` is QEMU's, a shell command; `topology` is the
 /// host network, as text. The guest's commands come from the case and its dialect, with `DEV` for
@@ -21,6 +32,7 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
     }
     row("plan item", case.plan_item);
     row("passes if", case.passes);
+    row("starts", start(trial.start));
     if let Some(fault) = trial.fault {
         row("fault", &format!("{}: {}", fault.name, fault.breaks));
         row("red if", &format!("the failure says \"{}\"", fault.red));
@@ -100,6 +112,7 @@ mod tests {
             here       runs
             plan item  2. ping
             passes if  no trace after the flood
+            starts     from a checkpoint with its NIC up
             NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx
             guest      rhel6 (the built image stands in for it): machine pc, 256 MiB
             backend    tap
@@ -129,6 +142,7 @@ mod tests {
             here       is skipped: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
             plan item  2. ping
             passes if  no trace after the flood
+            starts     from a checkpoint with its NIC up
             fault      no_vhost: vhost is switched off
             red if     the failure says "no reply"
             NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx

@@ -1,9 +1,9 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
-use crate::cases::{Case, Fault};
+use crate::cases::{Case, Fault, Start};
 use crate::host::HostFacts;
 use crate::matrix::name::TrialName;
-use crate::matrix::schema::{Exclude, Matrix, Profile};
+use crate::matrix::schema::{Exclude, From, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,12 +20,14 @@ pub enum Action {
 /// A case on a cell, perhaps under a fault.
 #[derive(Clone)]
 pub struct PlannedTrial {
-    /// `case::nic::guest::backend`, or `case!fault::nic::guest::backend`.
+    /// As [`TrialName`] says.
     pub name: String,
     /// The procedure.
     pub case: &'static Case,
     /// Where it runs.
     pub cell: Arc<Cell>,
+    /// What its guest starts from, where it can be had.
+    pub start: Start,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
     /// Run or skip.
@@ -60,11 +62,11 @@ pub fn plan(
         let here = cells.iter().filter(|place| (case.applies)(&place.cell.nic));
         let variants = match faults {
             true => fault_variants(case, here.collect()),
-            false => here.map(|place| (place, None)).collect(),
+            false => start_variants(case, &profile.starts, here.collect()),
         };
-        for (place, fault) in variants {
+        for (place, start, fault) in variants {
             if count % n == k - 1 {
-                trials.push(place.trial(case, fault));
+                trials.push(place.trial(case, start, fault));
             }
             count += 1;
         }
@@ -72,12 +74,29 @@ pub fn plan(
     trials
 }
 
+/// `case` from each of the profile's starts; one that boots by itself is not booted twice.
+fn start_variants<'p, 'm>(
+    case: &'static Case,
+    starts: &[From],
+    places: Vec<&'p Place<'m>>,
+) -> Vec<Variant<'p, 'm>> {
+    let mut wanted: Vec<Start> = starts
+        .iter()
+        .map(|from| match from {
+            From::Checkpoint => case.start,
+            From::Boot => Start::Boot,
+        })
+        .collect();
+    wanted.dedup();
+    places
+        .into_iter()
+        .flat_map(|place| wanted.iter().map(move |start| (place, *start, None)))
+        .collect()
+}
+
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
 /// is on trial is the case, not the guest. The guests take turns.
-fn fault_variants<'p, 'm>(
-    case: &'static Case,
-    places: Vec<&'p Place<'m>>,
-) -> Vec<(&'p Place<'m>, Option<&'static Fault>)> {
+fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Vec<Variant<'p, 'm>> {
     let mut lanes: Vec<Vec<&Place>> = Vec::new();
     for place in places {
         let lane = lanes.iter_mut().find(|lane| {
@@ -94,12 +113,15 @@ fn fault_variants<'p, 'm>(
         for (index, fault) in case.faults.iter().enumerate() {
             let able: Vec<_> = lane.iter().filter(|p| (fault.applies)(&p.cell)).collect();
             if let Some(place) = able.get((turn + index) % able.len().max(1)) {
-                variants.push((**place, Some(fault)));
+                variants.push((**place, case.start, Some(fault)));
             }
         }
     }
     variants
 }
+
+/// A trial of a case, before it is one.
+type Variant<'p, 'm> = (&'p Place<'m>, Start, Option<&'static Fault>);
 
 /// A cell, with what decides about its trials.
 struct Place<'m> {
@@ -120,9 +142,15 @@ impl<'m> Place<'m> {
         }
     }
 
-    fn trial(&self, case: &'static Case, fault: Option<&'static Fault>) -> PlannedTrial {
+    fn trial(
+        &self,
+        case: &'static Case,
+        start: Start,
+        fault: Option<&'static Fault>,
+    ) -> PlannedTrial {
         let name = TrialName {
             case: case.name,
+            boot: start == Start::Boot && case.start != Start::Boot,
             fault: fault.map(|f| f.name),
             nic: &self.cell.nic.name,
             guest: &self.cell.guest.name,
@@ -137,6 +165,7 @@ impl<'m> Place<'m> {
             name: name.to_string(),
             case,
             cell: self.cell.clone(),
+            start,
             fault,
             action: reason.map_or(Action::Run, Action::Skip),
         }

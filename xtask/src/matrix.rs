@@ -16,6 +16,7 @@ Examples:
   cargo xtask matrix hotplug                          trials whose name contains `hotplug`
   cargo xtask matrix ::virtio:: --profile full        one NIC model, the plan's own figures
   cargo xtask matrix --qemu ~/qemu/build/qemu-system-x86_64 --firmware ~/qemu/pc-bios
+  cargo xtask matrix --boot ping                      boot every guest; restore none from a checkpoint
   cargo xtask matrix --faults                         every case must go red under its faults
   cargo xtask matrix --shard 1/4 --junit junit.xml    a quarter of it, in a pipeline
   cargo xtask matrix list --json mtu
@@ -78,6 +79,9 @@ pub struct Settings {
     /// How guest code is run; auto takes KVM where it is shown to work [default: auto]
     #[arg(long)]
     accel: Option<Accel>,
+    /// Boot every guest; restore none from a checkpoint
+    #[arg(long)]
+    boot: bool,
     /// The matrix file [default: matrix.toml]
     #[arg(long, value_name = "FILE")]
     matrix: Option<PathBuf>,
@@ -175,6 +179,7 @@ impl Settings {
                 .as_ref()
                 .map(|m| ("NICMATRIX_MATRIX", absolute(cwd, m))),
         );
+        env.extend(self.boot.then(|| ("NICMATRIX_BOOT", "1".into())));
         env
     }
 
@@ -313,13 +318,14 @@ mod tests {
 
     #[test]
     fn flags_become_variables() {
-        let line = "--profile full --accel tcg --matrix m.toml \
+        let line = "--profile full --accel tcg --matrix m.toml --boot \
                     --firmware pc-bios --firmware /usr/share/seabios";
         let expected = [
             "NICMATRIX_PROFILE=full",
             "NICMATRIX_FIRMWARE=/home/u/pc-bios:/usr/share/seabios",
             "NICMATRIX_ACCEL=tcg",
             "NICMATRIX_MATRIX=/home/u/m.toml",
+            "NICMATRIX_BOOT=1",
         ];
         assert_eq!(env(line), expected);
         let results = parse("--junit j.xml --retries 2")

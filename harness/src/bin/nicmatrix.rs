@@ -71,7 +71,8 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
                 let names: Vec<String> = planned.trials.iter().map(|t| t.name.clone()).collect();
                 return Err(plan::nothing_matches(&names, &trial, true));
             };
-            let spec = vm::standard::spec(found, &run::context::kit_so_far(&settings));
+            let spec =
+                vm::standard::spec(found, &run::context::kit_so_far(&settings, &planned.facts));
             let line = vm::cmdline::shell(&settings.qemu, &spec.arguments());
             print(&explain::explain(
                 found,

@@ -58,6 +58,17 @@ pub enum Start {
     Boot,
 }
 
+impl Start {
+    /// As people read it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Start::WarmNic => "warm NIC",
+            Start::ColdDriver => "cold driver",
+            Start::Boot => "boot",
+        }
+    }
+}
+
 /// What a trial needs of the host's processors while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {

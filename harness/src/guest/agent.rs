@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
 const POLL_MIN: Duration = Duration::from_millis(2);
@@ -67,6 +67,19 @@ impl Agent {
             log: Mutex::new(log),
             echo,
         })
+    }
+
+    /// Sets the guest's clock to the host's: a restored guest's stands at its checkpoint.
+    ///
+    /// # Errors
+    /// The agent's refusal or silence.
+    pub fn set_clock(&self) -> anyhow::Result<()> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let time = Some(i64::try_from(now.as_nanos())?);
+        self.wire
+            .call(&qga::guest_set_time { time }, deadline::AGENT_REPLY)
+            .context("cannot set the restored guest's clock")
+            .map(drop)
     }
 
     /// Runs a shell command to its end, whatever its exit code.

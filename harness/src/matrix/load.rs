@@ -3,7 +3,7 @@
 use super::Backend;
 use super::read::{Placed, Reader, Section, unknown};
 use super::schema::{
-    Axes, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, Profile,
+    Axes, Dialect, Exclude, From, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, Profile,
 };
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,6 +12,7 @@ use toml::de::DeTable;
 
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
 const DIALECTS: &[(&str, Dialect)] = &[("rhel6", Dialect::Rhel6), ("rhel9", Dialect::Rhel9)];
+const STARTS: &[(&str, From)] = &[("checkpoint", From::Checkpoint), ("boot", From::Boot)];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
 /// The test plan's offloads, in ethtool's short names.
 pub const OFFLOADS: &[&str] = &["rx", "tx", "sg", "tso", "ufo", "gso", "gro", "lro"];
@@ -238,6 +239,7 @@ fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
         "hotplug_cycles",
         "promisc_seconds",
         "cases",
+        "starts",
     ]);
     let ping_count = section.integer("ping_count", COUNT);
     let flood_count = section.integer("flood_count", COUNT);
@@ -253,7 +255,12 @@ fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
             section.mistake_at(case, what);
         }
     }
+    let starts = match section.has("starts") {
+        true => section.choices("starts", STARTS),
+        false => Some(vec![From::Checkpoint]),
+    };
     Some(Profile {
+        starts: starts?,
         ping_count: ping_count?,
         flood_count: flood_count?,
         hotplug_cycles: hotplug_cycles?,

@@ -1,13 +1,19 @@
-//! A trial's name, `case::nic::guest::backend` or `case!fault::nic::guest::backend`.
+//! A trial's name, `case::nic::guest::backend`; `case@boot::…` from a boot where others are restored,
+//! `case!fault::…` under a fault.
 
 use super::Backend;
 use std::fmt;
+
+/// Follows a case's name where it boots.
+const BOOT: &str = "@boot";
 
 /// The parts of a trial's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrialName<'a> {
     /// The case.
     pub case: &'a str,
+    /// Whether it boots although the case would be restored from a checkpoint.
+    pub boot: bool,
     /// The fault under which it runs.
     pub fault: Option<&'a str>,
     /// The NIC model.
@@ -28,12 +34,17 @@ impl<'a> TrialName<'a> {
             Some((case, fault)) => (case, Some(fault)),
             None => (case, None),
         };
+        let (case, boot) = match case.strip_suffix(BOOT) {
+            Some(case) => (case, true),
+            None => (case, false),
+        };
         let empty = [Some(case), fault, Some(nic), Some(guest)].contains(&Some(""));
         if parts.next().is_some() || empty {
             return None;
         }
         Some(TrialName {
             case,
+            boot,
             fault,
             nic,
             guest,
@@ -45,6 +56,9 @@ impl<'a> TrialName<'a> {
 impl fmt::Display for TrialName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.case)?;
+        if self.boot {
+            f.write_str(BOOT)?;
+        }
         if let Some(fault) = self.fault {
             write!(f, "!{fault}")?;
         }
@@ -59,9 +73,10 @@ mod tests {
     #[test]
     fn names_are_read_back() {
         for backend in Backend::ALL {
-            for fault in [None, Some("unbound")] {
+            for (boot, fault) in [(false, None), (true, None), (false, Some("unbound"))] {
                 let name = TrialName {
                     case: "driver",
+                    boot,
                     fault,
                     nic: "e1000",
                     guest: "rhel6",

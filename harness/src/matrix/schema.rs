@@ -112,6 +112,18 @@ pub struct Profile {
     pub promisc_seconds: u32,
     /// Only these cases; all when absent.
     pub cases: Option<Vec<String>>,
+    /// What guests start from, each a trial.
+    pub starts: Vec<From>,
+}
+
+/// What a profile's guests start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum From {
+    /// The checkpoint that the case asks for.
+    Checkpoint,
+    /// A boot, `case@boot`: for what only a boot shows.
+    Boot,
 }
 
 /// `[axes]`: what is multiplied.

@@ -32,10 +32,11 @@ pub fn guest(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, 0, 2 + index)
 }
 
-/// MAC of a trial's `index`-th NIC: the same in every run, distinct within a trial, and spread by
-/// the trial's name (24 bits) so that a frame that strayed between trials is told apart.
-pub fn mac(trial: &str, index: u8) -> Mac {
-    let hash = Sha256::digest(trial.as_bytes());
+/// MAC of the `index`-th NIC of `machine` (NIC model and guest): the same in every run, so that a
+/// checkpoint can hold it, distinct within a trial, and spread (24 bits) so that a frame that strayed
+/// between cells is told apart.
+pub fn mac(machine: &str, index: u8) -> Mac {
+    let hash = Sha256::digest(machine.as_bytes());
     let base = u32::from_be_bytes([0, hash[0], hash[1], hash[2]]);
     let [_, a, b, c] = base.wrapping_add(index.into()).to_be_bytes();
     Mac([0x52, 0x54, 0x00, a, b, c])

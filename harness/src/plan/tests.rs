@@ -48,6 +48,7 @@ static CASES: &[&Case] = &[
     &Case {
         name: "features",
         plan_item: "19",
+        start: Start::Boot,
         applies: |nic| nic.is_virtio(),
         faults: &[],
         ..PLAIN
@@ -92,6 +93,13 @@ fn matrix(extra: &str) -> Matrix {
         hotplug_cycles = 1
         promisc_seconds = 1
         cases = ["features", "driver"]
+        [profiles.both]
+        ping_count = 1
+        flood_count = 1
+        hotplug_cycles = 1
+        promisc_seconds = 1
+        cases = ["features", "driver"]
+        starts = ["checkpoint", "boot"]
         "#
     );
     parse(&text, Path::new("m.toml"), &["driver", "flood", "features"]).unwrap()
@@ -375,4 +383,25 @@ fn near_filters_are_suggested() {
     }
     assert!(nearest(&names, "qqqqqqqq", false).is_empty());
     assert!(nearest(&[], "driver", false).is_empty());
+}
+
+#[test]
+fn every_case_also_boots_where_the_profile_says_so_and_none_boots_twice() {
+    let trials = on(&facts(), &matrix(""), "both", false);
+    let of = |name: &str| -> Vec<(String, Start)> {
+        let ours = trials.iter().filter(|t| t.name.starts_with(name));
+        ours.filter(|t| t.name.ends_with("virtio::rhel9::tap"))
+            .map(|t| (t.name.clone(), t.start))
+            .collect()
+    };
+    let driver = [
+        ("driver::virtio::rhel9::tap".into(), Start::WarmNic),
+        ("driver@boot::virtio::rhel9::tap".into(), Start::Boot),
+    ];
+    assert_eq!(of("driver"), driver);
+    let features = [("features::virtio::rhel9::tap".into(), Start::Boot)];
+    assert_eq!(of("features"), features);
+    // Under its faults a case is on trial, not a start.
+    let faulty = on(&facts(), &matrix(""), "both", true);
+    assert!(faulty.iter().all(|t| !t.name.contains("@boot")));
 }

@@ -375,6 +375,7 @@ fn cleaned(end: &TrialEnded) -> TrialEnded {
     TrialEnded {
         trial: clean(&end.trial),
         outcome,
+        start: end.start.as_deref().map(clean),
         notes: end.notes.iter().map(|note| clean(note)).collect(),
         serial_tail: clean(&end.serial_tail),
         artifacts: clean(&end.artifacts),

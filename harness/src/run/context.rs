@@ -8,6 +8,7 @@ use crate::host::{Accel, HostFacts};
 use crate::matrix::schema::Profile;
 use crate::plan::PlannedTrial;
 use crate::report;
+use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::standard::{self, Kit};
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ pub struct Context {
     pub image: GuestImage,
     /// The accelerator, with why.
     pub proven: Proven,
+    /// Saved guests.
+    pub checkpoints: Checkpoints,
 }
 
 impl Context {
@@ -48,7 +51,10 @@ impl Context {
             &say,
         )?;
         deadline::set_speed(proven.speed);
+        let version = facts.qemu_version.clone();
+        let checkpoints = Checkpoints::new(settings.checkpoints(), settings.qemu.clone(), version);
         Ok(Context {
+            checkpoints,
             settings,
             profile,
             facts,
@@ -70,7 +76,16 @@ impl Context {
 
     /// The VM of a trial.
     pub fn vm_spec(&self, trial: &PlannedTrial) -> VmSpec {
-        standard::spec(trial, &kit(&self.settings, &self.image, self.proven.accel))
+        standard::spec(trial, &self.kit())
+    }
+
+    /// The VM of a trial as it would be without the trial's fault.
+    pub fn plain_vm_spec(&self, trial: &PlannedTrial) -> VmSpec {
+        standard::plain(trial, &self.kit())
+    }
+
+    fn kit(&self) -> Kit {
+        kit(&self.settings, &self.image, self.proven.accel, &self.facts)
     }
 
     /// What the reports say of this run; `stand_ins` names guests that the built image stands in for.
@@ -105,7 +120,7 @@ impl Context {
 }
 
 /// As [`kit`], of what is built and proved already; placeholders stand for the rest.
-pub fn kit_so_far(settings: &Settings) -> Kit {
+pub fn kit_so_far(settings: &Settings, facts: &HostFacts) -> Kit {
     let image = image::built(&settings.images());
     let (qemu, firmware) = (&settings.qemu, &settings.firmware);
     let proven = image.as_ref().and_then(|image| {
@@ -123,20 +138,26 @@ pub fn kit_so_far(settings: &Settings) -> Kit {
         (None, _) => Accel::Tcg,
     };
     match image {
-        Some(image) => kit(settings, &image, accel),
+        Some(image) => kit(settings, &image, accel, facts),
         None => Kit {
             accel,
             kernel: "VMLINUX-OF-THE-IMAGE".into(),
             initrd: "INITRD-OF-THE-IMAGE".into(),
             parameters: image::KERNEL_CMDLINE.to_owned(),
             firmware: settings.firmware.clone(),
+            generation_id: generation_id(facts),
         },
     }
 }
 
+fn generation_id(facts: &HostFacts) -> bool {
+    facts.qemu_devices.iter().any(|device| device == "vmgenid")
+}
+
 /// What the image and the settings give every VM.
-pub fn kit(settings: &Settings, image: &GuestImage, accel: Accel) -> Kit {
+pub fn kit(settings: &Settings, image: &GuestImage, accel: Accel, facts: &HostFacts) -> Kit {
     Kit {
+        generation_id: generation_id(facts),
         accel,
         kernel: image.kernel().to_owned(),
         initrd: image.initrd.clone(),

@@ -36,6 +36,11 @@ pub const QMP_REPLY: Limit = Limit {
     what: "a QMP reply",
     seconds: 20.0,
 };
+/// A guest of 256 MiB written to a file; 15 ms without its memory.
+pub const SAVED: Limit = Limit {
+    what: "the guest to be saved",
+    seconds: 60.0,
+};
 /// From `cont` to the agent's first answer: 3 s under TCG on the reference host; RHEL images 60 s.
 pub const AGENT_UP: Limit = Limit {
     what: "the guest agent's first answer",

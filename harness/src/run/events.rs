@@ -98,8 +98,14 @@ pub struct TrialEnded {
     pub seconds: f64,
     /// Of that, inside the case, seconds.
     pub case_seconds: f64,
+    /// What the guest was started from: "warm NIC", "cold driver" or "boot"; none where no VM came up.
+    #[serde(default)]
+    pub start: Option<String>,
     /// From QEMU's exec to the agent's first answer, seconds; none where no VM came up.
     pub boot_seconds: Option<f64>,
+    /// From QEMU's exec to the first ping answered, of a guest restored with its NIC up, seconds.
+    #[serde(default)]
+    pub first_ping_seconds: Option<f64>,
     /// Peak resident memory of the trial's VM, KiB.
     pub vm_peak_kib: Option<u64>,
     /// Things worth knowing that decide nothing, for example "guest is a stand-in".
@@ -121,7 +127,9 @@ impl TrialEnded {
             attempts: 0,
             seconds: 0.0,
             case_seconds: 0.0,
+            start: None,
             boot_seconds: None,
+            first_ping_seconds: None,
             vm_peak_kib: None,
             notes: Vec::new(),
             serial_tail: String::new(),
@@ -226,6 +234,8 @@ mod tests {
             seconds: 3.25,
             case_seconds: 1.5,
             boot_seconds: None,
+            start: Some("warm NIC".into()),
+            first_ping_seconds: Some(0.1),
             vm_peak_kib: Some(90_000),
             notes: vec!["guest is a stand-in".into()],
             serial_tail: "\u{1b}[0m\0 ]]> ✓".into(),

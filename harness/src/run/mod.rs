@@ -14,10 +14,11 @@ pub mod trial;
 
 mod session;
 
+use crate::cases::Start;
 use crate::error::CannotRun;
 use crate::host::{HostFacts, facts};
 use crate::matrix::load;
-use crate::matrix::schema::{Matrix, Profile};
+use crate::matrix::schema::{From, Matrix, Profile};
 use crate::plan::{self, Action, PlannedTrial};
 use crate::{cases, net};
 use libtest_mimic::{Arguments, Trial};
@@ -74,9 +75,13 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     let mut matrix = load::load(&settings.matrix, &names)?;
     matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
-    let profile = matrix.profile(&settings.profile)?.clone();
+    let mut profile = matrix.profile(&settings.profile)?.clone();
+    if settings.boot {
+        // All of them boot, under their plain names.
+        profile.starts = vec![From::Checkpoint];
+    }
     let facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
-    let trials = plan::plan(
+    let mut trials = plan::plan(
         &matrix,
         cases::all(),
         &profile,
@@ -84,6 +89,11 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
         settings.faults,
         settings.shard,
     );
+    if settings.boot {
+        trials
+            .iter_mut()
+            .for_each(|trial| trial.start = Start::Boot);
+    }
     Ok(Planned {
         matrix,
         profile,

@@ -253,13 +253,11 @@ fn code(outcome: &Outcome) -> u8 {
 }
 
 fn planned_event(trial: &PlannedTrial) -> Event {
-    let case = match trial.fault {
-        Some(fault) => format!("{}!{}", trial.case.name, fault.name),
-        None => trial.case.name.to_owned(),
-    };
+    // With its start and fault, as the name begins.
+    let case = trial.name.split("::").next().unwrap_or(&trial.name);
     Event::Planned {
         trial: trial.name.clone(),
-        case,
+        case: case.to_owned(),
         nic: trial.cell.nic.name.clone(),
         guest: trial.cell.guest.name.clone(),
         backend: trial.cell.backend.to_string(),

@@ -35,6 +35,8 @@ pub struct Settings {
     pub accel: AccelChoice,
     /// `NICMATRIX_RETRIES`: further tries of a trial that failed.
     pub retries: u32,
+    /// `NICMATRIX_BOOT=1`: every guest boots, none is restored from a checkpoint.
+    pub boot: bool,
     /// `NICMATRIX_SHARD`: `K/N`, the K-th (from 1) of N equal parts of the plan.
     pub shard: Option<(u32, u32)>,
     /// `NICMATRIX_FAULTS=1`: every case under each of its faults.
@@ -137,6 +139,7 @@ impl Settings {
                 format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
             })?,
             shard: get("NICMATRIX_SHARD").map(|v| shard(&v)).transpose()?,
+            boot: switch("NICMATRIX_BOOT")?,
             faults: switch("NICMATRIX_FAULTS")?,
             table: switch("NICMATRIX_TABLE")?,
             show: switch("NICMATRIX_SHOW")?,
@@ -152,6 +155,10 @@ impl Settings {
     /// Where built images are kept.
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
+    }
+    /// Where saved guests are kept.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.dir.join("checkpoints")
     }
     /// Where what was learned of the host is kept.
     pub fn host_cache(&self) -> PathBuf {
@@ -183,6 +190,9 @@ impl Settings {
             .find(|(_, accel)| *accel == self.accel)
         {
             option("--accel", word);
+        }
+        if self.boot {
+            words.push("--boot".into());
         }
         words.join(" ")
     }

@@ -5,7 +5,7 @@ use super::context::Context;
 use super::deadline;
 use super::events::{Outcome, TrialEnded};
 use super::shell;
-use crate::cases::{Fault, Moment};
+use crate::cases::{Fault, Moment, Start};
 use crate::error::{CannotRun, Skip};
 use crate::matrix::schema::Profile;
 use crate::plan::PlannedTrial;
@@ -28,7 +28,9 @@ const AFTER_KILL: Duration = Duration::from_secs(20);
 struct Attempt {
     outcome: Outcome,
     case: Duration,
+    start: Option<Start>,
     boot: Option<Duration>,
+    first_ping: Option<Duration>,
     peak_kib: Option<u64>,
     notes: Vec<String>,
     tail: String,
@@ -51,7 +53,9 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         attempts,
         seconds: begun.elapsed().as_secs_f64(),
         case_seconds: attempt.case.as_secs_f64(),
+        start: attempt.start.map(|start| start.name().to_owned()),
         boot_seconds: attempt.boot.map(|d| d.as_secs_f64()),
+        first_ping_seconds: attempt.first_ping.map(|d| d.as_secs_f64()),
         vm_peak_kib: attempt.peak_kib,
         notes: attempt.notes,
         serial_tail: if bad { attempt.tail } else { String::new() },
@@ -156,7 +160,9 @@ fn broken(message: String) -> Attempt {
     Attempt {
         outcome: Outcome::Broken { message },
         case: Duration::ZERO,
+        start: None,
         boot: None,
+        first_ping: None,
         peak_kib: None,
         notes: Vec::new(),
         tail: String::new(),
@@ -222,7 +228,9 @@ fn attempt(
     Attempt {
         outcome,
         case,
+        start: Some(bed.start),
         boot: Some(bed.boot),
+        first_ping: bed.first_ping,
         peak_kib: bed.vm.peak_kib(),
         notes: std::mem::take(&mut bed.notes),
         tail: bed.vm.serial.tail(TAIL_LINES),

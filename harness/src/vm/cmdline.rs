@@ -12,6 +12,8 @@ pub const QMP_FD: i32 = 3;
 pub const SERIAL_FD: i32 = 4;
 /// File descriptor of the guest agent's port in QEMU.
 pub const AGENT_FD: i32 = 5;
+/// File descriptor in QEMU of the stream that a restored VM is read from.
+pub const INCOMING_FD: i32 = 6;
 /// The root port of a Q35 machine that takes hot-plugged NICs.
 pub const HOTPLUG_PORT: &str = "hotplug0";
 
@@ -29,6 +31,17 @@ pub enum Boot {
     },
     /// A disk image through the firmware, changes thrown away.
     Disk(PathBuf),
+}
+
+/// Where the guest's memory is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ram {
+    /// In QEMU alone.
+    Anonymous,
+    /// In this file, written as the guest writes: a checkpoint that is being made.
+    Shared(PathBuf),
+    /// Begins as this file has it; what the guest writes is QEMU's own.
+    Private(PathBuf),
 }
 
 /// A VM, before it is a command line.
@@ -50,6 +63,12 @@ pub struct VmSpec {
     pub globals: Vec<String>,
     /// `-L` directories.
     pub firmware: Vec<PathBuf>,
+    /// Whether it has a VM generation id, by which a guest knows that it was restored.
+    pub generation_id: bool,
+    /// Where the guest's memory is.
+    pub ram: Ram,
+    /// Whether it waits for a saved state in place of booting.
+    pub restored: bool,
 }
 
 /// A NIC with its netdev.
@@ -139,7 +158,28 @@ impl VmSpec {
         // A panic ends the VM (the kernel's panic=-1), so nothing waits for a dead guest.
         a.push("-no-reboot");
         let machine = self.machine.name();
-        a.pair("-machine", machine);
+        let ram = match &self.ram {
+            Ram::Anonymous => None,
+            Ram::Shared(file) => Some((file, "on")),
+            Ram::Private(file) => Some((file, "off")),
+        };
+        match ram {
+            None => a.pair("-machine", machine),
+            Some((file, share)) => {
+                a.pair("-machine", &format!("{machine},memory-backend=ram"));
+                a.pair(
+                    "-object",
+                    &format!(
+                        "memory-backend-file,id=ram,size={}M,share={share},mem-path={}",
+                        self.memory_mib,
+                        doubled(file)
+                    ),
+                );
+            }
+        }
+        if self.restored {
+            a.pair("-incoming", "defer");
+        }
         for word in self.accel.qemu_args() {
             a.push(word);
         }
@@ -160,10 +200,7 @@ impl VmSpec {
             }
             Boot::Disk(image) => {
                 a.push("-drive");
-                let mut drive = OsString::from("if=virtio,snapshot=on,file=");
-                // QEMU's option syntax doubles a comma that is not a separator.
-                drive.push(image.to_string_lossy().replace(',', ",,"));
-                a.0.push(drive);
+                a.push(&format!("if=virtio,snapshot=on,file={}", doubled(image)));
             }
         }
         for global in &self.globals {
@@ -179,7 +216,11 @@ impl VmSpec {
             "-device",
             "virtserialport,bus=vser0.0,chardev=agent,name=org.qemu.guest_agent.0",
         );
-        if self.machine == Machine::Q35 && self.nics.iter().any(|nic| nic.hotplug) {
+        if self.generation_id {
+            a.pair("-device", "vmgenid,guid=auto");
+        }
+        // Always, so that one checkpoint serves trials that hot-plug and those that do not.
+        if self.machine == Machine::Q35 {
             a.pair(
                 "-device",
                 &format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1,slot=1"),
@@ -191,6 +232,11 @@ impl VmSpec {
         }
         a.0
     }
+}
+
+/// A path in QEMU's option syntax, which doubles a comma that is not a separator.
+fn doubled(path: &std::path::Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 #[derive(Default)]

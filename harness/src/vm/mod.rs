@@ -1,5 +1,6 @@
 //! QEMU: its command line, its process, its monitors and the guest's serial console.
 
+pub mod checkpoint;
 pub mod cmdline;
 pub mod process;
 pub mod serial;

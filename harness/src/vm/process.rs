@@ -1,14 +1,16 @@
 //! A QEMU process: started paused, spoken to over inherited sockets (no path, nothing to poll for
 //! or to clean up), ended with the thread that started it.
 
+use super::checkpoint::{Checkpoint, Mode};
 use super::cmdline::{self, VmSpec};
 use super::serial::Serial;
 use super::wire::{Closed, Wire};
 use crate::error::OrCannotRun;
 use crate::run::child::pdeath_command;
 use crate::run::deadline::{self, Limit};
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
+use serde_json::json;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -33,6 +35,7 @@ pub struct Vm {
     /// When it was exec'd.
     pub started: Instant,
     agent: Option<UnixStream>,
+    incoming: Option<UnixStream>,
     handle: Handle,
     stderr: PathBuf,
 }
@@ -86,6 +89,7 @@ impl Vm {
         let (qmp, theirs_qmp) = UnixStream::pair()?;
         let (console, theirs_console) = UnixStream::pair()?;
         let (agent, theirs_agent) = UnixStream::pair()?;
+        let (incoming, theirs_incoming) = UnixStream::pair()?;
         let map = |parent: UnixStream, child_fd| FdMapping {
             parent_fd: OwnedFd::from(parent),
             child_fd,
@@ -100,6 +104,7 @@ impl Vm {
                 map(theirs_qmp, cmdline::QMP_FD),
                 map(theirs_console, cmdline::SERIAL_FD),
                 map(theirs_agent, cmdline::AGENT_FD),
+                map(theirs_incoming, cmdline::INCOMING_FD),
             ])
             .map_err(|error| anyhow!("{error}"))?;
         let started = Instant::now();
@@ -114,6 +119,7 @@ impl Vm {
             spec,
             started,
             agent: Some(agent),
+            incoming: Some(incoming),
             handle: Handle(Arc::new(Mutex::new(child))),
             stderr,
         };
@@ -131,6 +137,77 @@ impl Vm {
                 None => error.context("QEMU's monitor did not come up"),
             }),
         }
+    }
+
+    /// Hands over the saved state of a checkpoint, before `cont`: QEMU runs the guest when it has all
+    /// of it, and ends where it cannot restore it.
+    ///
+    /// # Errors
+    /// QEMU's refusal; a checkpoint that cannot be read.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
+        let mut stream = self.incoming.take().context("the VM was restored before")?;
+        let path = checkpoint.state();
+        let mut state = File::open(&path).or_cannot_run(|| format!("open {}", path.display()))?;
+        if checkpoint.mode == Mode::Mapped {
+            self.ignore_shared()?;
+        }
+        // Nothing on the wire that a boot would not put there.
+        self.call_raw("migrate-set-parameters", json!({ "announce-rounds": 0 }))?;
+        let uri = format!("fd:{}", cmdline::INCOMING_FD);
+        self.call_raw("migrate-incoming", json!({ "uri": uri }))?;
+        std::thread::Builder::new()
+            .name("restore".into())
+            // A QEMU that stops reading ends, and says why on its stderr.
+            .spawn(move || std::io::copy(&mut state, &mut stream))
+            .or_cannot_run(|| "start a thread that feeds QEMU".into())?;
+        Ok(())
+    }
+
+    /// Writes the running guest's state to `file` and ends QEMU.
+    ///
+    /// # Errors
+    /// QEMU's refusal, or its failure to migrate.
+    pub fn save(&self, mode: Mode, file: &Path) -> anyhow::Result<()> {
+        if mode == Mode::Mapped {
+            self.ignore_shared()?;
+        }
+        self.call_raw(
+            "migrate-set-capabilities",
+            json!({ "capabilities": [
+            { "capability": "events", "state": true }
+        ] }),
+        )?;
+        // The guest runs on until QEMU stops it: one that was stopped before is restored stopped.
+        let mark = self.qmp.mark();
+        let uri = format!("exec:cat >{}", cmdline::quote(&file.to_string_lossy()));
+        self.call_raw("migrate", json!({ "uri": uri }))?;
+        let ended = self
+            .qmp
+            .event(mark, deadline::SAVED.start(), |event| {
+                let status = event.data["status"].as_str()?;
+                ["completed", "failed"]
+                    .contains(&status)
+                    .then(|| status.to_owned())
+            })
+            .map_err(|error| self.explain(error))?;
+        if ended != "completed" {
+            let why = self.call_raw("query-migrate", json!({}))?;
+            bail!("QEMU could not save the guest: {why}");
+        }
+        self.call(&qapi::qmp::quit {})?;
+        match self.await_death() {
+            Some(_) => Ok(()),
+            None => bail!("QEMU did not end after it had saved the guest"),
+        }
+    }
+
+    /// Leaves memory that is a file out of the stream.
+    fn ignore_shared(&self) -> anyhow::Result<()> {
+        let capabilities = json!({ "capabilities": [
+            { "capability": "x-ignore-shared", "state": true }
+        ] });
+        self.call_raw("migrate-set-capabilities", capabilities)
+            .map(drop)
     }
 
     /// The agent's socket; given once.

@@ -1,7 +1,7 @@
 //! The standard VM of a trial: what its guest and NIC say, then what its case and fault ask for.
 //! Pure.
 
-use super::cmdline::{Boot, NicSpec, VmSpec};
+use super::cmdline::{Boot, NicSpec, Ram, VmSpec};
 use crate::host::Accel;
 use crate::matrix::Backend;
 use crate::net::addr;
@@ -21,10 +21,21 @@ pub struct Kit {
     pub parameters: String,
     /// `-L` directories.
     pub firmware: Vec<PathBuf>,
+    /// Whether this QEMU has `vmgenid`.
+    pub generation_id: bool,
 }
 
 /// The VM of `trial`.
 pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
+    let mut spec = plain(trial, kit);
+    if let Some(fault) = trial.fault {
+        (fault.vm)(&mut spec);
+    }
+    spec
+}
+
+/// The VM of `trial`, as it would be without the trial's fault.
+pub fn plain(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
     let guest = &trial.cell.guest;
     let boot = match &guest.image {
         Some(image) => Boot::Disk(image.clone()),
@@ -47,7 +58,7 @@ pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
         nics: vec![NicSpec {
             id: "nic0".into(),
             device: trial.cell.nic.device.clone(),
-            mac: addr::mac(&trial.name, 0),
+            mac: addr::mac(&format!("{}::{}", trial.cell.nic.name, guest.name), 0),
             tap: "tap0".into(),
             vhost: trial.cell.backend != Backend::Tap,
             queues: 1,
@@ -56,11 +67,11 @@ pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
         }],
         globals: Vec::new(),
         firmware: kit.firmware.clone(),
+        generation_id: kit.generation_id,
+        ram: Ram::Anonymous,
+        restored: false,
     };
     (trial.case.vm)(&mut spec);
-    if let Some(fault) = trial.fault {
-        (fault.vm)(&mut spec);
-    }
     spec
 }
 

@@ -27,6 +27,9 @@ fn spec(nics: Vec<NicSpec>) -> VmSpec {
         nics,
         globals: Vec::new(),
         firmware: Vec::new(),
+        generation_id: false,
+        ram: Ram::Anonymous,
+        restored: false,
     }
 }
 
@@ -108,4 +111,22 @@ fn words_that_a_shell_would_split_are_quoted() {
         shell("qemu".as_ref(), &words),
         "qemu \\\n  -append 'a b' 'it'\\''s' ''"
     );
+}
+
+#[test]
+fn memory_is_shared_with_the_file_while_it_is_saved_and_private_when_restored() {
+    let mut spec = spec(vec![]);
+    spec.ram = Ram::Shared("a,b/ram".into());
+    let saving = line(&spec);
+    let expected = "-machine q35,memory-backend=ram \\\n  -object \
+                    memory-backend-file,id=ram,size=256M,share=on,mem-path=a,,b/ram \\\n";
+    assert!(saving.contains(expected), "{saving}");
+    assert!(!saving.contains("-incoming"), "{saving}");
+    spec.ram = Ram::Private("ram".into());
+    spec.restored = true;
+    spec.generation_id = true;
+    let restored = line(&spec);
+    assert!(restored.contains("share=off,mem-path=ram"), "{restored}");
+    assert!(restored.contains("-incoming defer"), "{restored}");
+    assert!(restored.contains("-device vmgenid,guid=auto"), "{restored}");
 }

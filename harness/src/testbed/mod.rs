@@ -1,6 +1,9 @@
 //! What one trial is handed: its own host network, its VM and guest, a capture of the NIC's tap.
 
-use crate::cases::{Fault, Moment};
+use crate::cases::{Fault, Moment, Start};
+pub mod checkpoints;
+pub mod start;
+
 use crate::error::OrCannotRun;
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
@@ -21,13 +24,11 @@ use crate::run::context::Context;
 use crate::run::deadline::{self, Limit};
 use crate::vm::cmdline::NicSpec;
 use crate::vm::process::{Handle, Vm};
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
+use start::{FIRST_PING_INTERVAL, Place};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// Between two pings while the first reply is awaited, seconds: well below a trial's fixed cost.
-const FIRST_PING_INTERVAL: f64 = 0.05;
 
 /// A trial's own network, VM and guest. Everything ends when it is dropped, or when its thread
 /// ends in any other way.
@@ -48,8 +49,12 @@ pub struct Testbed {
     pub notes: Vec<String>,
     /// Whatever a fault must keep alive.
     pub kept: Vec<Box<dyn std::any::Any>>,
+    /// What the guest was in fact started from.
+    pub start: Start,
     /// From exec to the agent's first answer.
     pub boot: Duration,
+    /// From exec to the first ping answered, of a guest restored with its NIC up.
+    pub first_ping: Option<Duration>,
     /// Where this trial's artifacts go.
     pub artifacts: Artifacts,
     capture: Option<Capture>,
@@ -73,55 +78,44 @@ impl Testbed {
         artifacts: Artifacts,
         started: impl FnOnce(Handle),
     ) -> anyhow::Result<Testbed> {
+        let spec = context.vm_spec(trial);
+        let guest = &trial.cell.guest;
+        let plain = context.plain_vm_spec(trial);
+        let (source, notes) = context
+            .checkpoints
+            .source(trial.start, &spec, &plain, guest)?;
         let namespace = Namespace::enter()?;
         let bridge = Bridge::create(bridge::MTU)?;
         let host = Capture::start(bridge::NAME)?;
-        let spec = context.vm_spec(trial);
         let hosts: Vec<_> = (0u8..)
             .zip(&spec.nics)
             .map(|(index, nic)| (nic.mac, addr::guest(index)))
             .collect();
         let dhcp = Dhcp::start(&hosts)?;
-        let mut vm = Vm::start(
-            &context.settings.qemu,
-            spec,
-            artifacts.dir(),
-            context.settings.show,
-        )?;
-        started(vm.handle());
+        let place = Place {
+            qemu: &context.settings.qemu,
+            directory: artifacts.dir(),
+            show: context.settings.show,
+        };
         let mut capture = None;
-        for nic in vm.spec.nics.iter().filter(|nic| !nic.hotplug) {
-            bridge.attach_tap(&nic.tap)?;
-            if capture.is_none() {
+        let up = start::up(&place, spec, &source, &bridge, started, |nics| {
+            if let Some(nic) = nics.first() {
                 capture = Some(Capture::start(&nic.tap)?);
             }
-        }
-        let stream = vm
-            .take_agent()
-            .ok_or_else(|| anyhow!("the agent's socket was taken before"))?;
-        vm.call(&qapi::qmp::cont {})?;
-        let create = |name: &str| {
-            let path = artifacts.dir().join(name);
-            std::fs::File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
-        };
-        let agent = Agent::connect(
-            stream,
-            create("agent.log")?,
-            create("commands.log")?,
-            context.settings.show,
-        );
-        let agent = agent.map_err(|error| did_not_come_up(&vm, &error))?;
-        let boot = vm.started.elapsed();
+            Ok(())
+        })?;
         Ok(Testbed {
             cell: trial.cell.clone(),
             profile: context.profile.clone(),
-            agent,
-            vm,
+            agent: up.agent,
+            vm: up.vm,
             bridge,
             dhcp: Some(dhcp),
-            notes: Vec::new(),
+            notes,
             kept: Vec::new(),
-            boot,
+            start: source.start(),
+            boot: up.after,
+            first_ping: up.first_ping,
             artifacts,
             capture,
             host,
@@ -213,7 +207,10 @@ impl Testbed {
     /// When the guest does not show the NIC, or no ping is answered in time.
     pub fn up(&mut self) -> anyhow::Result<Link> {
         let link = self.link()?;
-        self.apply(Op::Address, &link, &format!("{}/24", self.address()))?;
+        if self.start != Start::WarmNic {
+            let address = format!("{}/{}", self.address(), addr::PREFIX_LEN);
+            self.apply(Op::Address, &link, &address)?;
+        }
         self.reach(deadline::FIRST_PING)?;
         Ok(link)
     }
@@ -406,18 +403,6 @@ impl Testbed {
     pub fn device_directory(link: &Link) -> String {
         format!("/sys/class/net/{}/device", link.name)
     }
-}
-
-fn did_not_come_up(vm: &Vm, error: &anyhow::Error) -> anyhow::Error {
-    // First, for all that the console printed is known only after a dead QEMU was waited for.
-    let death = vm
-        .death_behind(error)
-        .map_or_else(String::new, |death| format!("; {death}"));
-    let why = match vm.serial.trouble() {
-        Some((kind, line)) => format!("its console shows a {kind}: {line}"),
-        None => format!("{error:#}"),
-    };
-    anyhow!("the guest did not come up: {why}{death}")
 }
 
 /// A NIC as QEMU sees it.

@@ -1,0 +1,256 @@
+//! Which checkpoint a guest starts from, and how one is made.
+
+use super::start::{self, Place, Source};
+use crate::cases::Start;
+use crate::error::{CannotRun, OrCannotRun};
+use crate::guest::dialect::Op;
+use crate::guest::link;
+use crate::matrix::schema::Guest;
+use crate::net::addr;
+use crate::net::bridge::{self, Bridge};
+use crate::net::namespace::Namespace;
+use crate::run::deadline::{self, Limit};
+use crate::vm::checkpoint::key::Origin;
+use crate::vm::checkpoint::store::{RAM, STATE, Store};
+use crate::vm::checkpoint::{Checkpoint, Mode};
+use crate::vm::cmdline::{Boot, Ram, VmSpec};
+use anyhow::{Context as _, anyhow};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+/// The built image's init has nothing left to do.
+const BOOTED: Limit = Limit {
+    what: "the guest's boot to end",
+    seconds: 20.0,
+};
+
+/// The state in which a guest is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Saved {
+    /// NICs up and addressed.
+    WithNics,
+    /// No NIC yet.
+    WithoutNics,
+}
+
+impl Saved {
+    /// The case's word for it.
+    pub fn start(self) -> Start {
+        match self {
+            Saved::WithNics => Start::WarmNic,
+            Saved::WithoutNics => Start::ColdDriver,
+        }
+    }
+
+    /// What of `spec` is saved so.
+    fn of(self, spec: &VmSpec) -> VmSpec {
+        let mut saved = spec.clone();
+        if self == Saved::WithoutNics {
+            saved.nics.clear();
+        }
+        saved
+    }
+}
+
+/// The checkpoints of a run.
+pub struct Checkpoints {
+    store: Store,
+    qemu: PathBuf,
+    version: String,
+    origin: OnceLock<Origin>,
+}
+
+impl Checkpoints {
+    /// In `directory`, of guests under `qemu`.
+    pub fn new(directory: PathBuf, qemu: PathBuf, version: String) -> Checkpoints {
+        Checkpoints {
+            store: Store::new(directory),
+            qemu,
+            version,
+            origin: OnceLock::new(),
+        }
+    }
+
+    /// Where a guest comes from that should start as `wanted`: from the warmest state that fits, and
+    /// why it is a colder one. `plain` is the VM without the trial's fault.
+    ///
+    /// # Errors
+    /// [`CannotRun`] when the host does not let a checkpoint be made or read.
+    pub fn source(
+        &self,
+        wanted: Start,
+        spec: &VmSpec,
+        plain: &VmSpec,
+        guest: &Guest,
+    ) -> anyhow::Result<(Source, Vec<String>)> {
+        let mut notes = Vec::new();
+        for saved in candidates(wanted, spec, plain) {
+            match self.get(*saved, spec, guest)? {
+                Ok(checkpoint) => return Ok((Source::Restore(checkpoint, *saved), notes)),
+                Err(why) => notes.push(format!(
+                    "no checkpoint of {}: {why}",
+                    what(*saved, spec, guest)
+                )),
+            }
+        }
+        Ok((Source::Boot, notes))
+    }
+
+    fn get(
+        &self,
+        saved: Saved,
+        spec: &VmSpec,
+        guest: &Guest,
+    ) -> anyhow::Result<Result<Checkpoint, String>> {
+        let saved_spec = saved.of(spec);
+        let key = self
+            .origin(spec)?
+            .key(&saved_spec, &preparation(&saved_spec, guest).join("\n"));
+        let what = what(saved, spec, guest);
+        let say = |line: &str| eprintln!("{line}");
+        self.store.get(&key, &what, &say, |directory| {
+            let mut whys = Vec::new();
+            for mode in [Mode::Mapped, Mode::Streamed] {
+                match self.make(mode, saved, &saved_spec, guest, directory) {
+                    Ok(()) => return Ok(Ok(mode)),
+                    Err(error) if error.chain().any(|cause| cause.is::<CannotRun>()) => {
+                        return Err(error);
+                    }
+                    Err(error) => whys.push(format!("{mode:?}: {error:#}")),
+                }
+            }
+            Ok(Err(whys.join("; ")))
+        })
+    }
+
+    fn origin(&self, spec: &VmSpec) -> anyhow::Result<&Origin> {
+        if let Some(origin) = self.origin.get() {
+            return Ok(origin);
+        }
+        let origin = Origin::of(&self.qemu, &self.version, &spec.firmware, spec.accel)?;
+        Ok(self.origin.get_or_init(|| origin))
+    }
+
+    /// Boots `spec`, saves it to `directory`, and shows that it answers when restored.
+    fn make(
+        &self,
+        mode: Mode,
+        saved: Saved,
+        spec: &VmSpec,
+        guest: &Guest,
+        directory: &Path,
+    ) -> anyhow::Result<()> {
+        apart("save", || self.save(mode, spec, guest, directory))?;
+        apart("restore", || {
+            let bridge = Bridge::create(bridge::MTU)?;
+            let checkpoint = Checkpoint::unlocked(directory.to_owned(), mode);
+            let source = Source::Restore(checkpoint, saved);
+            let place = self.place(directory);
+            start::up(&place, spec.clone(), &source, &bridge, |_| (), |_| Ok(())).map(drop)
+        })
+    }
+
+    fn save(
+        &self,
+        mode: Mode,
+        spec: &VmSpec,
+        guest: &Guest,
+        directory: &Path,
+    ) -> anyhow::Result<()> {
+        let bridge = Bridge::create(bridge::MTU)?;
+        let mut spec = spec.clone();
+        if mode == Mode::Mapped {
+            room_for(&spec, directory)?;
+            spec.ram = Ram::Shared(directory.join(RAM));
+        }
+        let place = self.place(directory);
+        let up = start::up(&place, spec, &Source::Boot, &bridge, |_| (), |_| Ok(()))?;
+        if guest.initrd.is_none() {
+            up.agent.until("[ -e /run/booted ]", BOOTED, "ps")?;
+        }
+        for (nic, command) in up.vm.spec.nics.iter().zip(preparation(&up.vm.spec, guest)) {
+            let link = link::await_link(&up.agent, nic.mac)?;
+            up.agent.sh(&command.replace(DEVICE, &link.name))?;
+        }
+        for index in 0..up.vm.spec.nics.len() {
+            start::first_reply(addr::guest(u8::try_from(index)?), deadline::FIRST_PING)?;
+        }
+        up.vm.save(mode, &directory.join(STATE))
+    }
+
+    fn place<'a>(&'a self, directory: &'a Path) -> Place<'a> {
+        Place {
+            qemu: &self.qemu,
+            directory,
+            show: false,
+        }
+    }
+}
+
+/// Stands for an interface's name until it is known.
+const DEVICE: &str = "DEVICE";
+
+/// What is done in the guest before it is saved, a command a NIC.
+fn preparation(spec: &VmSpec, guest: &Guest) -> Vec<String> {
+    (0u8..)
+        .zip(&spec.nics)
+        .map(|(index, _)| {
+            let address = format!("{}/{}", addr::guest(index), addr::PREFIX_LEN);
+            guest.dialect.command(Op::Address, DEVICE, &address)
+        })
+        .collect()
+}
+
+/// The states that a VM can start from in place of a boot, the warmest first.
+fn candidates(wanted: Start, spec: &VmSpec, plain: &VmSpec) -> &'static [Saved] {
+    let without_nics = |spec: &VmSpec| Saved::WithoutNics.of(spec);
+    // What it writes to its disk would not be saved.
+    let disk = matches!(spec.boot, Boot::Disk(_));
+    if disk || wanted == Start::Boot || without_nics(spec) != without_nics(plain) {
+        return &[];
+    }
+    if wanted == Start::WarmNic && spec.nics == plain.nics {
+        &[Saved::WithNics, Saved::WithoutNics]
+    } else {
+        &[Saved::WithoutNics]
+    }
+}
+
+fn what(saved: Saved, spec: &VmSpec, guest: &Guest) -> String {
+    let nics: Vec<&str> = spec.nics.iter().map(|nic| nic.device.as_str()).collect();
+    match saved {
+        Saved::WithNics => format!("{} with {} up", guest.name, nics.join(", ")),
+        Saved::WithoutNics => format!("{} without a NIC, {} CPU", guest.name, spec.cpus),
+    }
+}
+
+/// A disk that fills up would end QEMU by SIGBUS, in the middle of the guest's boot.
+fn room_for(spec: &VmSpec, directory: &Path) -> anyhow::Result<()> {
+    let stat = nix::sys::statvfs::statvfs(directory)
+        .or_cannot_run(|| format!("ask for the free space of {}", directory.display()))?;
+    let free_mib = stat.blocks_available() * stat.fragment_size() / (1 << 20);
+    let needed = u64::from(spec.memory_mib) + 64;
+    anyhow::ensure!(
+        free_mib >= needed,
+        "{} has {free_mib} MiB free, and {needed} MiB may be needed",
+        directory.display()
+    );
+    Ok(())
+}
+
+/// On a thread and in a network of its own: the caller may be in one that is in use.
+fn apart(what: &str, work: impl FnOnce() -> anyhow::Result<()> + Send) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name(format!("checkpoint {what}"))
+            .spawn_scoped(scope, || {
+                let _namespace = Namespace::enter()?;
+                work()
+            })
+            .or_cannot_run(|| "start a thread".into())?;
+        let result = thread
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the thread panicked")));
+        result.with_context(|| format!("cannot {what} it"))
+    })
+}

@@ -1,0 +1,173 @@
+//! Brings a guest up: restored from a checkpoint where there can be one, else booted.
+
+use super::checkpoints::Saved;
+use crate::cases::Start;
+use crate::error::OrCannotRun;
+use crate::guest::agent::Agent;
+use crate::net::addr;
+use crate::net::bridge::Bridge;
+use crate::net::ping::Ping;
+use crate::run::deadline::{self, Limit};
+use crate::vm::checkpoint::{Checkpoint, Mode};
+use crate::vm::cmdline::{NicSpec, Ram, VmSpec};
+use crate::vm::process::{Handle, Vm};
+use anyhow::anyhow;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Between two pings while the first reply is awaited, seconds: well below a trial's fixed cost.
+pub const FIRST_PING_INTERVAL: f64 = 0.02;
+
+/// A guest that answers.
+pub struct Up {
+    /// QEMU.
+    pub vm: Vm,
+    /// Commands in the guest.
+    pub agent: Agent,
+    /// From exec to the agent's first answer.
+    pub after: Duration,
+    /// From exec to the first ping answered, of a guest restored with its NICs up.
+    pub first_ping: Option<Duration>,
+}
+
+/// Where a guest comes from.
+pub enum Source {
+    /// A boot.
+    Boot,
+    /// A checkpoint with its NICs up, or without them.
+    Restore(Checkpoint, Saved),
+}
+
+impl Source {
+    /// The state that its guest is in when it answers.
+    pub fn start(&self) -> Start {
+        match self {
+            Source::Boot => Start::Boot,
+            Source::Restore(_, saved) => saved.start(),
+        }
+    }
+}
+
+/// Where QEMU is and where its transcripts go.
+pub struct Place<'a> {
+    /// The QEMU under test.
+    pub qemu: &'a Path,
+    /// Gets `qemu.sh`, `qmp.log`, `serial.log`, `agent.log`, `commands.log`.
+    pub directory: &'a Path,
+    /// Shows console and commands on stderr too.
+    pub show: bool,
+}
+
+/// Starts `spec` from `source` in the calling thread's network, its taps on `bridge`, and waits until
+/// its agent answers. `started` is handed QEMU as soon as there is one, `plugged` may look at the
+/// taps before the guest runs.
+///
+/// # Errors
+/// [`crate::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest does not
+/// come up.
+pub fn up(
+    place: &Place,
+    mut spec: VmSpec,
+    source: &Source,
+    bridge: &Bridge,
+    started: impl FnOnce(Handle),
+    plugged: impl FnOnce(&[NicSpec]) -> anyhow::Result<()>,
+) -> anyhow::Result<Up> {
+    if let Source::Restore(checkpoint, _) = source {
+        spec.restored = true;
+        if checkpoint.mode == Mode::Mapped {
+            spec.ram = Ram::Private(checkpoint.ram());
+        }
+    }
+    let mut vm = Vm::start(place.qemu, spec, place.directory, place.show)?;
+    started(vm.handle());
+    let nics: Vec<NicSpec> = vm
+        .spec
+        .nics
+        .iter()
+        .filter(|n| !n.hotplug)
+        .cloned()
+        .collect();
+    for nic in &nics {
+        bridge.attach_tap(&nic.tap)?;
+    }
+    plugged(&nics)?;
+    let stream = vm
+        .take_agent()
+        .ok_or_else(|| anyhow!("the agent's socket was taken before"))?;
+    if let Source::Restore(checkpoint, _) = source {
+        vm.restore(checkpoint)?;
+    }
+    vm.call(&qapi::qmp::cont {})?;
+    let create = |name: &str| {
+        let path = place.directory.join(name);
+        File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
+    };
+    let agent = Agent::connect(
+        stream,
+        create("agent.log")?,
+        create("commands.log")?,
+        place.show,
+    );
+    let agent = agent.map_err(|error| did_not_come_up(&vm, source, &error))?;
+    let after = vm.started.elapsed();
+    let mut first_ping = None;
+    match source.start() {
+        Start::Boot => {}
+        Start::WarmNic => {
+            for index in 0..vm.spec.nics.len() {
+                first_reply(addr::guest(u8::try_from(index)?), deadline::FIRST_PING)
+                    .map_err(|error| error.context("the restored guest is not reached"))?;
+                first_ping.get_or_insert(vm.started.elapsed());
+            }
+            agent.set_clock()?;
+        }
+        Start::ColdDriver => {
+            agent.set_clock()?;
+            // Each NIC on the command line is new to the guest; its driver is loaded as for any
+            // that is plugged in.
+            if !nics.is_empty() {
+                agent.sh("echo 1 >/sys/bus/pci/rescan")?;
+            }
+        }
+    }
+    Ok(Up {
+        vm,
+        agent,
+        after,
+        first_ping,
+    })
+}
+
+/// Pings `address` until the first reply.
+///
+/// # Errors
+/// After `limit`.
+pub fn first_reply(address: Ipv4Addr, limit: Limit) -> anyhow::Result<()> {
+    let deadline = limit.start();
+    let running = Ping::new(address)
+        .interval(FIRST_PING_INTERVAL)
+        .deadline(deadline.span())
+        .spawn()?;
+    let replied = running.wait_replies(1, Instant::now() + deadline.span());
+    drop(running);
+    replied.map_err(|_| deadline.missed(format!("{address} did not answer")))
+}
+
+fn did_not_come_up(vm: &Vm, source: &Source, error: &anyhow::Error) -> anyhow::Error {
+    // First, for all that the console printed is known only after a dead QEMU was waited for.
+    let death = vm
+        .death_behind(error)
+        .map_or_else(String::new, |death| format!("; {death}"));
+    let why = match vm.serial.trouble() {
+        Some((kind, line)) => format!("its console shows a {kind}: {line}"),
+        None => format!("{error:#}"),
+    };
+    let how = match source {
+        Source::Boot => "come up",
+        Source::Restore(..) => "answer after it was restored (`--boot` boots it instead)",
+    };
+    anyhow!("the guest did not {how}: {why}{death}")
+}

@@ -1,0 +1,214 @@
+//! What a checkpoint depends on: when any of it changes, so does the key, and another is made.
+
+use crate::error::OrCannotRun;
+use crate::host::Accel;
+use crate::run::child::pdeath_command;
+use crate::vm::cmdline::{Boot, Ram, VmSpec};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// Raised when the same command line is saved or restored in another way.
+const FORMAT: u32 = 1;
+
+/// What every checkpoint of one run has in common: QEMU, its firmware and the processor.
+pub struct Origin(String);
+
+impl Origin {
+    /// Of a QEMU with its `-L` directories.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`] where QEMU cannot be executed.
+    pub fn of(
+        qemu: &Path,
+        version: &str,
+        firmware: &[PathBuf],
+        accel: Accel,
+    ) -> anyhow::Result<Origin> {
+        let mut text = format!("format {FORMAT}\nqemu {version} {}\n", stamp(qemu));
+        let mut ask = pdeath_command(qemu);
+        for directory in firmware {
+            ask.arg("-L").arg(directory);
+        }
+        let output = ask
+            .args(["-L", "help"])
+            .stdin(Stdio::null())
+            .output()
+            .or_cannot_run(|| format!("execute {}", qemu.display()))?;
+        for directory in String::from_utf8_lossy(&output.stdout).lines() {
+            text += &files(Path::new(directory));
+        }
+        // KVM shows the guest this processor; TCG's is the same everywhere.
+        if accel == Accel::Kvm {
+            text += &processor();
+        }
+        Ok(Origin(text))
+    }
+
+    /// The name of the checkpoint of a VM that is saved as `spec` says after `preparation` was done in
+    /// it, 32 hexadecimal digits.
+    pub fn key(&self, spec: &VmSpec, preparation: &str) -> String {
+        let mut text = format!("{}{preparation}\n", self.0);
+        if let Boot::Kernel { kernel, initrd, .. } = &spec.boot {
+            let _ = writeln!(text, "{} {}", stamp(kernel), stamp(initrd));
+        }
+        // The backend is the host's side of a NIC, and not saved.
+        let mut guests_side = spec.clone();
+        guests_side.ram = Ram::Anonymous;
+        guests_side.restored = false;
+        guests_side.nics.iter_mut().for_each(|nic| {
+            nic.vhost = false;
+            nic.tap.clear();
+        });
+        for argument in guests_side.arguments() {
+            let _ = writeln!(text, "{}", argument.to_string_lossy());
+        }
+        let digest = format!("{:x}", Sha256::digest(text));
+        digest[..32].to_owned()
+    }
+}
+
+/// A file's name, size and time; enough to tell another one.
+fn stamp(path: &Path) -> String {
+    match path.metadata() {
+        Ok(m) => format!(
+            "{} {} {}.{}",
+            path.display(),
+            m.size(),
+            m.mtime(),
+            m.mtime_nsec()
+        ),
+        Err(_) => format!("{} missing", path.display()),
+    }
+}
+
+/// Every firmware file in `directory`, with its stamp.
+fn files(directory: &Path) -> String {
+    let mut lines: Vec<String> = std::fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_file())
+        .map(|entry| stamp(&entry.path()) + "\n")
+        .collect();
+    lines.sort();
+    lines.concat()
+}
+
+/// The first processor as the kernel describes it, and the kernel, which decides what KVM offers.
+fn processor() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let fixed = [
+        "vendor_id",
+        "cpu family",
+        "model",
+        "stepping",
+        "microcode",
+        "flags",
+    ];
+    let lines = info
+        .lines()
+        .take_while(|line| !line.is_empty())
+        .filter(|line| fixed.iter().any(|key| line.starts_with(key)));
+    let release = nix::sys::utsname::uname().map(|u| u.release().to_string_lossy().into_owned());
+    format!(
+        "{}\n{}\n",
+        lines.collect::<Vec<_>>().join("\n"),
+        release.unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matrix::schema::Machine;
+    use crate::net::addr::Mac;
+    use crate::vm::cmdline::NicSpec;
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            machine: Machine::Q35,
+            accel: Accel::Tcg,
+            memory_mib: 256,
+            cpus: 1,
+            boot: Boot::Kernel {
+                kernel: "/proc/self/exe".into(),
+                initrd: "/nowhere/initrd".into(),
+                parameters: vec!["quiet".into()],
+            },
+            nics: vec![NicSpec {
+                id: "nic0".into(),
+                device: "e1000".into(),
+                mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
+                tap: "tap0".into(),
+                vhost: false,
+                queues: 1,
+                properties: Vec::new(),
+                hotplug: false,
+            }],
+            globals: Vec::new(),
+            firmware: Vec::new(),
+            generation_id: true,
+            ram: Ram::Anonymous,
+            restored: false,
+        }
+    }
+
+    #[test]
+    fn whatever_the_guest_can_see_changes_the_key_and_the_backend_does_not() {
+        let origin = Origin("qemu 7.2".into());
+        let key = |change: fn(&mut VmSpec)| {
+            let mut spec = spec();
+            change(&mut spec);
+            origin.key(&spec, "")
+        };
+        let plain = key(|_| ());
+        assert_eq!(plain.len(), 32);
+        let same: [fn(&mut VmSpec); 3] = [
+            |s| s.nics[0].tap = "tap7".into(),
+            |s| s.nics[0].vhost = true,
+            |s| s.ram = Ram::Shared("/elsewhere/ram".into()),
+        ];
+        for change in same {
+            assert_eq!(key(change), plain);
+        }
+        let other: [fn(&mut VmSpec); 9] = [
+            |s| s.machine = Machine::Pc,
+            |s| s.accel = Accel::Kvm,
+            |s| s.memory_mib = 512,
+            |s| s.cpus = 4,
+            |s| s.kernel_parameter("nosmp"),
+            |s| s.nics[0].device = "rtl8139".into(),
+            |s| s.nics[0].mac.0[5] = 9,
+            |s| s.globals.push("e1000.autonegotiation=off".into()),
+            |s| s.nics.clear(),
+        ];
+        for change in other {
+            assert_ne!(key(change), plain);
+        }
+        assert_ne!(origin.key(&spec(), "ip link set eth0 up"), plain);
+        let newer = Origin("qemu 8.2".into());
+        assert_ne!(newer.key(&spec(), ""), plain);
+    }
+
+    #[test]
+    fn a_kernel_or_firmware_file_that_changes_changes_the_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let kernel = directory.path().join("vmlinux");
+        let mut spec = spec();
+        spec.boot = Boot::Kernel {
+            kernel: kernel.clone(),
+            initrd: "/nowhere".into(),
+            parameters: Vec::new(),
+        };
+        let origin = Origin(String::new());
+        let missing = origin.key(&spec, "");
+        std::fs::write(&kernel, "one").unwrap();
+        let (one, listed) = (origin.key(&spec, ""), files(directory.path()));
+        std::fs::write(&kernel, "three").unwrap();
+        assert!(missing != one && one != origin.key(&spec, ""));
+        assert_ne!(listed, files(directory.path()));
+    }
+}

@@ -1,0 +1,356 @@
+//! The checkpoints on disk. A checkpoint is used or made under its lock, appears whole by a rename,
+//! and is looked at before each use.
+
+use super::{Checkpoint, Mode};
+use crate::error::OrCannotRun;
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What all checkpoints together may take on disk, bytes: some eighty of 150 MiB each, more than
+/// the full profile uses. The longest unused go first.
+const LIMIT: u64 = 12 << 30;
+
+/// How long it is remembered that a checkpoint could not be made. QEMU, image and command line are
+/// in the key, so only a passing lack (of memory, of time) is worth another try.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(3600);
+
+const MANIFEST: &str = "manifest.json";
+const BUILDING: &str = ".build-";
+const GOING: &str = ".gone-";
+
+/// Device state, or all of it.
+pub const STATE: &str = "state";
+/// The guest's memory, where it is apart.
+pub const RAM: &str = "ram";
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    /// For people: "virtio, up, in rhel9".
+    what: String,
+    outcome: Outcome,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Outcome {
+    Made { mode: Mode, files: Vec<Sealed> },
+    Refused { why: String, unix_time: u64 },
+}
+
+/// A file as it was when the checkpoint was made.
+#[derive(Serialize, Deserialize, PartialEq)]
+struct Sealed {
+    name: String,
+    sha256: String,
+    stamp: Stamp,
+}
+
+/// What changes whenever a file is written, and cannot be set back.
+#[derive(Serialize, Deserialize, PartialEq, Clone, Copy)]
+struct Stamp {
+    size: u64,
+    inode: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// One of the store, for `cache list`.
+#[derive(Debug)]
+pub struct Entry {
+    /// Its key.
+    pub key: String,
+    /// What it is of, or why there is none.
+    pub what: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// When it was last used.
+    pub used: SystemTime,
+}
+
+/// A directory of checkpoints, which several processes may use at once.
+pub struct Store(PathBuf);
+
+impl Store {
+    /// In `directory`, which need not exist.
+    pub fn new(directory: PathBuf) -> Store {
+        Store(directory)
+    }
+
+    /// The checkpoint of that key, made by `make` where there is none that is whole; or why there
+    /// can be none. `make` fills the directory it is given. Whoever comes while it is made waits.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`] when the store cannot be used, and what `make` gives as such.
+    pub fn get(
+        &self,
+        key: &str,
+        what: &str,
+        say: &dyn Fn(&str),
+        make: impl FnOnce(&Path) -> Result<Result<Mode, String>>,
+    ) -> Result<Result<Checkpoint, String>> {
+        fs::create_dir_all(&self.0).or_cannot_run(|| format!("create {}", self.0.display()))?;
+        let shared = self.lock(key, FlockArg::LockShared)?;
+        let damaged = match self.load(key) {
+            Ok(Outcome::Made { mode, .. }) => return Ok(Ok(self.used(key, mode, shared))),
+            Ok(Outcome::Refused { why, .. }) => return Ok(Err(why)),
+            Err(why) => why,
+        };
+        drop(shared);
+        let lock = self.lock(key, FlockArg::LockExclusive)?;
+        // Another may have made it meanwhile.
+        let outcome = match self.load(key) {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                if self.0.join(key).join(MANIFEST).exists() {
+                    say(&format!(
+                        "the checkpoint of {what} is of no use ({damaged:#}): making it again"
+                    ));
+                }
+                let outcome = self.make(key, what, make)?;
+                self.evict(key);
+                outcome
+            }
+        };
+        match outcome {
+            // Kept exclusive until it is restored: the conversion to shared is not atomic.
+            Outcome::Made { mode, .. } => Ok(Ok(self.used(key, mode, lock))),
+            Outcome::Refused { why, .. } => Ok(Err(why)),
+        }
+    }
+
+    fn make(
+        &self,
+        key: &str,
+        what: &str,
+        make: impl FnOnce(&Path) -> Result<Result<Mode, String>>,
+    ) -> Result<Outcome> {
+        let (scratch, place) = (self.0.join(format!("{BUILDING}{key}")), self.0.join(key));
+        let cannot = || format!("write {}", place.display());
+        // What a killed run left.
+        for old in [&scratch, &place] {
+            if old.exists() {
+                fs::remove_dir_all(old).or_cannot_run(cannot)?;
+            }
+        }
+        fs::create_dir(&scratch).or_cannot_run(cannot)?;
+        let outcome = match make(&scratch)? {
+            Ok(mode) => {
+                let sealed = mode.files().iter().map(|name| seal(&scratch, name));
+                let files = sealed.collect::<Result<_>>().or_cannot_run(cannot)?;
+                Outcome::Made { mode, files }
+            }
+            Err(why) => {
+                // The transcripts stay, to tell more.
+                for name in [STATE, RAM] {
+                    let _ = fs::remove_file(scratch.join(name));
+                }
+                let unix_time = now();
+                Outcome::Refused { why, unix_time }
+            }
+        };
+        let manifest = Manifest {
+            what: what.to_owned(),
+            outcome,
+        };
+        write_manifest(&scratch, &manifest)
+            .and_then(|()| Ok(fs::rename(&scratch, &place)?))
+            .or_cannot_run(cannot)?;
+        Ok(manifest.outcome)
+    }
+
+    /// The checkpoint of that key, if its files are as they were made.
+    fn load(&self, key: &str) -> Result<Outcome> {
+        let place = self.0.join(key);
+        let mut manifest = read_manifest(&place)?;
+        match &mut manifest.outcome {
+            Outcome::Refused { unix_time, .. } => {
+                let age = now().saturating_sub(*unix_time);
+                ensure!(age < REFUSAL_HOLDS.as_secs(), "it is time to try again");
+            }
+            Outcome::Made { files, .. } => {
+                let mut moved = false;
+                for file in files {
+                    let now = stamp(&place.join(&file.name))?;
+                    if now == file.stamp {
+                        continue;
+                    }
+                    // A copy (a restored CI cache) has other stamps and the same content.
+                    let found = seal(&place, &file.name)?;
+                    ensure!(
+                        found.sha256 == file.sha256,
+                        "its {} was altered: {} bytes now, {} when it was made",
+                        file.name,
+                        now.size,
+                        file.stamp.size
+                    );
+                    *file = found;
+                    moved = true;
+                }
+                if moved {
+                    write_manifest(&place, &manifest)?;
+                }
+            }
+        }
+        Ok(manifest.outcome)
+    }
+
+    fn used(&self, key: &str, mode: Mode, lock: Flock<File>) -> Checkpoint {
+        // Only the order of eviction depends on it.
+        let _ = lock.set_modified(SystemTime::now());
+        Checkpoint {
+            directory: self.0.join(key),
+            mode,
+            _lock: Some(lock),
+        }
+    }
+
+    fn lock(&self, key: &str, how: FlockArg) -> Result<Flock<File>> {
+        let path = self.lock_file(key);
+        let cannot = || format!("lock {}", path.display());
+        let open = File::options().append(true).create(true).open(&path);
+        Flock::lock(open.or_cannot_run(cannot)?, how)
+            .map_err(|(_, error)| error)
+            .or_cannot_run(cannot)
+    }
+
+    fn lock_file(&self, key: &str) -> PathBuf {
+        self.0.join(format!("{key}.lock"))
+    }
+
+    /// All checkpoints, the longest unused first; also what a killed run left half-made.
+    pub fn list(&self) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = fs::read_dir(&self.0)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let key = name.trim_start_matches(BUILDING).trim_start_matches(GOING);
+                let lock = fs::metadata(self.lock_file(key)).and_then(|m| m.modified());
+                Entry {
+                    what: match read_manifest(&entry.path()).map(|m| (m.what, m.outcome)) {
+                        Ok((what, Outcome::Made { .. })) => what,
+                        Ok((what, Outcome::Refused { why, .. })) => {
+                            format!("none of {what}: {why}")
+                        }
+                        Err(_) => "half-made".into(),
+                    },
+                    bytes: size(&entry.path()),
+                    used: lock.unwrap_or(UNIX_EPOCH),
+                    key: name,
+                }
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.used);
+        entries
+    }
+
+    /// Removes all that is not in use; what it removed and what it had to leave.
+    ///
+    /// # Errors
+    /// A directory that cannot be removed.
+    pub fn clear(&self) -> Result<(Vec<Entry>, Vec<Entry>)> {
+        let (mut gone, mut kept) = (Vec::new(), Vec::new());
+        for entry in self.list() {
+            match self.remove(&entry.key)? {
+                true => gone.push(entry),
+                false => kept.push(entry),
+            }
+        }
+        Ok((gone, kept))
+    }
+
+    /// Removes one, unless it is in use.
+    fn remove(&self, name: &str) -> Result<bool> {
+        let key = name.trim_start_matches(BUILDING).trim_start_matches(GOING);
+        let path = self.lock_file(key);
+        let file = File::options().append(true).create(true).open(&path)?;
+        let _lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(false),
+            Err((_, error)) => {
+                return Err(error).with_context(|| format!("lock {}", path.display()));
+            }
+        };
+        // At once, so that a kill in between leaves nothing that looks whole.
+        let going = self.0.join(format!("{GOING}{key}"));
+        let place = self.0.join(name);
+        if place != going {
+            fs::rename(&place, &going)
+                .with_context(|| format!("cannot remove {}", place.display()))?;
+        }
+        fs::remove_dir_all(&going).with_context(|| format!("cannot remove {}", going.display()))?;
+        Ok(true)
+    }
+
+    /// Removes the longest unused, and what killed runs left, until the rest is within the limit.
+    fn evict(&self, newest: &str) {
+        let entries = self.list();
+        let mut total: u64 = entries.iter().map(|entry| entry.bytes).sum();
+        for entry in entries.iter().filter(|entry| entry.key != newest) {
+            let left_over = entry.key.starts_with('.');
+            if (left_over || total > LIMIT) && self.remove(&entry.key).unwrap_or(false) {
+                total -= entry.bytes;
+            }
+        }
+    }
+}
+
+fn seal(directory: &Path, name: &str) -> Result<Sealed> {
+    let path = directory.join(name);
+    let mut file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).with_context(|| format!("read {}", path.display()))?;
+    Ok(Sealed {
+        name: name.to_owned(),
+        sha256: format!("{:x}", hash.finalize()),
+        stamp: stamp(&path)?,
+    })
+}
+
+fn stamp(path: &Path) -> Result<Stamp> {
+    let m = fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    Ok(Stamp {
+        size: m.size(),
+        inode: m.ino(),
+        modified: (m.mtime(), m.mtime_nsec()),
+        changed: (m.ctime(), m.ctime_nsec()),
+    })
+}
+
+fn size(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    // In blocks of 512 bytes (stat(2)): a guest's memory is mostly holes.
+    files
+        .filter_map(|file| Some(file.metadata().ok()?.blocks() * 512))
+        .sum()
+}
+
+fn read_manifest(directory: &Path) -> Result<Manifest> {
+    let path = directory.join(MANIFEST);
+    let text = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not as it was written", path.display()))
+}
+
+fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<()> {
+    let new = tempfile::NamedTempFile::new_in(directory)?;
+    serde_json::to_writer_pretty(&new, manifest)?;
+    new.persist(directory.join(MANIFEST))?;
+    Ok(())
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}
+
+#[cfg(test)]
+mod tests;

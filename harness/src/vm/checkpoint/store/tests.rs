@@ -1,0 +1,186 @@
+use super::*;
+use std::cell::Cell;
+
+const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+struct Fixture {
+    directory: tempfile::TempDir,
+    made: Cell<u32>,
+}
+
+impl Fixture {
+    fn new() -> Fixture {
+        Fixture {
+            directory: tempfile::tempdir().unwrap(),
+            made: Cell::new(0),
+        }
+    }
+
+    fn store(&self) -> Store {
+        Store::new(self.directory.path().join("checkpoints"))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory
+            .path()
+            .join("checkpoints")
+            .join(KEY)
+            .join(name)
+    }
+
+    /// Gets it; what was said meanwhile.
+    fn get(&self) -> (Checkpoint, String) {
+        let said = std::cell::RefCell::new(String::new());
+        let say = |line: &str| *said.borrow_mut() += line;
+        let got = self
+            .store()
+            .get(KEY, "rhel9 with e1000 up", &say, |directory| {
+                self.made.set(self.made.get() + 1);
+                fs::write(directory.join(STATE), "devices")?;
+                fs::write(directory.join(RAM), "memory")?;
+                Ok(Ok(Mode::Mapped))
+            });
+        (got.unwrap().unwrap(), said.into_inner())
+    }
+}
+
+#[test]
+fn it_is_made_once_and_then_found() {
+    let f = Fixture::new();
+    let (first, _) = f.get();
+    assert_eq!(fs::read_to_string(first.ram()).unwrap(), "memory");
+    drop(first);
+    let (again, said) = f.get();
+    assert_eq!(
+        (again.mode, said.as_str(), f.made.get()),
+        (Mode::Mapped, "", 1)
+    );
+    // It may be restored by many at once.
+    let (third, _) = f.get();
+    assert_eq!(third.state(), again.state());
+}
+
+#[test]
+fn a_file_that_was_cut_or_altered_is_noticed_and_said() {
+    for damage in ["mem", "MEMORY"] {
+        let f = Fixture::new();
+        drop(f.get());
+        fs::write(f.file(RAM), damage).unwrap();
+        let (checkpoint, said) = f.get();
+        assert!(
+            said.contains("rhel9 with e1000 up is of no use (its ram was altered"),
+            "{said}"
+        );
+        assert_eq!(fs::read_to_string(checkpoint.ram()).unwrap(), "memory");
+        assert_eq!(f.made.get(), 2);
+    }
+}
+
+#[test]
+fn an_altered_file_with_its_old_time_is_noticed_too() {
+    let f = Fixture::new();
+    drop(f.get());
+    let time = fs::metadata(f.file(RAM)).unwrap().modified().unwrap();
+    fs::write(f.file(RAM), "mEmory").unwrap();
+    let file = File::options().append(true).open(f.file(RAM)).unwrap();
+    file.set_modified(time).unwrap();
+    assert!(f.get().1.contains("its ram was altered"));
+}
+
+#[test]
+fn a_copy_with_the_same_content_is_as_good() {
+    let f = Fixture::new();
+    drop(f.get());
+    fs::remove_file(f.file(RAM)).unwrap();
+    fs::write(f.file(RAM), "memory").unwrap();
+    assert_eq!((f.get().1.as_str(), f.made.get()), ("", 1));
+}
+
+#[test]
+fn a_missing_file_or_manifest_is_made_again() {
+    for name in [STATE, MANIFEST] {
+        let f = Fixture::new();
+        drop(f.get());
+        fs::remove_file(f.file(name)).unwrap();
+        drop(f.get());
+        assert_eq!(f.made.get(), 2, "{name}");
+    }
+}
+
+#[test]
+fn what_a_killed_run_left_is_not_used() {
+    let f = Fixture::new();
+    let half = f.store().0.join(format!("{BUILDING}{KEY}"));
+    fs::create_dir_all(&half).unwrap();
+    fs::write(half.join(RAM), "hal").unwrap();
+    assert_eq!(f.store().list()[0].what, "half-made");
+    let (checkpoint, _) = f.get();
+    assert_eq!(fs::read_to_string(checkpoint.ram()).unwrap(), "memory");
+    assert!(!half.exists());
+}
+
+#[test]
+fn a_refusal_is_remembered_and_explained() {
+    let f = Fixture::new();
+    for _ in 0..2 {
+        let refused = f.store().get(KEY, "rhel9", &|_| (), |directory| {
+            f.made.set(f.made.get() + 1);
+            fs::write(directory.join(RAM), "memory")?;
+            Ok(Err("this QEMU does not migrate".into()))
+        });
+        assert_eq!(
+            refused.unwrap().err().unwrap(),
+            "this QEMU does not migrate"
+        );
+    }
+    assert_eq!(f.made.get(), 1);
+    assert!(!f.file(RAM).exists());
+    let listed = &f.store().list()[0].what;
+    assert_eq!(listed, "none of rhel9: this QEMU does not migrate");
+}
+
+#[test]
+fn trouble_of_the_host_is_not_remembered() {
+    let f = Fixture::new();
+    let failed = f
+        .store()
+        .get(KEY, "rhel9", &|_| (), |_| anyhow::bail!("no tun"));
+    assert!(failed.is_err());
+    drop(f.get());
+    assert_eq!(f.made.get(), 1);
+}
+
+#[test]
+fn whoever_comes_while_it_is_made_waits_and_makes_none() {
+    let f = Fixture::new();
+    let store = f.store();
+    let made = std::sync::atomic::AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let got = store.get(KEY, "rhel9", &|_| (), |directory| {
+                    made.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    // Long enough for the others to come.
+                    std::thread::sleep(Duration::from_millis(50));
+                    fs::write(directory.join(STATE), "all")?;
+                    Ok(Ok(Mode::Streamed))
+                });
+                assert!(got.unwrap().is_ok());
+            });
+        }
+    });
+    assert_eq!(made.into_inner(), 1);
+}
+
+#[test]
+fn what_is_in_use_is_not_cleared() {
+    let f = Fixture::new();
+    let (held, _) = f.get();
+    let (gone, kept) = f.store().clear().unwrap();
+    assert_eq!((gone.len(), kept.len()), (0, 1));
+    assert_eq!(kept[0].what, "rhel9 with e1000 up");
+    drop(held);
+    let (gone, kept) = f.store().clear().unwrap();
+    assert_eq!((gone.len(), kept.len()), (1, 0));
+    assert!(!f.file(RAM).exists() && f.store().list().is_empty());
+}
