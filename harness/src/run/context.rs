@@ -2,9 +2,11 @@
 
 use super::deadline;
 use super::settings::{AccelChoice, Settings};
+use crate::cases::Start;
 use crate::guest::image::{self, GuestImage};
 use crate::host::accel::{self, Proven};
 use crate::host::{Accel, HostFacts};
+use crate::matrix::Cell;
 use crate::matrix::schema::Profile;
 use crate::plan::PlannedTrial;
 use crate::report;
@@ -82,6 +84,20 @@ impl Context {
     /// The VM of a trial as it would be without the trial's fault.
     pub fn plain_vm_spec(&self, trial: &PlannedTrial) -> VmSpec {
         standard::plain(trial, &self.kit())
+    }
+
+    /// The VM of a cell with its NIC in that place, and nothing that a case asks for.
+    pub fn bare_vm_spec(&self, cell: &Cell, place: u8) -> VmSpec {
+        standard::bare(cell, &self.kit(), place)
+    }
+
+    /// What a guest that is not itself on trial starts from.
+    pub fn warmest(&self) -> Start {
+        if self.settings.boot {
+            Start::Boot
+        } else {
+            Start::WarmNic
+        }
     }
 
     fn kit(&self) -> Kit {

@@ -173,7 +173,7 @@ fn broken(message: String) -> Attempt {
 
 fn attempt(
     trial: &PlannedTrial,
-    context: &Context,
+    context: &Arc<Context>,
     run: &Path,
     started: impl FnOnce(Handle),
 ) -> Attempt {

@@ -172,8 +172,8 @@ impl Checkpoints {
             let link = link::await_link(&up.agent, nic.mac)?;
             up.agent.sh(&command.replace(DEVICE, &link.name))?;
         }
-        for index in 0..up.vm.spec.nics.len() {
-            start::first_reply(addr::guest(u8::try_from(index)?), deadline::FIRST_PING)?;
+        for nic in &up.vm.spec.nics {
+            start::first_reply(addr::guest(nic.place), deadline::FIRST_PING)?;
         }
         up.vm.save(mode, &directory.join(STATE))
     }
@@ -192,10 +192,10 @@ const DEVICE: &str = "DEVICE";
 
 /// What is done in the guest before it is saved, a command a NIC.
 fn preparation(spec: &VmSpec, guest: &Guest) -> Vec<String> {
-    (0u8..)
-        .zip(&spec.nics)
-        .map(|(index, _)| {
-            let address = format!("{}/{}", addr::guest(index), addr::PREFIX_LEN);
+    spec.nics
+        .iter()
+        .map(|nic| {
+            let address = format!("{}/{}", addr::guest(nic.place), addr::PREFIX_LEN);
             guest.dialect.command(Op::Address, DEVICE, &address)
         })
         .collect()

@@ -2,6 +2,7 @@
 
 use crate::cases::{Fault, Moment, Start};
 pub mod checkpoints;
+pub mod peer;
 pub mod start;
 
 use crate::error::OrCannotRun;
@@ -25,6 +26,7 @@ use crate::run::deadline::{self, Limit};
 use crate::vm::cmdline::NicSpec;
 use crate::vm::process::{Handle, Vm};
 use anyhow::{Context as _, bail, ensure};
+use peer::Peer;
 use start::{FIRST_PING_INTERVAL, Place};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -33,6 +35,7 @@ use std::time::{Duration, Instant};
 /// A trial's own network, VM and guest. Everything ends when it is dropped, or when its thread
 /// ends in any other way.
 pub struct Testbed {
+    context: Arc<Context>,
     /// The cell under test.
     pub cell: Arc<Cell>,
     /// How often and how long.
@@ -74,7 +77,7 @@ impl Testbed {
     /// does not come up.
     pub fn build(
         trial: &PlannedTrial,
-        context: &Context,
+        context: &Arc<Context>,
         artifacts: Artifacts,
         started: impl FnOnce(Handle),
     ) -> anyhow::Result<Testbed> {
@@ -87,9 +90,10 @@ impl Testbed {
         let namespace = Namespace::enter()?;
         let bridge = Bridge::create(bridge::MTU)?;
         let host = Capture::start(bridge::NAME)?;
-        let hosts: Vec<_> = (0u8..)
-            .zip(&spec.nics)
-            .map(|(index, nic)| (nic.mac, addr::guest(index)))
+        let hosts: Vec<_> = spec
+            .nics
+            .iter()
+            .map(|nic| (nic.mac, addr::guest(nic.place)))
             .collect();
         let dhcp = Dhcp::start(&hosts)?;
         let place = Place {
@@ -105,6 +109,7 @@ impl Testbed {
             Ok(())
         })?;
         Ok(Testbed {
+            context: context.clone(),
             cell: trial.cell.clone(),
             profile: context.profile.clone(),
             agent: up.agent,
@@ -152,6 +157,21 @@ impl Testbed {
     /// The address that the NIC under test gets.
     pub fn address(&self) -> Ipv4Addr {
         addr::guest(0)
+    }
+
+    /// Another guest of the same cell on the same bridge, with its NIC in that place (1 and on), up
+    /// and addressed.
+    ///
+    /// # Errors
+    /// As [`Testbed::build`].
+    pub fn peer(&self, place: u8) -> anyhow::Result<Peer> {
+        Peer::plug(
+            &self.context,
+            &self.cell,
+            &self.bridge,
+            &self.artifacts,
+            place,
+        )
     }
 
     /// The capture on the tap of the NIC under test.

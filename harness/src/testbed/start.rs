@@ -117,8 +117,8 @@ pub fn up(
     match source.start() {
         Start::Boot => {}
         Start::WarmNic => {
-            for index in 0..vm.spec.nics.len() {
-                first_reply(addr::guest(u8::try_from(index)?), deadline::FIRST_PING)
+            for nic in &nics {
+                first_reply(addr::guest(nic.place), deadline::FIRST_PING)
                     .map_err(|error| error.context("the restored guest is not reached"))?;
                 first_ping.get_or_insert(vm.started.elapsed());
             }

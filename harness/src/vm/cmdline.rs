@@ -74,6 +74,8 @@ pub struct VmSpec {
 /// A NIC with its netdev.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NicSpec {
+    /// Its place among the trial's NICs, of all its guests, from 0: decides address, MAC and tap.
+    pub place: u8,
     /// The device's id; the netdev's is `net-` with it.
     pub id: String,
     /// `-device` model.

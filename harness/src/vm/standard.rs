@@ -3,7 +3,7 @@
 
 use super::cmdline::{Boot, NicSpec, Ram, VmSpec};
 use crate::host::Accel;
-use crate::matrix::Backend;
+use crate::matrix::{Backend, Cell};
 use crate::net::addr;
 use crate::plan::PlannedTrial;
 use std::path::PathBuf;
@@ -36,7 +36,14 @@ pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
 
 /// The VM of `trial`, as it would be without the trial's fault.
 pub fn plain(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
-    let guest = &trial.cell.guest;
+    let mut spec = bare(&trial.cell, kit, 0);
+    (trial.case.vm)(&mut spec);
+    spec
+}
+
+/// The VM of a cell, with one NIC in that place; nothing that a case asks for.
+pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
+    let guest = &cell.guest;
     let boot = match &guest.image {
         Some(image) => Boot::Disk(image.clone()),
         None => Boot::Kernel {
@@ -49,30 +56,34 @@ pub fn plain(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
                 .collect(),
         },
     };
-    let mut spec = VmSpec {
+    VmSpec {
         machine: guest.machine,
         accel: kit.accel,
         memory_mib: guest.memory_mib,
         cpus: 1,
         boot,
-        nics: vec![NicSpec {
-            id: "nic0".into(),
-            device: trial.cell.nic.device.clone(),
-            mac: addr::mac(&format!("{}::{}", trial.cell.nic.name, guest.name), 0),
-            tap: "tap0".into(),
-            vhost: trial.cell.backend != Backend::Tap,
-            queues: 1,
-            properties: Vec::new(),
-            hotplug: false,
-        }],
+        nics: vec![nic(cell, place)],
         globals: Vec::new(),
         firmware: kit.firmware.clone(),
         generation_id: kit.generation_id,
         ram: Ram::Anonymous,
         restored: false,
-    };
-    (trial.case.vm)(&mut spec);
-    spec
+    }
+}
+
+/// The NIC under test, in that place of the trial.
+pub fn nic(cell: &Cell, place: u8) -> NicSpec {
+    NicSpec {
+        place,
+        id: format!("nic{place}"),
+        device: cell.nic.device.clone(),
+        mac: addr::mac(&format!("{}::{}", cell.nic.name, cell.guest.name), place),
+        tap: format!("tap{place}"),
+        vhost: cell.backend != Backend::Tap,
+        queues: 1,
+        properties: Vec::new(),
+        hotplug: false,
+    }
 }
 
 /// The host side of `spec`, drawn.
@@ -82,7 +93,7 @@ pub fn topology(spec: &VmSpec) -> String {
         addr::HOST,
         addr::PREFIX_LEN
     );
-    for (index, nic) in (0u8..).zip(&spec.nics) {
+    for nic in &spec.nics {
         let plugged = if nic.hotplug {
             ", plugged by the case"
         } else {
@@ -93,7 +104,7 @@ pub fn topology(spec: &VmSpec) -> String {
             nic.tap,
             nic.device,
             nic.mac,
-            addr::guest(index)
+            addr::guest(nic.place)
         );
     }
     text

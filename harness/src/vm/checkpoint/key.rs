@@ -139,6 +139,7 @@ mod tests {
                 parameters: vec!["quiet".into()],
             },
             nics: vec![NicSpec {
+                place: 0,
                 id: "nic0".into(),
                 device: "e1000".into(),
                 mac: Mac([0x52, 0x54, 0, 1, 2, 3]),

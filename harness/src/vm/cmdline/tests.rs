@@ -2,6 +2,7 @@ use super::*;
 
 fn nic(device: &str) -> NicSpec {
     NicSpec {
+        place: 0,
         id: "nic0".into(),
         device: device.into(),
         mac: Mac([0x52, 0x54, 0, 1, 2, 3]),

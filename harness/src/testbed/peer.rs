@@ -1,0 +1,100 @@
+//! A second guest in a trial, for traffic between guests.
+
+use super::start::{self, Place};
+use crate::cases::Start;
+use crate::error::OrCannotRun;
+use crate::guest::agent::Agent;
+use crate::guest::dialect::Op;
+use crate::guest::link::{self, Link};
+use crate::matrix::Cell;
+use crate::net::addr;
+use crate::net::bridge::Bridge;
+use crate::net::capture::Capture;
+use crate::run::artifacts::Artifacts;
+use crate::run::context::Context;
+use crate::run::deadline;
+use crate::vm::cmdline::NicSpec;
+use crate::vm::process::Vm;
+use anyhow::Context as _;
+use std::net::Ipv4Addr;
+
+/// A guest like the one under test, on the same bridge.
+pub struct Peer {
+    /// Commands in it.
+    pub agent: Agent,
+    /// Its QEMU.
+    pub vm: Vm,
+    /// Its NIC as it sees it.
+    pub link: Link,
+    /// What crosses its tap.
+    pub wire: Capture,
+}
+
+impl Peer {
+    /// Starts it in the calling thread's network; its transcripts go to `peerN` in the trial's
+    /// artifacts.
+    ///
+    /// # Errors
+    /// As [`start::up`]; a NIC that is not shown or not reached.
+    pub(super) fn plug(
+        context: &Context,
+        cell: &Cell,
+        bridge: &Bridge,
+        artifacts: &Artifacts,
+        place: u8,
+    ) -> anyhow::Result<Peer> {
+        let directory = artifacts.dir().join(format!("peer{place}"));
+        std::fs::create_dir_all(&directory)
+            .or_cannot_run(|| format!("create {}", directory.display()))?;
+        let spec = context.bare_vm_spec(cell, place);
+        let wanted = context.warmest();
+        let (source, _) = context
+            .checkpoints
+            .source(wanted, &spec, &spec, &cell.guest)?;
+        let show = context.settings.show;
+        let host = Place {
+            qemu: &context.settings.qemu,
+            directory: &directory,
+            show,
+        };
+        let mut wire = None;
+        let up = start::up(
+            &host,
+            spec,
+            &source,
+            bridge,
+            |_| (),
+            |nics| {
+                wire = Some(Capture::start(&nics[0].tap)?);
+                Ok(())
+            },
+        )
+        .with_context(|| format!("the peer in place {place}"))?;
+        let link = link::await_link(&up.agent, up.vm.spec.nics[0].mac)?;
+        if source.start() != Start::WarmNic {
+            let address = format!("{}/{}", addr::guest(place), addr::PREFIX_LEN);
+            let command = cell
+                .guest
+                .dialect
+                .command(Op::Address, &link.name, &address);
+            up.agent.sh(&command)?;
+            start::first_reply(addr::guest(place), deadline::FIRST_PING)?;
+        }
+        Ok(Peer {
+            agent: up.agent,
+            vm: up.vm,
+            link,
+            wire: wire.context("the peer has no tap")?,
+        })
+    }
+
+    /// Its NIC.
+    pub fn nic(&self) -> &NicSpec {
+        &self.vm.spec.nics[0]
+    }
+
+    /// Its address.
+    pub fn address(&self) -> Ipv4Addr {
+        addr::guest(self.nic().place)
+    }
+}
