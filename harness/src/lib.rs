@@ -15,6 +15,8 @@
 //! | [`host`] | what can run here: accelerator, QEMU's devices, vhost, speed |
 //! | [`plan`] | cases × cells → trials, each run or skip with a reason |
 //! | [`list`], [`explain`] | the planned trials, as text or JSON; one of them in full |
+//! | [`cache`] | what is saved, as text |
+//! | [`measure`] | how long guests take to be there |
 //! | [`cases`] | the test plan's procedures, one file a family |
 //! | [`testbed`] | what one trial is handed: network, VM, guest |
 //! | [`vm`] | QEMU: command line, process, QMP, serial console |
@@ -23,6 +25,7 @@
 //! | [`run`] | the harness: settings, events, deadlines, outcomes |
 //! | [`report`] | JUnit, terminal and Markdown summary, from events |
 
+pub mod cache;
 pub mod cases;
 pub mod doctor;
 pub mod error;
@@ -31,6 +34,7 @@ pub mod guest;
 pub mod host;
 pub mod list;
 pub mod matrix;
+pub mod measure;
 pub mod net;
 pub mod plan;
 pub mod report;

@@ -1,7 +1,9 @@
 //! `cargo xtask bench`: the harness's own figures, by measurement.
 
+mod restores;
+
 use crate::build::Harness;
-use crate::events::{Run, Verdict};
+use crate::events::{Run, Trial, Verdict};
 use crate::matrix::Settings;
 use crate::{Place, child};
 use anyhow::{Context, Result, bail, ensure};
@@ -14,6 +16,7 @@ use std::time::Instant;
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench
+  cargo xtask bench --soak 1000    and restore a guest a thousand times; one failure ends it
   cargo xtask bench --runs 30 --json bench.json --accel tcg";
 
 /// Enough for a median of something that takes milliseconds.
@@ -22,15 +25,18 @@ const LISTINGS: usize = 20;
 /// The trials of the large matrix.
 const MANY_TRIALS: usize = 10_000;
 
-/// Trials that do little besides boot.
-const SMALL: &str = "driver::";
+/// Trials that do little besides start.
+const SMALL: &str = "ping_flood::";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Cold boots to measure
+    /// Boots and restores to measure, of each kind
     #[arg(long, value_name = "N", default_value = "10")]
     runs: NonZeroUsize,
+    /// Also restore a guest so many times in a row
+    #[arg(long, value_name = "N")]
+    soak: Option<NonZeroUsize>,
     /// Where the figures go [default: target/nicmatrix/bench.json]
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
@@ -41,7 +47,7 @@ pub struct Args {
 /// A figure with its spread.
 #[derive(Debug, Serialize, PartialEq)]
 struct Figure {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     samples: usize,
     median: f64,
@@ -53,7 +59,8 @@ struct Figure {
 }
 
 impl Figure {
-    fn of(name: &'static str, unit: &'static str, mut samples: Vec<f64>) -> Result<Self> {
+    fn of(name: impl Into<String>, unit: &'static str, mut samples: Vec<f64>) -> Result<Self> {
+        let name = name.into();
         ensure!(!samples.is_empty(), "nothing was measured for: {name}");
         samples.sort_by(f64::total_cmp);
         let (n, middle) = (samples.len(), samples.len() / 2);
@@ -82,6 +89,7 @@ impl Figure {
 
     fn row(&self) -> String {
         let target = self.target.map_or(String::new(), |target| {
+            let target = (target * 100.0).round() / 100.0;
             let word = if self.median <= target {
                 "reached"
             } else {
@@ -107,14 +115,24 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     child::check("building the guest image", image.arg("image"))?;
 
     let mut figures = Vec::new();
-    let small = bench.boots(args.runs.get())?;
-    let boots = small.iter().filter_map(|t| t.boot_seconds).collect();
-    figures.push(Figure::of("cold boot to the agent's answer", "s", boots)?.at_most(4.0));
-    let fixed = small.iter().map(|t| t.seconds - t.case_seconds).collect();
-    figures.push(Figure::of("fixed cost of a trial", "s", fixed)?);
+    // The first makes the checkpoints.
+    bench.small(1, false)?;
+    let booted = bench.small(args.runs.get(), true)?;
+    let restored = bench.small(args.runs.get(), false)?;
+    let boots = booted.iter().filter_map(|t| t.boot_seconds).collect();
+    figures.push(Figure::of("boot to the agent's answer", "s", boots)?.at_most(4.0));
+    let fixed = |trials: &[Trial], name| {
+        let costs = trials.iter().map(|t| t.seconds - t.case_seconds);
+        Figure::of(name, "s", costs.collect())
+    };
+    let boot = fixed(&booted, "fixed cost of a trial, --boot")?;
+    let restore = fixed(&restored, "fixed cost of a trial")?;
+    let ratio = vec![restore.median / boot.median];
+    figures.extend([boot, restore]);
+    figures.push(Figure::of("the latter by the former", "", ratio)?.at_most(1.0 / 3.0));
 
     eprintln!("running the smoke profile");
-    let smoke = bench.matrix(&[])?;
+    let smoke = bench.matrix(&[], false)?;
     let ran = smoke
         .trials
         .iter()
@@ -135,6 +153,11 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         .filter_map(|t| t.vm_peak_kib)
         .map(|k| k as f64 / 1024.0);
     figures.push(Figure::of("peak memory of a VM", "MiB", vm_mib.collect())?);
+
+    figures.extend(bench.restores(&smoke, args.runs.get())?);
+    if let Some(times) = args.soak {
+        figures.push(bench.soak(&smoke, times.get())?);
+    }
 
     let default = bench.matrix_file();
     let (times, count) = bench.listings(&default)?;
@@ -181,9 +204,12 @@ impl Bench<'_> {
     }
 
     /// Runs trials; a run that is not green measures nothing.
-    fn matrix(&self, args: &[&str]) -> Result<Run> {
+    fn matrix(&self, args: &[&str], boot: bool) -> Result<Run> {
         let mut command = self.command(&self.harness.matrix);
         command.args(args);
+        if boot {
+            command.env("NICMATRIX_BOOT", "1");
+        }
         let what = child::describe(&command);
         let directory = Run::name(&mut command, &self.place.harness_dir());
         let (status, output) = child::output(command, false)?;
@@ -193,21 +219,22 @@ impl Bench<'_> {
         Run::read(&directory)
     }
 
-    /// Runs small trials one after the other until `wanted` have booted.
-    fn boots(&self, wanted: usize) -> Result<Vec<crate::events::Trial>> {
-        let mut booted = Vec::new();
-        while booted.len() < wanted {
-            let before = booted.len();
-            let run = self.matrix(&[SMALL, "--test-threads", "1"])?;
-            booted.extend(run.trials.into_iter().filter(|t| t.boot_seconds.is_some()));
+    /// Runs small trials one after the other until the guests of `wanted` have come up.
+    fn small(&self, wanted: usize, boot: bool) -> Result<Vec<Trial>> {
+        let mut up = Vec::new();
+        while up.len() < wanted {
+            let before = up.len();
+            let run = self.matrix(&[SMALL, "--test-threads", "1"], boot)?;
+            up.extend(run.trials.into_iter().filter(|t| t.boot_seconds.is_some()));
             ensure!(
-                booted.len() > before,
-                "none of the trials `{SMALL}` booted a VM"
+                up.len() > before,
+                "none of the trials `{SMALL}` started a VM"
             );
-            eprintln!("booted {} of {wanted} VMs", booted.len().min(wanted));
+            let word = if boot { "booted" } else { "started" };
+            eprintln!("{word} {} of {wanted} VMs", up.len().min(wanted));
         }
-        booted.truncate(wanted);
-        Ok(booted)
+        up.truncate(wanted);
+        Ok(up)
     }
 
     /// Times `--list`, in milliseconds, and counts what it lists.

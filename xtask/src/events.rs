@@ -35,6 +35,8 @@ pub struct Trial {
     pub seconds: f64,
     /// Of that, inside the case, seconds.
     pub case_seconds: f64,
+    /// What its guest was started from.
+    pub start: Option<String>,
     /// From QEMU's exec to the agent's first answer, seconds.
     pub boot_seconds: Option<f64>,
     /// Peak resident memory of its VM, KiB.
@@ -120,7 +122,7 @@ mod tests {
     /// As the harness writes them, with keys that are of no use here.
     pub const EVENTS: &str = r#"{"event":"run_started","unix_time":1,"properties":{"qemu":"7.2"},"faults":false}
 {"event":"planned","trial":"driver::virtio::rhel9::tap","case":"driver","nic":"virtio","guest":"rhel9","backend":"tap","plan_item":"5"}
-{"event":"trial_ended","trial":"driver::virtio::rhel9::tap","verdict":"passed","attempts":1,"seconds":3.5,"case_seconds":0.5,"boot_seconds":2.25,"vm_peak_kib":180000,"notes":[],"serial_tail":"","artifacts":"a","reproduce":"r"}
+{"event":"trial_ended","trial":"driver::virtio::rhel9::tap","verdict":"passed","attempts":1,"seconds":3.5,"case_seconds":0.5,"start":"boot","boot_seconds":2.25,"vm_peak_kib":180000,"notes":[],"serial_tail":"","artifacts":"a","reproduce":"r"}
 {"event":"trial_ended","trial":"driver::virtio::rhel9::vhost","verdict":"skipped","reason":"no vhost_net","attempts":0,"seconds":0.0,"case_seconds":0.0,"boot_seconds":null,"vm_peak_kib":null,"notes":[],"serial_tail":"","artifacts":"","reproduce":"r"}
 {"event":"run_ended","seconds":4.0,"interrupted":false,"harness_peak_kib":15000}
 "#;

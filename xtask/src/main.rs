@@ -6,6 +6,7 @@
 
 mod bench;
 mod build;
+mod cache;
 mod child;
 mod doctor;
 mod events;
@@ -49,8 +50,10 @@ enum Verb {
     Setup(setup::Args),
     /// Run everything that must hold before a change goes in
     Test(test::Args),
-    /// Measure the harness: boot, fixed cost a trial, throughput, memory, listing
+    /// Measure the harness: boot, restore, fixed cost a trial, throughput, memory, listing
     Bench(bench::Args),
+    /// Look at the saved guests that trials start from, or remove them
+    Cache(cache::Args),
 }
 
 /// Where the user stands and where the workspace is.
@@ -100,6 +103,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(&args),
         Verb::Test(args) => test::run(&place, &args),
         Verb::Bench(args) => bench::run(&place, &args),
+        Verb::Cache(args) => cache::run(&place, &args),
     }
 }
 

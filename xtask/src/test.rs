@@ -396,6 +396,7 @@ mod tests {
             verdict,
             seconds: 1.0,
             case_seconds: 0.5,
+            start: None,
             boot_seconds: None,
             vm_peak_kib: None,
         };

@@ -3,9 +3,12 @@
 
 use clap::{Parser, Subcommand};
 use harness::run::settings::Settings;
-use harness::{doctor, explain, list, plan, run, vm};
+use harness::vm::checkpoint::store::Store;
+use harness::{cache, doctor, explain, list, measure, plan, run, vm};
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 /// Looks at the matrix and at this host; settings come from NICMATRIX_* variables.
 #[derive(Parser)]
@@ -36,10 +39,34 @@ enum Verb {
         /// Its full name
         trial: String,
     },
+    /// Start a trial's guest over and over, and print how long it took, a JSON object each
+    Restores {
+        /// The trial's full name; its case is not run
+        trial: String,
+        /// How often
+        #[arg(long, default_value = "10")]
+        times: NonZeroUsize,
+        /// How many at a time
+        #[arg(long, default_value = "1")]
+        at_once: NonZeroUsize,
+    },
+    /// Look at the saved guests, or remove them
+    Cache {
+        #[command(subcommand)]
+        what: Cache,
+    },
     /// Build the guest image where it is not built
     Image,
     /// Say what this host can do, a line each
     Doctor,
+}
+
+#[derive(Subcommand)]
+enum Cache {
+    /// Print what is saved, the longest unused first
+    List,
+    /// Remove all that is not in use; it is made again when it is needed
+    Clear,
 }
 
 fn main() -> ExitCode {
@@ -79,6 +106,26 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
                 &line,
                 &vm::standard::topology(&spec),
             ))
+        }
+        Verb::Restores {
+            trial,
+            times,
+            at_once,
+        } => {
+            measure::restores(&settings, &trial, times.get(), at_once.get(), |sample| {
+                print(&format!("{}\n", serde_json::to_string(sample)?)).map(drop)
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Cache { what } => {
+            let store = Store::new(settings.checkpoints());
+            print(&match what {
+                Cache::List => cache::list(&store.list(), SystemTime::now()),
+                Cache::Clear => {
+                    let (gone, kept) = store.clear()?;
+                    cache::cleared(&gone, &kept)
+                }
+            })
         }
         Verb::Image => {
             let say = |line: &str| eprintln!("{line}");

@@ -320,6 +320,14 @@ impl Vm {
         line.split_whitespace().next()?.parse().ok()
     }
 
+    /// QEMU's memory, with what it shares counted in parts (`Pss`, proc(5)), KiB.
+    pub fn unique_kib(&self) -> Option<u64> {
+        let pid = self.child().id();
+        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     /// How many of QEMU's descriptors are open on `path`.
     ///
     /// # Errors

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What all checkpoints together may take on disk, bytes: some eighty of 150 MiB each, more than
 /// the full profile uses. The longest unused go first.
-const LIMIT: u64 = 12 << 30;
+pub const LIMIT: u64 = 12 << 30;
 
 /// How long it is remembered that a checkpoint could not be made. QEMU, image and command line are
 /// in the key, so only a passing lack (of memory, of time) is worth another try.
