@@ -177,11 +177,17 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         Ok((workspace_tests(place, nextest)?, ()))
     })?;
     let direct = report.step("smoke profile", || {
-        let (run, success) = matrix(place, &harness, false)?;
+        let (run, success) = matrix(place, &harness, &[])?;
         Ok((Tally::of(&run).judged(success), run))
     })?;
+    report.step("boots agree with checkpoints", || {
+        let direct = direct.as_ref().context(NO_DIRECT)?;
+        let (run, _) = matrix(place, &harness, &[("NICMATRIX_BOOT", "1")])?;
+        agree(direct, &run, "from a boot")?;
+        Ok((Tally::PASSED, ()))
+    })?;
     report.step("faults", || {
-        let (run, success) = matrix(place, &harness, true)?;
+        let (run, success) = matrix(place, &harness, &[("NICMATRIX_FAULTS", "1")])?;
         Ok((Tally::of(&run).judged(success), ()))
     })?;
     report.step("nextest agrees", || {
@@ -192,8 +198,8 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
             );
             return Ok((Tally::SKIPPED, ()));
         }
-        let direct = direct.context("there are no verdicts of a direct run to compare with")?;
-        agree(&direct, &under_nextest(place)?)?;
+        let direct = direct.as_ref().context(NO_DIRECT)?;
+        agree(direct, &under_nextest(place)?, "under nextest")?;
         Ok((Tally::PASSED, ()))
     })?;
     Ok(report.finish())
@@ -305,7 +311,8 @@ fn junit_tally(xml: &str) -> Result<Tally> {
 
 /// What decides over a run of the matrix; the rest is left to its defaults, whatever the user has
 /// set, so that all runs here are the same.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
+    "NICMATRIX_BOOT",
     "NICMATRIX_PROFILE",
     "NICMATRIX_FAULTS",
     "NICMATRIX_RETRIES",
@@ -321,11 +328,11 @@ fn with_defaults<'a>(command: &'a mut Command, place: &Place) -> &'a mut Command
 }
 
 /// Runs the matrix; its trials, and whether it ended well.
-fn matrix(place: &Place, harness: &Harness, faults: bool) -> Result<(Run, bool)> {
+fn matrix(place: &Place, harness: &Harness, more: &[(&str, &str)]) -> Result<(Run, bool)> {
     let mut command = Command::new(&harness.matrix);
     with_defaults(&mut command, place)
         .env("NICMATRIX_TABLE", "1")
-        .envs(faults.then_some(("NICMATRIX_FAULTS", "1")));
+        .envs(more.iter().copied());
     finished(place, &mut command)
 }
 
@@ -351,8 +358,10 @@ fn finished(place: &Place, command: &mut Command) -> Result<(Run, bool)> {
     Ok((run.with_context(left_none)?, status.success()))
 }
 
-/// Whether both ways came to the same verdicts, trial by trial.
-fn agree(direct: &Run, nextest: &Run) -> Result<()> {
+const NO_DIRECT: &str = "there are no verdicts of a direct run to compare with";
+
+/// Whether both ways came to the same verdicts, trial by trial; `how` the other one ran.
+fn agree(direct: &Run, other: &Run, how: &str) -> Result<()> {
     // Nextest does not run what is known beforehand to be skipped.
     let verdicts = |run: &Run| -> BTreeMap<String, Verdict> {
         let judged = |t: &&Trial| t.verdict != Verdict::Skipped;
@@ -362,25 +371,25 @@ fn agree(direct: &Run, nextest: &Run) -> Result<()> {
             .map(|t| (t.trial.clone(), t.verdict))
             .collect()
     };
-    let (direct, nextest) = (verdicts(direct), verdicts(nextest));
+    let (direct, other) = (verdicts(direct), verdicts(other));
     ensure!(
         !direct.is_empty(),
         "the direct run judged no trial: there is nothing to compare"
     );
     let word = |verdict: Option<&Verdict>| verdict.map_or("not run".into(), |v| format!("{v:?}"));
-    let mut names: Vec<&String> = direct.keys().chain(nextest.keys()).collect();
+    let mut names: Vec<&String> = direct.keys().chain(other.keys()).collect();
     names.sort();
     names.dedup();
     let mut differ = names
         .into_iter()
-        .filter(|name| direct.get(*name) != nextest.get(*name))
+        .filter(|name| direct.get(*name) != other.get(*name))
         .map(|name| {
-            let (one, other) = (word(direct.get(name)), word(nextest.get(name)));
-            format!("\n  {name}: {one} directly, {other} under nextest")
+            let (one, two) = (word(direct.get(name)), word(other.get(name)));
+            format!("\n  {name}: {one} directly, {two} {how}")
         })
         .peekable();
     if differ.peek().is_some() {
-        bail!("nextest does not agree on:{}", differ.collect::<String>());
+        bail!("the verdicts differ:{}", differ.collect::<String>());
     }
     println!("the same verdict for each of {} trials", direct.len());
     Ok(())
@@ -409,6 +418,7 @@ mod tests {
     #[test]
     fn agreement_is_of_what_was_judged() {
         let direct = run(&[("a", Verdict::Passed), ("b", Verdict::Skipped)]);
+        let agree = |direct: &Run, other: &Run| super::agree(direct, other, "under nextest");
         agree(&direct, &run(&[("a", Verdict::Passed)])).unwrap();
 
         let error = agree(&direct, &run(&[("a", Verdict::Failed)]))
