@@ -18,6 +18,9 @@ const POLL_MIN: Duration = Duration::from_millis(2);
 /// guest-exec has no event for a command's end.
 const POLL_MAX: Duration = Duration::from_millis(10);
 
+/// Exit code of a wait that was in vain; no command under test has it.
+const NEVER: i64 = 99;
+
 /// The agent of one guest.
 pub struct Agent {
     wire: Wire,
@@ -174,27 +177,46 @@ impl Agent {
         }
     }
 
-    /// Runs `condition` in the guest every 20 ms until it succeeds.
+    /// Runs `condition` in the guest every 10 ms until it succeeds.
     ///
     /// # Errors
     /// After `limit`: a sentence with what `look` printed then.
     pub fn until(&self, condition: &str, limit: Limit, look: &str) -> anyhow::Result<()> {
+        self.once(condition, limit, look, ":").map(drop)
+    }
+
+    /// As [`Agent::until`], and then runs `command`, in one request; gives its standard output.
+    ///
+    /// # Errors
+    /// As [`Agent::until`] and [`Agent::sh`].
+    pub fn once(
+        &self,
+        condition: &str,
+        limit: Limit,
+        look: &str,
+        command: &str,
+    ) -> anyhow::Result<String> {
         let deadline = limit.start();
         let seconds = deadline.span().as_secs_f64().ceil();
-        let output = self.run_for(
-            &format!(
-                "timeout {seconds} sh -c {}",
-                quote(&format!("until {condition}; do sleep 0.02; done"))
+        let polled = quote(&format!("until {condition}; do sleep 0.01; done"));
+        // Mostly it holds at once, and then nothing is forked for the wait.
+        let whole = format!(
+            "{{ {condition}; }} || timeout {seconds} sh -c {polled} || exit {NEVER}\n{command}"
+        );
+        let output = self.run_for(&whole, deadline.span())?;
+        match output.code {
+            0 => Ok(output.stdout),
+            NEVER => {
+                let seen = self
+                    .run(look)
+                    .map_or_else(|error| format!("{error:#}"), |o| said(&o));
+                Err(deadline.missed(format!("the guest shows: {seen}")))
+            }
+            code => bail!(
+                "in the guest, `{command}` ended with {code}: {}",
+                said(&output)
             ),
-            deadline.span(),
-        )?;
-        if output.code == 0 {
-            return Ok(());
         }
-        let seen = self
-            .run(look)
-            .map_or_else(|error| format!("{error:#}"), |o| said(&o));
-        Err(deadline.missed(format!("the guest shows: {seen}")))
     }
 
     fn record(&self, running: &Running, output: &Output) {

@@ -29,13 +29,6 @@ read -r a <$d/address; read -r o <$d/operstate; read -r m <$d/mtu
 echo "${d##*/} $a $o $m $(readlink -f $d/device/driver) $(readlink -f $d/device)"; done"#;
 
 /// All interfaces with a device behind them.
-///
-/// # Errors
-/// The agent's; output that does not parse.
-pub fn links(agent: &Agent) -> anyhow::Result<Vec<Link>> {
-    parse(&agent.sh(SCRIPT)?)
-}
-
 fn parse(text: &str) -> anyhow::Result<Vec<Link>> {
     text.lines()
         .map(|line| {
@@ -72,12 +65,13 @@ fn present(mac: Mac) -> String {
 /// After [`deadline::LINK_APPEARS`], with the interfaces that are there instead; more than one
 /// interface with that MAC.
 pub fn await_link(agent: &Agent, mac: Mac) -> anyhow::Result<Link> {
-    agent.until(
+    let text = agent.once(
         &present(mac),
         deadline::LINK_APPEARS,
         "cd /sys/class/net && grep . */address",
+        SCRIPT,
     )?;
-    let mut found: Vec<Link> = links(agent)?;
+    let mut found = parse(&text)?;
     found.retain(|link| link.mac == mac);
     match found.len() {
         1 => Ok(found.remove(0)),
