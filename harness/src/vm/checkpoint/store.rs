@@ -113,6 +113,9 @@ impl Store {
                     ));
                 }
                 let outcome = self.make(key, what, make)?;
+                if let Outcome::Refused { why, .. } = &outcome {
+                    say(&format!("there is no checkpoint of {what}: {why}"));
+                }
                 self.evict(key);
                 outcome
             }
