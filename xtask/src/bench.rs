@@ -139,6 +139,9 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         .filter(|t| t.verdict != Verdict::Skipped)
         .count();
     figures.push(Figure::of("smoke profile", "min", vec![smoke.seconds / 60.0])?.at_most(10.0));
+    let bound = smoke.bound().context("the run does not say its CPU time")?;
+    let above = Figure::of("smoke wall / bound", "x", vec![smoke.seconds / bound])?;
+    figures.push(above.at_most(1.25));
     let rate = 60.0 * ran as f64 / smoke.seconds;
     figures.push(Figure::of("trials run a minute", "/min", vec![rate])?);
     let harness_mib = smoke.harness_peak_kib as f64 / 1024.0;

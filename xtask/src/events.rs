@@ -50,6 +50,8 @@ enum Event {
     RunEnded {
         seconds: f64,
         harness_peak_kib: u64,
+        cpu_seconds: Option<f64>,
+        processors: Option<usize>,
     },
     #[serde(other)]
     Other,
@@ -64,6 +66,8 @@ pub struct Run {
     pub seconds: f64,
     /// Peak resident memory of the harness, KiB.
     pub harness_peak_kib: u64,
+    /// Processor time, seconds, and the processors that there were.
+    pub cpu: Option<(f64, usize)>,
 }
 
 impl Run {
@@ -96,14 +100,25 @@ impl Run {
                 Event::RunEnded {
                     seconds,
                     harness_peak_kib,
+                    cpu_seconds,
+                    processors,
                 } => {
                     run.seconds = seconds;
                     run.harness_peak_kib = harness_peak_kib;
+                    run.cpu = cpu_seconds.zip(processors);
                 }
                 Event::Other => {}
             }
         }
         Ok(run)
+    }
+
+    /// The time in which no schedule can beat it, seconds: its longest trial, or its processor time
+    /// shared out over all processors.
+    pub fn bound(&self) -> Option<f64> {
+        let (cpu, processors) = self.cpu?;
+        let longest = self.trials.iter().map(|t| t.seconds).fold(0.0, f64::max);
+        Some(longest.max(cpu / processors as f64))
     }
 
     /// How many trials ended so.
@@ -124,7 +139,7 @@ mod tests {
 {"event":"planned","trial":"driver::virtio::rhel9::tap","case":"driver","nic":"virtio","guest":"rhel9","backend":"tap","plan_item":"5"}
 {"event":"trial_ended","trial":"driver::virtio::rhel9::tap","verdict":"passed","attempts":1,"seconds":3.5,"case_seconds":0.5,"start":"boot","boot_seconds":2.25,"vm_peak_kib":180000,"notes":[],"serial_tail":"","artifacts":"a","reproduce":"r"}
 {"event":"trial_ended","trial":"driver::virtio::rhel9::vhost","verdict":"skipped","reason":"no vhost_net","attempts":0,"seconds":0.0,"case_seconds":0.0,"boot_seconds":null,"vm_peak_kib":null,"notes":[],"serial_tail":"","artifacts":"","reproduce":"r"}
-{"event":"run_ended","seconds":4.0,"interrupted":false,"harness_peak_kib":15000}
+{"event":"run_ended","seconds":4.0,"interrupted":false,"harness_peak_kib":15000,"cpu_seconds":5.0,"processors":2}
 "#;
 
     #[test]
@@ -134,6 +149,22 @@ mod tests {
         assert_eq!(run.count(&[Verdict::Skipped]), 1);
         assert_eq!((run.seconds, run.harness_peak_kib), (4.0, 15000));
         assert_eq!(run.trials[0].boot_seconds, Some(2.25));
+        assert_eq!(run.cpu, Some((5.0, 2)));
+    }
+
+    #[test]
+    fn the_bound_is_the_longest_trial_or_the_processors() {
+        let mut run = Run::parse(EVENTS).unwrap();
+        assert_eq!(run.bound(), Some(3.5));
+        run.cpu = Some((10.0, 2));
+        assert_eq!(run.bound(), Some(5.0));
+    }
+
+    #[test]
+    fn a_run_of_an_earlier_version_has_no_bound() {
+        let earlier = EVENTS.replace(r#","cpu_seconds":5.0,"processors":2"#, "");
+        assert_ne!(earlier, EVENTS);
+        assert_eq!(Run::parse(&earlier).unwrap().bound(), None);
     }
 
     #[test]

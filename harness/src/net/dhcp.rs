@@ -4,6 +4,7 @@ use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, Mac};
 use super::bridge;
 use crate::error::OrCannotRun as _;
 use crate::run::child::{self, Output, Waited};
+use crate::run::cpu;
 use anyhow::{Result, bail};
 use std::net::Ipv4Addr;
 use std::process::{Child, Stdio};
@@ -108,7 +109,7 @@ impl Drop for Dhcp {
     fn drop(&mut self) {
         // Both fail only when it has ended and been waited for.
         let _ = self.server.kill();
-        let _ = self.server.wait();
+        let _ = cpu::wait(&mut self.server);
     }
 }
 

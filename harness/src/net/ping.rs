@@ -3,6 +3,7 @@
 use super::ping_report::PingReport;
 use crate::error::OrCannotRun as _;
 use crate::run::child::{self, Output, Waited};
+use crate::run::cpu;
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -215,7 +216,7 @@ impl Drop for RunningPing {
     fn drop(&mut self) {
         // Both fail only when it has ended and been waited for.
         let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = cpu::wait(&mut self.process);
     }
 }
 

@@ -21,6 +21,9 @@ pub fn append(results: &Results, path: &Path) -> std::io::Result<()> {
 /// The summary in GitHub's Markdown.
 pub fn render(results: &Results) -> String {
     let mut out = format!("## nicmatrix: {}\n", results.total());
+    if let Some(bound) = results.bound() {
+        out += &format!("\n{bound}\n");
+    }
     if let Some(notice) = results.stand_ins() {
         out += &format!("\n> {}\n", escape(&notice));
     }

@@ -31,6 +31,10 @@ pub struct Results {
     pub unix_time: Option<u64>,
     /// Wall time, seconds; none if it was killed.
     pub seconds: Option<f64>,
+    /// Processor time, seconds; none if it was killed.
+    pub cpu_seconds: Option<f64>,
+    /// Processors that it could use.
+    pub processors: Option<usize>,
     /// Whether a signal ended it.
     pub interrupted: bool,
     /// Its trials, in the plan's order, each once.
@@ -180,11 +184,17 @@ impl Results {
                 Event::RunEnded {
                     seconds,
                     interrupted,
+                    cpu_seconds,
+                    processors,
                     ..
                 } => {
                     let earlier = latest_start.saturating_sub(results.unix_time.unwrap_or(0));
                     results.seconds = Some(earlier as f64 + seconds);
                     results.interrupted |= interrupted;
+                    if let Some(more) = cpu_seconds {
+                        *results.cpu_seconds.get_or_insert(0.0) += more;
+                    }
+                    results.processors = results.processors.or(*processors);
                 }
             }
         }
@@ -247,6 +257,30 @@ impl Results {
             None => "; the run was killed before its end".into(),
         };
         total
+    }
+
+    /// `wall 312 s, 1.08 x the bound of 289 s (CPU 578 s on 2 processors; longest trial 35 s)`: how
+    /// close the run came to the time in which no schedule can beat it. None where that says
+    /// nothing: one trial, or a run that was cut off, whose children were not all waited for.
+    fn bound(&self) -> Option<String> {
+        let ran: Vec<f64> = self
+            .trials
+            .iter()
+            .map(|trial| trial.end.seconds)
+            .filter(|seconds| *seconds > 0.0)
+            .collect();
+        if ran.len() < 2 || self.interrupted {
+            return None;
+        }
+        let (wall, cpu, processors) = (self.seconds?, self.cpu_seconds?, self.processors?);
+        let longest = ran.into_iter().fold(0.0, f64::max);
+        let bound = longest.max(cpu / processors as f64);
+        Some(format!(
+            "wall {wall:.0} s, {:.2} x the bound of {bound:.0} s (CPU {cpu:.0} s on {}; longest \
+             trial {longest:.0} s)",
+            wall / bound,
+            text::counted(processors, "processor")
+        ))
     }
 
     /// A sentence where guests are not what they are called.

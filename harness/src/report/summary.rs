@@ -56,7 +56,7 @@ pub fn render(results: &Results, colour: bool, width: usize) -> String {
         sections.push(unrun);
     }
     let mut last = String::new();
-    for line in [results.stand_ins(), Some(results.total())] {
+    for line in [results.stand_ins(), Some(results.total()), results.bound()] {
         last.extend(line.map(|line| line + "\n"));
     }
     if let Some(path) = &results.junit {

@@ -7,6 +7,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         outcome,
         attempts: 1,
         seconds: 3.4,
+        cpu_seconds: Some(2.8),
         case_seconds: 1.2,
         start: Some("boot".into()),
         boot_seconds: Some(1.9),
@@ -128,6 +129,8 @@ pub(super) fn sample(ended: bool) -> Results {
             seconds: 372.4,
             interrupted: false,
             harness_peak_kib: 40_000,
+            cpu_seconds: Some(600.0),
+            processors: Some(2),
         });
     }
     Results::from_events(&events)
@@ -156,6 +159,8 @@ fn faults() -> Results {
         seconds: 20.0,
         interrupted: true,
         harness_peak_kib: 1,
+        cpu_seconds: Some(30.0),
+        processors: Some(2),
     });
     Results::from_events(&events)
 }
@@ -303,6 +308,39 @@ fn what_was_not_planned_is_reported_all_the_same() {
     let parts = [&trial.case, &trial.nic, &trial.guest, &trial.backend];
     assert_eq!(parts, ["driver", "e1000", "rhel6", "tap"]);
     assert_eq!(results.counts().passed, 1);
+}
+
+fn bound_of(trials: &[f64], ends: &[(f64, Option<f64>)]) -> Option<String> {
+    let mut events = vec![run_started(false)];
+    for (index, seconds) in trials.iter().enumerate() {
+        events.push(Event::TrialEnded(TrialEnded {
+            seconds: *seconds,
+            ..end(&format!("driver::nic{index}::rhel9::tap"), Outcome::Passed)
+        }));
+    }
+    let skip = TrialEnded::unmeasured("driver::z::rhel9::tap".into(), skipped("no z"));
+    events.push(Event::TrialEnded(skip));
+    events.extend(ends.iter().map(|&(seconds, cpu_seconds)| Event::RunEnded {
+        seconds,
+        interrupted: false,
+        harness_peak_kib: 1,
+        cpu_seconds,
+        processors: cpu_seconds.map(|_| 2),
+    }));
+    Results::from_events(&events).bound()
+}
+
+#[test]
+fn a_run_is_held_against_the_time_that_no_schedule_can_beat() {
+    let bound = |trials: &[f64], seconds, cpu| bound_of(trials, &[(seconds, cpu)]);
+    assert_snapshot!(bound(&[5.0, 35.0], 312.0, Some(578.0)).unwrap(), @"wall 312 s, 1.08 x the bound of 289 s (CPU 578 s on 2 processors; longest trial 35 s)");
+    // One long trial, which the processors mostly wait for.
+    assert_snapshot!(bound(&[5.0, 35.0], 42.0, Some(20.0)).unwrap(), @"wall 42 s, 1.20 x the bound of 35 s (CPU 20 s on 2 processors; longest trial 35 s)");
+    assert_eq!(bound(&[35.0], 36.0, Some(20.0)), None, "one trial");
+    assert_eq!(bound(&[5.0, 35.0], 36.0, None), None, "an old log");
+    // Processes of their own: nextest's.
+    let two = bound_of(&[5.0, 5.0], &[(5.0, Some(4.0)), (5.0, Some(8.0))]).unwrap();
+    assert!(two.contains("CPU 12 s"), "{two}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Child processes that cannot outlive the harness.
 
+use super::cpu;
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -106,7 +107,7 @@ pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> 
             _ => {}
         }
     }
-    let output = child.wait_with_output()?;
+    let output = cpu::wait_with_output(child)?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!(

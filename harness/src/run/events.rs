@@ -81,6 +81,11 @@ pub enum Event {
         interrupted: bool,
         /// Peak resident memory of the harness, KiB.
         harness_peak_kib: u64,
+        /// Processor time of the harness and of all its children that ended, since the run began,
+        /// seconds; none in logs of earlier versions.
+        cpu_seconds: Option<f64>,
+        /// Processors that it could use; none in logs of earlier versions.
+        processors: Option<usize>,
     },
 }
 
@@ -96,7 +101,10 @@ pub struct TrialEnded {
     pub attempts: u32,
     /// Wall time of all tries, seconds.
     pub seconds: f64,
-    /// Of that, inside the case, seconds.
+    /// Processor time of the trial's thread and children, all tries, seconds; none where it was not
+    /// measured.
+    pub cpu_seconds: Option<f64>,
+    /// Of the wall time, inside the case, seconds.
     pub case_seconds: f64,
     /// What the guest was started from: "warm NIC", "cold driver" or "boot"; none where no VM came up.
     #[serde(default)]
@@ -126,6 +134,7 @@ impl TrialEnded {
             outcome,
             attempts: 0,
             seconds: 0.0,
+            cpu_seconds: None,
             case_seconds: 0.0,
             start: None,
             boot_seconds: None,
@@ -232,6 +241,7 @@ mod tests {
             },
             attempts: 2,
             seconds: 3.25,
+            cpu_seconds: Some(2.5),
             case_seconds: 1.5,
             boot_seconds: None,
             start: Some("warm NIC".into()),
@@ -268,10 +278,37 @@ mod tests {
                 seconds: 4.5,
                 interrupted: false,
                 harness_peak_kib: 7,
+                cpu_seconds: Some(8.25),
+                processors: Some(2),
             },
         ];
         let (_dir, path) = log_with(&events);
         assert_eq!(read(&path).unwrap(), events);
+    }
+
+    #[test]
+    fn a_log_without_processor_times_is_read() {
+        let (_dir, path) = log_with(&[]);
+        let earlier = concat!(
+            r#"{"event":"trial_ended","trial":"a","verdict":"passed","attempts":1,"seconds":3.5,"#,
+            r#""case_seconds":0.5,"boot_seconds":2.25,"vm_peak_kib":180000,"notes":[],"#,
+            r#""serial_tail":"","artifacts":"a","reproduce":"r"}"#,
+            "\n",
+            r#"{"event":"run_ended","seconds":4.0,"interrupted":false,"harness_peak_kib":15000}"#,
+            "\n",
+        );
+        std::fs::write(&path, earlier).unwrap();
+        let none = |event: &Event| match event {
+            Event::TrialEnded(end) => end.cpu_seconds.is_none(),
+            Event::RunEnded {
+                cpu_seconds,
+                processors,
+                ..
+            } => cpu_seconds.is_none() && processors.is_none(),
+            _ => false,
+        };
+        let events = read(&path).unwrap();
+        assert!(events.len() == 2 && events.iter().all(none), "{events:?}");
     }
 
     #[test]

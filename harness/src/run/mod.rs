@@ -6,13 +6,16 @@
 pub mod artifacts;
 pub mod child;
 pub mod context;
+pub mod cpu;
 pub mod deadline;
 pub mod events;
 pub mod settings;
 pub mod shell;
 pub mod trial;
 
+mod schedule;
 mod session;
+mod slots;
 
 use crate::cases::Start;
 use crate::error::CannotRun;
@@ -104,7 +107,7 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
 
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
-    let plan = planned(&settings)?;
+    let mut plan = planned(&settings)?;
     let mut selected = Vec::new();
     let mut trials = Vec::with_capacity(plan.trials.len());
     for planned in &plan.trials {
@@ -119,25 +122,27 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if selected.is_empty() && !arguments.ignored {
-        nothing_selected(&settings, &arguments, plan.trials)?;
+        nothing_selected(&settings, &arguments, plan.trials.clone())?;
     }
     if selected.iter().any(|trial| trial.action == Action::Run) {
         // A user namespace can be entered only while there is one thread.
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
-    let faults = settings.faults;
     let opened = Session::open(settings, plan.profile, plan.facts, &selected)?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
         // Progress and table say it all, and libtest panics where its lines cannot be written.
         arguments.logfile = Some("/dev/null".into());
     }
-    if faults {
-        // Most of a fault's time is waiting for what does not come.
-        let jobs = std::thread::available_parallelism().map_or(2, |n| 2 * n.get());
-        arguments.test_threads.get_or_insert(jobs);
+    let runs = selected.iter().filter(|trial| trial.action == Action::Run);
+    let threads = session.threads().min(runs.count()).max(1);
+    arguments.test_threads.get_or_insert(threads);
+    // In the plan's order, one at a time is easier to follow, and no slower.
+    if arguments.test_threads != Some(1) {
+        session.schedule(&mut plan.trials);
     }
+    let trials = plan.trials.into_iter().map(as_libtest).collect();
     session.watch_signals()?;
     // The verdicts are in the events, which know more kinds of them than libtest does.
     let _ = libtest_mimic::run(&arguments, trials);

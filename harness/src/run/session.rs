@@ -2,8 +2,10 @@
 
 use super::context::Context;
 use super::events::{Event, EventLog, Outcome, TrialEnded};
+use super::schedule::{self, History};
 use super::settings::Settings;
-use super::{artifacts, shell, trial};
+use super::slots::Slots;
+use super::{artifacts, cpu, shell, trial};
 use crate::error::OrCannotRun;
 use crate::host::HostFacts;
 use crate::matrix::schema::Profile;
@@ -33,7 +35,12 @@ pub struct Session {
     log: EventLog,
     progress: Option<Progress>,
     run: artifacts::RunDir,
+    /// What trials took before; nothing under nextest, which has a schedule of its own.
+    history: History,
+    slots: Slots,
     begun: Instant,
+    /// Processor time that was used up before.
+    cpu_before: Duration,
     closed: Mutex<bool>,
     /// The exit code so far, of this process's own trials: under nextest the log is shared.
     worst: AtomicU8,
@@ -92,13 +99,20 @@ impl Session {
             let trials = if runs == 1 { "trial" } else { "trials" };
             eprintln!("{runs} {trials} on {}", context.headline());
         }
+        let history = match settings.nextest {
+            true => History::default(),
+            false => History::read(&settings.host_cache(), &settings.profile),
+        };
         Ok(Session {
             context,
             settings,
             log,
             progress,
             run,
+            history,
+            slots: Slots::new(schedule::host()),
             begun: Instant::now(),
+            cpu_before: cpu::of_process(),
             closed: Mutex::new(false),
             worst: AtomicU8::new(0),
         })
@@ -107,6 +121,16 @@ impl Session {
     /// Whether progress and table are shown, in place of libtest's lines.
     pub fn shows_progress(&self) -> bool {
         self.progress.is_some() && self.settings.table
+    }
+
+    /// The order to run in.
+    pub fn schedule(&self, trials: &mut [PlannedTrial]) {
+        self.history.longest_first(trials);
+    }
+
+    /// How many trials must be begun at once for the slots to decide which of them run.
+    pub fn threads(&self) -> usize {
+        self.slots.threads(schedule::LEAST)
     }
 
     /// Ends the run on SIGINT and SIGTERM, with a report of what there is. VMs and all other
@@ -132,7 +156,7 @@ impl Session {
         Ok(())
     }
 
-    /// Runs one trial for libtest-mimic.
+    /// Runs one trial for libtest-mimic, when there is a slot for it.
     pub fn run(&self, planned: &PlannedTrial) -> Result<Completion, Failed> {
         if let Action::Skip(reason) = &planned.action {
             return Ok(Completion::ignored_with(reason));
@@ -140,6 +164,7 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
+        let _slot = self.slots.wait(self.history.need(planned));
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
         });
@@ -216,6 +241,8 @@ impl Session {
             interrupted,
             harness_peak_kib: getrusage(UsageWho::RUSAGE_SELF)
                 .map_or(0, |usage| usage.max_rss() as u64),
+            cpu_seconds: Some((cpu::of_process() - self.cpu_before).as_secs_f64()),
+            processors: Some(schedule::processors()),
         });
         if let Some(progress) = &self.progress {
             progress.finish();
@@ -237,6 +264,9 @@ impl Session {
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root);
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         println!("{}", summary::render(&results, colour, WIDTH));
+        if let Err(error) = self.history.remember(&results) {
+            eprintln!("Error: {error:#}");
+        }
         // Told last: where a report cannot be written, the table is all there is.
         written
     }

@@ -2,6 +2,7 @@
 
 use super::artifacts::Artifacts;
 use super::context::Context;
+use super::cpu;
 use super::deadline;
 use super::events::{Outcome, TrialEnded};
 use super::shell;
@@ -27,6 +28,8 @@ const AFTER_KILL: Duration = Duration::from_secs(20);
 /// One try of a trial.
 struct Attempt {
     outcome: Outcome,
+    /// Processor time of its thread and children; none of one that does not end.
+    cpu: Option<Duration>,
     case: Duration,
     start: Option<Start>,
     boot: Option<Duration>,
@@ -43,7 +46,12 @@ struct Attempt {
 /// directory in `run`.
 pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnded {
     let begun = Instant::now();
-    let (attempts, attempt) = tries(context.settings.retries, || guarded(trial, context, run));
+    let mut cpu = Duration::ZERO;
+    let (attempts, attempt) = tries(context.settings.retries, || {
+        let attempt = guarded(trial, context, run);
+        cpu += attempt.cpu.unwrap_or_default();
+        attempt
+    });
     let bad = matches!(
         attempt.outcome,
         Outcome::Failed { .. } | Outcome::Broken { .. }
@@ -52,6 +60,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         trial: trial.name.clone(),
         attempts,
         seconds: begun.elapsed().as_secs_f64(),
+        cpu_seconds: attempt.cpu.map(|_| cpu.as_secs_f64()),
         case_seconds: attempt.case.as_secs_f64(),
         start: attempt.start.map(|start| start.name().to_owned()),
         boot_seconds: attempt.boot.map(|d| d.as_secs_f64()),
@@ -102,9 +111,11 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
     let spawned = std::thread::Builder::new()
         .name(trial.name.clone())
         .spawn(move || {
-            let attempt = attempt(&theirs, &shared, &run, |started| {
+            let mut attempt = attempt(&theirs, &shared, &run, |started| {
                 *handle.lock().unwrap_or_else(|p| p.into_inner()) = Some(started);
             });
+            // The testbed is gone, and its children with it.
+            attempt.cpu = Some(cpu::of_thread());
             // The receiver is gone only when the harness ends.
             let _ = sender.send(attempt);
         });
@@ -159,6 +170,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
 fn broken(message: String) -> Attempt {
     Attempt {
         outcome: Outcome::Broken { message },
+        cpu: None,
         case: Duration::ZERO,
         start: None,
         boot: None,
@@ -227,6 +239,7 @@ fn attempt(
     }
     Attempt {
         outcome,
+        cpu: None,
         case,
         start: Some(bed.start),
         boot: Some(bed.boot),

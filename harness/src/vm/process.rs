@@ -7,6 +7,7 @@ use super::serial::Serial;
 use super::wire::{Closed, Wire};
 use crate::error::OrCannotRun;
 use crate::run::child::pdeath_command;
+use crate::run::cpu;
 use crate::run::deadline::{self, Limit};
 use anyhow::{Context, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
@@ -286,7 +287,7 @@ impl Vm {
         }
         .start();
         loop {
-            let status = self.child().try_wait().ok()?;
+            let status = cpu::try_wait(&mut self.child()).ok()?;
             if let Some(status) = status {
                 let mut text = String::new();
                 if let Ok(mut file) = File::open(&self.stderr) {
@@ -352,6 +353,6 @@ impl Drop for Vm {
     fn drop(&mut self) {
         let mut child = self.child();
         let _ = child.kill();
-        let _ = child.wait();
+        let _ = cpu::wait(&mut child);
     }
 }

@@ -1,0 +1,204 @@
+//! Processor time that a trial took: that of its thread and of the children which the thread
+//! waited for.
+//!
+//! The kernel sums up ended children by process only, and a process runs several trials at once;
+//! so each child is asked for its own time between its end and its burial.
+
+use nix::errno::Errno;
+use nix::sys::resource::{UsageWho, getrusage};
+use std::cell::Cell;
+use std::io;
+use std::process::{Child, ExitStatus, Output};
+use std::time::Duration;
+
+thread_local! {
+    /// Of the calling thread's ended children.
+    static CHILDREN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// User and system time of the calling thread, and of the children that it waited for by [`wait`],
+/// [`try_wait`] and [`wait_with_output`], with their own.
+pub fn of_thread() -> Duration {
+    let thread =
+        getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| time(usage.as_ref()));
+    thread + CHILDREN.get()
+}
+
+/// User and system time of this process and of all children that it waited for, with their own.
+pub fn of_process() -> Duration {
+    [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN]
+        .into_iter()
+        .filter_map(|who| getrusage(who).ok())
+        .map(|usage| time(usage.as_ref()))
+        .sum()
+}
+
+fn time(usage: &libc::rusage) -> Duration {
+    let part = |time: libc::timeval| {
+        Duration::from_secs(time.tv_sec.unsigned_abs())
+            + Duration::from_micros(time.tv_usec.unsigned_abs())
+    };
+    part(usage.ru_utime) + part(usage.ru_stime)
+}
+
+/// As [`Child::wait`], and counts the child's time.
+///
+/// # Errors
+/// As [`Child::wait`].
+pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+    count(child, 0);
+    child.wait()
+}
+
+/// As [`Child::try_wait`], and counts the child's time.
+///
+/// # Errors
+/// As [`Child::try_wait`].
+pub fn try_wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
+    count(child, libc::WNOHANG);
+    child.try_wait()
+}
+
+/// As [`Child::wait_with_output`], and counts the child's time.
+///
+/// # Errors
+/// As [`Child::wait_with_output`].
+pub fn wait_with_output(mut child: Child) -> io::Result<Output> {
+    drop(child.stdin.take());
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    // Both at once: a child that fills the one while the other is read would never end.
+    let (stdout, stderr) = std::thread::scope(|scope| {
+        let reading = scope.spawn(|| read_all(stderr));
+        let stdout = read_all(stdout);
+        let failed = |_| Err(io::Error::other("the reader of a child's stderr panicked"));
+        (stdout, reading.join().unwrap_or_else(failed))
+    });
+    Ok(Output {
+        status: wait(&mut child)?,
+        stdout: stdout?,
+        stderr: stderr?,
+    })
+}
+
+fn read_all(pipe: Option<impl io::Read>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    match pipe {
+        Some(mut pipe) => pipe.read_to_end(&mut bytes).map(|_| bytes),
+        None => Ok(bytes),
+    }
+}
+
+/// Waits for `child`'s end unless `options` say otherwise, and adds its time; leaves it to be
+/// waited for. A child that was waited for before adds nothing.
+fn count(child: &Child, options: libc::c_int) {
+    // SAFETY: both are plain numbers, for which all zeros is a value.
+    let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
+    loop {
+        // The system call tells the usage too, which libc's function of that name does not.
+        // SAFETY: both pointers are to local variables of the types that waitid(2) names.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_waitid,
+                libc::P_PID,
+                child.id(),
+                &raw mut info,
+                libc::WEXITED | libc::WNOWAIT | options,
+                &raw mut usage,
+            )
+        };
+        match Errno::result(result) {
+            Err(Errno::EINTR) => {}
+            // Nothing is told of one that still runs: the usage is zero.
+            Ok(_) => break CHILDREN.set(CHILDREN.get() + time(&usage)),
+            Err(_) => break,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    /// Burns some processor time, in a child of its own too.
+    const BURN: &str = "burn() { i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done; }
+        burn; (burn); echo said; echo complained >&2; exit 3";
+
+    fn burning() -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", BURN]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn counted(what: impl FnOnce()) -> Duration {
+        let before = CHILDREN.get();
+        what();
+        CHILDREN.get() - before
+    }
+
+    #[test]
+    fn a_childs_time_is_counted_once_and_with_its_own_childrens() {
+        let (mut one, mut both) = (Duration::ZERO, Duration::ZERO);
+        let alone = counted(|| {
+            let mut child = Command::new("sh")
+                .args(["-c", &BURN.replace("(burn);", "")])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            wait(&mut child).unwrap();
+        });
+        let mut child = burning().spawn().unwrap();
+        one += counted(|| assert_eq!(wait(&mut child).unwrap().code(), Some(3)));
+        both += counted(|| {
+            assert_eq!(wait(&mut child).unwrap().code(), Some(3));
+            assert!(try_wait(&mut child).unwrap().is_some());
+        });
+        assert!(alone > Duration::from_millis(2), "{alone:?}");
+        assert!(one > alone * 3 / 2, "{one:?} for two, {alone:?} for one");
+        assert_eq!(both, Duration::ZERO, "it was waited for before");
+    }
+
+    #[test]
+    fn a_child_that_still_runs_adds_nothing_yet() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let looking = counted(|| assert!(try_wait(&mut child).unwrap().is_none()));
+        assert_eq!(looking, Duration::ZERO);
+        drop(child.stdin.take());
+        wait(&mut child).unwrap();
+    }
+
+    #[test]
+    fn output_is_read_from_both_pipes_however_much_there_is() {
+        let output = wait_with_output(burning().spawn().unwrap()).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            (&b"said\n"[..], &b"complained\n"[..])
+        );
+
+        let flood = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero";
+        let mut command = Command::new("sh");
+        command.args(["-c", flood]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = wait_with_output(command.spawn().unwrap()).unwrap();
+        assert_eq!(
+            (output.stdout.len(), output.stderr.len()),
+            (300_000, 300_000)
+        );
+    }
+
+    #[test]
+    fn other_threads_children_are_not_counted_here_but_are_in_the_process() {
+        let (before, process) = (of_thread(), of_process());
+        let theirs = std::thread::spawn(|| {
+            wait_with_output(burning().spawn().unwrap()).unwrap();
+            of_thread()
+        });
+        let theirs = theirs.join().unwrap();
+        assert!(theirs > Duration::from_millis(2), "{theirs:?}");
+        assert!(of_thread() - before < theirs);
+        assert!(of_process() - process >= theirs);
+    }
+}

@@ -1,0 +1,351 @@
+//! Which trials run at once: each takes a slot as large as what it needs of the processors and of
+//! the memory, and waits in a line where there is none.
+//!
+//! The line is served in order, but whoever fits may pass one that does not, up to [`PASSES`] times:
+//! then the line stands still until that one fits. So small trials fill the gaps, and one that needs
+//! everything is not put off for ever.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+/// One processor, in the units of [`Need::processors`].
+pub const PROCESSOR: u32 = 1000;
+
+/// How many may pass a trial that waits. A few seconds each: small beside a run, and enough to keep
+/// the processors busy while the large slot comes together.
+const PASSES: u32 = 8;
+
+/// How many trials are looked at for each that can run: the more there are in line, the likelier
+/// one of them fits the gap.
+const LOOKAHEAD: usize = 3;
+
+/// What a trial takes while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Need {
+    /// Thousandths of a processor.
+    pub processors: u32,
+    /// MiB.
+    pub memory_mib: u64,
+}
+
+impl Need {
+    /// Everything: nothing else runs beside it.
+    pub const ALL: Need = Need {
+        processors: u32::MAX,
+        memory_mib: u64::MAX,
+    };
+
+    fn within(self, other: Need) -> bool {
+        self.processors <= other.processors && self.memory_mib <= other.memory_mib
+    }
+
+    fn min(self, other: Need) -> Need {
+        Need {
+            processors: self.processors.min(other.processors),
+            memory_mib: self.memory_mib.min(other.memory_mib),
+        }
+    }
+}
+
+/// The slots of a run. Threads share them.
+pub struct Slots {
+    whole: Need,
+    line: Mutex<Line>,
+    moved: Condvar,
+}
+
+/// A trial's place; it is free again when this is dropped.
+pub struct Slot<'s> {
+    slots: &'s Slots,
+    need: Need,
+}
+
+/// Who waits, in the order in which they came, and what is free.
+struct Line {
+    free: Need,
+    waiting: Vec<Waiter>,
+    tickets: u64,
+}
+
+struct Waiter {
+    ticket: u64,
+    need: Need,
+    passed: u32,
+}
+
+impl Slots {
+    /// As many as fit in `whole`.
+    pub fn new(whole: Need) -> Slots {
+        Slots {
+            whole,
+            line: Mutex::new(Line {
+                free: whole,
+                waiting: Vec::new(),
+                tickets: 0,
+            }),
+            moved: Condvar::new(),
+        }
+    }
+
+    /// How many threads should wait for slots, so that the slots and not the threads decide, where
+    /// a trial takes `smallest` or more.
+    pub fn threads(&self, smallest: u32) -> usize {
+        LOOKAHEAD * self.whole.processors.div_ceil(smallest.max(1)) as usize
+    }
+
+    /// Waits for a slot. A need beyond the whole is all of it.
+    pub fn wait(&self, need: Need) -> Slot<'_> {
+        let need = need.min(self.whole);
+        let mut line = self.lock();
+        let ticket = line.join(need);
+        while !line.enter(ticket) {
+            let woken = self.moved.wait(line);
+            line = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        // The next in line may fit as well.
+        self.moved.notify_all();
+        Slot { slots: self, need }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        // Nothing in here panics between two changes that belong together.
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        self.slots.lock().leave(self.need);
+        self.slots.moved.notify_all();
+    }
+}
+
+impl Line {
+    fn join(&mut self, need: Need) -> u64 {
+        self.tickets += 1;
+        self.waiting.push(Waiter {
+            ticket: self.tickets,
+            need,
+            passed: 0,
+        });
+        self.tickets
+    }
+
+    /// Whose turn it is: the first that fits, unless it would pass one that was passed enough.
+    fn turn(&self) -> Option<usize> {
+        for (index, waiter) in self.waiting.iter().enumerate() {
+            if waiter.need.within(self.free) {
+                return Some(index);
+            }
+            if waiter.passed >= PASSES {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Gives the holder of `ticket` its slot, if it is its turn.
+    fn enter(&mut self, ticket: u64) -> bool {
+        let Some(index) = self.turn() else {
+            return false;
+        };
+        if self.waiting[index].ticket != ticket {
+            return false;
+        }
+        let need = self.waiting.remove(index).need;
+        self.free.processors -= need.processors;
+        self.free.memory_mib -= need.memory_mib;
+        for passed in &mut self.waiting[..index] {
+            passed.passed += 1;
+        }
+        true
+    }
+
+    fn leave(&mut self, need: Need) {
+        self.free.processors += need.processors;
+        self.free.memory_mib += need.memory_mib;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const BUSY: Need = need(PROCESSOR, 100);
+    const WAITS: Need = need(PROCESSOR / 4, 100);
+
+    const fn need(processors: u32, memory_mib: u64) -> Need {
+        Need {
+            processors,
+            memory_mib,
+        }
+    }
+
+    /// A line without threads: whoever can enter does.
+    struct Model {
+        slots: Slots,
+        inside: BTreeMap<u64, Need>,
+    }
+
+    impl Model {
+        fn new(processors: u32, memory_mib: u64) -> Model {
+            Model {
+                slots: Slots::new(need(processors * PROCESSOR, memory_mib)),
+                inside: BTreeMap::new(),
+            }
+        }
+
+        /// Its ticket.
+        fn join(&mut self, need: Need) -> u64 {
+            let need = need.min(self.slots.whole);
+            let ticket = self.slots.lock().join(need);
+            self.admit();
+            ticket
+        }
+
+        fn admit(&mut self) {
+            let mut line = self.slots.lock();
+            while let Some(index) = line.turn() {
+                let Waiter { ticket, need, .. } = line.waiting[index];
+                assert!(line.enter(ticket));
+                self.inside.insert(ticket, need);
+            }
+        }
+
+        fn leave(&mut self, ticket: u64) {
+            let need = self.inside.remove(&ticket).expect("it is inside");
+            self.slots.lock().leave(need);
+            self.admit();
+        }
+
+        fn inside(&self) -> Vec<u64> {
+            self.inside.keys().copied().collect()
+        }
+    }
+
+    #[test]
+    fn processors_are_shared_out() {
+        let mut model = Model::new(2, 10_000);
+        for need in [BUSY, WAITS, BUSY, WAITS, WAITS, WAITS] {
+            model.join(need);
+        }
+        // One busy, four that wait; the second busy one does not fit.
+        assert_eq!(model.inside(), [1, 2, 4, 5, 6]);
+        model.leave(1);
+        assert_eq!(model.inside(), [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn memory_is_shared_out_and_one_that_needs_more_than_all_runs_alone() {
+        let mut model = Model::new(8, 1000);
+        let large = model.join(need(PROCESSOR, 5000));
+        let others = [model.join(need(100, 600)), model.join(need(100, 600))];
+        assert_eq!(model.inside(), [large]);
+        model.leave(large);
+        assert_eq!(model.inside(), [others[0]]);
+        model.leave(others[0]);
+        assert_eq!(model.inside(), [others[1]]);
+    }
+
+    #[test]
+    fn nothing_runs_beside_one_that_takes_all_and_it_does_not_starve() {
+        let mut model = Model::new(2, 10_000);
+        let mut running = vec![model.join(WAITS), model.join(WAITS)];
+        let alone = model.join(Need::ALL);
+        // As one ends, the next comes: it is passed a few times and no more.
+        let mut came = 0;
+        while !model.inside.contains_key(&alone) {
+            came += 1;
+            assert!(came < 100, "it starves");
+            model.join(WAITS);
+            running.retain(|ticket| model.inside.contains_key(ticket));
+            running = model.inside();
+            let oldest = running[0];
+            if oldest != alone {
+                model.leave(oldest);
+            }
+        }
+        assert_eq!(model.inside(), [alone]);
+        assert!(came >= PASSES as usize, "gaps were not filled: {came}");
+        model.join(need(1, 1));
+        assert_eq!(model.inside(), [alone]);
+        model.leave(alone);
+        assert!(model.inside().len() > 1);
+    }
+
+    #[test]
+    fn whatever_comes_all_get_their_turn_and_never_too_many_at_once() {
+        // A fixed sequence of numbers that look random.
+        let mut seed = 1u64;
+        let mut random = move |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) % below
+        };
+        for _ in 0..200 {
+            let mut model = Model::new(1 + random(4) as u32, 500 + random(2000));
+            let whole = model.slots.whole;
+            let (mut left, mut ended) = (60, 0);
+            while ended < 60 {
+                if left > 0 && random(2) == 0 {
+                    left -= 1;
+                    model.join(match random(6) {
+                        0 => Need::ALL,
+                        1 => BUSY,
+                        _ => need(random(3000) as u32, random(3000)),
+                    });
+                } else if !model.inside.is_empty() {
+                    let inside = model.inside();
+                    model.leave(inside[random(inside.len() as u64) as usize]);
+                    ended += 1;
+                }
+                let processors: u32 = model.inside.values().map(|n| n.processors).sum();
+                let memory: u64 = model.inside.values().map(|n| n.memory_mib).sum();
+                assert!(processors <= whole.processors && memory <= whole.memory_mib);
+                let waiting = model.slots.lock().waiting.len();
+                assert!(!model.inside.is_empty() || waiting == 0, "nobody moves");
+                let most = model.slots.lock().waiting.iter().map(|w| w.passed).max();
+                assert!(most.unwrap_or(0) <= PASSES);
+            }
+            assert_eq!(model.slots.lock().free, whole);
+        }
+    }
+
+    #[test]
+    fn threads_get_in_one_after_the_other_and_a_panic_frees_the_slot() {
+        use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+        let slots = Slots::new(need(2 * PROCESSOR, 1000));
+        let (inside, entered) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for index in 0..40 {
+                let (slots, inside, entered) = (&slots, &inside, &entered);
+                let need = if index % 10 == 3 { Need::ALL } else { BUSY };
+                scope.spawn(move || {
+                    let _slot = slots.wait(need);
+                    let others = inside.fetch_add(1, SeqCst);
+                    entered.fetch_add(1, SeqCst);
+                    let most = if need == Need::ALL { 0 } else { 1 };
+                    assert!(others <= most, "{others} others inside");
+                    std::thread::yield_now();
+                    inside.fetch_sub(1, SeqCst);
+                });
+            }
+        });
+        assert_eq!(entered.into_inner(), 40);
+
+        let panicked = std::thread::scope(|scope| {
+            let holder = scope.spawn(|| {
+                let _slot = slots.wait(Need::ALL);
+                panic!("as a case might");
+            });
+            holder.join()
+        });
+        assert!(panicked.is_err());
+        assert_eq!(slots.lock().free, slots.whole);
+    }
+
+    #[test]
+    fn enough_threads_wait_for_the_slots_to_decide() {
+        let slots = Slots::new(need(2 * PROCESSOR, 1000));
+        assert!(slots.threads(PROCESSOR / 4) > 8);
+    }
+}
