@@ -22,7 +22,7 @@
 //! | [`vm`] | QEMU: command line, process, QMP, serial console |
 //! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
 //! | [`net`] | namespace, bridge, taps, DHCP, ping, capture |
-//! | [`run`] | the harness: settings, events, deadlines, outcomes |
+//! | [`run`] | the harness: settings, schedule, events, deadlines, outcomes |
 //! | [`report`] | JUnit, terminal and Markdown summary, from events |
 
 pub mod cache;

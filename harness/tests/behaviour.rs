@@ -3,6 +3,7 @@
 //! They run `nicmatrix run`, which is the matrix's test binary under a name that cargo keeps up to
 //! date for this test.
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -273,8 +274,12 @@ impl Own {
     }
 
     fn run(&self, trial: &str, matrix_file: Option<&str>) -> Started {
+        self.start(&["--exact", trial], matrix_file)
+    }
+
+    fn start(&self, arguments: &[&str], matrix_file: Option<&str>) -> Started {
         let (out, err) = (self.file("stdout"), self.file("stderr"));
-        let mut command = matrix(&["--exact", trial], &[("NICMATRIX_DIR", &self.dir)]);
+        let mut command = matrix(arguments, &[("NICMATRIX_DIR", &self.dir)]);
         command.env("TMPDIR", &self.tmp);
         command.envs(matrix_file.map(|path| ("NICMATRIX_MATRIX", path)));
         command.stdout(fs::File::create(&out).expect("made"));
@@ -311,15 +316,18 @@ impl Own {
             .collect()
     }
 
-    /// Waits until its VM takes commands.
+    /// Waits until a VM takes commands.
     fn await_vm(&self, started: &mut Started) {
-        let log = format!(
-            "{}/runs/latest/{}/commands.log",
-            self.dir,
-            TRIAL.replace("::", ".")
-        );
+        let latest = Path::new(&self.dir).join("runs/latest");
+        let takes_commands = || {
+            let mut trials = fs::read_dir(&latest).into_iter().flatten().flatten();
+            trials.any(|trial| {
+                let log = fs::read_to_string(trial.path().join("commands.log"));
+                log.is_ok_and(|log| !log.is_empty())
+            })
+        };
         let deadline = Instant::now() + VM_RUNS;
-        while !fs::read_to_string(&log).is_ok_and(|log| !log.is_empty()) {
+        while !takes_commands() {
             let ended = started.child.try_wait().expect("it can be waited for");
             assert!(ended.is_none(), "it ended without a VM: {}", self.said());
             let late = Instant::now() >= deadline;
@@ -492,6 +500,33 @@ fn sigterm_ends_the_run_with_a_partial_report() {
     let junit = fs::read_to_string(junit).expect("a partial report");
     assert!(junit.contains("type=\"interrupted\""), "{junit}");
     own.expect_gone(&traces);
+}
+
+#[test]
+fn a_signal_ends_a_run_at_once_whose_trials_wait_for_a_slot() {
+    // On one processor there is no slot for all of them; the run inherits it.
+    let mut one = CpuSet::new();
+    let all = sched_getaffinity(Pid::from_raw(0)).expect("asked");
+    let first = (0..CpuSet::count()).find(|cpu| all.is_set(*cpu).is_ok_and(|set| set));
+    one.set(first.expect("a processor")).expect("set");
+    sched_setaffinity(Pid::from_raw(0), &one).expect("set");
+
+    let own = Own::new();
+    let mut started = own.start(&["ping_sweep::"], None);
+    own.await_vm(&mut started);
+    started.signal(Signal::SIGINT);
+    let status = started.ended_within(ENDS);
+    assert_eq!(status.code(), Some(130), "{}", own.said());
+    let junit = Path::new(&own.dir).join("runs/latest/junit.xml");
+    let junit = fs::read_to_string(junit).expect("a partial report");
+    for cut in ["while this trial ran", "before this trial began"] {
+        assert!(junit.contains(cut), "no trial was cut off {cut}: {junit}");
+    }
+    let deadline = Instant::now() + ENDS;
+    while let [process, ..] = own.processes().as_slice() {
+        assert!(Instant::now() < deadline, "left behind: {}", process.line());
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// Runs `driver` on a rhel9 guest that boots `kernel` and `initrd`; what was printed after it failed.

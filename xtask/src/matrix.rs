@@ -108,7 +108,7 @@ struct Select {
     /// Leave out trials whose name contains this; may be given more than once
     #[arg(long, value_name = "TEXT")]
     skip: Vec<String>,
-    /// Trials at once [default: one a processor]
+    /// Trials at once, at most [default: as many as processors and memory carry]
     #[arg(long, short, value_name = "N")]
     jobs: Option<NonZeroU32>,
     /// Only the K-th of N parts, from 1

@@ -8,6 +8,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         attempts: 1,
         seconds: 3.4,
         cpu_seconds: Some(2.8),
+        queued_seconds: Some(0.3),
         case_seconds: 1.2,
         start: Some("boot".into()),
         boot_seconds: Some(1.9),

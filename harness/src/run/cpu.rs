@@ -2,7 +2,8 @@
 //! waited for.
 //!
 //! The kernel sums up ended children by process only, and a process runs several trials at once;
-//! so each child is asked for its own time between its end and its burial.
+//! so each child is asked for its own time between its end and its burial. A VM is asked too how
+//! long it stood ready with no processor free for it: it would have taken that time as well.
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -14,6 +15,9 @@ use std::time::Duration;
 thread_local! {
     /// Of the calling thread's ended children.
     static CHILDREN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    /// Of the children that it ended by [`end`]; none before the first, or where the kernel does
+    /// not tell.
+    static QUEUED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// User and system time of the calling thread, and of the children that it waited for by [`wait`],
@@ -22,6 +26,12 @@ pub fn of_thread() -> Duration {
     let thread =
         getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| time(usage.as_ref()));
     thread + CHILDREN.get()
+}
+
+/// How long the threads of the children that the calling thread ended by [`end`] stood ready to run
+/// with no processor free for them; none where the kernel does not tell (no `CONFIG_SCHED_INFO`).
+pub fn queued() -> Option<Duration> {
+    QUEUED.get()
 }
 
 /// User and system time of this process and of all children that it waited for, with their own.
@@ -39,6 +49,30 @@ fn time(usage: &libc::rusage) -> Duration {
             + Duration::from_micros(time.tv_usec.unsigned_abs())
     };
     part(usage.ru_utime) + part(usage.ru_stime)
+}
+
+/// Kills `child` and waits for it; counts its time, and how long its threads were [`queued`].
+pub fn end(child: &mut Child) {
+    if let Some(more) = queued_so_far(child.id()) {
+        QUEUED.set(Some(QUEUED.get().unwrap_or_default() + more));
+    }
+    // Both fail only when it has ended and been waited for.
+    let _ = child.kill();
+    let _ = wait(child);
+}
+
+/// The sum over a process's threads, which are gone once it has ended.
+fn queued_so_far(pid: u32) -> Option<Duration> {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    threads
+        .flatten()
+        .filter_map(|thread| {
+            // Nanoseconds on a processor, nanoseconds in the queue for one, turns.
+            let text = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            let nanos = text.split_whitespace().nth(1)?.parse().ok()?;
+            Some(Duration::from_nanos(nanos))
+        })
+        .reduce(|sum, more| sum + more)
 }
 
 /// As [`Child::wait`], and counts the child's time.
@@ -167,6 +201,45 @@ mod tests {
         assert_eq!(looking, Duration::ZERO);
         drop(child.stdin.take());
         wait(&mut child).unwrap();
+    }
+
+    #[test]
+    fn what_stands_ready_is_counted_where_another_has_the_processor() {
+        use nix::sched::{CpuSet, sched_setaffinity};
+        use nix::unistd::Pid;
+        if !std::path::Path::new("/proc/thread-self/schedstat").exists() {
+            eprintln!("skipped: this kernel does not tell");
+            return;
+        }
+        // Several that never pause, on one processor, which they inherit.
+        let mut one = CpuSet::new();
+        one.set(0).unwrap();
+        sched_setaffinity(Pid::from_raw(0), &one).unwrap();
+        let mut looping: Vec<Child> = (0..3)
+            .map(|_| {
+                let mut command = Command::new("sh");
+                command.args(["-c", "echo; while :; do :; done"]);
+                let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+                let mut line = [0];
+                io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
+                child
+            })
+            .collect();
+        assert_eq!(queued(), None);
+        // The shares are even only over some turns; this ends when the last has used up 50 ms.
+        let used = |child: &Child| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", child.id())).unwrap();
+            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        while used(&looping[2]) < 50_000_000 {
+            std::thread::yield_now();
+        }
+        let took = counted(|| looping.iter_mut().for_each(end));
+        let queued = queued().unwrap();
+        assert!(
+            queued > took / 2,
+            "{queued:?} in the queue, {took:?} out of it"
+        );
     }
 
     #[test]

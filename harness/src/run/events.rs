@@ -104,6 +104,9 @@ pub struct TrialEnded {
     /// Processor time of the trial's thread and children, all tries, seconds; none where it was not
     /// measured.
     pub cpu_seconds: Option<f64>,
+    /// How long its VM's threads stood ready with no processor free for them, summed, seconds; none
+    /// where it was not measured.
+    pub queued_seconds: Option<f64>,
     /// Of the wall time, inside the case, seconds.
     pub case_seconds: f64,
     /// What the guest was started from: "warm NIC", "cold driver" or "boot"; none where no VM came up.
@@ -135,6 +138,7 @@ impl TrialEnded {
             attempts: 0,
             seconds: 0.0,
             cpu_seconds: None,
+            queued_seconds: None,
             case_seconds: 0.0,
             start: None,
             boot_seconds: None,
@@ -242,6 +246,7 @@ mod tests {
             attempts: 2,
             seconds: 3.25,
             cpu_seconds: Some(2.5),
+            queued_seconds: Some(0.25),
             case_seconds: 1.5,
             boot_seconds: None,
             start: Some("warm NIC".into()),

@@ -1,5 +1,9 @@
 //! The harness: what `cargo test --test matrix` runs.
 //!
+//! libtest's threads only hold trials ready; which of them run is decided by slots, whose sizes are
+//! what the trials need of processors and memory. The longest begin first. Under nextest, which has
+//! a process a trial, `.config/nextest.toml` says the same as far as nextest can.
+//!
 //! Exit codes: 0 all passed or skipped, 1 a NIC failed (or, under faults, a case is blind), 2 bad
 //! input, 3 the harness could not run, 130 interrupted.
 

@@ -25,13 +25,8 @@ const KEPT: usize = 20_000;
 /// with four processors.
 const QEMU_MIB: u64 = 160;
 
-/// The least that is taken, of a processor: a guest that waits still has a clock, and what was
-/// measured while the host was busy with other things must not grow into a crowd.
+/// The least that is taken, of a processor: a guest that waits still has a clock.
 pub const LEAST: u32 = PROCESSOR / 10;
-
-/// What is taken beyond what was measured. Trials that shared the processors took longer for it,
-/// and so seem to need less of them; without this, runs would creep towards ever more at once.
-const MARGIN: f64 = 1.1;
 
 /// Processors that this process may use.
 pub fn processors() -> usize {
@@ -60,7 +55,9 @@ fn available_mib(meminfo: &str) -> Option<u64> {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Took {
     seconds: f64,
-    cpu_seconds: Option<f64>,
+    /// On a processor, or ready for one. With the latter, trials that crowded each other seem to need
+    /// more and not less: what was taken amiss once is put right by the next run, not made worse.
+    wanted_seconds: Option<f64>,
 }
 
 /// What trials took the last time they ran to a verdict.
@@ -101,7 +98,7 @@ impl History {
     pub fn need(&self, trial: &PlannedTrial) -> Need {
         let measured = self
             .took(trial)
-            .and_then(|took| Some(took.cpu_seconds? / took.seconds * MARGIN))
+            .and_then(|took| Some(took.wanted_seconds? / took.seconds))
             .map(|share| ((share * f64::from(PROCESSOR)) as u32).max(LEAST));
         let processors = match (trial.case.load, trial.fault) {
             (Load::Alone, _) => return Need::ALL,
@@ -144,9 +141,10 @@ impl History {
         });
         let mut took: BTreeMap<String, Took> = judged
             .map(|trial| {
+                let times = trial.end.cpu_seconds.zip(trial.end.queued_seconds);
                 let took = Took {
                     seconds: trial.end.seconds,
-                    cpu_seconds: trial.end.cpu_seconds,
+                    wanted_seconds: times.map(|(cpu, queued)| cpu + queued),
                 };
                 (key(&self.profile, trial.name()), took)
             })
@@ -170,7 +168,9 @@ fn key(profile: &str, trial: &str) -> String {
 fn read(file: &Path) -> BTreeMap<String, Took> {
     let text = std::fs::read(file).unwrap_or_default();
     let mut took: BTreeMap<String, Took> = serde_json::from_slice(&text).unwrap_or_default();
-    took.retain(|_, took| took.seconds > 0.0 && took.cpu_seconds.is_none_or(|cpu| cpu >= 0.0));
+    took.retain(|_, took| {
+        took.seconds > 0.0 && took.wanted_seconds.is_none_or(|wanted| wanted >= 0.0)
+    });
     took
 }
 
@@ -190,10 +190,14 @@ mod tests {
     use crate::plan::tests::{planned, skipped_and_faulty};
     use crate::run::events::{Event, TrialEnded};
 
-    fn ended(name: &str, seconds: f64, cpu_seconds: f64, outcome: Outcome) -> Event {
+    /// Of what a trial wants, spent in the queue.
+    const QUEUED: f64 = 0.125;
+
+    fn ended(name: &str, seconds: f64, wanted_seconds: f64, outcome: Outcome) -> Event {
         Event::TrialEnded(TrialEnded {
             seconds,
-            cpu_seconds: Some(cpu_seconds),
+            cpu_seconds: Some(wanted_seconds - QUEUED),
+            queued_seconds: Some(QUEUED),
             attempts: 1,
             ..TrialEnded::unmeasured(name.into(), outcome)
         })
@@ -203,7 +207,7 @@ mod tests {
     fn after(dir: &Path, profile: &str, trials: &[(&str, f64, f64)]) -> History {
         let events: Vec<Event> = trials
             .iter()
-            .map(|(name, seconds, cpu)| ended(name, *seconds, *cpu, Outcome::Passed))
+            .map(|(name, seconds, wanted)| ended(name, *seconds, *wanted, Outcome::Passed))
             .collect();
         let history = History::read(dir, profile);
         history.remember(&Results::from_events(&events)).unwrap();
@@ -266,14 +270,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let trials = [
             ("half", 10.0, 5.0),
-            ("idle", 10.0, 0.0),
+            ("idle", 10.0, QUEUED),
             ("figures", 10.0, 1.0),
             ("broad", 2.0, 6.0),
         ];
         let history = after(dir.path(), "smoke", &trials);
         let processors = |load, name| history.need(&with_load(load, name)).processors;
-        assert_eq!(processors(Load::Busy, "half"), 550);
-        assert_eq!(processors(Load::Waits, "broad"), 3300);
+        assert_eq!(processors(Load::Busy, "half"), 500);
+        assert_eq!(processors(Load::Waits, "broad"), 3000);
         assert_eq!(processors(Load::Waits, "idle"), LEAST);
         assert_eq!(processors(Load::Alone, "figures"), u32::MAX);
         assert!(processors(Load::Waits, "new") < processors(Load::Busy, "new"));
@@ -285,8 +289,8 @@ mod tests {
     fn under_faults_two_a_processor_run_at_once_or_more() {
         let dir = tempfile::tempdir().unwrap();
         let name = skipped_and_faulty().name;
-        for cpu in [0.0, 3.0, 9.0] {
-            let history = after(dir.path(), "smoke", &[(&name, 9.0, cpu)]);
+        for wanted in [QUEUED, 3.0, 9.0] {
+            let history = after(dir.path(), "smoke", &[(&name, 9.0, wanted)]);
             let need = history.need(&skipped_and_faulty());
             assert!(2 * need.processors <= PROCESSOR, "{need:?}");
         }
@@ -327,7 +331,7 @@ mod tests {
         let file = dir.path().join(FILE);
         after(dir.path(), "smoke", &[("a", 7.0, 0.5)]);
         let whole = std::fs::read(&file).unwrap();
-        let zero = br#"{"smoke a":{"seconds":0.0,"cpu_seconds":1.0}}"#;
+        let zero = br#"{"smoke a":{"seconds":0.0,"wanted_seconds":1.0}}"#;
         for damaged in [&whole[..whole.len() / 2], b"", b"[1]", b"\xff\0", zero] {
             std::fs::write(&file, damaged).unwrap();
             let trial = with_load(Load::Busy, "a");
@@ -346,7 +350,7 @@ mod tests {
             .map(|n| {
                 let took = Took {
                     seconds: 1.0,
-                    cpu_seconds: None,
+                    wanted_seconds: None,
                 };
                 (key("smoke", &format!("a{n}")), took)
             })

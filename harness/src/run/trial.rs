@@ -30,6 +30,8 @@ struct Attempt {
     outcome: Outcome,
     /// Processor time of its thread and children; none of one that does not end.
     cpu: Option<Duration>,
+    /// How long its VM was in the queue for a processor, where the kernel tells.
+    queued: Option<Duration>,
     case: Duration,
     start: Option<Start>,
     boot: Option<Duration>,
@@ -46,10 +48,11 @@ struct Attempt {
 /// directory in `run`.
 pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnded {
     let begun = Instant::now();
-    let mut cpu = Duration::ZERO;
+    let (mut cpu, mut queued) = (Duration::ZERO, Duration::ZERO);
     let (attempts, attempt) = tries(context.settings.retries, || {
         let attempt = guarded(trial, context, run);
         cpu += attempt.cpu.unwrap_or_default();
+        queued += attempt.queued.unwrap_or_default();
         attempt
     });
     let bad = matches!(
@@ -61,6 +64,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         attempts,
         seconds: begun.elapsed().as_secs_f64(),
         cpu_seconds: attempt.cpu.map(|_| cpu.as_secs_f64()),
+        queued_seconds: attempt.queued.map(|_| queued.as_secs_f64()),
         case_seconds: attempt.case.as_secs_f64(),
         start: attempt.start.map(|start| start.name().to_owned()),
         boot_seconds: attempt.boot.map(|d| d.as_secs_f64()),
@@ -115,7 +119,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
                 *handle.lock().unwrap_or_else(|p| p.into_inner()) = Some(started);
             });
             // The testbed is gone, and its children with it.
-            attempt.cpu = Some(cpu::of_thread());
+            (attempt.cpu, attempt.queued) = (Some(cpu::of_thread()), cpu::queued());
             // The receiver is gone only when the harness ends.
             let _ = sender.send(attempt);
         });
@@ -171,6 +175,7 @@ fn broken(message: String) -> Attempt {
     Attempt {
         outcome: Outcome::Broken { message },
         cpu: None,
+        queued: None,
         case: Duration::ZERO,
         start: None,
         boot: None,
@@ -240,6 +245,7 @@ fn attempt(
     Attempt {
         outcome,
         cpu: None,
+        queued: None,
         case,
         start: Some(bed.start),
         boot: Some(bed.boot),

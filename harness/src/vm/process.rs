@@ -351,8 +351,6 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let mut child = self.child();
-        let _ = child.kill();
-        let _ = cpu::wait(&mut child);
+        cpu::end(&mut self.child());
     }
 }
