@@ -2,6 +2,7 @@
 
 use super::faults::{self, LOSSY, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
 use super::{Case, Fault, Load, Moment, Start};
+use crate::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr::Mac;
@@ -10,7 +11,7 @@ use crate::run::deadline::Limit;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A MAC that no host here has.
 const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
@@ -18,8 +19,11 @@ const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
 const FOREIGN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 254);
 /// The plan's toggling is checked with as many pings.
 const PINGS_A_SECOND: u32 = 50;
-/// Pings that nobody answers: long enough to send them, too short for ping's own patience of 10 s.
-const UNANSWERED: Duration = Duration::from_millis(100);
+/// ping sends its first frame milliseconds after exec; on a host busy with other VMs it was 0.1 s.
+const SENT: Limit = Limit {
+    what: "the frame for the foreign MAC to leave the host",
+    seconds: 10.0,
+};
 /// Where the guest's capture goes.
 const SEEN: &str = "/tmp/nicmatrix-seen";
 /// tcpdump says "listening" some 0.2 s after exec under TCG; a frame shows in milliseconds.
@@ -147,11 +151,13 @@ fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
         &format!("cat {SEEN}.err"),
     )?;
     bridge::set_neighbour_permanent(FOREIGN, FOREIGN_MAC)?;
-    bed.ping_to(FOREIGN)
-        .count(3)
-        .interval(0.01)
-        .deadline(UNANSWERED)
-        .run()?;
+    let wire = bed.wire()?;
+    let mark = wire.mark()?;
+    let unanswered = bed.ping_to(FOREIGN).interval(0.01).spawn()?;
+    let sent = Instant::now() + SENT.start().span();
+    wire.wait(mark, sent, |frame| frame.bytes.starts_with(&FOREIGN_MAC.0))
+        .or_cannot_run(|| format!("send a frame for {FOREIGN_MAC}"))?;
+    drop(unanswered);
     bed.expect_replies(1, 48)?;
     let shown = format!("grep -q '{}: ICMP echo request' {SEEN}", bed.address());
     bed.agent.until(&shown, TCPDUMP, &format!("cat {SEEN}"))?;

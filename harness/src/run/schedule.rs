@@ -28,6 +28,11 @@ const QEMU_MIB: u64 = 160;
 /// The least that is taken, of a processor: a guest that waits still has a clock.
 pub const LEAST: u32 = PROCESSOR / 10;
 
+/// Trials that want a processor at once, on the average, for each that there is. With one, a
+/// processor would be idle whenever the trials happen to wait together; many more, and guests stand
+/// still for so long that their own clocks complain.
+const READY: f64 = 1.5;
+
 /// Processors that this process may use.
 pub fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
@@ -37,7 +42,7 @@ pub fn processors() -> usize {
 pub fn host() -> Need {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     Need {
-        processors: PROCESSOR * processors() as u32,
+        processors: (f64::from(PROCESSOR) * READY * processors() as f64) as u32,
         memory_mib: available_mib(&text).unwrap_or(u64::MAX),
     }
 }
@@ -104,8 +109,8 @@ impl History {
             (Load::Alone, _) => return Need::ALL,
             // Most of a fault's time is waiting for what does not come.
             (_, Some(_)) => measured.unwrap_or(PROCESSOR / 2).min(PROCESSOR / 2),
-            (Load::Busy, None) => measured.unwrap_or(PROCESSOR / 2),
-            (Load::Waits, None) => measured.unwrap_or(PROCESSOR / 3),
+            (Load::Busy, None) => measured.unwrap_or(PROCESSOR),
+            (Load::Waits, None) => measured.unwrap_or(PROCESSOR / 2),
         };
         Need {
             processors,
