@@ -33,6 +33,12 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
     row("plan item", case.plan_item);
     row("passes if", case.passes);
     row("starts", start(trial.start));
+    if let Some(after) = trial.after {
+        row(
+            "goes on",
+            &format!("through {}, and must hold again", after.word()),
+        );
+    }
     if let Some(fault) = trial.fault {
         row("fault", &format!("{}: {}", fault.name, fault.breaks));
         row("red if", &format!("the failure says \"{}\"", fault.red));

@@ -1,5 +1,6 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
+use crate::cases::after::After;
 use crate::cases::{Case, Fault, Start};
 use crate::host::HostFacts;
 use crate::matrix::name::TrialName;
@@ -28,6 +29,8 @@ pub struct PlannedTrial {
     pub cell: Arc<Cell>,
     /// What its guest starts from, where it can be had.
     pub start: Start,
+    /// What it goes on through, to hold again.
+    pub after: Option<After>,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
     /// Run or skip.
@@ -62,11 +65,11 @@ pub fn plan(
         let here = cells.iter().filter(|place| (case.applies)(&place.cell.nic));
         let variants = match faults {
             true => fault_variants(case, here.collect()),
-            false => start_variants(case, &profile.starts, here.collect()),
+            false => plain_variants(case, profile, here.collect()),
         };
-        for (place, start, fault) in variants {
+        for variant in variants {
             if count % n == k - 1 {
-                trials.push(place.trial(case, start, fault));
+                trials.push(variant.trial(case));
             }
             count += 1;
         }
@@ -74,23 +77,32 @@ pub fn plan(
     trials
 }
 
-/// `case` from each of the profile's starts; one that boots by itself is not booted twice.
-fn start_variants<'p, 'm>(
+/// `case` from each of the profile's starts (one that boots by itself is not booted twice), and
+/// through whatever it must live through where it changes something.
+fn plain_variants<'p, 'm>(
     case: &'static Case,
-    starts: &[From],
+    profile: &Profile,
     places: Vec<&'p Place<'m>>,
 ) -> Vec<Variant<'p, 'm>> {
-    let mut wanted: Vec<Start> = starts
-        .iter()
-        .map(|from| match from {
-            From::Checkpoint => case.start,
-            From::Boot => Start::Boot,
-        })
-        .collect();
+    let starts = profile.starts.iter().map(|from| match from {
+        From::Checkpoint => case.start,
+        From::Boot => Start::Boot,
+    });
+    let mut wanted: Vec<(Start, Option<After>)> = starts.map(|start| (start, None)).collect();
     wanted.dedup();
+    if case.again.is_some() {
+        wanted.extend(profile.after.iter().map(|after| (case.start, Some(*after))));
+    }
     places
         .into_iter()
-        .flat_map(|place| wanted.iter().map(move |start| (place, *start, None)))
+        .flat_map(|place| {
+            wanted.iter().map(move |(start, after)| Variant {
+                place,
+                start: *start,
+                after: *after,
+                fault: None,
+            })
+        })
         .collect()
 }
 
@@ -113,7 +125,12 @@ fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Ve
         for (index, fault) in case.faults.iter().enumerate() {
             let able: Vec<_> = lane.iter().filter(|p| (fault.applies)(&p.cell)).collect();
             if let Some(place) = able.get((turn + index) % able.len().max(1)) {
-                variants.push((**place, case.start, Some(fault)));
+                variants.push(Variant {
+                    place,
+                    start: case.start,
+                    after: None,
+                    fault: Some(fault),
+                });
             }
         }
     }
@@ -121,7 +138,36 @@ fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Ve
 }
 
 /// A trial of a case, before it is one.
-type Variant<'p, 'm> = (&'p Place<'m>, Start, Option<&'static Fault>);
+struct Variant<'p, 'm> {
+    place: &'p Place<'m>,
+    start: Start,
+    after: Option<After>,
+    fault: Option<&'static Fault>,
+}
+
+impl Variant<'_, '_> {
+    fn trial(&self, case: &'static Case) -> PlannedTrial {
+        let Variant { place, fault, .. } = *self;
+        let boots = self.start == Start::Boot && case.start != Start::Boot;
+        let name = TrialName {
+            case: case.name,
+            variant: self.after.map(After::word).or(boots.then_some("boot")),
+            fault: fault.map(|f| f.name),
+            nic: &place.cell.nic.name,
+            guest: &place.cell.guest.name,
+            backend: place.cell.backend,
+        };
+        PlannedTrial {
+            name: name.to_string(),
+            case,
+            cell: place.cell.clone(),
+            start: self.start,
+            after: self.after,
+            fault,
+            action: place.action(case),
+        }
+    }
+}
 
 /// A cell, with what decides about its trials.
 struct Place<'m> {
@@ -142,33 +188,14 @@ impl<'m> Place<'m> {
         }
     }
 
-    fn trial(
-        &self,
-        case: &'static Case,
-        start: Start,
-        fault: Option<&'static Fault>,
-    ) -> PlannedTrial {
-        let name = TrialName {
-            case: case.name,
-            boot: start == Start::Boot && case.start != Start::Boot,
-            fault: fault.map(|f| f.name),
-            nic: &self.cell.nic.name,
-            guest: &self.cell.guest.name,
-            backend: self.cell.backend,
-        };
+    /// Whether a case runs here, and why not.
+    fn action(&self, case: &Case) -> Action {
         let excluded = self.excludes.iter().find(|e| e.matches_case(case.name));
         let reason = match excluded {
             Some(exclude) => Some(format!("excluded in the matrix file: {}", exclude.reason)),
             None => self.obstacle.clone(),
         };
-        PlannedTrial {
-            name: name.to_string(),
-            case,
-            cell: self.cell.clone(),
-            start,
-            fault,
-            action: reason.map_or(Action::Run, Action::Skip),
-        }
+        reason.map_or(Action::Run, Action::Skip)
     }
 }
 

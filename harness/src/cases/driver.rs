@@ -19,6 +19,7 @@ pub static DRIVER: Case = Case {
     applies: |_| true,
     start: Start::ColdDriver,
     load: Load::Busy,
+    again: None,
     vm: faults::same_vm,
     ops: &[],
     faults: &[OTHER_MODEL, BLACKLISTED, UNBOUND],
@@ -33,6 +34,7 @@ pub static DRIVER_INFO: Case = Case {
     applies: |_| true,
     start: Start::ColdDriver,
     load: Load::Busy,
+    again: None,
     vm: faults::same_vm,
     ops: &[],
     faults: &[

@@ -23,6 +23,7 @@ pub static FEATURES: Case = Case {
     applies: Nic::is_virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
+    again: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -59,6 +60,7 @@ pub static FEATURES_OFF: Case = Case {
     applies: Nic::is_virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
+    again: None,
     vm: off,
     ops: &[Op::Address],
     faults: &[

@@ -18,6 +18,7 @@ pub static LINK_STATUS: Case = Case {
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Waits,
+    again: Some(faults::nothing),
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -45,6 +46,7 @@ pub static LINK_STATUS_OFF: Case = Case {
     applies: Nic::is_virtio,
     start: Start::Boot,
     load: Load::Waits,
+    again: None,
     vm: |spec| spec.nics[0].properties.push("status=off".into()),
     ops: &[Op::Address],
     faults: &[

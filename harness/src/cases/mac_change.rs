@@ -3,6 +3,7 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
+use crate::guest::link;
 use crate::net::addr::Mac;
 use crate::net::bridge;
 use crate::net::sabotage::SecondHost;
@@ -22,6 +23,7 @@ pub static MAC_CHANGE: Case = Case {
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Waits,
+    again: Some(back),
     vm: faults::same_vm,
     ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
     faults: &[
@@ -61,6 +63,14 @@ pub static MAC_CHANGE: Case = Case {
     ],
     run: mac_change,
 };
+
+fn back(bed: &mut Testbed) -> anyhow::Result<()> {
+    let old = bed.nic().mac;
+    let link = link::await_link(&bed.agent, successor(old))?;
+    bed.apply(Op::Down, &link, "")?;
+    bed.apply(Op::Mac, &link, &old.to_string())?;
+    bed.apply(Op::Up, &link, "")
+}
 
 fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;

@@ -4,6 +4,7 @@
 //! what must hold, and under which faults it is shown to fail. A new case is a new entry in
 //! [`all`].
 
+pub mod after;
 mod driver;
 pub(crate) mod faults;
 mod features;
@@ -35,6 +36,9 @@ pub struct Case {
     pub start: Start,
     /// What it needs of the host's processors.
     pub load: Load,
+    /// For one that changes something of the NIC, and so has the variants of [`after`]: what makes its
+    /// procedure possible again.
+    pub again: Option<fn(&mut Testbed) -> anyhow::Result<()>>,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
     /// The dialect's commands that it uses, for `explain`.

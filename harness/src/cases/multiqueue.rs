@@ -1,6 +1,6 @@
 //! Plan item 22: four queue pairs.
 
-use super::faults::{OTHER_MODEL, TAP_UNPLUGGED, in_guest};
+use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::matrix::schema::Nic;
@@ -24,6 +24,7 @@ pub static MULTIQUEUE: Case = Case {
     applies: Nic::is_virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
+    again: Some(faults::nothing),
     vm: |spec| {
         spec.cpus = QUEUES;
         spec.nics[0].queues = QUEUES;

@@ -37,6 +37,7 @@ pub static OFFLOAD_QUERY: Case = Case {
     applies: |_| true,
     start: Start::ColdDriver,
     load: Load::Busy,
+    again: None,
     vm: faults::same_vm,
     ops: &[],
     faults: &[

@@ -26,6 +26,7 @@ pub static PING_SWEEP: Case = Case {
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Waits,
+    again: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -49,6 +50,7 @@ pub static PING_FLOOD: Case = Case {
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Busy,
+    again: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[

@@ -40,6 +40,7 @@ pub static PROMISC: Case = Case {
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Waits,
+    again: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::PromiscOn, Op::PromiscOff],
     faults: &[

@@ -60,16 +60,20 @@ impl Agent {
         echo: bool,
     ) -> anyhow::Result<Agent> {
         let wire = Wire::new(stream, transcript, false)?;
-        let id = i64::from(std::process::id());
-        let answer = wire.call(&qga::guest_sync { id }, deadline::AGENT_UP)?;
-        if answer != id {
-            bail!("the guest agent answered sync {id} with {answer}");
-        }
+        greet(&wire)?;
         Ok(Agent {
             wire,
             log: Mutex::new(log),
             echo,
         })
+    }
+
+    /// Waits for the first answer after the guest was reset; to be called once QEMU has done so.
+    ///
+    /// # Errors
+    /// The deadline, or QEMU's end.
+    pub fn await_anew(&self) -> anyhow::Result<()> {
+        greet(&self.wire)
     }
 
     /// Sets the guest's clock to the host's: a restored guest's stands at its checkpoint.
@@ -240,6 +244,15 @@ impl Agent {
         // A log that cannot be written (disk full) must not decide a trial.
         let _ = log.write_all(text.as_bytes());
     }
+}
+
+fn greet(wire: &Wire) -> anyhow::Result<()> {
+    let id = i64::from(std::process::id());
+    let answer = wire.call(&qga::guest_sync { id }, deadline::AGENT_UP)?;
+    if answer != id {
+        bail!("the guest agent answered sync {id} with {answer}");
+    }
+    Ok(())
 }
 
 /// What a command printed, on either stream, trimmed.

@@ -41,7 +41,7 @@ impl Dialect {
             (Dialect::Rhel9, Op::Up) => format!("ip link set dev {dev} up"),
             (Dialect::Rhel9, Op::Down) => format!("ip link set dev {dev} down"),
             (Dialect::Rhel9, Op::Address) => {
-                format!("ip addr add {value} dev {dev} && ip link set dev {dev} up")
+                format!("ip addr replace {value} dev {dev} && ip link set dev {dev} up")
             }
             (Dialect::Rhel9, Op::Mac) => format!("ip link set dev {dev} address {value}"),
             (Dialect::Rhel9, Op::Mtu) => format!("ip link set dev {dev} mtu {value}"),

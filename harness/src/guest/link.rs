@@ -29,6 +29,13 @@ read -r a <$d/address; read -r o <$d/operstate; read -r m <$d/mtu
 echo "${d##*/} $a $o $m $(readlink -f $d/device/driver) $(readlink -f $d/device)"; done"#;
 
 /// All interfaces with a device behind them.
+///
+/// # Errors
+/// The agent's; output that does not parse.
+pub fn links(agent: &Agent) -> anyhow::Result<Vec<Link>> {
+    parse(&agent.sh(SCRIPT)?)
+}
+
 fn parse(text: &str) -> anyhow::Result<Vec<Link>> {
     text.lines()
         .map(|line| {

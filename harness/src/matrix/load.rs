@@ -5,6 +5,7 @@ use super::read::{Placed, Reader, Section, unknown};
 use super::schema::{
     Axes, Dialect, Exclude, From, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, Profile,
 };
+use crate::cases::after::After;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -240,6 +241,7 @@ fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
         "promisc_seconds",
         "cases",
         "starts",
+        "after",
     ]);
     let ping_count = section.integer("ping_count", COUNT);
     let flood_count = section.integer("flood_count", COUNT);
@@ -259,8 +261,13 @@ fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
         true => section.choices("starts", STARTS),
         false => Some(vec![From::Checkpoint]),
     };
+    let after = match section.has("after") {
+        true => section.choices("after", &After::WORDS),
+        false => Some(Vec::new()),
+    };
     Some(Profile {
         starts: starts?,
+        after: after?,
         ping_count: ping_count?,
         flood_count: flood_count?,
         hotplug_cycles: hotplug_cycles?,

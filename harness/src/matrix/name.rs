@@ -1,19 +1,16 @@
-//! A trial's name, `case::nic::guest::backend`; `case@boot::…` from a boot where others are restored,
+//! A trial's name, `case::nic::guest::backend`; `case@variant::…` where it starts otherwise or goes on,
 //! `case!fault::…` under a fault.
 
 use super::Backend;
 use std::fmt;
-
-/// Follows a case's name where it boots.
-const BOOT: &str = "@boot";
 
 /// The parts of a trial's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrialName<'a> {
     /// The case.
     pub case: &'a str,
-    /// Whether it boots although the case would be restored from a checkpoint.
-    pub boot: bool,
+    /// How it differs from the plain case: `boot`, or a word of [`crate::cases::after`].
+    pub variant: Option<&'a str>,
     /// The fault under which it runs.
     pub fault: Option<&'a str>,
     /// The NIC model.
@@ -34,17 +31,17 @@ impl<'a> TrialName<'a> {
             Some((case, fault)) => (case, Some(fault)),
             None => (case, None),
         };
-        let (case, boot) = match case.strip_suffix(BOOT) {
-            Some(case) => (case, true),
-            None => (case, false),
+        let (case, variant) = match case.split_once('@') {
+            Some((case, variant)) => (case, Some(variant)),
+            None => (case, None),
         };
-        let empty = [Some(case), fault, Some(nic), Some(guest)].contains(&Some(""));
+        let empty = [Some(case), variant, fault, Some(nic), Some(guest)].contains(&Some(""));
         if parts.next().is_some() || empty {
             return None;
         }
         Some(TrialName {
             case,
-            boot,
+            variant,
             fault,
             nic,
             guest,
@@ -56,8 +53,8 @@ impl<'a> TrialName<'a> {
 impl fmt::Display for TrialName<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.case)?;
-        if self.boot {
-            f.write_str(BOOT)?;
+        if let Some(variant) = self.variant {
+            write!(f, "@{variant}")?;
         }
         if let Some(fault) = self.fault {
             write!(f, "!{fault}")?;
@@ -73,10 +70,10 @@ mod tests {
     #[test]
     fn names_are_read_back() {
         for backend in Backend::ALL {
-            for (boot, fault) in [(false, None), (true, None), (false, Some("unbound"))] {
+            for (variant, fault) in [(None, None), (Some("boot"), None), (None, Some("unbound"))] {
                 let name = TrialName {
                     case: "driver",
-                    boot,
+                    variant,
                     fault,
                     nic: "e1000",
                     guest: "rhel6",
@@ -100,6 +97,7 @@ mod tests {
             "driver::e1000::rhel6::tap::x",
             "driver::::rhel6::tap",
             "driver!::e1000::rhel6::tap",
+            "driver@::e1000::rhel6::tap",
             "!f::e1000::rhel6::tap",
         ] {
             assert_eq!(TrialName::parse(text), None, "{text}");

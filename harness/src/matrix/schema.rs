@@ -2,6 +2,7 @@
 
 use super::Backend;
 use super::read::unknown;
+use crate::cases::after::After;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -114,6 +115,8 @@ pub struct Profile {
     pub cases: Option<Vec<String>>,
     /// What guests start from, each a trial.
     pub starts: Vec<From>,
+    /// What cases that change something also go on through, each a trial.
+    pub after: Vec<After>,
 }
 
 /// What a profile's guests start from.

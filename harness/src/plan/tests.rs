@@ -21,6 +21,7 @@ const PLAIN: Case = Case {
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Busy,
+    again: None,
     vm: |_| (),
     ops: &[],
     faults: &[NO_FAULT],
@@ -49,6 +50,7 @@ static CASES: &[&Case] = &[
         name: "features",
         plan_item: "19",
         start: Start::Boot,
+        again: Some(|_| Ok(())),
         applies: |nic| nic.is_virtio(),
         faults: &[],
         ..PLAIN
@@ -100,6 +102,7 @@ fn matrix(extra: &str) -> Matrix {
         promisc_seconds = 1
         cases = ["features", "driver"]
         starts = ["checkpoint", "boot"]
+        after = ["again", "reboot"]
         "#
     );
     parse(&text, Path::new("m.toml"), &["driver", "flood", "features"]).unwrap()
@@ -394,14 +397,16 @@ fn every_case_also_boots_where_the_profile_says_so_and_none_boots_twice() {
             .map(|t| (t.name.clone(), t.start))
             .collect()
     };
+    // It changes nothing, and so goes through nothing.
     let driver = [
         ("driver::virtio::rhel9::tap".into(), Start::WarmNic),
         ("driver@boot::virtio::rhel9::tap".into(), Start::Boot),
     ];
     assert_eq!(of("driver"), driver);
-    let features = [("features::virtio::rhel9::tap".into(), Start::Boot)];
+    let features = ["features", "features@again", "features@reboot"];
+    let features = features.map(|case| (format!("{case}::virtio::rhel9::tap"), Start::Boot));
     assert_eq!(of("features"), features);
     // Under its faults a case is on trial, not a start.
     let faulty = on(&facts(), &matrix(""), "both", true);
-    assert!(faulty.iter().all(|t| !t.name.contains("@boot")));
+    assert!(faulty.iter().all(|t| !t.name.contains('@')));
 }

@@ -46,6 +46,11 @@ pub const AGENT_UP: Limit = Limit {
     what: "the guest agent's first answer",
     seconds: 120.0,
 };
+/// From `reboot -f` or `system_reset` to QEMU's RESET: well under a second.
+pub const RESET: Limit = Limit {
+    what: "RESET",
+    seconds: 20.0,
+};
 /// One agent request; guest-exec returns at once.
 pub const AGENT_REPLY: Limit = Limit {
     what: "an answer of the guest agent",

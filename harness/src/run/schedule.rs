@@ -223,6 +223,7 @@ mod tests {
         let mut trial = planned("driver::e1000::rhel9::tap");
         let case = Case {
             load,
+            again: None,
             name: trial.case.name,
             plan_item: "",
             passes: "",

@@ -13,7 +13,7 @@ use crate::plan::PlannedTrial;
 use crate::testbed::Testbed;
 use crate::vm::process::{Handle, SERIAL_LOG};
 use crate::vm::serial;
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -130,7 +130,10 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
     // A person at the console has all the time in the world.
     let limit = match context.settings.shell {
         true => None,
-        false => Some(deadline::TRIAL.start_with(allowance(&context.profile))),
+        false => {
+            let runs = 1 + u32::from(trial.after.is_some());
+            Some(deadline::TRIAL.start_with(allowance(&context.profile) * runs))
+        }
     };
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -219,6 +222,13 @@ fn attempt(
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
         bed.moment(Moment::Start)?;
         (trial.case.run)(&mut bed)?;
+        if let Some(after) = trial.after {
+            let word = after.word();
+            after
+                .happen(&mut bed, trial.case)
+                .with_context(|| format!("in the {word} after it had held"))?;
+            (trial.case.run)(&mut bed).with_context(|| format!("after {word}, the second time"))?;
+        }
         bed.expect_quiet_kernel()
     }));
     let case = begun.elapsed();

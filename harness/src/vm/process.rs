@@ -152,8 +152,10 @@ impl Vm {
         if checkpoint.mode == Mode::Mapped {
             self.ignore_shared()?;
         }
-        // Nothing on the wire that a boot would not put there.
-        self.call_raw("migrate-set-parameters", json!({ "announce-rounds": 0 }))?;
+        // As little on the wire as can be that a boot would not put there. Without any round, QEMU's
+        // virtio-net is ended by SIGSEGV when its driver resets it (seen on 7.2).
+        let announce = json!({ "announce-rounds": 1, "announce-initial": 0 });
+        self.call_raw("migrate-set-parameters", announce)?;
         let uri = format!("fd:{}", cmdline::INCOMING_FD);
         self.call_raw("migrate-incoming", json!({ "uri": uri }))?;
         std::thread::Builder::new()

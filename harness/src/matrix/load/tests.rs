@@ -96,6 +96,7 @@ fn a_good_file() {
                 starts: [
                     Checkpoint,
                 ],
+                after: [],
             },
         }
     "#);
@@ -152,7 +153,7 @@ fn unknown_keys() {
             m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, kernel, initrd, image, nics)
             m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
             m.toml:29: [profiles.smoke]: the key `flood_count` is missing
-            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts)
+            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after)
             m.toml:36: [[exclude]]: the key `reason` is missing
             m.toml:39: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
             m.toml:36: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
@@ -323,7 +324,7 @@ fn all_mistakes_are_told_at_once() {
         m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
         m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
         m.toml:29: [profiles.smoke]: the key `ping_count` is missing
-        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts)
+        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after)
     ");
 }
 

@@ -28,8 +28,8 @@
 //! each, upon which Linux reseeds its random numbers (5.18 and later); older kernels mix the
 //! processor's RDRAND into each number. MACs belong to a NIC's place in its cell, so that guests of
 //! one trial have different checkpoints. DHCP clients name themselves by MAC, and the built image
-//! has no machine-id. QEMU does not announce a restored NIC (`announce-rounds` 0): nothing is on the
-//! wire that a boot would not put there.
+//! has no machine-id. QEMU announces a restored NIC once, at once (`announce-rounds` 1), before the
+//! first ping and so before the case.
 //!
 //! # On disk
 //! `target/nicmatrix/checkpoints/KEY/`, with `manifest.json`, `state`, `ram`, and the transcript of
