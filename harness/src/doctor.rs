@@ -19,7 +19,7 @@ pub fn examine(settings: &Settings) -> String {
         }
     }
     let say = |line: &str| eprintln!("{line}");
-    let image = match image::ensure(&settings.images(), &say) {
+    let image = match image::ensure(&settings.images(), None, &say) {
         Ok(image) => image,
         Err(error) => {
             lines.lack(

@@ -58,7 +58,12 @@ pub fn restores(
     }
     net::userns::enter_if_needed()?;
     net::tun::check()?;
-    let context = Arc::new(Context::prepare(settings.clone(), profile, facts)?);
+    let context = Arc::new(Context::prepare(
+        settings.clone(),
+        profile,
+        facts,
+        std::slice::from_ref(trial),
+    )?);
     let directory = tempfile::Builder::new()
         .prefix("restores-")
         .tempdir_in(&settings.dir)

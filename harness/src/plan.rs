@@ -209,6 +209,10 @@ fn obstacle(cell: &Cell, facts: &HostFacts) -> Option<String> {
     if !facts.qemu_machines.iter().any(|m| m == machine) {
         return Some(format!("QEMU {qemu} has no machine type {machine}"));
     }
+    let suite = cell.guest.kernel_suite();
+    if let Some(why) = suite.and_then(|suite| facts.missing_suites.get(suite)) {
+        return Some(why.clone());
+    }
     let wanted = match cell.backend {
         Backend::Tap => return None,
         Backend::Vhost => false,

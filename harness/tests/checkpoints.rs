@@ -97,7 +97,8 @@ fn two_restored_guests_are_not_alike() -> Result<()> {
     } = run::planned(&settings)?;
     let trial = trials.into_iter().find(|trial| trial.name == WARM);
     let trial = trial.context("the shipped matrix has it")?;
-    let context = Arc::new(Context::prepare(settings, profile, facts)?);
+    let context = Context::prepare(settings, profile, facts, std::slice::from_ref(&trial))?;
+    let context = Arc::new(context);
     let directory = tempfile::tempdir()?;
     let guests: Vec<Result<Guest>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..2)
@@ -115,7 +116,7 @@ fn two_restored_guests_are_not_alike() -> Result<()> {
             .collect()
     });
     let guests = guests.into_iter().collect::<Result<Vec<_>>>()?;
-    let mac = context.vm_spec(&trial).nics[0].mac.to_string();
+    let mac = context.vm_spec(&trial)?.nics[0].mac.to_string();
     for guest in &guests {
         ensure!(
             guest.start == Start::WarmNic,

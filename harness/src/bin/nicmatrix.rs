@@ -98,8 +98,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
                 let names: Vec<String> = planned.trials.iter().map(|t| t.name.clone()).collect();
                 return Err(plan::nothing_matches(&names, &trial, true));
             };
-            let spec =
-                vm::standard::spec(found, &run::context::kit_so_far(&settings, &planned.facts));
+            let spec = vm::standard::spec(
+                found,
+                &run::context::kit_so_far(&settings, &planned.facts, &found.cell.guest),
+            );
             let line = vm::cmdline::shell(&settings.qemu, &spec.arguments());
             print(&explain::explain(
                 found,
@@ -129,7 +131,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Image => {
             let say = |line: &str| eprintln!("{line}");
-            let image = harness::guest::image::ensure(&settings.images(), &say)?;
+            let image = harness::guest::image::ensure(&settings.images(), None, &say)?;
             print(&format!("{}\n", image.initrd.display()))
         }
         Verb::Doctor => print(&doctor::examine(&settings)),

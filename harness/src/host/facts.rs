@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::{fs::MetadataExt, process::CommandExt};
@@ -50,6 +51,7 @@ pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Res
         vhost_net: vhost_obstacle.is_none(),
         vhost_obstacle,
         zcopytx: zcopytx.and_then(|text| switch(text.trim())),
+        missing_suites: BTreeMap::new(),
     })
 }
 

@@ -4,6 +4,7 @@ pub mod accel;
 pub mod facts;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// How guest code is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,4 +31,6 @@ pub struct HostFacts {
     pub vhost_obstacle: Option<String>,
     /// `experimental_zcopytx` of the loaded vhost_net module, if there is one.
     pub zcopytx: Option<bool>,
+    /// Suites of the matrix whose kernel is not to be had here, each with why; a sentence for skips.
+    pub missing_suites: BTreeMap<String, String>,
 }

@@ -61,12 +61,14 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     let guests = named(root, "guests", |name, section| {
         guest(name, section, path, &nics)
     });
-    let profiles = named(root, "profiles", |_, section| profile(section, cases));
+    let profiles = named(root, "profiles", |_, section| {
+        profile(section, cases, &nics, &guests)
+    });
 
     let section = root.table("axes")?;
     section.allow(&["nic", "guest", "vhost", "zcopy"]);
-    let nic_axis = axis(&section, "nic", "nics", &nics);
-    let guest_axis = axis(&section, "guest", "guests", &guests);
+    let nic_axis = axis(&section, "nic", "nic", "nics", &nics);
+    let guest_axis = axis(&section, "guest", "guest", "guests", &guests);
     let vhost = section.choices("vhost", SWITCH);
     let zcopy = section.choices("zcopy", SWITCH);
     let excludes: Vec<Exclude> = root
@@ -125,16 +127,18 @@ fn values<T>(all: BTreeMap<String, Option<T>>) -> BTreeMap<String, T> {
         .collect()
 }
 
+/// The names in `key`, each of which must have a table; they are of a `kind`.
 fn axis<T>(
     section: &Section,
     key: &str,
+    kind: &str,
     table: &str,
     all: &BTreeMap<String, Option<T>>,
 ) -> Option<Vec<String>> {
     let names = section.strings(key)?;
     for name in &names {
         if !all.contains_key(name.get_ref()) {
-            let what = unknown(key, name.get_ref(), all.keys().map(String::as_str));
+            let what = unknown(kind, name.get_ref(), all.keys().map(String::as_str));
             let missing = format!("{what}: there is no [{table}.{}] table", name.get_ref());
             section.mistake_at(name, missing);
         }
@@ -147,6 +151,19 @@ fn axis<T>(
             .filter(|name| matches!(all.get(name), Some(Some(_))))
             .collect(),
     )
+}
+
+/// As [`axis`], of a key that may be absent and is called as the tables are.
+fn optional_axis<T>(
+    section: &Section,
+    key: &str,
+    kind: &str,
+    all: &BTreeMap<String, Option<T>>,
+) -> Option<Vec<String>> {
+    section
+        .has(key)
+        .then(|| axis(section, key, kind, key, all))
+        .flatten()
 }
 
 fn nic(name: &str, section: &Section) -> Option<Nic> {
@@ -184,11 +201,24 @@ fn guest(
     nics: &BTreeMap<String, Option<Nic>>,
 ) -> Option<Guest> {
     section.allow(&[
-        "dialect", "machine", "memory", "kernel", "initrd", "image", "nics",
+        "dialect", "machine", "memory", "suite", "kernel", "initrd", "image", "nics",
     ]);
     let dialect = section.choice("dialect", DIALECTS);
     let machine = section.choice("machine", MACHINES);
     let memory_mib = section.integer("memory", MEMORY);
+    let suite = section.optional_string("suite");
+    if let Some(suite) = &suite {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        if !suite.get_ref().chars().all(plain) {
+            section.mistake_at(
+                suite,
+                "`suite` is the name of a suite of Debian, such as bullseye: letters, digits, `-` and `.`",
+            );
+        }
+        if section.has("kernel") || section.has("image") {
+            section.mistake_at(suite, "`suite` is of no use with `kernel` or `image`");
+        }
+    }
     let kernel = file(section, "kernel", path);
     let initrd = file(section, "initrd", path);
     let image = file(section, "image", path);
@@ -214,6 +244,7 @@ fn guest(
         dialect: dialect?,
         machine: machine?,
         memory_mib: memory_mib?,
+        suite: suite.map(Placed::into_inner),
         kernel,
         initrd,
         image,
@@ -233,7 +264,12 @@ fn file(section: &Section, key: &str, matrix: &Path) -> Option<PathBuf> {
     Some(path)
 }
 
-fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
+fn profile(
+    section: &Section,
+    cases: &[&str],
+    nics: &BTreeMap<String, Option<Nic>>,
+    guests: &BTreeMap<String, Option<Guest>>,
+) -> Option<Profile> {
     section.allow(&[
         "ping_count",
         "flood_count",
@@ -242,6 +278,8 @@ fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
         "cases",
         "starts",
         "after",
+        "nics",
+        "guests",
     ]);
     let ping_count = section.integer("ping_count", COUNT);
     let flood_count = section.integer("flood_count", COUNT);
@@ -273,6 +311,8 @@ fn profile(section: &Section, cases: &[&str]) -> Option<Profile> {
         hotplug_cycles: hotplug_cycles?,
         promisc_seconds: promisc_seconds?,
         cases: chosen.map(|names| names.into_iter().map(Placed::into_inner).collect()),
+        nics: optional_axis(section, "nics", "nic", nics),
+        guests: optional_axis(section, "guests", "guest", guests),
     })
 }
 

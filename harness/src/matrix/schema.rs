@@ -71,6 +71,8 @@ pub struct Guest {
     pub machine: Machine,
     /// MiB.
     pub memory_mib: u32,
+    /// The suite of Debian whose kernel the built image has; the system's own without one.
+    pub suite: Option<String>,
     /// A kernel in place of the built image's.
     pub kernel: Option<PathBuf>,
     /// An initramfs in place of the built image's.
@@ -86,6 +88,12 @@ impl Guest {
     /// Whether the built image speaks for a release that it is not.
     pub fn is_stand_in(&self) -> bool {
         self.image.is_none() && self.kernel.is_none()
+    }
+
+    /// The suite whose kernel it is to boot; None where it is the system's own, or another kernel
+    /// altogether.
+    pub fn kernel_suite(&self) -> Option<&str> {
+        self.suite.as_deref().filter(|_| self.is_stand_in())
     }
 }
 
@@ -117,6 +125,10 @@ pub struct Profile {
     pub starts: Vec<From>,
     /// What cases that change something also go on through, each a trial.
     pub after: Vec<After>,
+    /// The `nic` axis in this profile; that of `[axes]` when absent.
+    pub nics: Option<Vec<String>>,
+    /// The `guest` axis in this profile; that of `[axes]` when absent.
+    pub guests: Option<Vec<String>>,
 }
 
 /// What a profile's guests start from.
@@ -189,6 +201,16 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// Takes the axes that `profile` has of its own.
+    pub fn use_axes(&mut self, profile: &Profile) {
+        if let Some(nics) = &profile.nics {
+            self.axes.nic.clone_from(nics);
+        }
+        if let Some(guests) = &profile.guests {
+            self.axes.guest.clone_from(guests);
+        }
+    }
+
     /// The profile of that name, or an error that names those there are.
     pub fn profile(&self, name: &str) -> Result<&Profile, MatrixError> {
         self.profiles.get(name).ok_or_else(|| {

@@ -2,6 +2,7 @@ use super::*;
 use crate::cases::{Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::matrix::load::parse;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 const NO_FAULT: Fault = Fault {
@@ -117,6 +118,7 @@ fn facts() -> HostFacts {
         vhost_net: true,
         vhost_obstacle: None,
         zcopytx: Some(false),
+        missing_suites: BTreeMap::new(),
     }
 }
 
@@ -289,6 +291,29 @@ fn without_vhost_net() {
         driver::e1000::rhel9::tap: run
         driver::e1000::rhel6::tap: run
     ");
+}
+
+#[test]
+fn a_kernel_that_cannot_be_had() {
+    let mut matrix = matrix("");
+    if let Some(guest) = matrix.guests.get_mut("rhel6") {
+        guest.suite = Some("sid".into());
+    }
+    let why = "the kernel of Debian sid is not to be had: no route".to_owned();
+    let facts = HostFacts {
+        missing_suites: BTreeMap::from([("sid".to_owned(), why.clone())]),
+        ..facts()
+    };
+    for trial in on(&facts, &matrix, "smoke", false) {
+        let skipped = trial.action == Action::Skip(why.clone());
+        let zcopy = trial.cell.backend == Backend::VhostZcopy;
+        assert_eq!(skipped, trial.cell.guest.name == "rhel6", "{}", trial.name);
+        assert!(
+            skipped || zcopy || trial.action == Action::Run,
+            "{}",
+            trial.name
+        );
+    }
 }
 
 #[test]

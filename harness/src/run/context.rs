@@ -3,17 +3,18 @@
 use super::deadline;
 use super::settings::{AccelChoice, Settings};
 use crate::cases::Start;
+use crate::error::Skip;
 use crate::guest::image::{self, GuestImage};
 use crate::host::accel::{self, Proven};
 use crate::host::{Accel, HostFacts};
 use crate::matrix::Cell;
-use crate::matrix::schema::Profile;
-use crate::plan::PlannedTrial;
+use crate::matrix::schema::{Guest, Profile};
+use crate::plan::{Action, PlannedTrial};
 use crate::report;
 use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::standard::{self, Kit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything a trial needs beyond itself.
 pub struct Context {
@@ -23,8 +24,10 @@ pub struct Context {
     pub profile: Profile,
     /// What this host can do.
     pub facts: HostFacts,
-    /// The built image.
+    /// The built image with the system's own kernel.
     pub image: GuestImage,
+    /// The built images with other suites' kernels, or why one cannot be had.
+    pub suites: BTreeMap<String, Result<GuestImage, Skip>>,
     /// The accelerator, with why.
     pub proven: Proven,
     /// Saved guests.
@@ -32,8 +35,8 @@ pub struct Context {
 }
 
 impl Context {
-    /// Builds the image where it is not built, proves the accelerator where it is not proved, sets
-    /// the speed factor.
+    /// Builds the images that `selected` needs where they are not built, proves the accelerator
+    /// where it is not proved, sets the speed factor.
     ///
     /// # Errors
     /// [`crate::error::CannotRun`], with what to do about it.
@@ -41,9 +44,20 @@ impl Context {
         settings: Settings,
         profile: Profile,
         facts: HostFacts,
+        selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
         let say = |line: &str| eprintln!("{line}");
-        let image = image::ensure(&settings.images(), &say)?;
+        let image = image::ensure(&settings.images(), None, &say)?;
+        let mut suites = BTreeMap::new();
+        for suite in needed_suites(selected) {
+            let built = image::ensure(&settings.images(), Some(suite), &say);
+            let built = match built.map_err(|error| error.downcast::<Skip>()) {
+                Ok(image) => Ok(image),
+                Err(Ok(skip)) => Err(skip),
+                Err(Err(error)) => return Err(error),
+            };
+            suites.insert(suite.to_owned(), built);
+        }
         let proven = accel::prove(
             &settings.qemu,
             &settings.firmware,
@@ -61,34 +75,56 @@ impl Context {
             profile,
             facts,
             image,
+            suites,
             proven,
         })
     }
 
-    /// "QEMU 7.2.22 under TCG, guest kernel 6.1", the line above the progress; why TCG is in the
-    /// reports.
+    /// The built image that stands in for `guest`.
+    ///
+    /// # Errors
+    /// [`Skip`], where the suite that it stands on could not be had.
+    pub fn image_of(&self, guest: &Guest) -> Result<&GuestImage, Skip> {
+        match guest
+            .kernel_suite()
+            .and_then(|suite| self.suites.get(suite))
+        {
+            None => Ok(&self.image),
+            Some(built) => built.as_ref().map_err(Clone::clone),
+        }
+    }
+
+    /// "QEMU 7.2.22 under TCG", the line above the progress; why TCG is in the reports.
     pub fn headline(&self) -> String {
         format!(
-            "QEMU {} under {}, guest kernel {}",
+            "QEMU {} under {}",
             self.facts.qemu_version,
-            self.proven.accel.name(),
-            self.image.kernel_release
+            self.proven.accel.name()
         )
     }
 
     /// The VM of a trial.
-    pub fn vm_spec(&self, trial: &PlannedTrial) -> VmSpec {
-        standard::spec(trial, &self.kit())
+    ///
+    /// # Errors
+    /// As [`Context::image_of`].
+    pub fn vm_spec(&self, trial: &PlannedTrial) -> Result<VmSpec, Skip> {
+        Ok(standard::spec(trial, &self.kit(&trial.cell.guest)?))
     }
 
     /// The VM of a trial as it would be without the trial's fault.
-    pub fn plain_vm_spec(&self, trial: &PlannedTrial) -> VmSpec {
-        standard::plain(trial, &self.kit())
+    ///
+    /// # Errors
+    /// As [`Context::image_of`].
+    pub fn plain_vm_spec(&self, trial: &PlannedTrial) -> Result<VmSpec, Skip> {
+        Ok(standard::plain(trial, &self.kit(&trial.cell.guest)?))
     }
 
     /// The VM of a cell with its NIC in that place, and nothing that a case asks for.
-    pub fn bare_vm_spec(&self, cell: &Cell, place: u8) -> VmSpec {
-        standard::bare(cell, &self.kit(), place)
+    ///
+    /// # Errors
+    /// As [`Context::image_of`].
+    pub fn bare_vm_spec(&self, cell: &Cell, place: u8) -> Result<VmSpec, Skip> {
+        Ok(standard::bare(cell, &self.kit(&cell.guest)?, place))
     }
 
     /// What a guest that is not itself on trial starts from.
@@ -100,12 +136,32 @@ impl Context {
         }
     }
 
-    fn kit(&self) -> Kit {
-        kit(&self.settings, &self.image, self.proven.accel, &self.facts)
+    fn kit(&self, guest: &Guest) -> Result<Kit, Skip> {
+        let image = self.image_of(guest)?;
+        Ok(kit(&self.settings, image, self.proven.accel, &self.facts))
     }
 
-    /// What the reports say of this run; `stand_ins` names guests that the built image stands in for.
-    pub fn properties(&self, stand_ins: &[String]) -> BTreeMap<String, String> {
+    /// The guests of `selected` for which the built image stands in, each with the kernel that it
+    /// really has.
+    fn stand_ins(&self, selected: &[PlannedTrial]) -> Vec<String> {
+        let mut names = BTreeSet::new();
+        let guests = selected.iter().map(|trial| &trial.cell.guest);
+        guests
+            .filter(|guest| guest.is_stand_in() && names.insert(&guest.name))
+            .filter_map(|guest| Some((guest, self.image_of(guest).ok()?)))
+            .map(|(guest, image)| {
+                format!(
+                    "{} ({} kernel {})",
+                    guest.name,
+                    image::distribution(),
+                    image.kernel_release
+                )
+            })
+            .collect()
+    }
+
+    /// What the reports say of this run of `selected`.
+    pub fn properties(&self, selected: &[PlannedTrial]) -> BTreeMap<String, String> {
         let uname = nix::sys::utsname::uname().ok();
         let text = |value: Option<&std::ffi::OsStr>| {
             value
@@ -123,11 +179,11 @@ impl Context {
             ),
         );
         put("accelerator", self.proven.reason.clone());
-        put("guest_kernel", self.image.kernel_release.clone());
         put("host_kernel", text(uname.as_ref().map(|u| u.release())));
         put(report::HOST, text(uname.as_ref().map(|u| u.nodename())));
         put("profile", self.settings.profile.clone());
         put("speed", format!("{:.2}", self.proven.speed));
+        let stand_ins = self.stand_ins(selected);
         if !stand_ins.is_empty() {
             put(report::STAND_INS, stand_ins.join(", "));
         }
@@ -135,11 +191,21 @@ impl Context {
     }
 }
 
-/// As [`kit`], of what is built and proved already; placeholders stand for the rest.
-pub fn kit_so_far(settings: &Settings, facts: &HostFacts) -> Kit {
-    let image = image::built(&settings.images());
+/// The suites whose kernels the trials that run stand on.
+fn needed_suites(selected: &[PlannedTrial]) -> BTreeSet<&str> {
+    selected
+        .iter()
+        .filter(|trial| trial.action == Action::Run)
+        .filter_map(|trial| trial.cell.guest.kernel_suite())
+        .collect()
+}
+
+/// As [`kit`], for a guest and of what is built and proved already; placeholders stand for the rest.
+pub fn kit_so_far(settings: &Settings, facts: &HostFacts, guest: &Guest) -> Kit {
+    let image = image::built(&settings.images(), guest.kernel_suite());
+    let own = image::built(&settings.images(), None);
     let (qemu, firmware) = (&settings.qemu, &settings.firmware);
-    let proven = image.as_ref().and_then(|image| {
+    let proven = own.as_ref().and_then(|image| {
         accel::known(
             qemu,
             firmware,

@@ -23,6 +23,7 @@ mod slots;
 
 use crate::cases::Start;
 use crate::error::CannotRun;
+use crate::guest::image;
 use crate::host::{HostFacts, facts};
 use crate::matrix::load;
 use crate::matrix::schema::{From, Matrix, Profile};
@@ -31,6 +32,7 @@ use crate::{cases, net};
 use libtest_mimic::{Arguments, Trial};
 use session::Session;
 use settings::Settings;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
@@ -83,11 +85,13 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     let mut matrix = load::load(&settings.matrix, &names)?;
     matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
     let mut profile = matrix.profile(&settings.profile)?.clone();
+    matrix.use_axes(&profile);
     if settings.boot {
         // All of them boot, under their plain names.
         profile.starts = vec![From::Checkpoint];
     }
-    let facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
+    let mut facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
+    facts.missing_suites = missing_suites(&matrix, settings);
     let mut trials = plan::plan(
         &matrix,
         cases::all(),
@@ -107,6 +111,20 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
         facts,
         trials,
     })
+}
+
+/// The suites of the matrix whose kernels cannot be had here, each with why.
+fn missing_suites(matrix: &Matrix, settings: &Settings) -> BTreeMap<String, String> {
+    let suites: BTreeSet<&str> = (matrix.axes.guest.iter())
+        .filter_map(|name| matrix.guests.get(name)?.kernel_suite())
+        .collect();
+    suites
+        .into_iter()
+        .filter_map(|suite| {
+            let why = image::obstacle(&settings.images(), suite)?;
+            Some((suite.to_owned(), why))
+        })
+        .collect()
 }
 
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -16,7 +16,7 @@ use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -67,23 +67,18 @@ impl Session {
                 settings.clone(),
                 profile,
                 facts,
+                selected,
             )?)),
         };
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
         let log = EventLog::create(run.path())?;
-        let stand_ins: BTreeSet<String> = selected
-            .iter()
-            .filter(|trial| trial.cell.guest.is_stand_in())
-            .map(|trial| trial.cell.guest.name.clone())
-            .collect();
-        let stand_ins: Vec<String> = stand_ins.into_iter().collect();
         log.append(&Event::RunStarted {
             unix_time: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |d| d.as_secs()),
             properties: context
                 .as_ref()
-                .map_or_else(BTreeMap::new, |c| c.properties(&stand_ins)),
+                .map_or_else(BTreeMap::new, |c| c.properties(selected)),
             faults: settings.faults,
         })?;
         for trial in selected {

@@ -81,9 +81,9 @@ impl Testbed {
         artifacts: Artifacts,
         started: impl FnOnce(Handle),
     ) -> anyhow::Result<Testbed> {
-        let spec = context.vm_spec(trial);
+        let spec = context.vm_spec(trial)?;
         let guest = &trial.cell.guest;
-        let plain = context.plain_vm_spec(trial);
+        let plain = context.plain_vm_spec(trial)?;
         let (source, notes) = context
             .checkpoints
             .source(trial.start, &spec, &plain, guest)?;

@@ -46,7 +46,7 @@ impl Peer {
         let directory = artifacts.dir().join(format!("peer{place}"));
         std::fs::create_dir_all(&directory)
             .or_cannot_run(|| format!("create {}", directory.display()))?;
-        let spec = context.bare_vm_spec(cell, place);
+        let spec = context.bare_vm_spec(cell, place)?;
         let wanted = context.warmest();
         let (source, _) = context
             .checkpoints

@@ -147,6 +147,15 @@ fn has_pvh_entry(kernel: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Where the packages unpacked in `root` have the kernel: from Linux 7 on beside its modules.
+pub fn packaged(root: &Path, modules: &Path, release: &str) -> PathBuf {
+    let beside = modules.join("vmlinuz");
+    match beside.is_file() {
+        true => beside,
+        false => root.join(format!("boot/vmlinuz-{release}")),
+    }
+}
+
 /// The directory `lib/modules/RELEASE` under `root`, and the release.
 pub fn modules_dir(root: &Path) -> Result<(PathBuf, String)> {
     ["usr/lib/modules", "lib/modules"]

@@ -1,12 +1,14 @@
-//! The guest image: a stock kernel and an initramfs, built from the distribution's packages.
+//! The guest images: a stock kernel and an initramfs, built from the distribution's packages.
 //!
-//! [`ensure`] answers from the cache within milliseconds (nextest starts a process for each trial),
-//! or builds. In the images directory:
+//! There is one with the system's own kernel, and one for each other suite whose kernel a guest stands
+//! on: same userspace, another kernel with its modules. [`ensure`] answers from the cache within
+//! milliseconds (nextest starts a process for each trial), or builds. In the images directory:
 //!
 //! | name | is |
 //! | --- | --- |
 //! | `HASH/` | an image; `manifest.json` is its [`GuestImage`] with the files' sizes |
-//! | `current.json` | which image the present inputs make |
+//! | `current.json`, `current-SUITE.json` | which image the present inputs make |
+//! | `missing-SUITE.json` | why that suite's kernel could not be had, and when |
 //! | `lock` | held by the one process that builds |
 //! | `.build-*` | a build under way, or what a killed one left |
 
@@ -14,17 +16,19 @@ mod initramfs;
 mod kernel;
 mod packages;
 mod programs;
+mod store;
+mod suite;
 
-use crate::error::OrCannotRun;
+use crate::error::{CannotRun, OrCannotRun, Skip};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use packages::Package;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use store::{BZIMAGE, Current, INITRD, VMLINUX};
 
 /// The kernel's arguments that the image boots best with.
 ///
@@ -39,16 +43,7 @@ pub const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 norandmaps nokasl
 pub const USERSPACE_MARK: &str = "nicmatrix: userspace";
 
 /// Raised when the build changes in a way that its inputs do not show.
-const LAYOUT: u32 = 1;
-
-/// How many images are kept: a run of an older state of the tree may still use the one before.
-const KEPT: usize = 2;
-
-const MANIFEST: &str = "manifest.json";
-const CURRENT: &str = "current.json";
-const VMLINUX: &str = "vmlinux";
-const BZIMAGE: &str = "bzImage";
-const INITRD: &str = "initrd";
+const LAYOUT: u32 = 2;
 
 /// A kernel and an initramfs that QEMU boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,114 +70,211 @@ impl GuestImage {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    image: GuestImage,
-    /// Bytes of each file, by its name.
-    sizes: BTreeMap<String, u64>,
+/// Whose kernel an image has.
+enum Kernel<'a> {
+    /// The system's own, with which the userspace is built.
+    Own,
+    /// Another suite's.
+    Of {
+        suite: &'a str,
+        /// Where the userspace is taken from.
+        own: GuestImage,
+    },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Current {
-    /// Of the recipe and of apt's lists.
-    fingerprint: String,
-    /// Of the recipe alone.
-    recipe: String,
-    /// The image's.
-    hash: String,
-}
-
-/// The image in `images_dir`, built there first where it is missing, damaged or out of date.
+/// The image in `images_dir` with the system's own kernel, or with that of another `suite` of Debian;
+/// built there first where it is missing, damaged or out of date.
 ///
-/// `progress` is told, in a sentence each, what takes long. Every error is a
-/// [`CannotRun`](crate::error::CannotRun).
-pub fn ensure(images_dir: &Path, progress: &dyn Fn(&str)) -> Result<GuestImage> {
-    let recipe = recipe();
-    let fingerprint = digest([recipe.as_str(), &packages::fingerprint()]);
-    if let Some(image) = cached(images_dir, &fingerprint, &|_| ()) {
+/// `progress` is told, in a sentence each, what takes long. An error is a [`Skip`] where `suite` is
+/// not to be had here now and was never built, else a [`CannotRun`].
+pub fn ensure(
+    images_dir: &Path,
+    suite: Option<&str>,
+    progress: &dyn Fn(&str),
+) -> Result<GuestImage> {
+    let suite = suite.filter(|suite| !suite::is_own(suite));
+    let recipe = recipe(suite);
+    let fingerprint = fingerprint(&recipe);
+    if let Some(image) = store::cached(images_dir, suite, &fingerprint, &|_| ()) {
         return Ok(image);
     }
+    let kernel = match suite {
+        None => Kernel::Own,
+        Some(suite) => Kernel::Of {
+            suite,
+            own: ensure(images_dir, None, progress)?,
+        },
+    };
     fs::create_dir_all(images_dir)
         .or_cannot_run(|| format!("create the images directory {}", images_dir.display()))?;
     let _lock = lock(&images_dir.join("lock"), progress)?;
     // Another process may have built it meanwhile.
-    if let Some(image) = cached(images_dir, &fingerprint, progress) {
+    if let Some(image) = store::cached(images_dir, suite, &fingerprint, progress) {
         return Ok(image);
     }
-    remove_leftovers(images_dir);
+    store::remove_leftovers(images_dir);
+    let missing = suite.and_then(|suite| missing(images_dir, suite, &fingerprint));
+    let error = match missing {
+        Some(why) => Skip(why).into(),
+        None => match make(&kernel, images_dir, &recipe, &fingerprint, progress) {
+            Ok(image) => return Ok(image),
+            Err(error) => {
+                if let (Some(suite), Some(Skip(why))) = (suite, error.downcast_ref()) {
+                    store::note_missing(images_dir, suite, &fingerprint, why)
+                        .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
+                }
+                error
+            }
+        },
+    };
+    let Some(image) = store::last(images_dir, suite, &recipe) else {
+        return Err(error);
+    };
+    progress(&format!(
+        "{error:#}: using the guest image built before, with kernel {}",
+        image.kernel_release
+    ));
+    Ok(image)
+}
+
+/// Why no image with the kernel of `suite` can be had here now; within milliseconds, so at the price
+/// of not noticing what only an attempt would show.
+pub fn obstacle(images_dir: &Path, suite: &str) -> Option<String> {
+    let recipe = recipe(Some(suite));
+    if suite::is_own(suite) || store::last(images_dir, Some(suite), &recipe).is_some() {
+        return None;
+    }
+    missing(images_dir, suite, &fingerprint(&recipe))
+}
+
+/// Why `suite` is not asked for: it is no use on this system, or was none a short while ago.
+fn missing(images_dir: &Path, suite: &str, fingerprint: &str) -> Option<String> {
+    suite::obstacle(suite).or_else(|| store::noted_missing(images_dir, suite, fingerprint))
+}
+
+/// The image that was built last, if it is whole; builds nothing.
+pub fn built(images_dir: &Path, suite: Option<&str>) -> Option<GuestImage> {
+    let suite = suite.filter(|suite| !suite::is_own(suite));
+    store::last(images_dir, suite, &recipe(suite))
+}
+
+/// Finds out which packages make the image today, and builds it where they are not built. An error
+/// is a [`Skip`] where another suite's packages are not to be had.
+fn make(
+    kernel: &Kernel,
+    images_dir: &Path,
+    recipe: &str,
+    fingerprint: &str,
+    progress: &dyn Fn(&str),
+) -> Result<GuestImage> {
     let scratch = tempfile::Builder::new()
         .prefix(".build-")
         .tempdir_in(images_dir)
         .or_cannot_run(|| format!("create a directory in {}", images_dir.display()))?;
-    let packages = match packages::resolve(scratch.path()) {
-        Ok(packages) => packages,
-        Err(error) => return last_built(images_dir, &recipe, progress).ok_or(error),
-    };
+    let packages = kernel.resolve(scratch.path(), progress)?;
     let lines: Vec<String> = packages.iter().map(Package::to_string).collect();
-    let hash = digest(std::iter::once(&recipe).chain(&lines));
+    let userspace = match kernel {
+        Kernel::Own => None,
+        Kernel::Of { own, .. } => Some(&own.hash),
+    };
+    let parts = userspace.into_iter().chain(&lines).map(String::as_str);
+    let hash = digest(std::iter::once(recipe).chain(parts));
     let dir = images_dir.join(&hash);
-    let image = match load(&dir) {
+    let image = match store::load(&dir) {
         Ok(image) => image,
         Err(_) => {
-            let built = build(scratch.path(), &packages, lines, &hash, progress)
+            let root = scratch.path().join("root");
+            kernel.unpack(&packages, scratch.path(), &root, progress)?;
+            let built = build(kernel, scratch.path(), &root, lines, &hash, progress)
                 .or_cannot_run(|| format!("build the guest image in {}", images_dir.display()))?;
-            publish(&built, &dir).or_cannot_run(|| format!("write {}", dir.display()))?;
-            load(&dir).or_cannot_run(|| format!("read back {}", dir.display()))?
+            store::publish(&built, &dir).or_cannot_run(|| format!("write {}", dir.display()))?;
+            store::load(&dir).or_cannot_run(|| format!("read back {}", dir.display()))?
         }
     };
     let current = Current {
-        fingerprint,
-        recipe,
+        fingerprint: fingerprint.into(),
+        recipe: recipe.into(),
         hash,
     };
-    write_json(&scratch.path().join(CURRENT), &current)
-        .and_then(|()| {
-            Ok(fs::rename(
-                scratch.path().join(CURRENT),
-                images_dir.join(CURRENT),
-            )?)
-        })
-        .or_cannot_run(|| format!("write {}", images_dir.join(CURRENT).display()))?;
+    store::make_current(images_dir, kernel.suite(), scratch.path(), &current)
+        .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
     Ok(image)
 }
 
-/// The image that `current.json` names for these inputs, if it is there and whole.
-fn cached(images_dir: &Path, fingerprint: &str, progress: &dyn Fn(&str)) -> Option<GuestImage> {
-    let current: Current = read_json(&images_dir.join(CURRENT)).ok()?;
-    if current.fingerprint != fingerprint {
-        return None;
+impl Kernel<'_> {
+    fn suite(&self) -> Option<&str> {
+        match self {
+            Kernel::Own => None,
+            Kernel::Of { suite, .. } => Some(suite),
+        }
     }
-    load(&images_dir.join(current.hash))
-        .map_err(|why| {
-            progress(&format!(
-                "the guest image is damaged ({why:#}): building it again"
+
+    fn resolve(&self, scratch: &Path, progress: &dyn Fn(&str)) -> Result<Vec<Package>> {
+        match self {
+            Kernel::Own => packages::resolve(scratch),
+            Kernel::Of { suite, .. } => {
+                progress(&format!("asking Debian {suite} for its kernel"));
+                suite::resolve(suite, scratch).map_err(|error| unavailable(suite, error))
+            }
+        }
+    }
+
+    /// Downloads and unpacks `packages` into `root`, which is made.
+    fn unpack(
+        &self,
+        packages: &[Package],
+        scratch: &Path,
+        root: &Path,
+        progress: &dyn Fn(&str),
+    ) -> Result<()> {
+        match self {
+            Kernel::Own => {
+                progress(&format!(
+                    "downloading the guest image's {} packages (about 90 MB)",
+                    packages.len()
+                ));
+                packages::unpack(packages, scratch, root)
+            }
+            Kernel::Of { suite, .. } => {
+                progress(&format!(
+                    "downloading the kernel of Debian {suite} (60 to 110 MB)"
+                ));
+                suite::unpack(packages, scratch, root).map_err(|error| unavailable(suite, error))
+            }
+        }
+    }
+}
+
+/// What the network refused is a reason to skip; trouble of this machine stays trouble.
+fn unavailable(suite: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.is::<CannotRun>() {
+        true => error,
+        false => {
+            let why = format!("{error:#}");
+            // The first of apt's errors says it.
+            let why = why.split("; ").next().unwrap_or_default();
+            Skip(format!(
+                "the kernel of Debian {suite} is not to be had: {why}"
             ))
-        })
-        .ok()
+            .into()
+        }
+    }
 }
 
-/// The image that was built last, if it is whole; builds nothing.
-pub fn built(images_dir: &Path) -> Option<GuestImage> {
-    let current: Current = read_json(&images_dir.join(CURRENT)).ok()?;
-    load(&images_dir.join(&current.hash)).ok()
+/// Whose kernel and userspace the images are made of, for example "Debian".
+pub fn distribution() -> String {
+    let os_release = packages::os_release();
+    let name = packages::field(&os_release, "NAME").unwrap_or("another");
+    name.trim_end_matches(" GNU/Linux").to_owned()
 }
 
-/// The last image of the same recipe, for a machine whose package lists are gone (a container, a
-/// restored cache).
-fn last_built(images_dir: &Path, recipe: &str, progress: &dyn Fn(&str)) -> Option<GuestImage> {
-    let current: Current = read_json(&images_dir.join(CURRENT)).ok()?;
-    let image = built(images_dir)?;
-    (current.recipe == recipe).then(|| {
-        progress(&format!(
-            "apt cannot say whether the guest image is up to date: using the one built before, with kernel {}",
-            image.kernel_release
-        ));
-        image
-    })
+/// What decides, within milliseconds, whether there is anything to be made anew.
+fn fingerprint(recipe: &str) -> String {
+    digest([recipe, &packages::fingerprint()])
 }
 
 /// Everything that decides the image beside the packages' versions.
-fn recipe() -> String {
+fn recipe(suite: Option<&str>) -> String {
     let files = initramfs::FILES
         .iter()
         .map(|(path, mode, text)| format!("{path} {mode:o} {text}"));
@@ -197,7 +289,8 @@ fn recipe() -> String {
         std::iter::once(LAYOUT.to_string())
             .chain(files)
             .chain(links)
-            .chain(names),
+            .chain(names)
+            .chain(suite.map(str::to_owned)),
     )
 }
 
@@ -230,35 +323,21 @@ fn lock(path: &Path, progress: &dyn Fn(&str)) -> Result<Flock<File>> {
     }
 }
 
-/// Under the lock, any build directory is a killed process's.
-fn remove_leftovers(images_dir: &Path) {
-    for entry in fs::read_dir(images_dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(".build-") {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-/// Builds into a directory of `scratch`, which it returns.
+/// Builds into a directory of `scratch`, which it returns, from the packages unpacked in `root`.
 fn build(
+    kernel: &Kernel,
     scratch: &Path,
-    packages: &[Package],
+    root: &Path,
     lines: Vec<String>,
     hash: &str,
     progress: &dyn Fn(&str),
 ) -> Result<PathBuf> {
-    progress(&format!(
-        "downloading the guest image's {} packages (about 90 MB)",
-        packages.len()
-    ));
-    let root = scratch.join("root");
-    packages::unpack(packages, scratch, &root)?;
-
-    let (modules, kernel_release) = kernel::modules_dir(&root)?;
-    let image = GuestImage {
-        vmlinux: Some(scratch.join("out").join(VMLINUX)),
-        bzimage: scratch.join("out").join(BZIMAGE),
-        initrd: scratch.join("out").join(INITRD),
+    let (modules, kernel_release) = kernel::modules_dir(root)?;
+    let out = scratch.join("out");
+    let mut image = GuestImage {
+        vmlinux: Some(out.join(VMLINUX)),
+        bzimage: out.join(BZIMAGE),
+        initrd: out.join(INITRD),
         kernel_release,
         packages: lines,
         hash: hash.into(),
@@ -267,13 +346,13 @@ fn build(
         "building the guest image with kernel {}",
         image.kernel_release
     ));
-    fs::create_dir(scratch.join("out"))?;
-    let packaged = root.join(format!("boot/vmlinuz-{}", image.kernel_release));
+    fs::create_dir(&out)?;
+    let packaged = kernel::packaged(root, &modules, &image.kernel_release);
     // Not fs::copy: Ubuntu's is readable by its owner only.
     fs::read(&packaged)
         .and_then(|bytes| fs::write(&image.bzimage, bytes))
         .with_context(|| format!("cannot copy {}", packaged.display()))?;
-    if let Err(why) = kernel::unpack(&image.bzimage, &scratch.join("out").join(VMLINUX))? {
+    if let Err(why) = kernel::unpack(&image.bzimage, &out.join(VMLINUX))? {
         progress(&format!(
             "the kernel {} boots slowly, as a bzImage: {why}",
             image.kernel_release
@@ -281,69 +360,22 @@ fn build(
     }
     let stage = scratch.join("stage");
     kernel::stage_modules(&modules, &image.kernel_release, &stage)?;
-    initramfs::write(&root, &stage, &image.initrd)?;
-    seal(&scratch.join("out"), image)?;
-    Ok(scratch.join("out"))
-}
-
-/// Writes the manifest of the files in `dir`.
-fn seal(dir: &Path, image: GuestImage) -> Result<()> {
-    let mut sizes = BTreeMap::new();
-    for name in [VMLINUX, BZIMAGE, INITRD] {
-        if let Ok(meta) = fs::metadata(dir.join(name)) {
-            sizes.insert(name.to_owned(), meta.len());
+    let userspace = match kernel {
+        Kernel::Own => initramfs::write(root, &stage, &image.initrd)?,
+        Kernel::Of { own, .. } => {
+            let userspace = store::userspace(own)?;
+            initramfs::write_with(&own.initrd, userspace, &stage, &image.initrd)?;
+            let theirs = own
+                .packages
+                .iter()
+                .filter(|line| !packages::is_kernel(line));
+            image.packages.extend(theirs.cloned());
+            image.packages.sort();
+            userspace
         }
-    }
-    write_json(&dir.join(MANIFEST), &Manifest { image, sizes })
-}
-
-/// Puts a built directory in its place at once, over a damaged one, and drops images of long ago.
-fn publish(built: &Path, dir: &Path) -> Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir)?;
-    }
-    fs::rename(built, dir)?;
-    let mut others: Vec<_> = fs::read_dir(dir.parent().unwrap_or(dir))?
-        .flatten()
-        .filter(|entry| entry.path() != dir && entry.path().join(MANIFEST).exists())
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    others.sort();
-    for (_, old) in others.iter().rev().skip(KEPT - 1) {
-        fs::remove_dir_all(old)?;
-    }
-    Ok(())
-}
-
-/// Reads an image and checks that its files are whole.
-fn load(dir: &Path) -> Result<GuestImage> {
-    let Manifest { mut image, sizes } = read_json(&dir.join(MANIFEST))?;
-    for (name, size) in &sizes {
-        let path = dir.join(name);
-        let found = fs::metadata(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?
-            .len();
-        anyhow::ensure!(
-            found == *size,
-            "{} has {found} bytes in place of {size}",
-            path.display()
-        );
-    }
-    // The directory may have moved since.
-    image.vmlinux = sizes.contains_key(VMLINUX).then(|| dir.join(VMLINUX));
-    image.bzimage = dir.join(BZIMAGE);
-    image.initrd = dir.join(INITRD);
-    Ok(image)
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{} is not as it was written", path.display()))
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
+    };
+    store::seal(&out, image, userspace)?;
+    Ok(out)
 }
 
 #[cfg(test)]

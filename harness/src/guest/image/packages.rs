@@ -32,8 +32,8 @@ const LISTS: &str = "/var/lib/apt/lists";
 /// A package at one version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Package {
-    name: String,
-    version: String,
+    pub(super) name: String,
+    pub(super) version: String,
 }
 
 impl std::fmt::Display for Package {
@@ -57,15 +57,19 @@ pub fn fingerprint() -> String {
         })
         .collect();
     lists.sort();
-    fs::read_to_string("/etc/os-release").unwrap_or_default() + &lists.concat()
+    os_release() + &lists.concat()
+}
+
+/// This system's os-release(5).
+pub fn os_release() -> String {
+    fs::read_to_string("/etc/os-release").unwrap_or_default()
 }
 
 /// Which packages make the image today, as apt resolves them on a machine that has none.
 ///
 /// `scratch` is a directory that may be written to.
 pub fn resolve(scratch: &Path) -> Result<Vec<Package>> {
-    let os_release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let kernel = kernel_package(&os_release)?;
+    let kernel = kernel_package(&os_release())?;
     let status = scratch.join("dpkg-status");
     fs::write(&status, "").or_cannot_run(|| format!("write {}", status.display()))?;
     let mut apt = Command::new("apt-get");
@@ -90,10 +94,10 @@ pub fn resolve(scratch: &Path) -> Result<Vec<Package>> {
 /// The package whose dependency is the distribution's current kernel.
 fn kernel_package(os_release: &str) -> Result<&'static str> {
     let is = |name: &str| {
-        os_release
-            .lines()
-            .filter_map(|line| line.strip_prefix("ID=").or(line.strip_prefix("ID_LIKE=")))
-            .any(|ids| ids.trim_matches('"').split(' ').any(|id| id == name))
+        ["ID", "ID_LIKE"]
+            .iter()
+            .filter_map(|key| field(os_release, key))
+            .any(|ids| ids.split(' ').any(|id| id == name))
     };
     if is("ubuntu") {
         Ok("linux-image-generic")
@@ -108,6 +112,14 @@ fn kernel_package(os_release: &str) -> Result<&'static str> {
     }
 }
 
+/// A value of os-release(5).
+pub fn field<'a>(os_release: &'a str, key: &str) -> Option<&'a str> {
+    os_release
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+        .map(|value| value.trim_matches('"'))
+}
+
 /// Of what apt would install: our programs, all shared libraries, the kernel and its modules; not
 /// what only an installed system needs (perl, adduser, an initramfs builder, firmware).
 fn wanted(simulation: &str) -> Vec<Package> {
@@ -117,17 +129,8 @@ fn wanted(simulation: &str) -> Vec<Package> {
             // Inst libc6 (2.36-9 Debian:12.15/oldstable [amd64])
             let (name, rest) = line.strip_prefix("Inst ")?.split_once(' ')?;
             let version = rest.split_once('(')?.1.split(' ').next()?;
-            let versioned = |prefix: &str| {
-                name.strip_prefix(prefix)
-                    .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-            };
             let library = (name.starts_with("lib") || name == "zlib1g") && !line.contains("[all]");
-            (PROGRAMS.contains(&name)
-                || library
-                || versioned("linux-image-")
-                || versioned("linux-modules-")
-                || versioned("linux-modules-extra-"))
-            .then(|| Package {
+            (PROGRAMS.contains(&name) || library || is_kernel(name)).then(|| Package {
                 name: name.into(),
                 version: version.into(),
             })
@@ -137,19 +140,22 @@ fn wanted(simulation: &str) -> Vec<Package> {
     packages
 }
 
+/// Whether a package holds a part of one kernel version; Linux 7 came in more parts than 6 did.
+pub fn is_kernel(name: &str) -> bool {
+    ["image", "binary", "modules", "modules-extra", "base"]
+        .iter()
+        .filter_map(|part| {
+            name.strip_prefix("linux-")?
+                .strip_prefix(part)?
+                .strip_prefix('-')
+        })
+        .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+}
+
 /// Downloads `packages` and unpacks them all into `root`, which is made.
 pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
     let debs = scratch.join("debs");
-    for dir in [&debs, root] {
-        fs::create_dir(dir).or_cannot_run(|| format!("create {}", dir.display()))?;
-    }
-    let mut apt = Command::new("apt-get");
-    apt.current_dir(&debs)
-        .args(["--quiet", "download"])
-        // As root, apt would hand the download to a user who cannot write here, and warn.
-        .args(["--option", "APT::Sandbox::User=root"])
-        .args(packages.iter().map(ToString::to_string));
-    run(&mut apt).map_err(|e| {
+    download(&mut Command::new("apt-get"), packages, &debs).map_err(|e| {
         let why = e.to_string();
         let hint = if why.contains("404") {
             ". The archive has newer ones by now: run `apt-get update` as root and try again"
@@ -161,7 +167,24 @@ pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
             debs.display()
         ))
     })?;
-    for deb in fs::read_dir(&debs).or_cannot_run(|| format!("list {}", debs.display()))? {
+    extract_all(&debs, root)
+}
+
+/// Has `apt` (apt-get, perhaps with options) fetch `packages` into `debs`, which is made.
+pub fn download(apt: &mut Command, packages: &[Package], debs: &Path) -> Result<()> {
+    fs::create_dir(debs).or_cannot_run(|| format!("create {}", debs.display()))?;
+    apt.current_dir(debs)
+        .args(["--quiet", "download"])
+        // As root, apt would hand the download to a user who cannot write here, and warn.
+        .args(["--option", "APT::Sandbox::User=root"])
+        .args(packages.iter().map(ToString::to_string));
+    run(apt).map(drop)
+}
+
+/// Unpacks every package in `debs` into `root`, which is made.
+pub fn extract_all(debs: &Path, root: &Path) -> Result<()> {
+    fs::create_dir(root).or_cannot_run(|| format!("create {}", root.display()))?;
+    for deb in fs::read_dir(debs).or_cannot_run(|| format!("list {}", debs.display()))? {
         let deb = deb?.path();
         extract(&deb, root).or_cannot_run(|| format!("unpack {}", deb.display()))?;
         // The space is better used for what was in it.

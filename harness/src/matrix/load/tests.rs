@@ -97,6 +97,8 @@ fn a_good_file() {
                     Checkpoint,
                 ],
                 after: [],
+                nics: None,
+                guests: None,
             },
         }
     "#);
@@ -122,8 +124,8 @@ fn the_shipped_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
     let cases: Vec<&str> = crate::cases::all().iter().map(|c| c.name).collect();
     let matrix = load(&path, &cases).unwrap();
-    // 3 models and 2 guests by tap, virtio and 2 guests by 3 backends
-    assert_eq!(matrix.cells().count(), 3 * 2 + 2 * 3);
+    // 3 models and 3 guests by tap, virtio and 3 guests by 3 backends
+    assert_eq!(matrix.cells().count(), 3 * 3 + 3 * 3);
     assert!(matrix.guests.values().all(Guest::is_stand_in));
     for profile in ["smoke", "full", "soak"] {
         matrix.profile(profile).unwrap();
@@ -150,10 +152,10 @@ fn unknown_keys() {
             m.toml:8: [nics.e1000]: the key `driver` is missing
             m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads)
             m.toml:20: [guests.rhel6]: the key `memory` is missing
-            m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, kernel, initrd, image, nics)
+            m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
             m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
             m.toml:29: [profiles.smoke]: the key `flood_count` is missing
-            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after)
+            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after, nics, guests)
             m.toml:36: [[exclude]]: the key `reason` is missing
             m.toml:39: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
             m.toml:36: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
@@ -166,6 +168,7 @@ fn unknown_names() {
     insta::assert_snapshot!(
         complaints(&[
             ("nic = [\"e1000\", ", "nic = [\"e100\", "),
+            ("cases = [\"driver\"]", "nics = [\"virtoi\"]\nguests = [\"rhel7\"]"),
             ("guest = [\"rhel6\"]", "guest = [\"rhel7\"]"),
             ("[guests.rhel6.nics.e1000]", "[guests.rhel6.nics.e1001]"),
             ("cases = [\"driver\"]", "cases = [\"drivers\"]"),
@@ -181,6 +184,8 @@ fn unknown_names() {
         ]),
         @r"
             m.toml:3: [axes]: unknown nic `e100`, did you mean `e1000`? (allowed: e1000, virtio): there is no [nics.e100] table
+            m.toml:34: [profiles.smoke]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio): there is no [nics.virtoi] table
+            m.toml:35: [profiles.smoke]: unknown guest `rhel7`, did you mean `rhel6`? (allowed: rhel6): there is no [guests.rhel7] table
             m.toml:4: [axes]: unknown guest `rhel7`, did you mean `rhel6`? (allowed: rhel6): there is no [guests.rhel7] table
             m.toml:25: [guests.rhel6.nics.e1001]: unknown nic `e1001`, did you mean `e1000`? (allowed: e1000, virtio)
             m.toml:34: [profiles.smoke]: unknown case `drivers`, did you mean `driver`? (allowed: driver, ping_sweep)
@@ -243,6 +248,8 @@ fn impossible_values() {
             ("promisc_seconds = 3", "promisc_seconds = -3"),
             ("memory = 256", "memory = 256\nimage = \"nowhere.qcow2\""),
             ("memory = 256", "memory = 256\ninitrd = \"/etc/passwd\""),
+            ("memory = 256", "memory = 256\nsuite = \"../sid\""),
+            ("memory = 256", "suite = \"sid\"\nmemory = 256\nkernel = \"/etc/passwd\""),
         ]),
         @r"
             m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
@@ -254,6 +261,8 @@ fn impossible_values() {
             m.toml:33: [profiles.smoke]: `promisc_seconds` is -3, allowed are 1 to 1000000
             m.toml:24: [guests.rhel6]: `image`: there is no file nowhere.qcow2
             m.toml:20: [guests.rhel6]: `initrd` is of no use without `kernel`
+            m.toml:24: [guests.rhel6]: `suite` is the name of a suite of Debian, such as bullseye: letters, digits, `-` and `.`
+            m.toml:23: [guests.rhel6]: `suite` is of no use with `kernel` or `image`
         "
     );
 }
@@ -266,6 +275,7 @@ fn nothing_or_twice() {
             ("offloads = [\"tx\", \"sg\"]", "offloads = [\"tx\", \"tx\"]"),
             ("guest = [\"rhel6\"]", "guest = []"),
             ("cases = [\"driver\"]", "cases = []"),
+            ("cases = [\"driver\"]", "nics = []"),
             ("nic = \"virtio\"\nbackend = \"vhost\"", ""),
             ("nic = \"virtio\"", "nic = \"e1000\""),
             ("[[exclude]]", "[[exclude]]\nreason = \"x\"\n[[exclude]]"),
@@ -279,6 +289,7 @@ fn nothing_or_twice() {
             m.toml:12: [nics.e1000]: `offloads` has `tx` twice
             m.toml:4: [axes]: `guest` is empty, so nothing would run
             m.toml:34: [profiles.smoke]: `cases` is empty, so nothing would run
+            m.toml:34: [profiles.smoke]: `nics` is empty, so nothing would run
             m.toml:36: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
             m.toml:36: [[exclude]]: it matches nothing: that backend is for virtio NICs only
             m.toml:36: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
@@ -294,6 +305,26 @@ fn nothing_or_twice() {
         .replace("nic = [\"e1000\", \"virtio\"]", "nic = [\"e1000\"]")
         .replace("vhost = [\"off\", \"on\"]", "vhost = [\"on\"]");
     insta::assert_snapshot!(parsed(&no_cell).unwrap_err(), @"m.toml:2: [axes]: these axes have no cell: `on` in vhost is for virtio NICs only, and `on` in zcopy for vhost only; tap needs `off` in both");
+}
+
+#[test]
+fn a_profile_may_have_axes_of_its_own() {
+    let mut matrix = parsed(&GOOD.replace("cases = [\"driver\"]", "nics = [\"virtio\"]")).unwrap();
+    let profile = matrix.profile("smoke").unwrap().clone();
+    matrix.use_axes(&profile);
+    let axis = |matrix: &Matrix| (matrix.axes.nic.concat(), matrix.axes.guest.concat());
+    assert_eq!(axis(&matrix), ("virtio".into(), "rhel6".into()));
+}
+
+#[test]
+fn a_suite_is_for_stand_ins_only() {
+    let mut matrix =
+        parsed(&GOOD.replace("memory = 256", "memory = 256\nsuite = \"sid\"")).unwrap();
+    let suite = |matrix: &Matrix| matrix.guests["rhel6"].kernel_suite().map(str::to_owned);
+    assert_eq!(suite(&matrix).as_deref(), Some("sid"));
+    let get = |_: &str| Some("/etc/passwd".to_string());
+    matrix.use_images(Path::new("/"), get).unwrap();
+    assert_eq!(suite(&matrix), None);
 }
 
 #[test]
@@ -324,7 +355,7 @@ fn all_mistakes_are_told_at_once() {
         m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
         m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
         m.toml:29: [profiles.smoke]: the key `ping_count` is missing
-        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after)
+        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after, nics, guests)
     ");
 }
 

@@ -1,0 +1,148 @@
+use super::*;
+use std::cell::RefCell;
+use std::fs::File;
+
+/// An image directory with small made-up files, as a build leaves it.
+fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
+    let dir = images.join("0123");
+    fs::create_dir_all(&dir).unwrap();
+    for (name, text) in [(VMLINUX, "kernel"), (BZIMAGE, "bz"), (INITRD, "initramfs")] {
+        fs::write(dir.join(name), text).unwrap();
+    }
+    let image = GuestImage {
+        vmlinux: Some("/built/elsewhere/vmlinux".into()),
+        bzimage: "/built/elsewhere/bzImage".into(),
+        initrd: "/built/elsewhere/initrd".into(),
+        kernel_release: "6.1.0-1-amd64".into(),
+        packages: vec!["dash=0.5".into()],
+        hash: "0123".into(),
+    };
+    seal(&dir, image, 5).unwrap();
+    let current = Current {
+        fingerprint: fingerprint.into(),
+        recipe: recipe.into(),
+        hash: "0123".into(),
+    };
+    write_json(&current_file(images, None), &current).unwrap();
+    dir
+}
+
+#[test]
+fn a_cached_image_is_found_where_it_lies_now() {
+    let images = tempfile::tempdir().unwrap();
+    let dir = made_up(images.path(), "lists", "recipe");
+    let image = cached(images.path(), None, "lists", &|said| panic!("{said}")).unwrap();
+    assert_eq!(image.vmlinux, Some(dir.join(VMLINUX)));
+    assert_eq!(image.kernel(), dir.join(VMLINUX));
+    assert_eq!(image.initrd, dir.join(INITRD));
+    assert!(cached(images.path(), None, "newer lists", &|_| ()).is_none());
+}
+
+#[test]
+fn a_kernel_without_pvh_boots_as_bzimage() {
+    let images = tempfile::tempdir().unwrap();
+    let dir = made_up(images.path(), "lists", "recipe");
+    let image = load(&dir).unwrap();
+    fs::remove_file(dir.join(VMLINUX)).unwrap();
+    seal(&dir, image, 5).unwrap();
+    let image = load(&dir).unwrap();
+    assert_eq!(image.vmlinux, None);
+    assert_eq!(image.kernel(), dir.join(BZIMAGE));
+}
+
+#[test]
+fn damage_is_noticed_and_said() {
+    for (name, what) in [
+        (INITRD, "has 4 bytes in place of 9"),
+        (MANIFEST, "is not as it was written"),
+    ] {
+        let images = tempfile::tempdir().unwrap();
+        let dir = made_up(images.path(), "lists", "recipe");
+        fs::write(dir.join(name), "{\"a\"").unwrap();
+        let said = RefCell::new(String::new());
+        let note = |text: &str| said.borrow_mut().push_str(text);
+        assert!(cached(images.path(), None, "lists", &note).is_none());
+        assert!(said.borrow().contains(what), "{}", said.borrow());
+        fs::remove_file(dir.join(name)).unwrap();
+        assert!(
+            cached(images.path(), None, "lists", &|_| ()).is_none(),
+            "{name} missing"
+        );
+    }
+}
+
+#[test]
+fn without_lists_the_last_image_of_this_recipe_and_suite_serves() {
+    let images = tempfile::tempdir().unwrap();
+    made_up(images.path(), "lists", "recipe");
+    assert!(last(images.path(), None, "another recipe").is_none());
+    assert!(last(images.path(), Some("sid"), "recipe").is_none());
+    let image = last(images.path(), None, "recipe").unwrap();
+    assert_eq!(image.kernel_release, "6.1.0-1-amd64");
+    assert_eq!(userspace(&image).unwrap(), 5);
+}
+
+#[test]
+fn what_could_not_be_had_is_asked_for_again_after_a_while_or_a_change() {
+    let images = tempfile::tempdir().unwrap();
+    note_missing(images.path(), "sid", "lists", "no route").unwrap();
+    let noted = |suite, fingerprint| noted_missing(images.path(), suite, fingerprint);
+    assert_eq!(noted("sid", "lists").as_deref(), Some("no route"));
+    assert_eq!(noted("sid", "newer lists"), None);
+    assert_eq!(noted("bullseye", "lists"), None);
+    File::options()
+        .write(true)
+        .open(missing_file(images.path(), "sid"))
+        .unwrap()
+        .set_modified(SystemTime::now() - ASK_AGAIN)
+        .unwrap();
+    assert_eq!(noted("sid", "lists"), None);
+}
+
+#[test]
+fn publishing_replaces_a_damaged_image() {
+    let images = tempfile::tempdir().unwrap();
+    let dir = made_up(images.path(), "lists", "recipe");
+    fs::write(dir.join(INITRD), "").unwrap();
+    let built = tempfile::tempdir_in(images.path()).unwrap();
+    fs::write(built.path().join(INITRD), "new").unwrap();
+    publish(built.path(), &dir).unwrap();
+    assert_eq!(fs::read_to_string(dir.join(INITRD)).unwrap(), "new");
+}
+
+#[test]
+fn one_image_a_kernel_is_kept_and_one_other() {
+    let images = tempfile::tempdir().unwrap();
+    let dir = made_up(images.path(), "lists", "recipe");
+    let year_2000 = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_800);
+    for (age, name) in ["younger", "older", "oldest", "bullseye's"]
+        .iter()
+        .enumerate()
+    {
+        let path = images.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::copy(dir.join(MANIFEST), path.join(MANIFEST)).unwrap();
+        let time = year_2000 - Duration::from_secs(age as u64);
+        File::open(&path).unwrap().set_modified(time).unwrap();
+    }
+    let current = Current {
+        fingerprint: "lists".into(),
+        recipe: "recipe".into(),
+        hash: "bullseye's".into(),
+    };
+    let scratch = tempfile::tempdir_in(images.path()).unwrap();
+    make_current(images.path(), Some("bullseye"), scratch.path(), &current).unwrap();
+    let kept = |name: &str| images.path().join(name).exists();
+    assert!(kept("0123") && kept("bullseye's") && kept("younger"));
+    assert!(!kept("older") && !kept("oldest"));
+}
+
+#[test]
+fn a_killed_build_is_cleared_away() {
+    let images = tempfile::tempdir().unwrap();
+    let dir = made_up(images.path(), "lists", "recipe");
+    fs::create_dir_all(images.path().join(".build-abc/root")).unwrap();
+    remove_leftovers(images.path());
+    assert!(!images.path().join(".build-abc").exists());
+    assert!(load(&dir).is_ok());
+}

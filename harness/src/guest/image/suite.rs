@@ -1,0 +1,261 @@
+//! Another suite's kernel, for a guest whose release stands nearer to it than to the system's own.
+//!
+//! apt fetches it, verified by Debian's keys as ever, with a sources list and a lists folder that are
+//! thrown away after: the system's are read only.
+
+use super::packages::{self, Package, field, is_kernel, os_release, run};
+use crate::error::OrCannotRun;
+use anyhow::{Context, Result, bail};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Where Debian's keys are, from Debian 13 on and before. Without them apt takes those that it trusts.
+const KEYRINGS: [&str; 2] = [
+    "/usr/share/keyrings/debian-archive-keyring.pgp",
+    "/usr/share/keyrings/debian-archive-keyring.gpg",
+];
+
+/// The package whose dependency is a suite's current kernel.
+const KERNEL: &str = "linux-image-amd64";
+
+/// apt's configuration in the scratch directory, read after the system's, so that a proxy stays.
+const CONFIGURATION: &str = "apt.conf";
+
+/// What it overrides; the sources and lists follow. The system's hooks are not for these lists. Not
+/// everything being there is an error, and a mirror that is not reached is given up after a while.
+const OVERRIDES: &str = r#"
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+APT::Update::Error-Mode "any";
+APT::Sandbox::User "root";
+Acquire::Languages "none";
+Acquire::Retries "1";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Dir::Etc::sourceparts "/dev/null";
+"#;
+
+/// Whether `suite` is this system's, whose kernel the plain image has.
+pub fn is_own(suite: &str) -> bool {
+    field(&os_release(), "VERSION_CODENAME") == Some(suite)
+}
+
+/// Why no suite but its own can be had on this system, whatever the network.
+pub fn obstacle(suite: &str) -> Option<String> {
+    let os_release = os_release();
+    (field(&os_release, "ID") != Some("debian")).then(|| {
+        format!(
+            "the kernel of Debian {suite} is to be had on Debian only, and this system is {}",
+            field(&os_release, "PRETTY_NAME").unwrap_or("another")
+        )
+    })
+}
+
+/// Which packages are `suite`'s current kernel, after asking the system's own mirrors for its lists.
+pub fn resolve(suite: &str, scratch: &Path) -> Result<Vec<Package>> {
+    let targets = run(Command::new("apt-get").args([
+        "indextargets",
+        "--format",
+        "$(REPO_URI)|$(ORIGIN)|$(LABEL)",
+        "Created-By: Packages",
+    ]))?;
+    let mirrors = Mirrors::of(&String::from_utf8_lossy(&targets.stdout))?;
+    let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
+    let (sources, lists) = (scratch.join("suite.sources"), scratch.join("lists"));
+    let configuration = format!(
+        "{OVERRIDES}Dir::Etc::sourcelist \"{}\";\nDir::State::lists \"{}\";\n",
+        sources.display(),
+        lists.display()
+    );
+    fs::create_dir_all(lists.join("partial"))
+        .and_then(|()| fs::write(&sources, mirrors.sources(suite, keyring.copied())))
+        .and_then(|()| fs::write(scratch.join(CONFIGURATION), configuration))
+        .or_cannot_run(|| format!("write to {}", scratch.display()))?;
+    run(apt("apt-get", scratch).args(["--quiet", "update"]))?;
+    follow(KERNEL, |name| {
+        let mut show = apt("apt-cache", scratch);
+        let output = run(show.args(["show", "--no-all-versions", name]))?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    })
+}
+
+/// Downloads what [`resolve`] found, which must be the last that was done in `scratch`, and unpacks
+/// it into `root`, which is made.
+pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
+    let debs = scratch.join("debs");
+    packages::download(&mut apt("apt-get", scratch), packages, &debs)?;
+    packages::extract_all(&debs, root)
+        .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))
+}
+
+fn apt(program: &str, scratch: &Path) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("--config-file")
+        .arg(scratch.join(CONFIGURATION));
+    command
+}
+
+/// Where this system has Debian from.
+#[derive(Debug, PartialEq, Eq)]
+struct Mirrors {
+    main: String,
+    security: Option<String>,
+}
+
+impl Mirrors {
+    /// From lines `uri|origin|label`, one for each of the system's package lists.
+    fn of(targets: &str) -> Result<Self> {
+        let find = |wanted: &str| {
+            targets.lines().find_map(|line| {
+                let mut fields = line.splitn(3, '|');
+                let (uri, origin, label) = (fields.next()?, fields.next()?, fields.next()?);
+                (origin == "Debian" && label == wanted).then(|| uri.to_owned())
+            })
+        };
+        Ok(Mirrors {
+            main: find("Debian").context(
+                "apt's sources name no mirror of Debian, or its lists are not there: run `apt-get update` as root",
+            )?,
+            security: find("Debian-Security"),
+        })
+    }
+
+    /// deb822 sources (sources.list(5)) of `suite` with its security updates, where it has them.
+    fn sources(&self, suite: &str, keyring: Option<&str>) -> String {
+        let rolling = ["sid", "unstable", "experimental"].contains(&suite);
+        let security = match &self.security {
+            Some(uri) if !rolling && !suite.ends_with("-backports") => {
+                Some((uri.as_str(), format!("{suite}-security")))
+            }
+            _ => None,
+        };
+        let mut text = String::new();
+        for (uri, suite) in std::iter::once((self.main.as_str(), suite.to_owned())).chain(security)
+        {
+            // A String cannot fail to be written to.
+            let _ = writeln!(
+                text,
+                "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\nTargets: Packages"
+            );
+            if let Some(keyring) = keyring {
+                let _ = writeln!(text, "Signed-By: {keyring}");
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// The parts of a kernel that `name` depends on, directly or not, by what `show` (`apt-cache show`)
+/// says of each.
+fn follow(name: &str, show: impl Fn(&str) -> Result<String>) -> Result<Vec<Package>> {
+    let mut waiting = vec![name.to_owned()];
+    let mut found = BTreeMap::new();
+    while let Some(name) = waiting.pop() {
+        if found.contains_key(&name) {
+            continue;
+        }
+        let text = show(&name)?;
+        let field = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
+        };
+        let version =
+            field("Version").with_context(|| format!("apt knows no version of {name}"))?;
+        let needs = field("Depends").unwrap_or_default();
+        waiting.extend(
+            needs
+                .split(", ")
+                .filter_map(|need| need.split([' ', ':']).next())
+                .filter(|need| is_kernel(need))
+                .map(str::to_owned),
+        );
+        found.insert(name, version.to_owned());
+    }
+    found.remove(name);
+    if found.is_empty() {
+        bail!("{name} depends on no kernel");
+    }
+    Ok(found
+        .into_iter()
+        .map(|(name, version)| Package { name, version })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_mirrors_serve_other_suites_too() {
+        let mirrors = Mirrors::of(
+            "https://example.org/apt|Example|Tools\n\
+             http://mirror.test/debian/|Debian|Debian\n\
+             http://mirror.test/debian/|Debian|Debian Backports\n\
+             http://mirror.test/security/|Debian|Debian-Security\n",
+        )
+        .unwrap();
+        insta::assert_snapshot!(mirrors.sources("bullseye", Some("/keys.gpg")), @r"
+            Types: deb
+            URIs: http://mirror.test/debian/
+            Suites: bullseye
+            Components: main
+            Architectures: amd64
+            Targets: Packages
+            Signed-By: /keys.gpg
+
+            Types: deb
+            URIs: http://mirror.test/security/
+            Suites: bullseye-security
+            Components: main
+            Architectures: amd64
+            Targets: Packages
+            Signed-By: /keys.gpg
+        ");
+        for suite in ["trixie-backports", "sid"] {
+            let sources = mirrors.sources(suite, None);
+            assert!(sources.contains(&format!("Suites: {suite}\n")), "{sources}");
+            assert!(!sources.contains("security") && !sources.contains("Signed-By"));
+        }
+        let none = Mirrors::of("http://mirror.test/debian/|$(ORIGIN)|$(LABEL)\n").unwrap_err();
+        assert!(none.to_string().contains("run `apt-get update`"), "{none}");
+    }
+
+    #[test]
+    fn a_kernel_is_all_of_its_parts() {
+        let show = |name: &str| {
+            Ok(match name {
+                "linux-image-amd64" => {
+                    "Version: 7.2-1\nDepends: linux-base-amd64 (= 7.2-1), linux-image-7.2-amd64 (= 7.2-1)\n"
+                }
+                "linux-image-7.2-amd64" => {
+                    "Version: 7.2-1\nDepends: dracut | initramfs-tools, linux-binary-7.2-amd64 (= 7.2-1), \
+                     linux-modules-7.2-amd64 (= 7.2-1)\n"
+                }
+                "linux-modules-7.2-amd64" => "Version: 7.2-1+b1\nDepends: kmod\n",
+                "linux-binary-7.2-amd64" => "Version: 7.2-1\n",
+                other => panic!("{other} was asked for"),
+            }
+            .to_owned())
+        };
+        let packages = follow(KERNEL, show).unwrap();
+        let names: Vec<String> = packages.iter().map(Package::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "linux-binary-7.2-amd64=7.2-1",
+                "linux-image-7.2-amd64=7.2-1",
+                "linux-modules-7.2-amd64=7.2-1+b1",
+            ]
+        );
+        let empty = follow(KERNEL, |_| Ok("Version: 1\n".into())).unwrap_err();
+        assert_eq!(empty.to_string(), "linux-image-amd64 depends on no kernel");
+    }
+}
