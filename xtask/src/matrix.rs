@@ -20,6 +20,7 @@ Examples:
   cargo xtask matrix --faults                         every case must go red under its faults
   cargo xtask matrix --shard 1/4 --junit junit.xml    a quarter of it, in a pipeline
   cargo xtask matrix list --json mtu
+  cargo xtask matrix list --plan                      the test plan's items, and what carries them
   cargo xtask matrix explain driver::virtio::rhel9::tap";
 
 #[derive(clap::Args)]
@@ -48,6 +49,9 @@ enum Look {
         /// One JSON object a trial
         #[arg(long)]
         json: bool,
+        /// The items of the test plan, with the cases that carry them and how many trials
+        #[arg(long, conflicts_with = "json")]
+        plan: bool,
         /// Every case under each of its faults
         #[arg(long)]
         faults: bool,
@@ -252,6 +256,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         Some(Look::List {
             filter,
             json,
+            plan,
             faults: on,
             settings,
         }) => {
@@ -259,6 +264,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
             command
                 .arg("list")
                 .args(json.then_some("--json"))
+                .args(plan.then_some("--plan"))
                 .args(filter)
                 .envs(faults(*on));
             command

@@ -2,9 +2,11 @@
 //! find the harness under a fixed name.
 
 use clap::{Parser, Subcommand};
+use harness::cases::{self, plan_items};
+use harness::plan::nothing_matches;
 use harness::run::settings::Settings;
 use harness::vm::checkpoint::store::Store;
-use harness::{cache, doctor, explain, list, measure, plan, run, vm};
+use harness::{cache, doctor, explain, list, measure, run, vm};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -33,6 +35,9 @@ enum Verb {
         /// As a JSON array with cell, plan item and action
         #[arg(long)]
         json: bool,
+        /// The items of the test plan, with the cases that carry them and how many trials
+        #[arg(long, conflicts_with = "json")]
+        plan: bool,
     },
     /// Say what a trial is and does
     Explain {
@@ -55,7 +60,7 @@ enum Verb {
         #[command(subcommand)]
         what: Cache,
     },
-    /// Build the guest image where it is not built
+    /// Build the guest images that the profile needs, where they are not built
     Image,
     /// Say what this host can do, a line each
     Doctor,
@@ -77,18 +82,18 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
     match verb {
         Verb::Run { arguments } => run::trials(arguments),
-        Verb::List { filter, json } => {
+        Verb::List { filter, json, plan } => {
             let mut trials = run::planned(&settings)?.trials;
             let names: Vec<String> = trials.iter().map(|trial| trial.name.clone()).collect();
             let filter = filter.unwrap_or_default();
             trials.retain(|trial| trial.name.contains(&filter));
             if trials.is_empty() {
-                return Err(plan::nothing_matches(&names, &filter, false));
+                return Err(nothing_matches(&names, &filter, false));
             }
-            let text = if json {
-                list::json(&trials)?
-            } else {
-                list::text(&trials)
+            let text = match (plan, json) {
+                (true, _) => plan_items::table(cases::all(), &trials),
+                (false, true) => list::json(&trials)?,
+                (false, false) => list::text(&trials),
             };
             print(&text)
         }
@@ -96,7 +101,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             let planned = run::planned(&settings)?;
             let Some(found) = planned.trials.iter().find(|planned| planned.name == trial) else {
                 let names: Vec<String> = planned.trials.iter().map(|t| t.name.clone()).collect();
-                return Err(plan::nothing_matches(&names, &trial, true));
+                return Err(nothing_matches(&names, &trial, true));
             };
             let spec = vm::standard::spec(
                 found,
@@ -130,9 +135,16 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             })
         }
         Verb::Image => {
-            let say = |line: &str| eprintln!("{line}");
-            let image = harness::guest::image::ensure(&settings.images(), None, &say)?;
-            print(&format!("{}\n", image.initrd.display()))
+            let planned = run::planned(&settings)?;
+            let (own, suites) = run::context::images(&settings, &planned.trials)?;
+            let mut text = format!("{}\n", own.initrd.display());
+            for built in suites.into_values() {
+                text += &match built {
+                    Ok(image) => format!("{}\n", image.initrd.display()),
+                    Err(why) => format!("none: {why}\n"),
+                };
+            }
+            print(&text)
         }
         Verb::Doctor => print(&doctor::examine(&settings)),
     }

@@ -15,6 +15,7 @@ mod mtu;
 mod multiqueue;
 mod offload;
 mod ping;
+pub mod plan_items;
 mod promisc;
 
 use crate::guest::dialect::Op;

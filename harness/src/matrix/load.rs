@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
-const DIALECTS: &[(&str, Dialect)] = &[("rhel6", Dialect::Rhel6), ("rhel9", Dialect::Rhel9)];
 const STARTS: &[(&str, From)] = &[("checkpoint", From::Checkpoint), ("boot", From::Boot)];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
 /// The test plan's offloads, in ethtool's short names.
@@ -203,7 +202,7 @@ fn guest(
     section.allow(&[
         "dialect", "machine", "memory", "suite", "kernel", "initrd", "image", "nics",
     ]);
-    let dialect = section.choice("dialect", DIALECTS);
+    let dialect = section.choice("dialect", &Dialect::ALL.map(|d| (d.name(), d)));
     let machine = section.choice("machine", MACHINES);
     let memory_mib = section.integer("memory", MEMORY);
     let suite = section.optional_string("suite");

@@ -30,14 +30,50 @@ impl Nic {
     }
 }
 
-/// The commands that a RHEL release understands.
+/// The commands that a RHEL release understands; [`command`](Dialect::command) is the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
+    /// As RHEL 5.
+    Rhel4,
+    /// As RHEL 6, and takes a hot-plugged NIC only after `modprobe acpiphp`.
+    Rhel5,
     /// `ifconfig`, `vconfig`, `service network restart`.
     Rhel6,
+    /// `ip`, `service network restart`.
+    Rhel7,
     /// `ip`.
+    Rhel8,
+    /// As RHEL 8.
     Rhel9,
+    /// As RHEL 9, without `dhclient`.
+    Rhel10,
+}
+
+impl Dialect {
+    /// Every dialect, the oldest first.
+    pub const ALL: [Dialect; 7] = [
+        Dialect::Rhel4,
+        Dialect::Rhel5,
+        Dialect::Rhel6,
+        Dialect::Rhel7,
+        Dialect::Rhel8,
+        Dialect::Rhel9,
+        Dialect::Rhel10,
+    ];
+
+    /// Its name in `matrix.toml`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dialect::Rhel4 => "rhel4",
+            Dialect::Rhel5 => "rhel5",
+            Dialect::Rhel6 => "rhel6",
+            Dialect::Rhel7 => "rhel7",
+            Dialect::Rhel8 => "rhel8",
+            Dialect::Rhel9 => "rhel9",
+            Dialect::Rhel10 => "rhel10",
+        }
+    }
 }
 
 /// QEMU's machine type.

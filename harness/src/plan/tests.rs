@@ -1,7 +1,7 @@
 use super::*;
 use crate::cases::{Load, Moment, Start};
 use crate::guest::dialect::Op;
-use crate::matrix::load::parse;
+use crate::matrix::load::{load, parse};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -171,6 +171,21 @@ pub(crate) fn many() -> Vec<PlannedTrial> {
     );
     let matrix = parse(&text, Path::new("m.toml"), &[]).unwrap();
     on(&facts(), &matrix, "smoke", false)
+}
+
+/// What the shipped matrix comes to in `profile`, on a host that can do everything.
+pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
+    let cases = crate::cases::all();
+    let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
+    let mut matrix = load(&path, &names).unwrap();
+    let profile = matrix.profile(profile).unwrap().clone();
+    matrix.use_axes(&profile);
+    let facts = HostFacts {
+        qemu_devices: matrix.nics.values().map(|nic| nic.device.clone()).collect(),
+        ..facts()
+    };
+    plan(&matrix, cases, &profile, &facts, false, None)
 }
 
 fn names(trials: &[PlannedTrial]) -> Vec<String> {

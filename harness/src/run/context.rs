@@ -16,6 +16,9 @@ use crate::vm::cmdline::VmSpec;
 use crate::vm::standard::{self, Kit};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// By suite, the built image with its kernel, or why there is none.
+pub type SuiteImages = BTreeMap<String, Result<GuestImage, Skip>>;
+
 /// Everything a trial needs beyond itself.
 pub struct Context {
     /// The user's settings.
@@ -26,8 +29,8 @@ pub struct Context {
     pub facts: HostFacts,
     /// The built image with the system's own kernel.
     pub image: GuestImage,
-    /// The built images with other suites' kernels, or why one cannot be had.
-    pub suites: BTreeMap<String, Result<GuestImage, Skip>>,
+    /// The built images with other suites' kernels.
+    pub suites: SuiteImages,
     /// The accelerator, with why.
     pub proven: Proven,
     /// Saved guests.
@@ -47,17 +50,7 @@ impl Context {
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
         let say = |line: &str| eprintln!("{line}");
-        let image = image::ensure(&settings.images(), None, &say)?;
-        let mut suites = BTreeMap::new();
-        for suite in needed_suites(selected) {
-            let built = image::ensure(&settings.images(), Some(suite), &say);
-            let built = match built.map_err(|error| error.downcast::<Skip>()) {
-                Ok(image) => Ok(image),
-                Err(Ok(skip)) => Err(skip),
-                Err(Err(error)) => return Err(error),
-            };
-            suites.insert(suite.to_owned(), built);
-        }
+        let (image, suites) = images(&settings, selected)?;
         let proven = accel::prove(
             &settings.qemu,
             &settings.firmware,
@@ -191,13 +184,33 @@ impl Context {
     }
 }
 
-/// The suites whose kernels the trials that run stand on.
-fn needed_suites(selected: &[PlannedTrial]) -> BTreeSet<&str> {
-    selected
+/// The image with the system's own kernel, and those that the trials of `selected` need besides;
+/// built where they are not built.
+///
+/// # Errors
+/// [`crate::error::CannotRun`], with what to do about it.
+pub fn images(
+    settings: &Settings,
+    selected: &[PlannedTrial],
+) -> anyhow::Result<(GuestImage, SuiteImages)> {
+    let say = |line: &str| eprintln!("{line}");
+    let own = image::ensure(&settings.images(), None, &say)?;
+    let needed: BTreeSet<&str> = selected
         .iter()
         .filter(|trial| trial.action == Action::Run)
         .filter_map(|trial| trial.cell.guest.kernel_suite())
-        .collect()
+        .collect();
+    let mut suites = BTreeMap::new();
+    for suite in needed {
+        let built = image::ensure(&settings.images(), Some(suite), &say);
+        let built = match built.map_err(|error| error.downcast::<Skip>()) {
+            Ok(image) => Ok(image),
+            Err(Ok(skip)) => Err(skip),
+            Err(Err(error)) => return Err(error),
+        };
+        suites.insert(suite.to_owned(), built);
+    }
+    Ok((own, suites))
 }
 
 /// As [`kit`], for a guest and of what is built and proved already; placeholders stand for the rest.

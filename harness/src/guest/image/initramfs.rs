@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Our own files: path, permissions, content.
-pub const FILES: [(&str, u32, &str); 7] = [
+pub const FILES: [(&str, u32, &str); 8] = [
     ("init", 0o755, include_str!("root/init")),
     ("bin/hotplug", 0o755, include_str!("root/hotplug")),
     ("bin/service", 0o755, include_str!("root/service")),
@@ -22,6 +22,11 @@ pub const FILES: [(&str, u32, &str); 7] = [
         "bin/dhclient-script",
         0o755,
         include_str!("root/dhclient-script"),
+    ),
+    (
+        "etc/udhcpc/default.script",
+        0o755,
+        include_str!("root/udhcpc-script"),
     ),
     ("etc/inittab", 0o644, include_str!("root/inittab")),
     ("etc/passwd", 0o644, include_str!("root/passwd")),

@@ -27,7 +27,9 @@ pub const PROGRAMS: [&str; 13] = [
 ];
 
 /// Busybox's commands that the image cannot do without.
-const APPLETS: [&str; 6] = ["init", "modprobe", "mount", "sh", "uevent", "vconfig"];
+const APPLETS: [&str; 7] = [
+    "init", "modprobe", "mount", "sh", "udhcpc", "uevent", "vconfig",
+];
 
 /// Where Debian keeps programs and libraries, with and without a merged /usr.
 const BIN: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];

@@ -17,7 +17,7 @@ fn each_suite_has_a_recipe_of_its_own() {
 fn what_the_network_refused_is_a_skip_and_trouble_here_is_not() {
     let refused = unavailable(
         "sid",
-        anyhow::anyhow!("`apt-get` ended with 100: E: no route"),
+        anyhow::anyhow!("`apt-get` ended with 100: E: no route; E: and more"),
     );
     let Skip(why) = refused.downcast().unwrap();
     assert_eq!(

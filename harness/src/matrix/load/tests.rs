@@ -193,7 +193,7 @@ fn unknown_names() {
             m.toml:38: [[exclude]]: unknown guest `rhel66`, did you mean `rhel6`? (allowed: rhel6)
             m.toml:38: [[exclude]]: unknown backend `vhost_zc`, did you mean `vhost_zcopy`? (allowed: tap, vhost, vhost_zcopy)
             m.toml:37: [[exclude]]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio)
-            m.toml:21: [guests.rhel6]: unknown dialect `rhel66`, did you mean `rhel6`? (allowed: rhel6, rhel9)
+            m.toml:21: [guests.rhel6]: unknown dialect `rhel66`, did you mean `rhel6`? (allowed: rhel4, rhel5, rhel6, rhel7, rhel8, rhel9, rhel10)
             m.toml:22: [guests.rhel6]: unknown machine `q53`, did you mean `q35`? (allowed: pc, q35)
             m.toml:12: [nics.e1000]: unknown offload `xt`, did you mean `tx`? (allowed: rx, tx, sg, tso, ufo, gso, gro, lro)
             m.toml:5: [axes]: unknown vhost `of`, did you mean `off`? (allowed: off, on)

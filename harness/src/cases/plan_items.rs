@@ -1,0 +1,141 @@
+//! The items of the manual test plan, and which cases carry each.
+
+use super::Case;
+use crate::plan::{Action, PlannedTrial};
+use std::fmt::Write;
+
+/// An item of the plan: its number as cases name it, and its heading. Two items are called 2, and two
+/// 18: the second of each has a word with it.
+pub const ITEMS: [(&str, &str); 24] = [
+    ("1", "hot-plug and unplug, with vhost"),
+    ("2", "link status with the status parameter"),
+    ("2. ping", "ping the guest"),
+    ("3", "PXE booting"),
+    ("4", "change the MAC address"),
+    ("5", "the driver of each NIC"),
+    ("6", "switch promiscuous mode"),
+    ("7", "802.1q VLAN"),
+    ("8", "driver information"),
+    ("9", "the largest MTU of each NIC"),
+    ("10", "flood all NICs at once"),
+    ("11", "query offloads"),
+    ("12", "switch offloads"),
+    ("13", "switch promiscuous mode"),
+    ("14", "set the MTU"),
+    ("15", "a big file over UDP"),
+    ("16", "packet sizes in tcpdump"),
+    ("17", "migration with spice"),
+    ("18", "zero copy on and off"),
+    ("18. mac_change", "change the MAC address"),
+    ("19", "indirect_desc and event_idx"),
+    ("20", "link status with the status parameter"),
+    ("21", "netperf"),
+    ("22", "multiqueue"),
+];
+
+/// The items that `case` carries, without the steps that follow an item, such as `1) and 2)`.
+fn items(case: &Case) -> impl Iterator<Item = &'static str> {
+    case.plan_item
+        .split(", ")
+        .filter(|part| !part.ends_with(')'))
+}
+
+/// An item, and what carries it.
+struct Row {
+    item: &'static str,
+    title: &'static str,
+    cases: Vec<&'static str>,
+    run: usize,
+    skip: usize,
+}
+
+fn rows(cases: &[&'static Case], trials: &[PlannedTrial]) -> Vec<Row> {
+    let row = |(item, title)| {
+        let carrying = cases.iter().filter(|case| items(case).any(|i| i == item));
+        let cases: Vec<&str> = carrying.map(|case| case.name).collect();
+        let (run, skip): (Vec<&PlannedTrial>, Vec<&PlannedTrial>) = trials
+            .iter()
+            .filter(|trial| cases.contains(&trial.case.name))
+            .partition(|trial| trial.action == Action::Run);
+        Row {
+            item,
+            title,
+            cases,
+            run: run.len(),
+            skip: skip.len(),
+        }
+    };
+    ITEMS.into_iter().map(row).collect()
+}
+
+/// Each item with how many of `trials` carry it and those of `cases` that do, a line each.
+pub fn table(cases: &[&'static Case], trials: &[PlannedTrial]) -> String {
+    let mut out = format!(
+        "{:<15} {:<38} {:>6} {:>7}  cases\n",
+        "item", "", "run", "skip"
+    );
+    for row in rows(cases, trials) {
+        let cases = match row.cases.is_empty() {
+            true => "none".to_owned(),
+            false => row.cases.join(", "),
+        };
+        // A String cannot fail to be written to.
+        let _ = writeln!(
+            out,
+            "{:<15} {:<38} {:>6} {:>7}  {cases}",
+            row.item, row.title, row.run, row.skip
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::{planned, shipped, skipped_and_faulty};
+
+    /// The items that nothing carries yet.
+    const NOT_YET: [&str; 9] = ["3", "7", "10", "12", "15", "16", "17", "18", "21"];
+
+    #[test]
+    fn every_item_has_trials_but_those_that_are_known_to_have_none() {
+        for profile in ["smoke", "full", "soak"] {
+            let rows = rows(crate::cases::all(), &shipped(profile));
+            let none = rows.iter().filter(|row| row.run == 0);
+            let none: Vec<&str> = none.map(|row| row.item).collect();
+            assert_eq!(none, NOT_YET, "{profile}");
+        }
+    }
+
+    #[test]
+    fn cases_name_items_that_there_are() {
+        for case in crate::cases::all() {
+            for item in items(case) {
+                let known = ITEMS.iter().any(|(name, _)| *name == item);
+                assert!(known, "{} carries {item:?}", case.name);
+            }
+        }
+    }
+
+    #[test]
+    fn an_item_is_told_with_its_trials_and_cases() {
+        let trials = [
+            planned("driver::e1000::rhel9::tap"),
+            planned("driver::virtio::rhel9::tap"),
+            planned("flood::virtio::rhel6::tap"),
+            skipped_and_faulty(),
+        ];
+        let cases = [trials[0].case, trials[2].case];
+        let table = table(&cases, &trials);
+        let told: Vec<&str> = table.lines().take(7).collect();
+        insta::assert_snapshot!(told.join("\n"), @r"
+            item                                                      run    skip  cases
+            1               hot-plug and unplug, with vhost             0       0  none
+            2               link status with the status parameter       0       0  none
+            2. ping         ping the guest                              1       1  flood
+            3               PXE booting                                 0       0  none
+            4               change the MAC address                      0       0  none
+            5               the driver of each NIC                      2       0  driver
+        ");
+    }
+}
