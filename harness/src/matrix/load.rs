@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
+const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
 const STARTS: &[(&str, From)] = &[("checkpoint", From::Checkpoint), ("boot", From::Boot)];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
@@ -166,7 +167,7 @@ fn optional_axis<T>(
 }
 
 fn nic(name: &str, section: &Section) -> Option<Nic> {
-    section.allow(&["device", "driver", "max_mtu", "offloads"]);
+    section.allow(&["device", "driver", "max_mtu", "offloads", "shows_mac"]);
     let device = section.string("device");
     let driver = section.string("driver");
     let max_mtu = section.integer("max_mtu", MTU);
@@ -179,6 +180,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         driver: driver?.into_inner(),
         max_mtu: max_mtu?,
         offloads: offloads(section)?,
+        shows_mac: section.optional_choice("shows_mac", YES_NO).unwrap_or(true),
     })
 }
 

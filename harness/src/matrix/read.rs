@@ -212,6 +212,11 @@ impl<'r, 't> Section<'r, 't> {
         self.word(key, &text, words)
     }
 
+    /// As [`Section::choice`], where it may be absent.
+    pub(super) fn optional_choice<T: Copy>(&self, key: &str, words: &[(&str, T)]) -> Option<T> {
+        self.has(key).then(|| self.choice(key, words)).flatten()
+    }
+
     fn word<T: Copy>(&self, key: &str, text: &Placed<String>, words: &[(&str, T)]) -> Option<T> {
         let found = words.iter().find(|(word, _)| word == text.get_ref());
         if found.is_none() {

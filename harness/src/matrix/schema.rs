@@ -21,6 +21,8 @@ pub struct Nic {
     pub max_mtu: u32,
     /// Offloads (ethtool's short names) that are on by default with this driver (plan item 11).
     pub offloads: Vec<String>,
+    /// Whether QEMU's `info network` shows a MAC that the guest has set; else it keeps the first.
+    pub shows_mac: bool,
 }
 
 impl Nic {

@@ -150,7 +150,7 @@ fn unknown_keys() {
             m.toml:2: [axes]: the key `vhost` is missing
             m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: nic, guest, vhost, zcopy)
             m.toml:8: [nics.e1000]: the key `driver` is missing
-            m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads)
+            m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac)
             m.toml:20: [guests.rhel6]: the key `memory` is missing
             m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
             m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
@@ -180,6 +180,7 @@ fn unknown_names() {
             ("machine = \"pc\"", "machine = \"q53\""),
             ("offloads = [\"tx\"", "offloads = [\"xt\""),
             ("vhost = [\"off\"", "vhost = [\"of\""),
+            ("max_mtu = 16110", "max_mtu = 16110\nshows_mac = \"on\""),
             ("[nics.e1000]", "[nics.\"e1000::x\"]"),
         ]),
         @r"
@@ -197,6 +198,7 @@ fn unknown_names() {
             m.toml:22: [guests.rhel6]: unknown machine `q53`, did you mean `q35`? (allowed: pc, q35)
             m.toml:12: [nics.e1000]: unknown offload `xt`, did you mean `tx`? (allowed: rx, tx, sg, tso, ufo, gso, gro, lro)
             m.toml:5: [axes]: unknown vhost `of`, did you mean `off`? (allowed: off, on)
+            m.toml:12: [nics.e1000]: unknown shows_mac `on`, did you mean `no`? (allowed: yes, no)
             m.toml:3: [axes]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio): there is no [nics.e1000] table
             m.toml:8: [nics.e1000::x]: the name becomes part of a trial's name; allowed are letters, digits, `_` and `-`
             m.toml:25: [guests.rhel6.nics.e1000]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio)
