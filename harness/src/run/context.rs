@@ -238,7 +238,7 @@ pub fn kit_so_far(settings: &Settings, facts: &HostFacts, guest: &Guest) -> Kit 
             accel,
             kernel: "VMLINUX-OF-THE-IMAGE".into(),
             initrd: "INITRD-OF-THE-IMAGE".into(),
-            parameters: parameters(accel),
+            parameters: image::KERNEL_CMDLINE.to_owned(),
             firmware: settings.firmware.clone(),
             generation_id: generation_id(facts),
         },
@@ -256,16 +256,7 @@ pub fn kit(settings: &Settings, image: &GuestImage, accel: Accel, facts: &HostFa
         accel,
         kernel: image.kernel().to_owned(),
         initrd: image.initrd.clone(),
-        parameters: parameters(accel),
+        parameters: image::KERNEL_CMDLINE.to_owned(),
         firmware: settings.firmware.clone(),
-    }
-}
-
-/// Under TCG a loaded host lets the kernel measure its TSC several times too slow; the guest's clock
-/// then runs that much too fast, for as long as its checkpoint is kept. The HPET needs no measuring.
-fn parameters(accel: Accel) -> String {
-    match accel {
-        Accel::Kvm => image::KERNEL_CMDLINE.to_owned(),
-        Accel::Tcg => format!("{} tsc=unstable", image::KERNEL_CMDLINE),
     }
 }

@@ -37,7 +37,8 @@ use store::{BZIMAGE, Current, INITRD, VMLINUX};
 /// self-tests saves 0.25 s of the boot, the others 0.2 s together. A panic reboots at once, so that
 /// QEMU's `-no-reboot` ends the VM. Where guests wait for a processor, the kernel measures a wrong
 /// frequency of the TSC now and then (1 boot in 12, 12 at once on 2 processors: 357 MHz for 2,596), and
-/// its clock runs so many times too fast; so it takes another clock. IPv6 is off so that a guest sends nothing of its own accord.
+/// its clock runs so many times too fast, for as long as its checkpoint is kept; so it takes another
+/// clock. IPv6 is off so that a guest sends nothing of its own accord.
 pub const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 norandmaps nokaslr mitigations=off rodata=off \
      cryptomgr.notests no_timer_check tsc=unstable random.trust_cpu=on ipv6.disable=1 apparmor=0 audit=0";
 
