@@ -61,6 +61,14 @@ fn models(settings: &Settings, facts: &HostFacts, lines: &mut Lines) {
     match load::load(&settings.matrix, &names) {
         Err(error) => lines.lack("matrix", &error.to_string()),
         Ok(matrix) => {
+            for guest in (matrix.axes.guest.iter()).filter_map(|name| matrix.guests.get(name)) {
+                let suite = guest.kernel_suite();
+                let why = suite.and_then(|suite| image::obstacle(&settings.images(), suite));
+                if let Some(why) = why {
+                    let text = format!("{}: {why}; its trials are skipped", guest.name);
+                    lines.lack("guest kernel", &text);
+                }
+            }
             for nic in matrix
                 .axes
                 .nic

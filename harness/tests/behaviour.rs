@@ -247,8 +247,9 @@ impl Own {
         let built = nicmatrix(&["image"]).output().expect("it runs");
         assert!(built.status.success(), "{built:?}");
         let printed = String::from_utf8(built.stdout).expect("UTF-8");
-        // DIR/images/HASH/initrd
-        let mut above = Path::new(printed.trim()).ancestors().skip(1);
+        // DIR/images/HASH/initrd, the system's own kernel's first
+        let first = printed.lines().next().unwrap_or_default();
+        let mut above = Path::new(first).ancestors().skip(1);
         let image = above.next().expect("HASH");
         let shared = above.nth(1).expect("DIR");
         let kernel = image.join("bzImage");

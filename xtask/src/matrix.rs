@@ -409,6 +409,7 @@ mod tests {
             "--firmware a:b",
             "--accel hvf",
             "--retries -1",
+            "list --json --plan",
         ] {
             let words = format!("matrix {line}");
             assert!(

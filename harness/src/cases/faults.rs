@@ -92,7 +92,9 @@ pub const BLACKLISTED: Fault = Fault {
     breaks: "the guest is booted with the NIC's driver on its module blacklist",
     moment: Moment::Start,
     vm: |spec| {
-        spec.kernel_parameter("module_blacklist=virtio_net,8139cp,8139too,e1000,e1000e");
+        spec.kernel_parameter(
+            "module_blacklist=virtio_net,8139cp,8139too,e1000,e1000e,igb,vmxnet3,pcnet32,ne2k_pci,tulip,e100",
+        );
     },
     inject: nothing,
     red: NO_LINK,

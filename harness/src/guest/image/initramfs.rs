@@ -283,6 +283,33 @@ mod tests {
     }
 
     #[test]
+    fn another_kernel_s_modules_follow_the_same_userspace() {
+        let dir = tempfile::tempdir().unwrap();
+        let modules = dir.path().join("lib/modules/6.12");
+        fs::create_dir_all(&modules).unwrap();
+        fs::write(modules.join("igb.ko"), "module").unwrap();
+        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
+        fs::write(&own, "userspace and other modules").unwrap();
+        write_with(&own, 12, dir.path(), &other).unwrap();
+        let written = fs::read(&other).unwrap();
+        assert_eq!(&written[..12], b"userspace an");
+        let names: Vec<String> = read_back(&written[12..])
+            .into_iter()
+            .map(|(_, _, name, _)| name)
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "lib",
+                "lib/modules",
+                "lib/modules/6.12",
+                "lib/modules/6.12/igb.ko",
+                "TRAILER!!!"
+            ]
+        );
+    }
+
+    #[test]
     fn directories_are_made_and_the_first_of_a_name_wins() {
         let mut bytes = Vec::new();
         let mut cpio = Cpio::new(&mut bytes);
