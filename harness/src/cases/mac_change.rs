@@ -99,11 +99,12 @@ fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
         "the new MAC is {new}, the guest shows {}",
         shown.trim()
     );
+    // What is on the wire may not be in the server's log yet.
     let address = bed
         .dhcp
         .as_ref()
-        .and_then(|dhcp| dhcp.lease(new))
-        .with_context(|| format!("the DHCP server has no lease for the new MAC {new}"))?;
+        .context("the DHCP server is gone")?
+        .wait_for_lease(new, until)?;
     let addresses = bed
         .agent
         .sh(&format!("ip -4 addr show dev {}", link.name))?;
