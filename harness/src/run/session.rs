@@ -96,7 +96,12 @@ impl Session {
         }
         let history = match settings.nextest {
             true => History::default(),
-            false => History::read(&settings.host_cache(), &settings.profile),
+            false => {
+                // A boot needs a processor for seconds, what is restored does not.
+                let boot = if settings.boot { "@boot" } else { "" };
+                let what = format!("{}{boot}", settings.profile);
+                History::read(&settings.host_cache(), &what)
+            }
         };
         Ok(Session {
             context,
