@@ -44,6 +44,7 @@ pub static DRIVER_INFO: Case = Case {
             breaks: "the guest swaps the MACs of two NICs, so that the one under test is in another slot",
             vm: |spec| {
                 let mut second = spec.nics[0].clone();
+                second.place = 1;
                 second.id = "nic1".into();
                 second.tap = "tap1".into();
                 second.mac = OTHER_MAC;
