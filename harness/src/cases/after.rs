@@ -1,5 +1,5 @@
-//! What a case goes on through in a variant `case@after`: then it must hold again (the plan's cases
-//! meet these in the field, and the incumbent tests them).
+//! What a case goes on through in a variant `case@word`, to hold again afterwards: a NIC that works
+//! once may not after a reboot, a reset or a reload of its driver.
 
 use super::{Case, Start};
 use crate::guest::link;
