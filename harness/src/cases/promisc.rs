@@ -162,9 +162,10 @@ fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
     bed.expect_replies(1, 48)?;
     let shown = format!("grep -q '{}: ICMP echo request' {SEEN}", bed.address());
     bed.agent.until(&shown, TCPDUMP, &format!("cat {SEEN}"))?;
-    let text = bed
-        .agent
-        .sh(&format!("kill $(cat {SEEN}.pid); cat {SEEN}"))?;
+    // Without its files, so that the next tcpdump is not taken to listen by the words of this one.
+    let text = bed.agent.sh(&format!(
+        "kill $(cat {SEEN}.pid); cat {SEEN}; rm {SEEN} {SEEN}.err"
+    ))?;
     bed.agent.finish(dump, Duration::ZERO)?;
     Ok(text.to_lowercase().contains(&FOREIGN_MAC.to_string()))
 }
