@@ -15,6 +15,7 @@
 //! | [`host`] | what can run here: accelerator, QEMU's devices, vhost, speed |
 //! | [`plan`] | cases × cells → trials, each run or skip with a reason |
 //! | [`list`], [`explain`] | the planned trials, as text or JSON; one of them in full |
+//! | [`json`] | small files that several processes share |
 //! | [`cache`] | what is saved, as text |
 //! | [`measure`] | how long guests take to be there |
 //! | [`cases`] | the test plan's procedures, one file a family |
@@ -32,6 +33,7 @@ pub mod error;
 pub mod explain;
 pub mod guest;
 pub mod host;
+pub mod json;
 pub mod list;
 pub mod matrix;
 pub mod measure;

@@ -2,13 +2,13 @@
 //! `cargo xtask bench`, and the soak that shows that a restore does not fail once in a thousand.
 
 use crate::error::{CannotRun, OrCannotRun};
+use crate::net;
 use crate::plan::{Action, PlannedTrial};
 use crate::run::artifacts::Artifacts;
 use crate::run::context::Context;
 use crate::run::settings::Settings;
 use crate::run::{self, Planned};
 use crate::testbed::Testbed;
-use crate::{net, plan};
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use std::path::Path;
@@ -43,16 +43,9 @@ pub fn restores(
     at_once: usize,
     mut report: impl FnMut(&Sample) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let Planned {
-        profile,
-        facts,
-        trials,
-        ..
-    } = run::planned(settings)?;
-    let Some(trial) = trials.iter().find(|trial| trial.name == name) else {
-        let names: Vec<String> = trials.into_iter().map(|trial| trial.name).collect();
-        return Err(plan::nothing_matches(&names, name, true));
-    };
+    let planned = run::planned(settings)?;
+    let trial = &planned.trial(name)?.clone();
+    let Planned { profile, facts, .. } = planned;
     if let Action::Skip(reason) = &trial.action {
         return Err(CannotRun(format!("{name} cannot run here: {reason}")).into());
     }
@@ -124,17 +117,14 @@ fn one(
     let unique_kib = bed.as_ref().ok().and_then(|(bed, _)| bed.vm.unique_kib());
     all_up.wait();
     let (bed, first_ping) = bed?;
+    let (start, boot) = (bed.start, bed.boot);
     let ending = Instant::now();
-    let sample = Sample {
-        start: bed.start.name(),
-        agent_seconds: bed.boot.as_secs_f64(),
-        first_ping_seconds: first_ping.as_secs_f64(),
-        testbed_seconds: 0.0,
-        unique_kib: unique_kib.context("QEMU's memory cannot be read")?,
-    };
     drop(bed);
     Ok(Sample {
+        start: start.name(),
+        agent_seconds: boot.as_secs_f64(),
+        first_ping_seconds: first_ping.as_secs_f64(),
         testbed_seconds: (built + ending.elapsed()).as_secs_f64(),
-        ..sample
+        unique_kib: unique_kib.context("QEMU's memory cannot be read")?,
     })
 }

@@ -99,10 +99,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Explain { trial } => {
             let planned = run::planned(&settings)?;
-            let Some(found) = planned.trials.iter().find(|planned| planned.name == trial) else {
-                let names: Vec<String> = planned.trials.iter().map(|t| t.name.clone()).collect();
-                return Err(nothing_matches(&names, &trial, true));
-            };
+            let found = planned.trial(&trial)?;
             let spec = vm::standard::spec(
                 found,
                 &run::context::kit_so_far(&settings, &planned.facts, &found.cell.guest),

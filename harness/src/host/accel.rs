@@ -7,6 +7,7 @@
 use super::Accel;
 use crate::error::{CannotRun, OrCannotRun};
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
+use crate::json;
 use crate::run::child::dies_with_parent;
 use crate::run::settings::AccelChoice;
 use anyhow::Result;
@@ -161,8 +162,9 @@ pub fn prove(
             alone(start(Accel::Tcg)?, &format!("TCG, as {refusal}"))?
         }
     };
-    keep(&file, key, proven.clone()).or_cannot_run(|| format!("write {}", file.display()))?;
-    Ok(proven)
+    let cached = Cached { key, proven };
+    json::write_whole(&file, &cached).or_cannot_run(|| format!("write {}", file.display()))?;
+    Ok(cached.proven)
 }
 
 fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
@@ -203,14 +205,6 @@ fn located(program: &Path) -> PathBuf {
 fn cached(file: &Path, key: &Key) -> Option<Proven> {
     let cached: Cached = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     (cached.key == *key).then_some(cached.proven)
-}
-
-fn keep(file: &Path, key: Key, proven: Proven) -> Result<()> {
-    let dir = file.parent().unwrap_or(Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(dir)?;
-    serde_json::to_writer_pretty(&temporary, &Cached { key, proven })?;
-    temporary.persist(file)?;
-    Ok(())
 }
 
 /// A QEMU that boots the image and is killed when dropped.

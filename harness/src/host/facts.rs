@@ -2,6 +2,7 @@
 
 use super::HostFacts;
 use crate::error::CannotRun;
+use crate::json;
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
@@ -106,17 +107,8 @@ fn cached(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Result
     let asked = ask(qemu, firmware, ANSWER)?;
     let entry = CacheEntry { key, asked };
     // A cache that cannot be written costs only that QEMU is asked again.
-    let _ = store(&file, cache_dir, &entry);
+    let _ = json::write_whole(&file, &entry);
     Ok(entry.asked)
-}
-
-/// Whole or not at all, as two runs may do it at once.
-fn store(file: &Path, cache_dir: &Path, entry: &CacheEntry) -> anyhow::Result<()> {
-    std::fs::create_dir_all(cache_dir)?;
-    let mut new = tempfile::NamedTempFile::new_in(cache_dir)?;
-    new.write_all(&serde_json::to_vec(entry)?)?;
-    new.persist(file)?;
-    Ok(())
 }
 
 /// Changes when QEMU does. None for a script, which may start any QEMU.

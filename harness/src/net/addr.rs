@@ -32,6 +32,11 @@ pub fn guest(index: u8) -> Ipv4Addr {
     Ipv4Addr::new(198, 18, 0, 2 + index)
 }
 
+/// As [`guest`], with the prefix length, as the guest's tools take it: `198.18.0.2/24`.
+pub fn guest_with_prefix(index: u8) -> String {
+    format!("{}/{PREFIX_LEN}", guest(index))
+}
+
 /// MAC of the `index`-th NIC of `machine` (NIC model and guest): the same in every run, so that a
 /// checkpoint can hold it, distinct within a trial, and spread (24 bits) so that a frame that strayed
 /// between cells is told apart.

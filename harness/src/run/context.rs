@@ -131,7 +131,12 @@ impl Context {
 
     fn kit(&self, guest: &Guest) -> Result<Kit, Skip> {
         let image = self.image_of(guest)?;
-        Ok(kit(&self.settings, image, self.proven.accel, &self.facts))
+        Ok(kit(
+            &self.settings,
+            Some(image),
+            self.proven.accel,
+            &self.facts,
+        ))
     }
 
     /// The guests of `selected` for which the built image stands in, each with the kernel that it
@@ -213,7 +218,7 @@ pub fn images(
     Ok((own, suites))
 }
 
-/// As [`kit`], for a guest and of what is built and proved already; placeholders stand for the rest.
+/// What a guest's VMs get, of what is built and proved already.
 pub fn kit_so_far(settings: &Settings, facts: &HostFacts, guest: &Guest) -> Kit {
     let image = image::built(&settings.images(), guest.kernel_suite());
     let own = image::built(&settings.images(), None);
@@ -232,31 +237,21 @@ pub fn kit_so_far(settings: &Settings, facts: &HostFacts, guest: &Guest) -> Kit 
         (None, AccelChoice::Kvm) => Accel::Kvm,
         (None, _) => Accel::Tcg,
     };
-    match image {
-        Some(image) => kit(settings, &image, accel, facts),
-        None => Kit {
-            accel,
-            kernel: "VMLINUX-OF-THE-IMAGE".into(),
-            initrd: "INITRD-OF-THE-IMAGE".into(),
-            parameters: image::KERNEL_CMDLINE.to_owned(),
-            firmware: settings.firmware.clone(),
-            generation_id: generation_id(facts),
-        },
-    }
+    kit(settings, image.as_ref(), accel, facts)
 }
 
-fn generation_id(facts: &HostFacts) -> bool {
-    facts.qemu_devices.iter().any(|device| device == "vmgenid")
-}
-
-/// What the image and the settings give every VM.
-pub fn kit(settings: &Settings, image: &GuestImage, accel: Accel, facts: &HostFacts) -> Kit {
+/// What image, settings and QEMU give every VM; placeholders stand for an image that is not built.
+fn kit(settings: &Settings, image: Option<&GuestImage>, accel: Accel, facts: &HostFacts) -> Kit {
+    let (kernel, initrd) = match image {
+        Some(image) => (image.kernel().to_owned(), image.initrd.clone()),
+        None => ("VMLINUX-OF-THE-IMAGE".into(), "INITRD-OF-THE-IMAGE".into()),
+    };
     Kit {
-        generation_id: generation_id(facts),
         accel,
-        kernel: image.kernel().to_owned(),
-        initrd: image.initrd.clone(),
+        kernel,
+        initrd,
         parameters: image::KERNEL_CMDLINE.to_owned(),
         firmware: settings.firmware.clone(),
+        generation_id: facts.qemu_devices.iter().any(|device| device == "vmgenid"),
     }
 }

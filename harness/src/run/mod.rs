@@ -76,6 +76,20 @@ pub struct Planned {
     pub trials: Vec<PlannedTrial>,
 }
 
+impl Planned {
+    /// The trial of that name.
+    ///
+    /// # Errors
+    /// When there is none, with the nearest names.
+    pub fn trial(&self, name: &str) -> anyhow::Result<&PlannedTrial> {
+        let found = self.trials.iter().find(|trial| trial.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<String> = self.trials.iter().map(|t| t.name.clone()).collect();
+            plan::nothing_matches(&names, name, true)
+        })
+    }
+}
+
 /// Reads the matrix and plans it for this host. Quick: nothing is built or booted.
 ///
 /// # Errors

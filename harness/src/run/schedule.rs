@@ -9,6 +9,7 @@ use super::events::Outcome;
 use super::slots::{Need, PROCESSOR};
 use crate::cases::Load;
 use crate::error::OrCannotRun;
+use crate::json;
 use crate::plan::{Action, PlannedTrial};
 use crate::report::Results;
 use serde::{Deserialize, Serialize};
@@ -162,7 +163,7 @@ impl History {
                 took.entry(key).or_insert(earlier);
             }
         }
-        write(file, &took).or_cannot_run(|| format!("write {}", file.display()))
+        json::write_whole(file, &took).or_cannot_run(|| format!("write {}", file.display()))
     }
 }
 
@@ -177,15 +178,6 @@ fn read(file: &Path) -> BTreeMap<String, Took> {
         took.seconds > 0.0 && took.wanted_seconds.is_none_or(|wanted| wanted >= 0.0)
     });
     took
-}
-
-fn write(file: &Path, took: &BTreeMap<String, Took>) -> anyhow::Result<()> {
-    let dir = file.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(dir)?;
-    let temporary = tempfile::NamedTempFile::new_in(dir)?;
-    serde_json::to_writer_pretty(&temporary, took)?;
-    temporary.persist(file)?;
-    Ok(())
 }
 
 #[cfg(test)]
@@ -361,7 +353,7 @@ mod tests {
                 (key("smoke", &format!("a{n}")), took)
             })
             .collect();
-        write(&dir.path().join(FILE), &many).unwrap();
+        json::write_whole(&dir.path().join(FILE), &many).unwrap();
         let history = after(dir.path(), "smoke", &[("z", 9.0, 1.0)]);
         assert_eq!(history.took.len(), KEPT);
         assert_eq!(history.seconds(&with_load(Load::Busy, "z")), 9.0);

@@ -195,7 +195,7 @@ fn preparation(spec: &VmSpec, guest: &Guest) -> Vec<String> {
     spec.nics
         .iter()
         .map(|nic| {
-            let address = format!("{}/{}", addr::guest(nic.place), addr::PREFIX_LEN);
+            let address = addr::guest_with_prefix(nic.place);
             guest.dialect.command(Op::Address, DEVICE, &address)
         })
         .collect()

@@ -1,10 +1,10 @@
 //! What one trial is handed: its own host network, its VM and guest, a capture of the NIC's tap.
 
-use crate::cases::{Fault, Moment, Start};
 pub mod checkpoints;
 pub mod peer;
 pub mod start;
 
+use crate::cases::{Fault, Moment, Start};
 use crate::error::OrCannotRun;
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
@@ -27,7 +27,7 @@ use crate::vm::cmdline::NicSpec;
 use crate::vm::process::{Handle, Vm};
 use anyhow::{Context as _, bail, ensure};
 use peer::Peer;
-use start::{FIRST_PING_INTERVAL, Place};
+use start::Place;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -228,7 +228,7 @@ impl Testbed {
     pub fn up(&mut self) -> anyhow::Result<Link> {
         let link = self.link()?;
         if self.start != Start::WarmNic {
-            let address = format!("{}/{}", self.address(), addr::PREFIX_LEN);
+            let address = addr::guest_with_prefix(0);
             self.apply(Op::Address, &link, &address)?;
         }
         self.reach(deadline::FIRST_PING)?;
@@ -242,14 +242,7 @@ impl Testbed {
     pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
         let mark = self.wire()?.mark()?;
         let deadline = limit.start();
-        let running = self
-            .ping()
-            .interval(FIRST_PING_INTERVAL)
-            .deadline(deadline.span())
-            .spawn()?;
-        let replied = running.wait_replies(1, Instant::now() + deadline.span());
-        drop(running);
-        if replied.is_ok() {
+        if start::answers(self.address(), deadline)? {
             return Ok(());
         }
         let seen = self.wire()?.summary(mark)?;

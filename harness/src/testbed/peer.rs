@@ -72,7 +72,7 @@ impl Peer {
         .with_context(|| format!("the peer in place {place}"))?;
         let link = link::await_link(&up.agent, up.vm.spec.nics[0].mac)?;
         if source.start() != Start::WarmNic {
-            let address = format!("{}/{}", addr::guest(place), addr::PREFIX_LEN);
+            let address = addr::guest_with_prefix(place);
             let command = cell
                 .guest
                 .dialect

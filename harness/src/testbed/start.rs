@@ -7,7 +7,7 @@ use crate::guest::agent::Agent;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
-use crate::run::deadline::{self, Limit};
+use crate::run::deadline::{self, Deadline, Limit};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{NicSpec, Ram, VmSpec};
 use crate::vm::process::{Handle, Vm};
@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Between two pings while the first reply is awaited, seconds: well below a trial's fixed cost.
-pub const FIRST_PING_INTERVAL: f64 = 0.02;
+const FIRST_PING_INTERVAL: f64 = 0.02;
 
 /// A guest that answers.
 pub struct Up {
@@ -147,13 +147,23 @@ pub fn up(
 /// After `limit`.
 pub fn first_reply(address: Ipv4Addr, limit: Limit) -> anyhow::Result<()> {
     let deadline = limit.start();
+    match answers(address, deadline)? {
+        true => Ok(()),
+        false => Err(deadline.missed(format!("{address} did not answer"))),
+    }
+}
+
+/// Pings `address` until the first reply; whether it came before the deadline.
+///
+/// # Errors
+/// When ping itself does not work.
+pub fn answers(address: Ipv4Addr, deadline: Deadline) -> anyhow::Result<bool> {
     let running = Ping::new(address)
         .interval(FIRST_PING_INTERVAL)
         .deadline(deadline.span())
         .spawn()?;
     let replied = running.wait_replies(1, Instant::now() + deadline.span());
-    drop(running);
-    replied.map_err(|_| deadline.missed(format!("{address} did not answer")))
+    Ok(replied.is_ok())
 }
 
 fn did_not_come_up(vm: &Vm, source: &Source, error: &anyhow::Error) -> anyhow::Error {

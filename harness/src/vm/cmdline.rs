@@ -282,4 +282,4 @@ pub fn quote(word: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -122,7 +122,11 @@ fn the_answer_is_kept_for_what_it_depends_on() {
     };
     let file = dir.path().join("accel-tcg.json");
     let answer = proven(Accel::Tcg, 2.0, "measured".into());
-    keep(&file, key(&qemu, &[], &image).unwrap(), answer.clone()).unwrap();
+    let entry = Cached {
+        key: key(&qemu, &[], &image).unwrap(),
+        proven: answer.clone(),
+    };
+    json::write_whole(&file, &entry).unwrap();
     let ask = |firmware: &[PathBuf], image: &GuestImage| {
         cached(&file, &key(&qemu, firmware, image).unwrap())
     };

@@ -124,37 +124,10 @@ fn processor() -> String {
 mod tests {
     use super::*;
     use crate::matrix::schema::Machine;
-    use crate::net::addr::Mac;
-    use crate::vm::cmdline::NicSpec;
+    use crate::vm::cmdline::tests::{nic, spec as with_nics};
 
     fn spec() -> VmSpec {
-        VmSpec {
-            machine: Machine::Q35,
-            accel: Accel::Tcg,
-            memory_mib: 256,
-            cpus: 1,
-            boot: Boot::Kernel {
-                kernel: "/proc/self/exe".into(),
-                initrd: "/nowhere/initrd".into(),
-                parameters: vec!["quiet".into()],
-            },
-            nics: vec![NicSpec {
-                place: 0,
-                id: "nic0".into(),
-                device: "e1000".into(),
-                mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
-                tap: "tap0".into(),
-                vhost: false,
-                queues: 1,
-                properties: Vec::new(),
-                hotplug: false,
-            }],
-            globals: Vec::new(),
-            firmware: Vec::new(),
-            generation_id: true,
-            ram: Ram::Anonymous,
-            restored: false,
-        }
+        with_nics(vec![nic("e1000")])
     }
 
     #[test]

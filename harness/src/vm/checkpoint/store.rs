@@ -3,6 +3,7 @@
 
 use super::{Checkpoint, Mode};
 use crate::error::OrCannotRun;
+use crate::json;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -161,7 +162,7 @@ impl Store {
             what: what.to_owned(),
             outcome,
         };
-        write_manifest(&scratch, &manifest)
+        json::write_whole(&scratch.join(MANIFEST), &manifest)
             .and_then(|()| Ok(fs::rename(&scratch, &place)?))
             .or_cannot_run(cannot)?;
         Ok(manifest.outcome)
@@ -196,7 +197,7 @@ impl Store {
                     moved = true;
                 }
                 if moved {
-                    write_manifest(&place, &manifest)?;
+                    json::write_whole(&place.join(MANIFEST), &manifest)?;
                 }
             }
         }
@@ -235,8 +236,7 @@ impl Store {
             .filter(|entry| entry.path().is_dir())
             .map(|entry| {
                 let name = entry.file_name().to_string_lossy().into_owned();
-                let key = name.trim_start_matches(BUILDING).trim_start_matches(GOING);
-                let lock = fs::metadata(self.lock_file(key)).and_then(|m| m.modified());
+                let lock = fs::metadata(self.lock_file(key_of(&name))).and_then(|m| m.modified());
                 Entry {
                     what: match read_manifest(&entry.path()).map(|m| (m.what, m.outcome)) {
                         Ok((what, Outcome::Made { .. })) => what,
@@ -272,7 +272,7 @@ impl Store {
 
     /// Removes one, unless it is in use.
     fn remove(&self, name: &str) -> Result<bool> {
-        let key = name.trim_start_matches(BUILDING).trim_start_matches(GOING);
+        let key = key_of(name);
         let path = self.lock_file(key);
         let file = File::options().append(true).create(true).open(&path)?;
         let _lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -304,6 +304,11 @@ impl Store {
             }
         }
     }
+}
+
+/// The key that a directory of the store is named by, whole or not.
+fn key_of(name: &str) -> &str {
+    name.trim_start_matches(BUILDING).trim_start_matches(GOING)
 }
 
 fn seal(directory: &Path, name: &str) -> Result<Sealed> {
@@ -341,13 +346,6 @@ fn read_manifest(directory: &Path) -> Result<Manifest> {
     let text = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     serde_json::from_slice(&text)
         .with_context(|| format!("{} is not as it was written", path.display()))
-}
-
-fn write_manifest(directory: &Path, manifest: &Manifest) -> Result<()> {
-    let new = tempfile::NamedTempFile::new_in(directory)?;
-    serde_json::to_writer_pretty(&new, manifest)?;
-    new.persist(directory.join(MANIFEST))?;
-    Ok(())
 }
 
 fn now() -> u64 {

@@ -1,6 +1,6 @@
 use super::*;
 
-fn nic(device: &str) -> NicSpec {
+pub(crate) fn nic(device: &str) -> NicSpec {
     NicSpec {
         place: 0,
         id: "nic0".into(),
@@ -14,7 +14,7 @@ fn nic(device: &str) -> NicSpec {
     }
 }
 
-fn spec(nics: Vec<NicSpec>) -> VmSpec {
+pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
     VmSpec {
         machine: Machine::Q35,
         accel: Accel::Tcg,
