@@ -1,6 +1,6 @@
 //! The kernel as QEMU boots it quickest, and the modules that the guest may need.
 
-use super::packages::run;
+use super::tool::run;
 use crate::error::OrCannotRun;
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::Elf;

@@ -12,15 +12,18 @@
 //! | `lock` | held by the one process that builds |
 //! | `.build-*` | a build under way, or what a killed one left |
 
+mod apt;
 mod initramfs;
 mod kernel;
 mod packages;
 mod programs;
 mod store;
 mod suite;
+mod tool;
 
 use crate::error::{CannotRun, OrCannotRun, Skip};
 use anyhow::{Context, Result};
+use apt::Apt;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use packages::Package;
@@ -76,7 +79,10 @@ impl GuestImage {
 /// Whose kernel an image has.
 enum Kernel<'a> {
     /// The system's own, with which the userspace is built.
-    Own,
+    Own {
+        /// apt is to go by lists fetched now, as those of the system name what the archive no longer has.
+        new_lists: bool,
+    },
     /// Another suite's.
     Of {
         suite: &'a str,
@@ -102,7 +108,7 @@ pub fn ensure(
         return Ok(image);
     }
     let kernel = match suite {
-        None => Kernel::Own,
+        None => Kernel::Own { new_lists: false },
         Some(suite) => Kernel::Of {
             suite,
             own: ensure(images_dir, None, progress)?,
@@ -174,10 +180,10 @@ fn make(
         .prefix(".build-")
         .tempdir_in(images_dir)
         .or_cannot_run(|| format!("create a directory in {}", images_dir.display()))?;
-    let packages = kernel.resolve(scratch.path(), progress)?;
+    let (apt, packages) = kernel.resolve(scratch.path(), progress)?;
     let lines: Vec<String> = packages.iter().map(Package::to_string).collect();
     let userspace = match kernel {
-        Kernel::Own => None,
+        Kernel::Own { .. } => None,
         Kernel::Of { own, .. } => Some(&own.hash),
     };
     let parts = userspace.into_iter().chain(&lines).map(String::as_str);
@@ -187,7 +193,16 @@ fn make(
         Ok(image) => image,
         Err(_) => {
             let root = scratch.path().join("root");
-            kernel.unpack(&packages, scratch.path(), &root, progress)?;
+            if let Err(error) = kernel.unpack(&apt, &packages, scratch.path(), &root, progress) {
+                return match kernel {
+                    Kernel::Own { new_lists: false } if apt::lists_are_old(&error) => {
+                        progress("the archive has newer ones by now: asking for its lists");
+                        let kernel = Kernel::Own { new_lists: true };
+                        make(&kernel, images_dir, recipe, fingerprint, progress)
+                    }
+                    _ => Err(error),
+                };
+            }
             let built = build(kernel, scratch.path(), &root, lines, &hash, progress)
                 .or_cannot_run(|| format!("build the guest image in {}", images_dir.display()))?;
             store::publish(&built, &dir).or_cannot_run(|| format!("write {}", dir.display()))?;
@@ -207,14 +222,23 @@ fn make(
 impl Kernel<'_> {
     fn suite(&self) -> Option<&str> {
         match self {
-            Kernel::Own => None,
+            Kernel::Own { .. } => None,
             Kernel::Of { suite, .. } => Some(suite),
         }
     }
 
-    fn resolve(&self, scratch: &Path, progress: &dyn Fn(&str)) -> Result<Vec<Package>> {
+    /// Which packages make it, and the apt that knows them.
+    fn resolve(&self, scratch: &Path, progress: &dyn Fn(&str)) -> Result<(Apt, Vec<Package>)> {
         match self {
-            Kernel::Own => packages::resolve(scratch),
+            Kernel::Own { new_lists } => {
+                let apt = match new_lists {
+                    true => Apt::with_new_lists(scratch, "")
+                        .or_cannot_run(|| "get new package lists for the guest image".to_owned())?,
+                    false => Apt::of_system(),
+                };
+                let packages = packages::resolve(&apt, scratch)?;
+                Ok((apt, packages))
+            }
             Kernel::Of { suite, .. } => {
                 progress(&format!("asking Debian {suite} for its kernel"));
                 suite::resolve(suite, scratch).map_err(|error| unavailable(suite, error))
@@ -225,26 +249,33 @@ impl Kernel<'_> {
     /// Downloads and unpacks `packages` into `root`, which is made.
     fn unpack(
         &self,
+        apt: &Apt,
         packages: &[Package],
         scratch: &Path,
         root: &Path,
         progress: &dyn Fn(&str),
     ) -> Result<()> {
-        match self {
-            Kernel::Own => {
-                progress(&format!(
-                    "downloading the guest image's {} packages (about 90 MB)",
-                    packages.len()
-                ));
-                packages::unpack(packages, scratch, root)
-            }
+        let what = match self {
+            Kernel::Own { .. } => format!(
+                "downloading the guest image's {} packages (about 90 MB)",
+                packages.len()
+            ),
             Kernel::Of { suite, .. } => {
-                progress(&format!(
-                    "downloading the kernel of Debian {suite} (60 to 110 MB)"
-                ));
-                suite::unpack(packages, scratch, root).map_err(|error| unavailable(suite, error))
+                format!("downloading the kernel of Debian {suite} (60 to 110 MB)")
             }
-        }
+        };
+        progress(&what);
+        let debs = scratch.join("debs");
+        packages::download(apt, packages, &debs).map_err(|error| match self {
+            Kernel::Own { .. } => CannotRun(format!(
+                "cannot download the guest image's packages to {}: {error:#}",
+                debs.display()
+            ))
+            .into(),
+            Kernel::Of { suite, .. } => unavailable(suite, error),
+        })?;
+        packages::extract_all(&debs, root)
+            .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))
     }
 }
 
@@ -364,7 +395,7 @@ fn build(
     let stage = scratch.join("stage");
     kernel::stage_modules(&modules, &image.kernel_release, &stage)?;
     let userspace = match kernel {
-        Kernel::Own => initramfs::write(root, &stage, &image.initrd)?,
+        Kernel::Own { .. } => initramfs::write(root, &stage, &image.initrd)?,
         Kernel::Of { own, .. } => {
             let userspace = store::userspace(own)?;
             initramfs::write_with(&own.initrd, userspace, &stage, &image.initrd)?;

@@ -1,12 +1,13 @@
-//! The distribution's packages, by apt and dpkg-deb, without root and without touching what is
-//! installed.
+//! The distribution's packages: which make the image, and how they are unpacked.
 
+use super::apt::Apt;
+use super::tool;
 use crate::error::{CannotRun, OrCannotRun};
 use crate::run::child::dies_with_parent;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 /// What the guest's programs come from; their libraries follow by dependency.
 const PROGRAMS: [&str; 11] = [
@@ -22,9 +23,6 @@ const PROGRAMS: [&str; 11] = [
     "qemu-guest-agent",
     "tcpdump",
 ];
-
-/// How many lines of a tool's errors are quoted: apt has one for each package, tar one for each file.
-const QUOTED: usize = 3;
 
 /// Where apt keeps the package lists.
 const LISTS: &str = "/var/lib/apt/lists";
@@ -65,30 +63,28 @@ pub fn os_release() -> String {
     fs::read_to_string("/etc/os-release").unwrap_or_default()
 }
 
-/// Which packages make the image today, as apt resolves them on a machine that has none.
+/// Which packages make the image today, as `apt` resolves them on a machine that has none.
 ///
 /// `scratch` is a directory that may be written to.
-pub fn resolve(scratch: &Path) -> Result<Vec<Package>> {
+pub fn resolve(apt: &Apt, scratch: &Path) -> Result<Vec<Package>> {
     let kernel = kernel_package(&os_release())?;
     let status = scratch.join("dpkg-status");
     fs::write(&status, "").or_cannot_run(|| format!("write {}", status.display()))?;
-    let mut apt = Command::new("apt-get");
-    apt.args(["--simulate", "--quiet", "--no-install-recommends"])
-        .arg("--option")
-        .arg(format!("Dir::State::status={}", status.display()))
-        // An empty name: no cache files, which an ordinary user could not write.
-        .args(["--option", "Dir::Cache::pkgcache="])
-        .args(["--option", "Dir::Cache::srcpkgcache="])
-        .arg("install")
-        .args(PROGRAMS)
-        .arg(kernel);
-    let output = run(&mut apt).map_err(|e| {
+    let simulation = apt.run("apt-get", |get| {
+        get.args(["--simulate", "--quiet", "--no-install-recommends"])
+            .arg("--option")
+            .arg(format!("Dir::State::status={}", status.display()))
+            .arg("install")
+            .args(PROGRAMS)
+            .arg(kernel)
+    });
+    let simulation = simulation.map_err(|e| {
         CannotRun(format!(
             "apt cannot say which packages the guest image is made of: {e:#}. \
              Run `apt-get update` as root (on Ubuntu with the component `universe` enabled) and try again"
         ))
     })?;
-    Ok(wanted(&String::from_utf8_lossy(&output.stdout)))
+    Ok(wanted(&simulation))
 }
 
 /// The package whose dependency is the distribution's current kernel.
@@ -152,33 +148,15 @@ pub fn is_kernel(name: &str) -> bool {
         .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Downloads `packages` and unpacks them all into `root`, which is made.
-pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
-    let debs = scratch.join("debs");
-    download(&mut Command::new("apt-get"), packages, &debs).map_err(|e| {
-        let why = e.to_string();
-        let hint = if why.contains("404") {
-            ". The archive has newer ones by now: run `apt-get update` as root and try again"
-        } else {
-            ""
-        };
-        CannotRun(format!(
-            "cannot download the guest image's packages to {}: {why}{hint}",
-            debs.display()
-        ))
-    })?;
-    extract_all(&debs, root)
-}
-
-/// Has `apt` (apt-get, perhaps with options) fetch `packages` into `debs`, which is made.
-pub fn download(apt: &mut Command, packages: &[Package], debs: &Path) -> Result<()> {
+/// Has `apt` fetch `packages` into `debs`, which is made.
+pub fn download(apt: &Apt, packages: &[Package], debs: &Path) -> Result<()> {
     fs::create_dir(debs).or_cannot_run(|| format!("create {}", debs.display()))?;
-    apt.current_dir(debs)
-        .args(["--quiet", "download"])
-        // As root, apt would hand the download to a user who cannot write here, and warn.
-        .args(["--option", "APT::Sandbox::User=root"])
-        .args(packages.iter().map(ToString::to_string));
-    run(apt).map(drop)
+    apt.run("apt-get", |get| {
+        get.current_dir(debs)
+            .args(["--quiet", "download"])
+            .args(packages.iter().map(ToString::to_string))
+    })
+    .map(drop)
 }
 
 /// Unpacks every package in `debs` into `root`, which is made.
@@ -208,38 +186,11 @@ fn extract(deb: &Path, root: &Path) -> Result<()> {
         .args(["--exclude=./usr/share", "--exclude=./usr/include"])
         .arg("--directory")
         .arg(root);
-    let unpacked = run_with(&mut tar, archive);
+    let unpacked = tool::run_with(&mut tar, archive);
     let status = dpkg.wait()?;
     unpacked?;
     ensure!(status.success(), "`dpkg-deb` ended with {status}");
     Ok(())
-}
-
-/// Runs a tool to its end, and makes of its failure a sentence with what it said.
-pub(super) fn run(command: &mut Command) -> Result<Output> {
-    run_with(command, Stdio::null())
-}
-
-fn run_with(command: &mut Command, stdin: Stdio) -> Result<Output> {
-    let tool = command.get_program().to_string_lossy().into_owned();
-    let output = dies_with_parent(command)
-        .env("LC_ALL", "C")
-        .stdin(stdin)
-        .output()
-        .with_context(|| format!("cannot start `{tool}` (is it installed?)"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        // Of apt's lines, those that are errors.
-        let (errors, others): (Vec<&str>, Vec<&str>) =
-            said.lines().partition(|line| line.starts_with("E: "));
-        let lines = if errors.is_empty() { others } else { errors };
-        let mut errors = lines[..lines.len().min(QUOTED)].join("; ");
-        if lines.len() > QUOTED {
-            errors += &format!("; and {} lines more", lines.len() - QUOTED);
-        }
-        bail!("`{tool}` ended with {}: {errors}", output.status);
-    }
-    Ok(output)
 }
 
 #[cfg(test)]
@@ -283,23 +234,5 @@ Conf libc6 (2.36-9+deb12u14 Debian:12.15/oldstable [amd64])
             Some("linux-image-generic")
         );
         assert_eq!(kernel("ID=fedora\n"), None);
-    }
-
-    #[test]
-    fn a_failing_tool_is_quoted() {
-        let error =
-            run(Command::new("sh").args(["-c", "echo W: x >&2; echo E: no lists >&2; exit 100"]))
-                .unwrap_err()
-                .to_string();
-        assert_eq!(error, "`sh` ended with exit status: 100: E: no lists");
-        let many = "for n in 1 2 3 4 5; do echo E: no $n >&2; done; exit 1";
-        let error = run(Command::new("sh").args(["-c", many]))
-            .unwrap_err()
-            .to_string();
-        assert!(error.ends_with("E: no 3; and 2 lines more"), "{error}");
-        let error = run(&mut Command::new("/nonexistent/tool"))
-            .unwrap_err()
-            .to_string();
-        assert_eq!(error, "cannot start `/nonexistent/tool` (is it installed?)");
     }
 }

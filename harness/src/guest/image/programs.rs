@@ -1,6 +1,6 @@
 //! The guest's programs, and the shared libraries that they need.
 
-use super::packages::run;
+use super::tool::run;
 use crate::error::{CannotRun, OrCannotRun};
 use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;

@@ -3,14 +3,14 @@
 //! apt fetches it, verified by Debian's keys as ever, with a sources list and a lists folder that are
 //! thrown away after: the system's are read only.
 
-use super::packages::{self, Package, field, is_kernel, os_release, run};
+use super::apt::Apt;
+use super::packages::{Package, field, is_kernel, os_release};
 use crate::error::OrCannotRun;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 /// Where Debian's keys are, from Debian 13 on and before. Without them apt takes those that it trusts.
 const KEYRINGS: [&str; 2] = [
@@ -21,23 +21,9 @@ const KEYRINGS: [&str; 2] = [
 /// The package whose dependency is a suite's current kernel.
 const KERNEL: &str = "linux-image-amd64";
 
-/// apt's configuration in the scratch directory, read after the system's, so that a proxy stays.
-const CONFIGURATION: &str = "apt.conf";
-
-/// What it overrides; the sources and lists follow. The system's hooks are not for these lists. Not
-/// everything being there is an error, and a mirror that is not reached is given up after a while.
+/// Beside the lists: the sources, and that not everything being there is an error.
 const OVERRIDES: &str = r#"
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
 APT::Update::Error-Mode "any";
-APT::Sandbox::User "root";
-Acquire::Languages "none";
-Acquire::Retries "1";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
 Dir::Etc::sourceparts "/dev/null";
 "#;
 
@@ -57,49 +43,26 @@ pub fn obstacle(suite: &str) -> Option<String> {
     })
 }
 
-/// Which packages are `suite`'s current kernel, after asking the system's own mirrors for its lists.
-pub fn resolve(suite: &str, scratch: &Path) -> Result<Vec<Package>> {
-    let targets = run(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(REPO_URI)|$(ORIGIN)|$(LABEL)",
-        "Created-By: Packages",
-    ]))?;
-    let mirrors = Mirrors::of(&String::from_utf8_lossy(&targets.stdout))?;
+/// Which packages are `suite`'s current kernel, after asking the system's own mirrors for its lists;
+/// and the apt that knows them, for as long as `scratch` is there.
+pub fn resolve(suite: &str, scratch: &Path) -> Result<(Apt, Vec<Package>)> {
+    let targets = Apt::of_system().run("apt-get", |get| {
+        get.args(["indextargets", "--format"])
+            .args(["$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"])
+    })?;
+    let mirrors = Mirrors::of(&targets)?;
     let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
-    let (sources, lists) = (scratch.join("suite.sources"), scratch.join("lists"));
-    let configuration = format!(
-        "{OVERRIDES}Dir::Etc::sourcelist \"{}\";\nDir::State::lists \"{}\";\n",
-        sources.display(),
-        lists.display()
-    );
-    fs::create_dir_all(lists.join("partial"))
-        .and_then(|()| fs::write(&sources, mirrors.sources(suite, keyring.copied())))
-        .and_then(|()| fs::write(scratch.join(CONFIGURATION), configuration))
-        .or_cannot_run(|| format!("write to {}", scratch.display()))?;
-    run(apt("apt-get", scratch).args(["--quiet", "update"]))?;
-    follow(KERNEL, |name| {
-        let mut show = apt("apt-cache", scratch);
-        let output = run(show.args(["show", "--no-all-versions", name]))?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    })
-}
-
-/// Downloads what [`resolve`] found, which must be the last that was done in `scratch`, and unpacks
-/// it into `root`, which is made.
-pub fn unpack(packages: &[Package], scratch: &Path, root: &Path) -> Result<()> {
-    let debs = scratch.join("debs");
-    packages::download(&mut apt("apt-get", scratch), packages, &debs)?;
-    packages::extract_all(&debs, root)
-        .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))
-}
-
-fn apt(program: &str, scratch: &Path) -> Command {
-    let mut command = Command::new(program);
-    command
-        .arg("--config-file")
-        .arg(scratch.join(CONFIGURATION));
-    command
+    let sources = scratch.join("suite.sources");
+    fs::write(&sources, mirrors.sources(suite, keyring.copied()))
+        .or_cannot_run(|| format!("write {}", sources.display()))?;
+    let source_list = format!("Dir::Etc::sourcelist \"{}\";\n", sources.display());
+    let apt = Apt::with_new_lists(scratch, &(OVERRIDES.to_owned() + &source_list))?;
+    let packages = follow(KERNEL, |name| {
+        apt.run("apt-cache", |cache| {
+            cache.args(["show", "--no-all-versions", name])
+        })
+    })?;
+    Ok((apt, packages))
 }
 
 /// Where this system has Debian from.
