@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub mod dialect;
+mod ended;
 pub mod image;
 pub mod link;

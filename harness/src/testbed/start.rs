@@ -94,7 +94,7 @@ pub fn up(
         bridge.attach_tap(&nic.tap)?;
     }
     plugged(&nics)?;
-    let stream = vm
+    let ports = vm
         .take_agent()
         .ok_or_else(|| anyhow!("the agent's socket was taken before"))?;
     if let Source::Restore(checkpoint, _) = source {
@@ -106,7 +106,7 @@ pub fn up(
         File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
     };
     let agent = Agent::connect(
-        stream,
+        ports,
         create("agent.log")?,
         create("commands.log")?,
         place.show,

@@ -12,6 +12,10 @@ pub const QMP_FD: i32 = 3;
 pub const SERIAL_FD: i32 = 4;
 /// File descriptor of the guest agent's port in QEMU.
 pub const AGENT_FD: i32 = 5;
+/// File descriptor of the port on which the guest says that a command has ended.
+pub const ENDED_FD: i32 = 7;
+/// That port's name: a file in the guest's `/dev/virtio-ports`.
+pub const ENDED_PORT: &str = "nicmatrix.ended";
 /// File descriptor in QEMU of the stream that a restored VM is read from.
 pub const INCOMING_FD: i32 = 6;
 /// The root port of a Q35 machine that takes hot-plugged NICs.
@@ -213,6 +217,12 @@ impl VmSpec {
         a.pair("-chardev", &format!("socket,id=serial,fd={SERIAL_FD}"));
         a.pair("-serial", "chardev:serial");
         a.pair("-device", "virtio-serial-pci,id=vser0");
+        // Before the agent's, so that it is there when the agent answers.
+        a.pair("-chardev", &format!("socket,id=ended,fd={ENDED_FD}"));
+        a.pair(
+            "-device",
+            &format!("virtserialport,bus=vser0.0,chardev=ended,name={ENDED_PORT}"),
+        );
         a.pair("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
         a.pair(
             "-device",

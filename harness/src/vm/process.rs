@@ -35,10 +35,18 @@ pub struct Vm {
     pub serial: Serial,
     /// When it was exec'd.
     pub started: Instant,
-    agent: Option<UnixStream>,
+    agent: Option<AgentPorts>,
     incoming: Option<UnixStream>,
     handle: Handle,
     stderr: PathBuf,
+}
+
+/// Our ends of the guest agent's virtio-serial ports.
+pub struct AgentPorts {
+    /// Speaks its protocol.
+    pub agent: UnixStream,
+    /// On which the guest says that a command has ended ([`cmdline::ENDED_PORT`]).
+    pub ended: UnixStream,
 }
 
 /// Kills a VM from another thread: the trial's watchdog.
@@ -90,6 +98,7 @@ impl Vm {
         let (qmp, theirs_qmp) = UnixStream::pair()?;
         let (console, theirs_console) = UnixStream::pair()?;
         let (agent, theirs_agent) = UnixStream::pair()?;
+        let (ended, theirs_ended) = UnixStream::pair()?;
         let (incoming, theirs_incoming) = UnixStream::pair()?;
         let map = |parent: UnixStream, child_fd| FdMapping {
             parent_fd: OwnedFd::from(parent),
@@ -105,6 +114,7 @@ impl Vm {
                 map(theirs_qmp, cmdline::QMP_FD),
                 map(theirs_console, cmdline::SERIAL_FD),
                 map(theirs_agent, cmdline::AGENT_FD),
+                map(theirs_ended, cmdline::ENDED_FD),
                 map(theirs_incoming, cmdline::INCOMING_FD),
             ])
             .map_err(|error| anyhow!("{error}"))?;
@@ -119,7 +129,7 @@ impl Vm {
             serial: Serial::record(console, agent.try_clone()?, create(SERIAL_LOG)?, echo)?,
             spec,
             started,
-            agent: Some(agent),
+            agent: Some(AgentPorts { agent, ended }),
             incoming: Some(incoming),
             handle: Handle(Arc::new(Mutex::new(child))),
             stderr,
@@ -213,8 +223,8 @@ impl Vm {
             .map(drop)
     }
 
-    /// The agent's socket; given once.
-    pub fn take_agent(&mut self) -> Option<UnixStream> {
+    /// The agent's sockets; given once.
+    pub fn take_agent(&mut self) -> Option<AgentPorts> {
         self.agent.take()
     }
 
