@@ -65,7 +65,7 @@ pub fn plan(
         let here = cells.iter().filter(|place| (case.applies)(&place.cell.nic));
         let variants = match faults {
             true => fault_variants(case, here.collect()),
-            false => plain_variants(case, profile, here.collect()),
+            false => plain_variants(case, profile, on_its_guests(case, profile, here.collect())),
         };
         for variant in variants {
             if count % n == k - 1 {
@@ -75,6 +75,40 @@ pub fn plan(
         }
     }
     trials
+}
+
+/// Where `case` runs in this profile: on every guest, or on one for each NIC and backend; then the
+/// guests take turns, and no two cases begin with the same one.
+fn on_its_guests<'p, 'm>(
+    case: &Case,
+    profile: &Profile,
+    places: Vec<&'p Place<'m>>,
+) -> Vec<&'p Place<'m>> {
+    let named = profile.on_one_guest.iter();
+    match named.into_iter().position(|name| name == case.name) {
+        None => places,
+        Some(first) => lanes(places)
+            .iter()
+            .enumerate()
+            .map(|(turn, lane)| lane[(first + turn) % lane.len()])
+            .collect(),
+    }
+}
+
+/// The places of each NIC and backend.
+fn lanes<'p, 'm>(places: Vec<&'p Place<'m>>) -> Vec<Vec<&'p Place<'m>>> {
+    let mut lanes: Vec<Vec<&Place>> = Vec::new();
+    for place in places {
+        let lane = lanes.iter_mut().find(|lane| {
+            let (a, b) = (&lane[0].cell, &place.cell);
+            a.nic.name == b.nic.name && a.backend == b.backend
+        });
+        match lane {
+            Some(lane) => lane.push(place),
+            None => lanes.push(vec![place]),
+        }
+    }
+    lanes
 }
 
 /// `case` from each of the profile's starts (one that boots by itself is not booted twice), and
@@ -109,19 +143,8 @@ fn plain_variants<'p, 'm>(
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
 /// is on trial is the case, not the guest. The guests take turns.
 fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Vec<Variant<'p, 'm>> {
-    let mut lanes: Vec<Vec<&Place>> = Vec::new();
-    for place in places {
-        let lane = lanes.iter_mut().find(|lane| {
-            let (a, b) = (&lane[0].cell, &place.cell);
-            a.nic.name == b.nic.name && a.backend == b.backend
-        });
-        match lane {
-            Some(lane) => lane.push(place),
-            None => lanes.push(vec![place]),
-        }
-    }
     let mut variants = Vec::new();
-    for (turn, lane) in lanes.iter().enumerate() {
+    for (turn, lane) in lanes(places).iter().enumerate() {
         for (index, fault) in case.faults.iter().enumerate() {
             let able: Vec<_> = lane.iter().filter(|p| (fault.applies)(&p.cell)).collect();
             if let Some(place) = able.get((turn + index) % able.len().max(1)) {

@@ -13,6 +13,7 @@ mod link_status;
 mod mac_change;
 mod mtu;
 mod multiqueue;
+mod netperf;
 mod offload;
 mod ping;
 pub mod plan_items;
@@ -116,7 +117,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 16] = [
+    static ALL: [&Case; 19] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &link_status::LINK_STATUS,
@@ -132,6 +133,9 @@ pub fn all() -> &'static [&'static Case] {
         &offload::OFFLOAD_QUERY,
         &features::FEATURES,
         &features::FEATURES_OFF,
+        &netperf::NETPERF_HOST,
+        &netperf::NETPERF_GUESTS,
+        &netperf::NETPERF_EXTERNAL,
         &multiqueue::MULTIQUEUE,
     ];
     &ALL

@@ -276,6 +276,8 @@ fn profile(
         "flood_count",
         "hotplug_cycles",
         "promisc_seconds",
+        "netperf_seconds",
+        "on_one_guest",
         "cases",
         "starts",
         "after",
@@ -286,16 +288,20 @@ fn profile(
     let flood_count = section.integer("flood_count", COUNT);
     let hotplug_cycles = section.integer("hotplug_cycles", COUNT);
     let promisc_seconds = section.integer("promisc_seconds", COUNT);
-    let chosen = match section.has("cases") {
-        true => section.strings("cases"),
-        false => None,
-    };
-    for case in chosen.iter().flatten() {
-        if !cases.contains(&case.get_ref().as_str()) {
-            let what = unknown("case", case.get_ref(), cases.iter().copied());
-            section.mistake_at(case, what);
+    let netperf_seconds = section.optional_integer("netperf_seconds", COUNT);
+    let some_cases = |key: &str| -> Option<Vec<String>> {
+        let names = match section.has(key) {
+            true => section.strings(key)?,
+            false => return None,
+        };
+        for case in &names {
+            if !cases.contains(&case.get_ref().as_str()) {
+                let what = unknown("case", case.get_ref(), cases.iter().copied());
+                section.mistake_at(case, what);
+            }
         }
-    }
+        Some(names.into_iter().map(Placed::into_inner).collect())
+    };
     let starts = match section.has("starts") {
         true => section.choices("starts", STARTS),
         false => Some(vec![From::Checkpoint]),
@@ -311,7 +317,9 @@ fn profile(
         flood_count: flood_count?,
         hotplug_cycles: hotplug_cycles?,
         promisc_seconds: promisc_seconds?,
-        cases: chosen.map(|names| names.into_iter().map(Placed::into_inner).collect()),
+        netperf_seconds,
+        on_one_guest: some_cases("on_one_guest").unwrap_or_default(),
+        cases: some_cases("cases"),
         nics: optional_axis(section, "nics", "nic", nics),
         guests: optional_axis(section, "guests", "guest", guests),
     })

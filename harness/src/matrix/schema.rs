@@ -157,6 +157,10 @@ pub struct Profile {
     pub hotplug_cycles: u32,
     /// Seconds of toggling in promisc.
     pub promisc_seconds: u32,
+    /// Seconds of each of netperf's tests; none, and each ends after so much traffic.
+    pub netperf_seconds: Option<u32>,
+    /// Cases that run on one guest for each NIC and backend; the guests take turns.
+    pub on_one_guest: Vec<String>,
     /// Only these cases; all when absent.
     pub cases: Option<Vec<String>>,
     /// What guests start from, each a trial.

@@ -17,6 +17,8 @@ pub mod dhcp;
 pub mod frame;
 mod ip;
 pub mod namespace;
+pub mod netperf;
+pub mod outside;
 pub mod ping;
 pub mod ping_report;
 mod ring;

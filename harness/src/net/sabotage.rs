@@ -39,6 +39,11 @@ pub fn unplug(bridge: &Bridge, tap: &str) -> Result<()> {
     bridge.detach(tap)
 }
 
+/// Gives the host another address, so that it does not send to whoever has it.
+pub fn take_address(address: Ipv4Addr) -> Result<()> {
+    ip::run(&format!("addr add {address}/32 dev lo"))
+}
+
 /// Sets the MTU, in bytes, of one tap, behind the bridge's back: larger frames to the guest are lost.
 pub fn set_tap_mtu(tap: &str, mtu: u32) -> Result<()> {
     ip::run(&format!("link set {tap} mtu {mtu}"))

@@ -239,6 +239,29 @@ fn faults_mode_shows_each_fault_once_a_nic_and_backend_on_guests_in_turn() {
 }
 
 #[test]
+fn a_case_may_run_on_one_guest_only_and_the_guests_take_turns() {
+    let mut matrix = matrix("");
+    let smoke = matrix.profiles.get_mut("smoke").unwrap();
+    smoke.on_one_guest = vec!["flood".into(), "driver".into()];
+    let trials = on(&facts(), &matrix, "smoke", false);
+    let of = |case: &str| -> Vec<&str> {
+        let names = trials.iter().map(|trial| trial.name.as_str());
+        names.filter(|name| name.starts_with(case)).collect()
+    };
+    assert_eq!(
+        of("flood::"),
+        [
+            "flood::virtio::rhel9::tap",
+            "flood::virtio::rhel6::vhost",
+            "flood::virtio::rhel9::vhost_zcopy",
+            "flood::e1000::rhel6::tap",
+        ]
+    );
+    assert_eq!(of("driver::")[0], "driver::virtio::rhel6::tap");
+    assert_eq!(of("features::").len(), 6);
+}
+
+#[test]
 fn names_are_unique() {
     for faults in [false, true] {
         let names = names(&on(&facts(), &matrix(""), "smoke", faults));

@@ -147,6 +147,9 @@ fn system_out(trial: &Trial, root: &Path) -> String {
     if !trial.plan_item.is_empty() {
         out += &format!("Plan item: {}\n", trial.plan_item);
     }
+    for figure in &trial.end.figures {
+        out += &format!("Figure: {figure}\n");
+    }
     for note in &trial.end.notes {
         out += &format!("Note: {note}\n");
     }

@@ -410,6 +410,7 @@ fn cleaned(end: &TrialEnded) -> TrialEnded {
         trial: clean(&end.trial),
         outcome,
         start: end.start.as_deref().map(clean),
+        figures: end.figures.clone(),
         notes: end.notes.iter().map(|note| clean(note)).collect(),
         serial_tail: clean(&end.serial_tail),
         artifacts: clean(&end.artifacts),

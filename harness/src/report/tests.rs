@@ -14,6 +14,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         boot_seconds: Some(1.9),
         first_ping_seconds: None,
         vm_peak_kib: Some(300_000),
+        figures: Vec::new(),
         notes: Vec::new(),
         serial_tail: String::new(),
         artifacts: format!("target/nicmatrix/runs/r/{}", trial.replace("::", ".")),

@@ -91,6 +91,12 @@ pub const DHCP_LEASE: Limit = Limit {
     what: "a DHCP lease",
     seconds: 12.0,
 };
+/// A test of netperf, beyond the time that it measures for; one that ends after so much traffic takes
+/// up to 3 s under TCG.
+pub const NETPERF: Limit = Limit {
+    what: "netperf to end",
+    seconds: 15.0,
+};
 /// A reply that ping did not wait for: it leaves after two round trips, a guest under TCG takes
 /// some milliseconds a fragment.
 pub const LATE_REPLY: Limit = Limit {

@@ -4,6 +4,7 @@ use super::artifacts::on_disk;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -119,6 +120,9 @@ pub struct TrialEnded {
     pub first_ping_seconds: Option<f64>,
     /// Peak resident memory of the trial's VM, KiB.
     pub vm_peak_kib: Option<u64>,
+    /// What was measured; empty for most cases, and in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub figures: Vec<Figure>,
     /// Things worth knowing that decide nothing, for example "guest is a stand-in".
     pub notes: Vec<String>,
     /// Last lines of the serial console; empty unless it failed.
@@ -144,11 +148,52 @@ impl TrialEnded {
             boot_seconds: None,
             first_ping_seconds: None,
             vm_peak_kib: None,
+            figures: Vec::new(),
             notes: Vec::new(),
             serial_tail: String::new(),
             artifacts: String::new(),
             reproduce: String::new(),
         }
+    }
+}
+
+/// A figure for comparison with other runs; it decides nothing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// netperf's name of the test.
+    pub test: String,
+    /// Bytes of a message, where it was given.
+    pub size: Option<u32>,
+    /// Bytes of request and response, where they were given.
+    pub transaction: Option<(u32, u32)>,
+    /// Who ran netperf.
+    pub sender: String,
+    /// Who ran netserver.
+    pub receiver: String,
+    /// What was measured, of a UDP stream what was received.
+    pub value: f64,
+    /// "10^6bits/s" or "Trans/s".
+    pub unit: String,
+    /// How long it was measured for.
+    pub seconds: f64,
+    /// What reached the receiver.
+    pub received_bytes: u64,
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.test)?;
+        if let Some(size) = self.size {
+            write!(f, ", {size} bytes")?;
+        }
+        if let Some((request, response)) = self.transaction {
+            write!(f, ", {request} and {response} bytes")?;
+        }
+        write!(
+            f,
+            ", {} to {}: {:.2} {} in {:.2} s",
+            self.sender, self.receiver, self.value, self.unit, self.seconds
+        )
     }
 }
 
@@ -237,6 +282,20 @@ mod tests {
         }
     }
 
+    fn figure() -> Figure {
+        Figure {
+            test: "UDP_STREAM".into(),
+            size: Some(32),
+            transaction: None,
+            sender: "host".into(),
+            receiver: "guest".into(),
+            value: 1.5,
+            unit: "10^6bits/s".into(),
+            seconds: 10.0,
+            received_bytes: 1_875_000,
+        }
+    }
+
     fn ended(trial: &str) -> Event {
         Event::TrialEnded(TrialEnded {
             trial: trial.into(),
@@ -252,6 +311,7 @@ mod tests {
             start: Some("warm NIC".into()),
             first_ping_seconds: Some(0.1),
             vm_peak_kib: Some(90_000),
+            figures: vec![figure()],
             notes: vec!["guest is a stand-in".into()],
             serial_tail: "\u{1b}[0m\0 ]]> ✓".into(),
             artifacts: "target/a".into(),

@@ -4,11 +4,12 @@ use super::artifacts::Artifacts;
 use super::context::Context;
 use super::cpu;
 use super::deadline;
-use super::events::{Outcome, TrialEnded};
+use super::events::{Figure, Outcome, TrialEnded};
 use super::shell;
 use crate::cases::{Fault, Moment, Start};
 use crate::error::{CannotRun, Skip};
 use crate::matrix::schema::Profile;
+use crate::net::netperf;
 use crate::plan::PlannedTrial;
 use crate::testbed::Testbed;
 use crate::vm::process::{Handle, SERIAL_LOG};
@@ -37,6 +38,7 @@ struct Attempt {
     boot: Option<Duration>,
     first_ping: Option<Duration>,
     peak_kib: Option<u64>,
+    figures: Vec<Figure>,
     notes: Vec<String>,
     tail: String,
     artifacts: PathBuf,
@@ -70,6 +72,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         boot_seconds: attempt.boot.map(|d| d.as_secs_f64()),
         first_ping_seconds: attempt.first_ping.map(|d| d.as_secs_f64()),
         vm_peak_kib: attempt.peak_kib,
+        figures: attempt.figures,
         notes: attempt.notes,
         serial_tail: if bad { attempt.tail } else { String::new() },
         artifacts: attempt.artifacts.display().to_string(),
@@ -102,7 +105,8 @@ fn allowance(profile: &Profile) -> Duration {
     let seconds = f64::from(profile.ping_count) * 12.0 * 0.3
         + f64::from(profile.flood_count) * 12.0 * 0.01
         + f64::from(profile.hotplug_cycles) * 30.0
-        + f64::from(profile.promisc_seconds);
+        + f64::from(profile.promisc_seconds)
+        + f64::from(profile.netperf_seconds.unwrap_or(0)) * netperf::LONGEST;
     Duration::from_secs_f64(seconds * deadline::speed())
 }
 
@@ -184,6 +188,7 @@ fn broken(message: String) -> Attempt {
         boot: None,
         first_ping: None,
         peak_kib: None,
+        figures: Vec::new(),
         notes: Vec::new(),
         tail: String::new(),
         artifacts: PathBuf::new(),
@@ -261,6 +266,7 @@ fn attempt(
         boot: Some(bed.boot),
         first_ping: bed.first_ping,
         peak_kib: bed.vm.peak_kib(),
+        figures: std::mem::take(&mut bed.figures),
         notes: std::mem::take(&mut bed.notes),
         tail: bed.vm.serial.tail(TAIL_LINES),
         artifacts: directory,

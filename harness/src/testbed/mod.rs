@@ -5,7 +5,7 @@ pub mod peer;
 pub mod start;
 
 use crate::cases::{Fault, Moment, Start};
-use crate::error::OrCannotRun;
+use crate::error::{OrCannotRun, Skip};
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -23,12 +23,14 @@ use crate::plan::PlannedTrial;
 use crate::run::artifacts::Artifacts;
 use crate::run::context::Context;
 use crate::run::deadline::{self, Limit};
+use crate::run::events::Figure;
 use crate::vm::cmdline::NicSpec;
 use crate::vm::process::{Handle, Vm};
 use anyhow::{Context as _, bail, ensure};
 use peer::Peer;
 use start::Place;
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,6 +50,8 @@ pub struct Testbed {
     pub bridge: Bridge,
     /// The DHCP server on the bridge.
     pub dhcp: Option<Dhcp>,
+    /// What was measured.
+    pub figures: Vec<Figure>,
     /// Things worth knowing that decide nothing.
     pub notes: Vec<String>,
     /// Whatever a fault must keep alive.
@@ -62,7 +66,7 @@ pub struct Testbed {
     pub artifacts: Artifacts,
     capture: Option<Capture>,
     /// What reaches the host, behind the tap.
-    host: Capture,
+    host: Option<Capture>,
     _namespace: Namespace,
     fault: Option<&'static Fault>,
     struck: bool,
@@ -116,6 +120,7 @@ impl Testbed {
             vm: up.vm,
             bridge,
             dhcp: Some(dhcp),
+            figures: Vec::new(),
             notes,
             kept: Vec::new(),
             start: source.start(),
@@ -123,7 +128,7 @@ impl Testbed {
             first_ping: up.first_ping,
             artifacts,
             capture,
-            host,
+            host: Some(host),
             _namespace: namespace,
             fault: trial.fault,
             struck: false,
@@ -182,6 +187,29 @@ impl Testbed {
         self.capture
             .as_ref()
             .context("the NIC under test has no tap yet")
+    }
+
+    /// Ends the captures, which take processor time from what is measured.
+    pub fn stop_captures(&mut self) {
+        (self.capture, self.host) = (None, None);
+    }
+
+    /// The directory of the host's netperf and netserver.
+    ///
+    /// # Errors
+    /// [`Skip`], where there is none or the guest has none.
+    pub fn netperf(&self) -> anyhow::Result<PathBuf> {
+        let programs = self.context.image.host_programs.clone();
+        let programs = programs.ok_or_else(|| {
+            Skip("netperf was not to be had when the guest image was built: it is in Debian's non-free".into())
+        })?;
+        let in_guest = self
+            .agent
+            .run("command -v netperf && command -v netserver")?;
+        if in_guest.code != 0 {
+            return Err(Skip("the guest has no netperf".into()).into());
+        }
+        Ok(programs)
     }
 
     /// Attaches the tap that QEMU made for a NIC just plugged, and captures there.
@@ -288,15 +316,16 @@ impl Testbed {
     /// # Errors
     /// Loss, with ping's own summary and the count on the wire.
     pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
-        let mark = self.host.mark()?;
+        let host = self.host.as_ref().context("the captures were stopped")?;
+        let mark = host.mark()?;
         let report = ping.run()?;
         let Err(complaint) = report.expect_all_answered(count.into()) else {
             return Ok(());
         };
         let deadline = deadline::LATE_REPLY.start();
         loop {
-            let now = self.host.mark()?;
-            let replies = frame::whole_echo_replies(&self.host.frames(mark)?);
+            let now = host.mark()?;
+            let replies = frame::whole_echo_replies(&host.frames(mark)?);
             let all_sent = report.transmitted == u64::from(count) && report.errors == 0;
             if all_sent && replies == count as usize {
                 return Ok(());
@@ -304,9 +333,7 @@ impl Testbed {
             let left = deadline.left().filter(|_| all_sent);
             let more = |left| {
                 let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
-                self.host
-                    .wait(now, Instant::now() + left, from_guest)
-                    .is_ok()
+                host.wait(now, Instant::now() + left, from_guest).is_ok()
             };
             if !left.is_some_and(more) {
                 bail!("{replies} of {count} replies came back: {complaint:#}");

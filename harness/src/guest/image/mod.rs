@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use store::{BZIMAGE, Current, INITRD, VMLINUX};
+use store::{BZIMAGE, Current, HOST_PROGRAMS, INITRD, VMLINUX};
 
 /// The kernel's arguments that the image boots best with.
 ///
@@ -44,6 +44,9 @@ use store::{BZIMAGE, Current, INITRD, VMLINUX};
 /// clock. IPv6 is off so that a guest sends nothing of its own accord.
 pub const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 norandmaps nokaslr mitigations=off rodata=off \
      cryptomgr.notests no_timer_check tsc=unstable random.trust_cpu=on ipv6.disable=1 apparmor=0 audit=0";
+
+/// Where packages are downloaded to, in a build directory.
+const DEBS: &str = "debs";
 
 /// What /init prints first.
 pub const USERSPACE_MARK: &str = "nicmatrix: userspace";
@@ -61,6 +64,10 @@ pub struct GuestImage {
     pub bzimage: PathBuf,
     /// The initramfs.
     pub initrd: PathBuf,
+    /// The directory with netperf and netserver for the host's end of the guest's; none where this
+    /// distribution's were not to be had.
+    #[serde(default)]
+    pub host_programs: Option<PathBuf>,
     /// `uname -r` in the guest.
     pub kernel_release: String,
     /// The packages it was made of, as `name=version`.
@@ -180,7 +187,13 @@ fn make(
         .prefix(".build-")
         .tempdir_in(images_dir)
         .or_cannot_run(|| format!("create a directory in {}", images_dir.display()))?;
-    let (apt, packages) = kernel.resolve(scratch.path(), progress)?;
+    let (apt, mut packages) = kernel.resolve(scratch.path(), progress)?;
+    let netperf = match kernel {
+        Kernel::Own { .. } => netperf(scratch.path(), progress)?,
+        Kernel::Of { .. } => None,
+    };
+    let from_debian = packages.clone();
+    packages.extend(netperf.iter().map(|(_, package)| package.clone()));
     let lines: Vec<String> = packages.iter().map(Package::to_string).collect();
     let userspace = match kernel {
         Kernel::Own { .. } => None,
@@ -193,7 +206,10 @@ fn make(
         Ok(image) => image,
         Err(_) => {
             let root = scratch.path().join("root");
-            if let Err(error) = kernel.unpack(&apt, &packages, scratch.path(), &root, progress) {
+            if let Some((apt, package)) = netperf {
+                packages::download(&apt, &[package], &scratch.path().join(DEBS))?;
+            }
+            if let Err(error) = kernel.unpack(&apt, &from_debian, scratch.path(), &root, progress) {
                 return match kernel {
                     Kernel::Own { new_lists: false } if apt::lists_are_old(&error) => {
                         progress("the archive has newer ones by now: asking for its lists");
@@ -217,6 +233,19 @@ fn make(
     store::make_current(images_dir, kernel.suite(), scratch.path(), &current)
         .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
     Ok(image)
+}
+
+/// This distribution's netperf, where it is to be had: cases that need it are skipped without.
+fn netperf(scratch: &Path, progress: &dyn Fn(&str)) -> Result<Option<(Apt, Package)>> {
+    let scratch = scratch.join("netperf");
+    fs::create_dir(&scratch).or_cannot_run(|| format!("create {}", scratch.display()))?;
+    match suite::resolve_netperf(&scratch) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => {
+            progress(&format!("no netperf in the guest image: {error:#}"));
+            Ok(None)
+        }
+    }
 }
 
 impl Kernel<'_> {
@@ -265,7 +294,7 @@ impl Kernel<'_> {
             }
         };
         progress(&what);
-        let debs = scratch.join("debs");
+        let debs = scratch.join(DEBS);
         packages::download(apt, packages, &debs).map_err(|error| match self {
             Kernel::Own { .. } => CannotRun(format!(
                 "cannot download the guest image's packages to {}: {error:#}",
@@ -318,6 +347,7 @@ fn recipe(suite: Option<&str>) -> String {
     let names = kernel::MODULES
         .iter()
         .chain(&programs::PROGRAMS)
+        .chain(&programs::OPTIONAL)
         .map(ToString::to_string);
     digest(
         std::iter::once(LAYOUT.to_string())
@@ -372,6 +402,7 @@ fn build(
         vmlinux: Some(out.join(VMLINUX)),
         bzimage: out.join(BZIMAGE),
         initrd: out.join(INITRD),
+        host_programs: None,
         kernel_release,
         packages: lines,
         hash: hash.into(),
@@ -395,7 +426,16 @@ fn build(
     let stage = scratch.join("stage");
     kernel::stage_modules(&modules, &image.kernel_release, &stage)?;
     let userspace = match kernel {
-        Kernel::Own { .. } => initramfs::write(root, &stage, &image.initrd)?,
+        Kernel::Own { .. } => {
+            for program in programs::OPTIONAL {
+                if let Some(source) = programs::optional(root, program) {
+                    let host = out.join(HOST_PROGRAMS);
+                    fs::create_dir_all(&host)?;
+                    fs::copy(source, host.join(program))?;
+                }
+            }
+            initramfs::write(root, &stage, &image.initrd)?
+        }
         Kernel::Of { own, .. } => {
             let userspace = store::userspace(own)?;
             initramfs::write_with(&own.initrd, userspace, &stage, &image.initrd)?;

@@ -148,9 +148,9 @@ pub fn is_kernel(name: &str) -> bool {
         .any(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// Has `apt` fetch `packages` into `debs`, which is made.
+/// Has `apt` fetch `packages` into `debs`, which is made where it is missing.
 pub fn download(apt: &Apt, packages: &[Package], debs: &Path) -> Result<()> {
-    fs::create_dir(debs).or_cannot_run(|| format!("create {}", debs.display()))?;
+    fs::create_dir_all(debs).or_cannot_run(|| format!("create {}", debs.display()))?;
     apt.run("apt-get", |get| {
         get.current_dir(debs)
             .args(["--quiet", "download"])

@@ -26,6 +26,9 @@ pub const PROGRAMS: [&str; 13] = [
     "tcpdump",
 ];
 
+/// What is in the image where it is to be had.
+pub const OPTIONAL: [&str; 2] = ["netperf", "netserver"];
+
 /// Busybox's commands that the image cannot do without.
 const APPLETS: [&str; 7] = [
     "init", "modprobe", "mount", "sh", "udhcpc", "uevent", "vconfig",
@@ -46,7 +49,18 @@ pub fn collect(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
         add(root, &mut files, format!("bin/{program}"), source)
             .or_cannot_run(|| "build the guest image".into())?;
     }
+    for program in OPTIONAL {
+        if let Some(source) = optional(root, program) {
+            add(root, &mut files, format!("bin/{program}"), source)
+                .or_cannot_run(|| "build the guest image".into())?;
+        }
+    }
     Ok(files)
+}
+
+/// Where an optional program is in the unpacked packages.
+pub fn optional(root: &Path, program: &str) -> Option<PathBuf> {
+    find(root, &BIN, program)
 }
 
 /// Busybox's commands; those for which there is a real program are among them.

@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 pub const VMLINUX: &str = "vmlinux";
 pub const BZIMAGE: &str = "bzImage";
 pub const INITRD: &str = "initrd";
+/// The directory of the programs that the host needs to talk to the guest's.
+pub const HOST_PROGRAMS: &str = "host";
 pub const MANIFEST: &str = "manifest.json";
 
 /// How many images are kept that are no longer current: a run of an older state of the tree may still
@@ -194,6 +196,8 @@ pub fn load(dir: &Path) -> Result<GuestImage> {
     image.vmlinux = sizes.contains_key(VMLINUX).then(|| dir.join(VMLINUX));
     image.bzimage = dir.join(BZIMAGE);
     image.initrd = dir.join(INITRD);
+    let programs = dir.join(HOST_PROGRAMS);
+    image.host_programs = programs.is_dir().then_some(programs);
     Ok(image)
 }
 

@@ -27,6 +27,9 @@ APT::Update::Error-Mode "any";
 Dir::Etc::sourceparts "/dev/null";
 "#;
 
+/// Where Debian has netperf: its licence is not free.
+const NETPERF: (&str, &str) = ("netperf", "non-free");
+
 /// Whether `suite` is this system's, whose kernel the plain image has.
 pub fn is_own(suite: &str) -> bool {
     field(&os_release(), "VERSION_CODENAME") == Some(suite)
@@ -46,6 +49,46 @@ pub fn obstacle(suite: &str) -> Option<String> {
 /// Which packages are `suite`'s current kernel, after asking the system's own mirrors for its lists;
 /// and the apt that knows them, for as long as `scratch` is there.
 pub fn resolve(suite: &str, scratch: &Path) -> Result<(Apt, Vec<Package>)> {
+    let apt = lists_of(suite, "main", scratch)?;
+    let packages = follow(KERNEL, |name| show(&apt, name))?;
+    Ok((apt, packages))
+}
+
+/// This system's netperf, which is of a component that few systems list; and the apt that knows it.
+pub fn resolve_netperf(scratch: &Path) -> Result<(Apt, Package)> {
+    let os_release = os_release();
+    let suite = field(&os_release, "VERSION_CODENAME")
+        .filter(|_| field(&os_release, "ID") == Some("debian"))
+        .context("it is to be had on Debian only")?;
+    let (name, component) = NETPERF;
+    let apt = lists_of(suite, component, scratch)?;
+    let version = version(name, &show(&apt, name)?)?;
+    Ok((
+        apt,
+        Package {
+            name: name.to_owned(),
+            version,
+        },
+    ))
+}
+
+/// What apt knows of the package `name`.
+fn show(apt: &Apt, name: &str) -> Result<String> {
+    apt.run("apt-cache", |cache| {
+        cache.args(["show", "--no-all-versions", name])
+    })
+}
+
+fn version(name: &str, shown: &str) -> Result<String> {
+    let found = shown
+        .lines()
+        .find_map(|line| line.strip_prefix("Version: "));
+    let version = found.with_context(|| format!("apt knows no version of {name}"))?;
+    Ok(version.to_owned())
+}
+
+/// An apt that knows a component of `suite` on the system's own mirrors, and nothing else.
+fn lists_of(suite: &str, component: &str, scratch: &Path) -> Result<Apt> {
     let targets = Apt::of_system().run("apt-get", |get| {
         get.args(["indextargets", "--format"])
             .args(["$(REPO_URI)|$(ORIGIN)|$(LABEL)", "Created-By: Packages"])
@@ -53,16 +96,13 @@ pub fn resolve(suite: &str, scratch: &Path) -> Result<(Apt, Vec<Package>)> {
     let mirrors = Mirrors::of(&targets)?;
     let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
     let sources = scratch.join("suite.sources");
-    fs::write(&sources, mirrors.sources(suite, keyring.copied()))
-        .or_cannot_run(|| format!("write {}", sources.display()))?;
+    fs::write(
+        &sources,
+        mirrors.sources(suite, component, keyring.copied()),
+    )
+    .or_cannot_run(|| format!("write {}", sources.display()))?;
     let source_list = format!("Dir::Etc::sourcelist \"{}\";\n", sources.display());
-    let apt = Apt::with_new_lists(scratch, &(OVERRIDES.to_owned() + &source_list))?;
-    let packages = follow(KERNEL, |name| {
-        apt.run("apt-cache", |cache| {
-            cache.args(["show", "--no-all-versions", name])
-        })
-    })?;
-    Ok((apt, packages))
+    Apt::with_new_lists(scratch, &(OVERRIDES.to_owned() + &source_list))
 }
 
 /// Where this system has Debian from.
@@ -90,8 +130,8 @@ impl Mirrors {
         })
     }
 
-    /// deb822 sources (sources.list(5)) of `suite` with its security updates, where it has them.
-    fn sources(&self, suite: &str, keyring: Option<&str>) -> String {
+    /// deb822 sources (sources.list(5)) of a component of `suite` with its security updates, where it has them.
+    fn sources(&self, suite: &str, component: &str, keyring: Option<&str>) -> String {
         let rolling = ["sid", "unstable", "experimental"].contains(&suite);
         let security = match &self.security {
             Some(uri) if !rolling && !suite.ends_with("-backports") => {
@@ -105,7 +145,7 @@ impl Mirrors {
             // A String cannot fail to be written to.
             let _ = writeln!(
                 text,
-                "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nArchitectures: amd64\nTargets: Packages"
+                "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: {component}\nArchitectures: amd64\nTargets: Packages"
             );
             if let Some(keyring) = keyring {
                 let _ = writeln!(text, "Signed-By: {keyring}");
@@ -126,21 +166,17 @@ fn follow(name: &str, show: impl Fn(&str) -> Result<String>) -> Result<Vec<Packa
             continue;
         }
         let text = show(&name)?;
-        let field = |key: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))
-        };
-        let version =
-            field("Version").with_context(|| format!("apt knows no version of {name}"))?;
-        let needs = field("Depends").unwrap_or_default();
+        let version = version(&name, &text)?;
+        let needs = text.lines().find_map(|line| line.strip_prefix("Depends: "));
         waiting.extend(
             needs
+                .unwrap_or_default()
                 .split(", ")
                 .filter_map(|need| need.split([' ', ':']).next())
                 .filter(|need| is_kernel(need))
                 .map(str::to_owned),
         );
-        found.insert(name, version.to_owned());
+        found.insert(name, version);
     }
     found.remove(name);
     if found.is_empty() {
@@ -165,7 +201,7 @@ mod tests {
              http://mirror.test/security/|Debian|Debian-Security\n",
         )
         .unwrap();
-        insta::assert_snapshot!(mirrors.sources("bullseye", Some("/keys.gpg")), @r"
+        insta::assert_snapshot!(mirrors.sources("bullseye", "main", Some("/keys.gpg")), @r"
             Types: deb
             URIs: http://mirror.test/debian/
             Suites: bullseye
@@ -183,7 +219,7 @@ mod tests {
             Signed-By: /keys.gpg
         ");
         for suite in ["trixie-backports", "sid"] {
-            let sources = mirrors.sources(suite, None);
+            let sources = mirrors.sources(suite, "main", None);
             assert!(sources.contains(&format!("Suites: {suite}\n")), "{sources}");
             assert!(!sources.contains("security") && !sources.contains("Signed-By"));
         }

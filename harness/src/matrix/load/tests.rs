@@ -88,6 +88,8 @@ fn a_good_file() {
                 flood_count: 50,
                 hotplug_cycles: 2,
                 promisc_seconds: 3,
+                netperf_seconds: None,
+                on_one_guest: [],
                 cases: Some(
                     [
                         "driver",
@@ -155,7 +157,7 @@ fn unknown_keys() {
             m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
             m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
             m.toml:29: [profiles.smoke]: the key `flood_count` is missing
-            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after, nics, guests)
+            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
             m.toml:36: [[exclude]]: the key `reason` is missing
             m.toml:39: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
             m.toml:36: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
@@ -357,7 +359,7 @@ fn all_mistakes_are_told_at_once() {
         m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
         m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
         m.toml:29: [profiles.smoke]: the key `ping_count` is missing
-        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, cases, starts, after, nics, guests)
+        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
     ");
 }
 

@@ -1,0 +1,244 @@
+//! Plan item 21: netperf, from and to the guest.
+
+use super::faults::{self, TAP_UNPLUGGED};
+use super::{Case, Fault, Load, Moment, Start};
+use crate::guest::agent::{Agent, said};
+use crate::guest::dialect::Op;
+use crate::net::addr;
+use crate::net::netperf::{self, LOOP, Server, Test, sweep};
+use crate::net::outside::Outside;
+use crate::net::sabotage;
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use anyhow::{bail, ensure};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The place of the second guest, and of the external host.
+const SECOND: u8 = 1;
+
+const NO_SERVER: Fault = Fault {
+    name: "no_server",
+    breaks: "the guest's netserver is killed",
+    inject: |bed| bed.agent.sh("killall netserver").map(drop),
+    red: "ended with",
+    ..TAP_UNPLUGGED
+};
+
+const PLAIN: Case = Case {
+    name: "netperf_host",
+    plan_item: "21, 1)",
+    passes: "UDP_STREAM of the plan's ten sizes both ways between host and guest, and the plan's loop of TCP_STREAM, UDP_STREAM, TCP_RR, TCP_CRR and UDP_RR towards the guest, all end; what netperf says arrived has crossed the guest's tap; every figure is kept",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Alone,
+    again: None,
+    vm: faults::same_vm,
+    ops: &[Op::Address],
+    faults: &[
+        NO_SERVER,
+        Fault {
+            name: "short_cut",
+            breaks: "the host itself takes the guest's address, and talks to itself",
+            inject: |bed| sabotage::take_address(bed.address()),
+            red: "crossed the guest's tap",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: netperf_host,
+};
+
+/// Plan item 21, between host and guest.
+pub static NETPERF_HOST: Case = PLAIN;
+
+/// Plan item 21, between two guests.
+pub static NETPERF_GUESTS: Case = Case {
+    name: "netperf_guests",
+    plan_item: "21, 2)",
+    passes: "as netperf_host's sweep, between two guests",
+    faults: &[
+        NO_SERVER,
+        Fault {
+            red: "for netperf to end",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: netperf_guests,
+    ..PLAIN
+};
+
+/// Plan item 21, between an external host and a guest.
+pub static NETPERF_EXTERNAL: Case = Case {
+    name: "netperf_external",
+    plan_item: "21, 3)",
+    passes: "as netperf_host's sweep, with a host of its own network behind the bridge",
+    faults: &[NO_SERVER],
+    run: netperf_external,
+    ..PLAIN
+};
+
+/// The other end of the measurement.
+enum Far<'e> {
+    Host,
+    Guest(&'e Agent),
+    Outside(&'e Outside),
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    ToGuest,
+    FromGuest,
+}
+
+fn netperf_host(bed: &mut Testbed) -> anyhow::Result<()> {
+    let programs = ready(bed)?;
+    let _server = Server::start(&programs)?;
+    serve(&bed.agent)?;
+    bed.moment(Moment::Traffic)?;
+    both_ways(bed, &programs, &Far::Host)?;
+    measure(bed, &programs, &Far::Host, Way::ToGuest, &LOOP)
+}
+
+fn netperf_guests(bed: &mut Testbed) -> anyhow::Result<()> {
+    let programs = ready(bed)?;
+    let peer = bed.peer(SECOND)?;
+    serve(&peer.agent)?;
+    serve(&bed.agent)?;
+    bed.moment(Moment::Traffic)?;
+    both_ways(bed, &programs, &Far::Guest(&peer.agent))
+}
+
+fn netperf_external(bed: &mut Testbed) -> anyhow::Result<()> {
+    let programs = ready(bed)?;
+    let outside = Outside::plug(&bed.bridge, addr::guest(SECOND))?;
+    let theirs = programs.clone();
+    let _server = outside.run(move || Server::start(&theirs))?;
+    serve(&bed.agent)?;
+    bed.moment(Moment::Traffic)?;
+    both_ways(bed, &programs, &Far::Outside(&outside))
+}
+
+/// The guest is reached, and nothing else that runs here looks at its frames.
+fn ready(bed: &mut Testbed) -> anyhow::Result<PathBuf> {
+    bed.up()?;
+    bed.stop_captures();
+    bed.netperf()
+}
+
+/// netserver listens before it goes to the background.
+fn serve(agent: &Agent) -> anyhow::Result<()> {
+    agent.sh("netserver -4 >/dev/null 2>&1").map(drop)
+}
+
+fn both_ways(bed: &mut Testbed, programs: &Path, far: &Far) -> anyhow::Result<()> {
+    let tests = sweep(bed.profile.netperf_seconds);
+    measure(bed, programs, far, Way::ToGuest, &tests)?;
+    measure(bed, programs, far, Way::FromGuest, &tests)
+}
+
+fn measure(
+    bed: &mut Testbed,
+    programs: &Path,
+    far: &Far,
+    way: Way,
+    tests: &[Test],
+) -> anyhow::Result<()> {
+    let tap = bed.nic().tap.clone();
+    let mut arrived = 0;
+    for test in tests {
+        let each = bed.profile.netperf_seconds;
+        let more = Duration::from_secs(test.seconds(each).unwrap_or(0).into());
+        let (_, before) = taps_bytes(&tap, way)?;
+        let (sender, receiver, printed) = match way {
+            Way::ToGuest => {
+                let arguments = test.arguments(bed.address(), each);
+                (
+                    far.name(),
+                    "guest",
+                    far.netperf(programs, &arguments, more)?,
+                )
+            }
+            Way::FromGuest => {
+                let arguments = test.arguments(far.address(), each);
+                let printed = in_guest(&bed.agent, &arguments, more)?;
+                ("guest", far.name(), printed)
+            }
+        };
+        let figure = test.figure(&printed, sender, receiver)?;
+        let (direction, after) = taps_bytes(&tap, way)?;
+        let crossed = after - before;
+        ensure!(
+            crossed >= figure.received_bytes,
+            "netperf says that {} bytes arrived ({figure}), but {crossed} bytes crossed the guest's tap \
+             {direction} meanwhile",
+            figure.received_bytes
+        );
+        arrived += figure.received_bytes;
+        bed.figures.push(figure);
+    }
+    ensure!(
+        arrived > 0,
+        "nothing of {} tests arrived, from {tests:?}",
+        tests.len()
+    );
+    bed.expect_quiet_kernel()
+}
+
+/// What the host has sent into the guest's tap, or received from it, bytes.
+fn taps_bytes(tap: &str, way: Way) -> anyhow::Result<(&'static str, u64)> {
+    let (received, sent) = netperf::counters(tap)?;
+    Ok(match way {
+        Way::ToGuest => ("towards the guest", sent),
+        Way::FromGuest => ("from the guest", received),
+    })
+}
+
+impl Far<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Far::Host => "host",
+            Far::Guest(_) => "second guest",
+            Far::Outside(_) => "external host",
+        }
+    }
+
+    fn address(&self) -> Ipv4Addr {
+        match self {
+            Far::Host => addr::HOST,
+            Far::Guest(_) | Far::Outside(_) => addr::guest(SECOND),
+        }
+    }
+
+    fn netperf(
+        &self,
+        programs: &Path,
+        arguments: &[String],
+        more: Duration,
+    ) -> anyhow::Result<String> {
+        match self {
+            Far::Host => netperf::run(programs, arguments, more),
+            Far::Guest(agent) => in_guest(agent, arguments, more),
+            Far::Outside(outside) => {
+                let (programs, arguments) = (programs.to_owned(), arguments.to_vec());
+                outside.run(move || netperf::run(&programs, &arguments, more))
+            }
+        }
+    }
+}
+
+fn in_guest(agent: &Agent, arguments: &[String], more: Duration) -> anyhow::Result<String> {
+    let limit = deadline::NETPERF.start_with(more);
+    let command = format!("netperf {}", arguments.join(" "));
+    let seconds = limit.span().as_secs_f64().ceil();
+    let output = agent.run_for(&format!("timeout {seconds} {command}"), limit.span())?;
+    match output.code {
+        0 => Ok(output.stdout),
+        // Of timeout: coreutils' 124, and 143, that of the signal, from busybox.
+        124 | 143 => Err(limit.missed(format!("in the guest, `{command}` had not"))),
+        code => bail!(
+            "in the guest, `{command}` ended with {code}: {}",
+            said(&output)
+        ),
+    }
+}

@@ -1,0 +1,385 @@
+//! netperf: what the plan measures, its command lines, its answers, and its server on the host.
+
+use crate::run::child::{self, Output, Waited};
+use crate::run::cpu;
+use crate::run::deadline;
+use crate::run::events::Figure;
+use anyhow::{Context as _, Result, bail, ensure};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// The plan's message sizes of its sweep, bytes (the last is the plan's own).
+pub const SIZES: [u32; 10] = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16834];
+
+/// The seconds that the plan gives the longer of its tests, by those of the others (60 by 10).
+const LONG: u32 = 6;
+
+/// How many times a profile's `netperf_seconds` the longest case takes: a sweep both ways and the
+/// plan's loop, each test with a second or two of its own.
+pub const LONGEST: f64 = 60.0;
+
+/// The sizes that are tried where tests are not timed.
+const FEW_SIZES: [u32; 3] = [32, 1024, 16834];
+
+/// How much traffic ends a test that is not timed: bytes of a TCP stream, …
+const STREAM: u64 = 1 << 20;
+/// … transactions. …
+const TRANSACTIONS: u64 = 100;
+/// … netperf waits for ever for the bytes of a UDP stream that were lost, so that one is timed, in
+/// seconds.
+const SHORTEST: u32 = 1;
+
+/// Where netserver listens.
+const PORT: u16 = 12865;
+
+/// From exec to listening: some 5 ms, and this long only on a machine that is stuck.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// One of netperf's tests, as the plan calls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Test {
+    /// netperf's `-t`.
+    pub name: &'static str,
+    /// Bytes of a message of a stream; netperf's own choice without.
+    pub size: Option<u32>,
+    /// Bytes of request and response; 1 and 1 without.
+    pub transaction: Option<(u32, u32)>,
+    /// The plan gives it 60 seconds, and the others 10.
+    pub long: bool,
+}
+
+const PLAIN: Test = Test {
+    name: "TCP_STREAM",
+    size: None,
+    transaction: None,
+    long: false,
+};
+
+/// Plan item 21: UDP_STREAM with each size; with a few of them where tests are not timed (`each`, see
+/// [`Test::seconds`]).
+pub fn sweep(each: Option<u32>) -> Vec<Test> {
+    let sizes: &[u32] = if each.is_some() { &SIZES } else { &FEW_SIZES };
+    let test = |size: &u32| Test {
+        name: "UDP_STREAM",
+        size: Some(*size),
+        ..PLAIN
+    };
+    sizes.iter().map(test).collect()
+}
+
+/// Plan item 21: its script's loop, once.
+pub const LOOP: [Test; 8] = [
+    Test {
+        long: true,
+        ..PLAIN
+    },
+    Test {
+        size: Some(2048),
+        long: true,
+        ..PLAIN
+    },
+    Test {
+        name: "UDP_STREAM",
+        long: true,
+        ..PLAIN
+    },
+    Test {
+        name: "UDP_STREAM",
+        size: Some(1024),
+        ..PLAIN
+    },
+    Test {
+        name: "TCP_RR",
+        ..PLAIN
+    },
+    Test {
+        name: "TCP_RR",
+        transaction: Some((32, 1024)),
+        ..PLAIN
+    },
+    Test {
+        name: "TCP_CRR",
+        ..PLAIN
+    },
+    Test {
+        name: "UDP_RR",
+        ..PLAIN
+    },
+];
+
+impl Test {
+    /// Whether it counts transactions, and not bytes.
+    fn is_transactions(&self) -> bool {
+        self.name.ends_with("RR")
+    }
+
+    /// How long it takes where tests are timed, seconds.
+    pub fn seconds(&self, each: Option<u32>) -> Option<u32> {
+        each.map(|each| if self.long { each * LONG } else { each })
+    }
+
+    /// netperf's arguments, towards a netserver at `to`: the plan's, with an answer that can be read.
+    /// `each`: see [`Test::seconds`]; without, the test ends by itself after so much traffic.
+    pub fn arguments(&self, to: Ipv4Addr, each: Option<u32>) -> Vec<String> {
+        let length = match self.seconds(each) {
+            Some(seconds) => seconds.to_string(),
+            None if self.is_transactions() => format!("-{TRANSACTIONS}"),
+            None if self.name == "UDP_STREAM" => SHORTEST.to_string(),
+            None => format!("-{STREAM}"),
+        };
+        let mut words: Vec<String> = ["-t", self.name, "-P", "0", "-4", "-H"]
+            .map(str::to_owned)
+            .to_vec();
+        words.extend([to.to_string(), "-l".into(), length]);
+        if !self.is_transactions() {
+            // Megabits a second; it would turn transactions into bits as well.
+            words.extend(["-f".into(), "m".into()]);
+        }
+        words.push("--".into());
+        if let Some(size) = self.size {
+            words.extend(["-m".into(), size.to_string()]);
+        }
+        if let Some((request, response)) = self.transaction {
+            words.extend(["-r".into(), format!("{request},{response}")]);
+        }
+        words.extend(["-k".into(), KEYS.join(",")]);
+        words
+    }
+
+    /// What netperf printed, as a figure.
+    ///
+    /// # Errors
+    /// When it lacks something, or shows that nothing was measured.
+    pub fn figure(&self, printed: &str, sender: &str, receiver: &str) -> Result<Figure> {
+        let found: BTreeMap<&str, &str> = printed
+            .lines()
+            .filter_map(|line| line.trim().split_once('='))
+            .collect();
+        let text = |key: &str| {
+            found
+                .get(key)
+                .copied()
+                .with_context(|| format!("netperf did not print {key}: {}", printed.trim()))
+        };
+        let number = |key: &str| -> Result<f64> {
+            let value = text(key)?;
+            value
+                .parse()
+                .with_context(|| format!("netperf printed {key}={value}"))
+        };
+        let figure = Figure {
+            test: self.name.to_owned(),
+            size: self.size,
+            transaction: self.transaction,
+            sender: sender.to_owned(),
+            receiver: receiver.to_owned(),
+            value: number("THROUGHPUT")?,
+            unit: text("THROUGHPUT_UNITS")?.to_owned(),
+            seconds: number("ELAPSED_TIME")?,
+            received_bytes: number("REMOTE_BYTES_RECVD")? as u64,
+        };
+        ensure!(
+            figure.seconds >= 0.0 && figure.value.is_finite() && figure.value >= 0.0,
+            "netperf measured {figure}"
+        );
+        Ok(figure)
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)?;
+        if let Some(size) = self.size {
+            write!(f, " -m {size}")?;
+        }
+        if let Some((request, response)) = self.transaction {
+            write!(f, " -r {request},{response}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What is asked of netperf (`-k`).
+const KEYS: [&str; 4] = [
+    "THROUGHPUT",
+    "THROUGHPUT_UNITS",
+    "ELAPSED_TIME",
+    "REMOTE_BYTES_RECVD",
+];
+
+/// netserver in the calling thread's network, until it is dropped.
+pub struct Server(Child);
+
+impl Server {
+    /// Starts the one in `programs`, and waits until it listens.
+    ///
+    /// # Errors
+    /// When it does not start to listen.
+    pub fn start(programs: &Path) -> Result<Server> {
+        let mut command = child::pdeath_command(programs.join("netserver"));
+        command
+            .args(["-D", "-4"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let spawned = command.spawn();
+        let mut server = Server(spawned.map_err(|e| child::spawn_error(&command, "netperf", e))?);
+        let deadline = Instant::now() + START_LIMIT;
+        while !listens()? {
+            if let Some(status) = cpu::try_wait(&mut server.0)? {
+                bail!("netserver ended at once: {status}");
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "netserver did not listen within {} s",
+                START_LIMIT.as_secs()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(server)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Both fail only when it has ended and been waited for.
+        let _ = self.0.kill();
+        let _ = cpu::wait(&mut self.0);
+    }
+}
+
+/// Runs the netperf in `programs` in the calling thread's network, to its end.
+///
+/// # Errors
+/// When it fails, with what it said; [`deadline::NETPERF`] and `more`.
+pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<String> {
+    let mut command = child::pdeath_command(programs.join("netperf"));
+    let (reader, writer) = std::io::pipe()?;
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(writer.try_clone()?)
+        .stderr(writer);
+    let limit = deadline::NETPERF.start_with(more);
+    let mut client = command
+        .spawn()
+        .map_err(|e| child::spawn_error(&command, "netperf", e))?;
+    let line = child::command_line(&command);
+    drop(command); // it holds the writing end, and we wait for its end
+    let printed = Output::collect(reader);
+    let waited = printed.wait(Instant::now() + limit.span(), |_| None::<()>);
+    if matches!(waited, Waited::Elapsed) {
+        client.kill()?;
+        cpu::wait(&mut client)?;
+        return Err(limit.missed(format!("`{line}` printed: {}", printed.text().trim())));
+    }
+    let status = cpu::wait(&mut client)?;
+    let text = printed.text();
+    ensure!(
+        status.success(),
+        "`{line}` ended with {status}: {}",
+        text.trim()
+    );
+    Ok(text)
+}
+
+/// Whether anyone in the calling thread's network listens on netserver's port.
+fn listens() -> Result<bool> {
+    let file = "/proc/thread-self/net/tcp";
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    Ok(text.lines().any(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ours = |address: &&str| address.ends_with(&format!(":{PORT:04X}"));
+        // 0A is TCP_LISTEN.
+        words.get(1).is_some_and(ours) && words.get(3) == Some(&"0A")
+    }))
+}
+
+/// Bytes that the interface `name` of the calling thread's network has received and sent.
+///
+/// # Errors
+/// When there is no such interface.
+pub fn counters(name: &str) -> Result<(u64, u64)> {
+    let file = "/proc/thread-self/net/dev";
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+    parse_counters(&text, name).with_context(|| format!("{file} does not show {name}: {text}"))
+}
+
+fn parse_counters(text: &str, name: &str) -> Option<(u64, u64)> {
+    text.lines().find_map(|line| {
+        let (found, rest) = line.trim().split_once(':')?;
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        (found == name)
+            .then(|| Some((words.first()?.parse().ok()?, words.get(8)?.parse().ok()?)))
+            .flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plans_command_lines() {
+        let to = Ipv4Addr::new(198, 18, 0, 2);
+        let lines = |each| -> String {
+            sweep(each)
+                .into_iter()
+                .take(1)
+                .chain(LOOP)
+                .map(|test| test.arguments(to, each).join(" ") + "\n")
+                .collect::<String>()
+                .replace(&KEYS.join(","), "KEYS")
+        };
+        insta::assert_snapshot!(lines(Some(10)), @r"
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 10 -f m -- -m 32 -k KEYS
+        -t TCP_STREAM -P 0 -4 -H 198.18.0.2 -l 60 -f m -- -k KEYS
+        -t TCP_STREAM -P 0 -4 -H 198.18.0.2 -l 60 -f m -- -m 2048 -k KEYS
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 60 -f m -- -k KEYS
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 10 -f m -- -m 1024 -k KEYS
+        -t TCP_RR -P 0 -4 -H 198.18.0.2 -l 10 -- -k KEYS
+        -t TCP_RR -P 0 -4 -H 198.18.0.2 -l 10 -- -r 32,1024 -k KEYS
+        -t TCP_CRR -P 0 -4 -H 198.18.0.2 -l 10 -- -k KEYS
+        -t UDP_RR -P 0 -4 -H 198.18.0.2 -l 10 -- -k KEYS
+        ");
+        insta::assert_snapshot!(lines(None), @r"
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -m 32 -k KEYS
+        -t TCP_STREAM -P 0 -4 -H 198.18.0.2 -l -1048576 -f m -- -k KEYS
+        -t TCP_STREAM -P 0 -4 -H 198.18.0.2 -l -1048576 -f m -- -m 2048 -k KEYS
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -k KEYS
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -m 1024 -k KEYS
+        -t TCP_RR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
+        -t TCP_RR -P 0 -4 -H 198.18.0.2 -l -100 -- -r 32,1024 -k KEYS
+        -t TCP_CRR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
+        -t UDP_RR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
+        ");
+    }
+
+    #[test]
+    fn an_answer_is_a_figure_with_its_unit() {
+        let printed = "THROUGHPUT=728.71\nTHROUGHPUT_UNITS=10^6bits/s\nELAPSED_TIME=1.00\nREMOTE_BYTES_RECVD=91000000\n";
+        let test = sweep(Some(10))[5];
+        let figure = test.figure(printed, "host", "guest").unwrap();
+        assert_eq!(
+            figure.to_string(),
+            "UDP_STREAM, 1024 bytes, host to guest: 728.71 10^6bits/s in 1.00 s"
+        );
+        assert_eq!(figure.received_bytes, 91_000_000);
+        let error = test.figure("THROUGHPUT=1\n", "host", "guest").unwrap_err();
+        assert!(error.to_string().contains("THROUGHPUT_UNITS"), "{error}");
+        let error = test.figure(&printed.replace("728.71", "-nan"), "a", "b");
+        assert!(error.is_err());
+    }
+
+    #[test]
+    fn an_interfaces_bytes() {
+        let text = "Inter-|   Receive\n face |bytes\n  tap0: 12 3 0 0 0 0 0 0 4567 8 0 0 0 0 0 0\n tap01:1 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n";
+        assert_eq!(parse_counters(text, "tap0"), Some((12, 4567)));
+        assert_eq!(parse_counters(text, "tap01"), Some((1, 2)));
+        assert_eq!(parse_counters(text, "tap"), None);
+    }
+}
