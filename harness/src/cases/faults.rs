@@ -7,7 +7,7 @@ use crate::matrix::Cell;
 use crate::matrix::schema::Machine;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
-use crate::vm::cmdline::VmSpec;
+use crate::vm::cmdline::{VmSpec, quote};
 
 /// Words of the failure when the guest does not show the NIC.
 pub const NO_LINK: &str = "for the guest to show the NIC";
@@ -132,4 +132,18 @@ pub fn in_guest(bed: &Testbed, command: &str) -> anyhow::Result<Link> {
     let link = bed.link()?;
     bed.agent.sh(&command.replace("DEV", &link.name))?;
     Ok(link)
+}
+
+/// Puts a script in the place of the guest's `program`; `"$REAL"` in it is the program itself.
+///
+/// # Errors
+/// When the guest has no such program, or refuses.
+pub fn wrap(bed: &Testbed, program: &str, script: &str) -> anyhow::Result<()> {
+    let real = format!("/root/wrapped/{program}");
+    let script = quote(&format!("#!/bin/sh\nREAL={real}\n{script}\n"));
+    let command = format!(
+        "path=$(command -v {program}) && mkdir -p /root/wrapped && cp -L $path {real} \
+         && rm $path && printf %s {script} >$path && chmod +x $path"
+    );
+    bed.agent.sh(&command).map(drop)
 }

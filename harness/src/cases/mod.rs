@@ -18,6 +18,7 @@ mod offload;
 mod ping;
 pub mod plan_items;
 mod promisc;
+mod vlan;
 
 use crate::guest::dialect::Op;
 use crate::matrix::{Cell, schema::Nic};
@@ -117,7 +118,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 19] = [
+    static ALL: [&Case; 21] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &link_status::LINK_STATUS,
@@ -128,6 +129,8 @@ pub fn all() -> &'static [&'static Case] {
         &driver::DRIVER,
         &driver::DRIVER_INFO,
         &promisc::PROMISC,
+        &vlan::VLAN,
+        &vlan::VLAN_REFUSED,
         &mtu::MTU_MAX,
         &mtu::MTU_SET,
         &offload::OFFLOAD_QUERY,

@@ -18,20 +18,35 @@ use std::thread::JoinHandle;
 /// ingress hook, which stock kernels have as modules; netem is missing in some, and is random.
 pub fn drop_every(tap: &str, n: u32) -> Result<()> {
     let last = n.saturating_sub(1);
+    on_ingress(tap, &format!("numgen inc mod {n} {last} drop"))
+        .or_cannot_run(|| format!("drop every {n}th frame of {tap}"))
+}
+
+/// Drops every frame with a VLAN tag that the guest sends through `tap`.
+pub fn drop_tagged(tap: &str) -> Result<()> {
+    on_ingress(tap, "ether type vlan drop").or_cannot_run(|| format!("drop tagged frames of {tap}"))
+}
+
+/// Moves what the guest sends through `tap` from one VLAN to another, behind the tap's capture.
+pub fn retag(tap: &str, from: u16, to: u16) -> Result<()> {
+    on_ingress(tap, &format!("vlan id {from} vlan id set {to}"))
+        .or_cannot_run(|| format!("retag frames of {tap}"))
+}
+
+/// Has nf_tables apply a rule to what the guest sends through `tap`.
+fn on_ingress(tap: &str, rule: &str) -> Result<()> {
     let rules = format!(
         "table netdev sabotage_{tap} {{
             chain ingress {{
                 type filter hook ingress device \"{tap}\" priority 0
-                numgen inc mod {n} {last} drop
+                {rule}
             }}
         }}
 "
     );
     let mut command = child::pdeath_command("nft");
     command.args(["-f", "-"]);
-    child::run(&mut command, "nftables", &rules)
-        .map(drop)
-        .or_cannot_run(|| format!("drop every {n}th frame of {tap}"))
+    child::run(&mut command, "nftables", &rules).map(drop)
 }
 
 /// Pulls the tap's plug: the guest still has a carrier, and reaches nobody.

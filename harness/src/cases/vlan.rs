@@ -1,0 +1,373 @@
+//! Plan item 7: 802.1Q VLANs, between two guests.
+
+use super::faults::{self, TAP_UNPLUGGED, wrap};
+use super::{Case, Fault, Load, Moment, Start};
+use crate::guest::agent::{Agent, said};
+use crate::guest::dialect::Op;
+use crate::guest::link::Link;
+use crate::matrix::schema::Dialect;
+use crate::net::capture::{Capture, Mark};
+use crate::net::frame::Icmp;
+use crate::net::sabotage;
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use crate::testbed::peer::Peer;
+use anyhow::{Context as _, ensure};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// The plan's two, and the largest there is. The guests begin apart, one in the first and the other
+/// in the second.
+const IDS: [u16; 3] = [10, 1, 4094];
+/// 802.1Q reserves it.
+const RESERVED: u16 = 4095;
+/// The guests' addresses in the VLANs, outside the bridge's own network.
+const HERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
+const THERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 3);
+/// Echo requests of each size in a VLAN.
+const COUNT: u32 = 3;
+/// ICMP payloads: ping's own, and the one that fills a frame of Ethernet's MTU, which the tag then
+/// makes 4 bytes longer.
+const SIZES: [u32; 2] = [56, 1472];
+
+/// Plan item 7.
+pub static VLAN: Case = Case {
+    name: "vlan",
+    plan_item: "7",
+    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Waits,
+    again: Some(faults::nothing),
+    vm: faults::same_vm,
+    ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
+    faults: &[
+        Fault {
+            name: "joined",
+            breaks: "the host carries frames from one VLAN to the other and back",
+            inject: |bed| {
+                let [first, second, _] = IDS;
+                sabotage::retag(&bed.nic().tap, first, second)?;
+                sabotage::retag(PEER_TAP, second, first)
+            },
+            red: "were answered although",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "retagged",
+            breaks: "the host moves the guest's frames to a VLAN that nobody is in",
+            inject: |bed| sabotage::retag(&bed.nic().tap, IDS[0], 2),
+            red: "the other guest's tap shows no ARP request",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "dropped",
+            breaks: "the tagged frames that the other guest sends are dropped on its tap",
+            inject: |_| sabotage::drop_tagged(PEER_TAP),
+            red: "replies came back",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "not_left",
+            breaks: "the guest's tool says that it left the VLAN and does not",
+            inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
+            red: "is still there",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: vlan,
+};
+
+/// Plan item 7: what must be refused.
+pub static VLAN_REFUSED: Case = Case {
+    name: "vlan_refused",
+    plan_item: "7",
+    passes: "VLAN 4095, which 802.1Q reserves, and an id that is in use are refused with a message; what was there stays, and the guest and its NIC live on",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
+    again: None,
+    vm: faults::same_vm,
+    ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
+    faults: &[
+        Fault {
+            name: "taken",
+            breaks: "the guest's tool takes 4095 for 4094",
+            inject: |bed| {
+                lie(
+                    bed,
+                    "*4095*) exec \"$REAL\" $(echo \"$*\" | sed s/4095/4094/g)",
+                )
+            },
+            red: "was not refused",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "silent",
+            breaks: "the guest's tool refuses without a word",
+            inject: |bed| lie(bed, "*4095*) exit 1"),
+            red: "without a message",
+            ..TAP_UNPLUGGED
+        },
+        TAP_UNPLUGGED,
+    ],
+    run: vlan_refused,
+};
+
+/// The tap of the other guest, which is in place 1.
+const PEER_TAP: &str = "tap1";
+
+/// Puts a script in the place of the tool that the guest makes VLANs with: `arm` of its arguments,
+/// or else the tool.
+fn lie(bed: &Testbed, arm: &str) -> anyhow::Result<()> {
+    let command = bed.command(Op::VlanRemove, &bed.link()?, "1");
+    let program = command.split(' ').next().unwrap_or_default();
+    wrap(
+        bed,
+        program,
+        &format!("case \" $* \" in {arm};; esac\nexec \"$REAL\" \"$@\""),
+    )
+}
+
+/// One of the two guests.
+struct Member<'a> {
+    agent: &'a Agent,
+    dialect: Dialect,
+    link: &'a Link,
+    address: Ipv4Addr,
+}
+
+impl Member<'_> {
+    fn command(&self, op: Op, id: u16) -> String {
+        self.dialect.command(op, &self.link.name, &id.to_string())
+    }
+
+    fn join(&self, id: u16) -> anyhow::Result<()> {
+        let dev = format!("{}.{id}", self.link.name);
+        let address = format!("{}/24", self.address);
+        let add = self.command(Op::VlanAdd, id);
+        let set = self.dialect.command(Op::Address, &dev, &address);
+        self.agent.sh(&format!("{add} && {set}"))?;
+        let vlans = vlans(self.agent)?;
+        ensure!(
+            vlans.get(&dev) == Some(&id),
+            "after `{add}` the guest's /proc/net/vlan/config shows {vlans:?}, not {dev} with {id}"
+        );
+        Ok(())
+    }
+
+    fn leave(&self, id: u16) -> anyhow::Result<()> {
+        let dev = format!("{}.{id}", self.link.name);
+        let remove = self.command(Op::VlanRemove, id);
+        self.agent.sh(&remove)?;
+        let vlans = vlans(self.agent)?;
+        let shown = self.agent.run(&format!("ls -d /sys/class/net/{dev}"))?;
+        ensure!(
+            !vlans.contains_key(&dev) && shown.code != 0,
+            "after `{remove}` {dev} is still there: /proc/net/vlan/config shows {vlans:?}, sysfs {}",
+            said(&shown)
+        );
+        Ok(())
+    }
+}
+
+/// The VLAN interfaces that the guest's kernel has, with their ids.
+fn vlans(agent: &Agent) -> anyhow::Result<BTreeMap<String, u16>> {
+    Ok(parse(&agent.sh("cat /proc/net/vlan/config")?))
+}
+
+/// Lines `eth0.10 | 10 | eth0`, below two of heading.
+fn parse(config: &str) -> BTreeMap<String, u16> {
+    let lines = config.lines().filter_map(|line| {
+        let mut fields = line.split('|').map(str::trim);
+        let (dev, id) = (fields.next()?, fields.next()?.parse().ok()?);
+        Some((dev.to_owned(), id))
+    });
+    lines.collect()
+}
+
+fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    let peer = bed.peer(1)?;
+    let dialect = bed.cell.guest.dialect;
+    let there = Member {
+        agent: &peer.agent,
+        dialect,
+        link: &peer.link,
+        address: THERE,
+    };
+    let [first, second, _] = IDS;
+    here(bed, &link).join(first)?;
+    there.join(second)?;
+    bed.moment(Moment::Traffic)?;
+    apart(bed, &peer, (first, second))?;
+    there.leave(second)?;
+    for id in IDS {
+        if id != first {
+            here(bed, &link).join(id)?;
+        }
+        there.join(id)?;
+        expect_filter(bed, id, true)?;
+        together(bed, &peer, id)?;
+        here(bed, &link).leave(id)?;
+        there.leave(id)?;
+        expect_filter(bed, id, false)?;
+    }
+    bed.expect_quiet_kernel()
+}
+
+fn here<'a>(bed: &'a Testbed, link: &'a Link) -> Member<'a> {
+    Member {
+        agent: &bed.agent,
+        dialect: bed.cell.guest.dialect,
+        link,
+        address: HERE,
+    }
+}
+
+/// Shows that a guest in one VLAN has no answer from a guest in another, and that it was asked.
+fn apart(bed: &Testbed, peer: &Peer, (here, there): (u16, u16)) -> anyhow::Result<()> {
+    let mark = peer.wire.mark()?;
+    let seconds = deadline::SILENCE.start().span().as_secs_f64().ceil();
+    let report = bed.guest_ping(&format!("-i 0.1 -w {seconds}"), THERE)?;
+    ensure!(
+        report.received == 0,
+        "{} of {} requests from VLAN {here} were answered although the other guest is in VLAN {there}",
+        report.received,
+        report.transmitted
+    );
+    let asked = peer.wire.count(mark, |frame| {
+        let arp = frame.arp().filter(|arp| arp.request);
+        arp.is_some_and(|arp| arp.target.1 == THERE) && frame.vlan_id() == Some(here)
+    })?;
+    ensure!(
+        asked > 0,
+        "the other guest's tap shows no ARP request for {THERE} in VLAN {here}: {}",
+        peer.wire.summary(mark)?
+    );
+    Ok(())
+}
+
+/// Shows that the guests, both in `id`, answer each other, and that all of it has that tag.
+fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
+    let wires = [
+        ("the guest's", bed.wire()?),
+        ("the other guest's", &peer.wire),
+    ];
+    let marks = [wires[0].1.mark()?, wires[1].1.mark()?];
+    // e1000 holds frames back for 1 s after its filter was changed; then ping need not wait.
+    let limit = deadline::FIRST_PING.start().span().as_secs_f64().ceil();
+    let begin = (1, format!("-c 1 -W {limit}"));
+    let sized = SIZES.map(|size| (COUNT, format!("-c {COUNT} -i 0.2 -M do -s {size}")));
+    let mut sent = 0;
+    for (count, options) in [begin].into_iter().chain(sized) {
+        let report = bed.guest_ping(&options, THERE)?;
+        ensure!(
+            report.received == u64::from(count),
+            "in VLAN {id} {} of {count} replies came back to `{}`: {}; the other guest's tap showed: {}",
+            report.received,
+            report.command,
+            report.output.trim(),
+            peer.wire.summary(marks[1])?
+        );
+        sent += count as usize;
+    }
+    for ((whose, wire), mark) in wires.into_iter().zip(marks) {
+        let mut found = tags(wire, mark)?;
+        let tagged = found.remove(&Some(id)).unwrap_or_default();
+        // A request that waited for an answer to ARP may have come late from the VLAN before.
+        ensure!(
+            tagged >= 2 * sent && found.is_empty(),
+            "in VLAN {id}, {whose} tap shows {tagged} of {} requests and replies with that tag, and by other tags: {found:?}",
+            2 * sent
+        );
+    }
+    Ok(())
+}
+
+/// Echoes between the two addresses since `mark`, by VLAN tag.
+fn tags(wire: &Capture, mark: Mark) -> anyhow::Result<BTreeMap<Option<u16>, usize>> {
+    let mut found = BTreeMap::new();
+    for frame in wire.frames(mark)? {
+        let ours = frame.ipv4().is_some_and(|ip| {
+            [(HERE, THERE), (THERE, HERE)].contains(&(ip.source, ip.destination))
+        });
+        if let (true, Some(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. })) =
+            (ours, frame.icmp())
+        {
+            *found.entry(frame.vlan_id()).or_default() += 1;
+        }
+    }
+    Ok(found)
+}
+
+/// On virtio, whether QEMU lets frames of VLAN `id` pass to the guest.
+fn expect_filter(bed: &Testbed, id: u16, passes: bool) -> anyhow::Result<()> {
+    if !bed.cell.nic.is_virtio() {
+        return Ok(());
+    }
+    let name = Some(bed.nic().id.clone());
+    let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
+    let filter = filters
+        .first()
+        .context("QEMU's query-rx-filter knows no such NIC")?;
+    ensure!(
+        filter.vlan_table.contains(&i64::from(id)) == passes,
+        "the guest is {} VLAN {id}, QEMU's query-rx-filter has {:?}",
+        if passes { "in" } else { "no longer in" },
+        filter.vlan_table
+    );
+    Ok(())
+}
+
+fn vlan_refused(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    bed.moment(Moment::Traffic)?;
+    let member = here(bed, &link);
+    let id = IDS[0];
+    member.join(id)?;
+    let before = vlans(&bed.agent)?;
+    for (id, why) in [
+        (RESERVED, "is reserved"),
+        (RESERVED + 1, "is none"),
+        (id, "is in use"),
+    ] {
+        let add = member.command(Op::VlanAdd, id);
+        let output = bed.agent.run(&add)?;
+        ensure!(
+            output.code != 0,
+            "`{add}` was not refused although VLAN {id} {why}: {}",
+            said(&output)
+        );
+        ensure!(
+            output.stderr.trim().len() + output.stdout.trim().len() > 0,
+            "`{add}` was refused without a message, with {}",
+            output.code
+        );
+        let after = vlans(&bed.agent)?;
+        ensure!(
+            after == before,
+            "`{add}` was refused, but changed the VLANs from {before:?} to {after:?}"
+        );
+    }
+    member.leave(id)?;
+    bed.reach(deadline::FIRST_PING)
+        .context("after VLANs were refused")?;
+    bed.expect_quiet_kernel()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vlan_interfaces_are_read_below_the_heading() {
+        let text = "VLAN Dev name\t | VLAN ID\nName-Type: VLAN_NAME_TYPE_RAW_PLUS_VID_NO_PAD\n\
+                    eth0.10        | 10  | eth0\neth0.4094      | 4094  | eth0\n";
+        let found = parse(text);
+        assert_eq!(
+            found,
+            BTreeMap::from([("eth0.10".into(), 10), ("eth0.4094".into(), 4094)])
+        );
+    }
+}
