@@ -18,6 +18,7 @@ mod offload;
 mod ping;
 pub mod plan_items;
 mod promisc;
+mod transfer;
 mod vlan;
 
 use crate::guest::dialect::Op;
@@ -118,7 +119,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 21] = [
+    static ALL: [&Case; 23] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &link_status::LINK_STATUS,
@@ -134,6 +135,8 @@ pub fn all() -> &'static [&'static Case] {
         &mtu::MTU_MAX,
         &mtu::MTU_SET,
         &offload::OFFLOAD_QUERY,
+        &transfer::UDP_TRANSFER,
+        &transfer::TCP_TRANSFER,
         &features::FEATURES,
         &features::FEATURES_OFF,
         &netperf::NETPERF_HOST,

@@ -24,6 +24,8 @@ const MTU: RangeInclusive<u32> = 68..=65535;
 const MEMORY: RangeInclusive<u32> = 32..=1 << 20;
 /// Nothing done shows nothing, so none of a profile's figures may be 0.
 const COUNT: RangeInclusive<u32> = 1..=1_000_000;
+/// A guest of 256 MiB holds the file in its memory, beside its system.
+const TRANSFER_MIB: RangeInclusive<u32> = 1..=32;
 
 /// Reads a matrix file; `cases` are the names of the cases there are. Relative paths in it are
 /// taken from its directory.
@@ -276,6 +278,7 @@ fn profile(
         "flood_count",
         "hotplug_cycles",
         "promisc_seconds",
+        "transfer_mib",
         "netperf_seconds",
         "on_one_guest",
         "cases",
@@ -288,6 +291,7 @@ fn profile(
     let flood_count = section.integer("flood_count", COUNT);
     let hotplug_cycles = section.integer("hotplug_cycles", COUNT);
     let promisc_seconds = section.integer("promisc_seconds", COUNT);
+    let transfer_mib = section.integer("transfer_mib", TRANSFER_MIB);
     let netperf_seconds = section.optional_integer("netperf_seconds", COUNT);
     let some_cases = |key: &str| -> Option<Vec<String>> {
         let names = match section.has(key) {
@@ -317,6 +321,7 @@ fn profile(
         flood_count: flood_count?,
         hotplug_cycles: hotplug_cycles?,
         promisc_seconds: promisc_seconds?,
+        transfer_mib: transfer_mib?,
         netperf_seconds,
         on_one_guest: some_cases("on_one_guest").unwrap_or_default(),
         cases: some_cases("cases"),

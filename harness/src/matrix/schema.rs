@@ -157,6 +157,8 @@ pub struct Profile {
     pub hotplug_cycles: u32,
     /// Seconds of toggling in promisc.
     pub promisc_seconds: u32,
+    /// MiB of the file that udp_transfer and tcp_transfer carry.
+    pub transfer_mib: u32,
     /// Seconds of each of netperf's tests; none, and each ends after so much traffic.
     pub netperf_seconds: Option<u32>,
     /// Cases that run on one guest for each NIC and backend; the guests take turns.

@@ -82,6 +82,18 @@ pub fn mac(name: &str) -> Result<Mac> {
         .parse()
 }
 
+/// Bytes that an interface has carried: received (on a tap, what the guest sent) and sent.
+pub fn carried(name: &str) -> Result<(u64, u64)> {
+    let links = ip::json(&format!("-stats link show dev {name}"))?;
+    let bytes = |way: &str| {
+        let stats = links.first().map(|link| &link["stats64"][way]["bytes"]);
+        stats
+            .and_then(serde_json::Value::as_u64)
+            .with_context(|| format!("`ip -stats link` shows no {way} bytes of {name}"))
+    };
+    Ok((bytes("rx")?, bytes("tx")?))
+}
+
 /// The host's neighbour table: who has `address`, as far as the host knows. `None` when it does
 /// not know, or asked in vain.
 pub fn neighbour(address: Ipv4Addr) -> Result<Option<Mac>> {

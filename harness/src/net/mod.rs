@@ -1,5 +1,5 @@
 //! A trial's own network: a namespace that belongs to the trial's thread, with a bridge, DHCP,
-//! captures and ping in it. Nothing here has a name outside the namespace, so nothing stays behind.
+//! captures, ping and transfers in it. Nothing here has a name outside the namespace, so nothing stays behind.
 //!
 //! ```text
 //! trial thread ── Namespace ── Bridge br0 198.18.0.1/24 ── tap of QEMU ── guest 198.18.0.2…
@@ -23,5 +23,6 @@ pub mod ping;
 pub mod ping_report;
 mod ring;
 pub mod sabotage;
+pub mod transfer;
 pub mod tun;
 pub mod userns;

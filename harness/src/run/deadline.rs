@@ -108,6 +108,18 @@ pub const SILENCE: Limit = Limit {
     what: "silence on the wire",
     seconds: 2.0,
 };
+/// A connection, and the first MiB; 0.1 s, and rtl8139 carries some 5 MiB a second under TCG.
+pub const TRANSFER: Limit = Limit {
+    what: "the transfer",
+    seconds: 12.0,
+};
+/// Each further MiB of a transfer, seconds on the reference host.
+pub const TRANSFER_MIB: f64 = 1.0;
+/// No datagram for so long, and there are none on their way.
+pub const DATAGRAM: Limit = Limit {
+    what: "a datagram",
+    seconds: 1.0,
+};
 /// One trial, everything included; a case may ask for more by its profile's figures.
 pub const TRIAL: Limit = Limit {
     what: "the whole trial",

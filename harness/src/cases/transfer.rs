@@ -1,0 +1,285 @@
+//! Plan item 15: a big file through netcat, by UDP and by TCP.
+
+use super::faults::{self, LOSSY, TAP_UNPLUGGED, wrap};
+use super::{Case, Fault, Load, Moment, Start};
+use crate::guest::agent::{Running, said};
+use crate::guest::dialect::Op;
+use crate::net::addr::HOST;
+use crate::net::bridge;
+use crate::net::transfer::{self, BLOCK, Crossed, TcpPort, UdpSink};
+use crate::run::deadline::{self, Deadline};
+use crate::testbed::Testbed;
+use anyhow::{Context as _, anyhow, ensure};
+use std::time::{Duration, Instant};
+
+/// The file that the guest sends.
+const SENT: &str = "/tmp/nicmatrix-sent";
+/// The file that the guest receives.
+const RECEIVED: &str = "/tmp/nicmatrix-received";
+/// UDP promises nothing, and a guest outruns a busy host; of blocks, per cent. None are lost under
+/// TCG, and one frame of 20 costs half of them: nc's datagrams are 12 frames long.
+const LOSS_PERCENT: u32 = 5;
+
+/// A file that is not what it was when it was hashed.
+pub(super) const ALTERED: Fault = Fault {
+    name: "altered",
+    breaks: "a byte of the guest's file is changed on its way to the NIC",
+    inject: |bed| {
+        let command = format!("printf x | dd of={SENT} bs=1 seek=100000 conv=notrunc");
+        bed.agent.sh(&command).map(drop)
+    },
+    red: "arrived at the host as",
+    ..TAP_UNPLUGGED
+};
+
+/// Plan item 15.
+pub static UDP_TRANSFER: Case = Case {
+    name: "udp_transfer",
+    plan_item: "15",
+    passes: "of a file of numbered blocks that `nc -u` sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
+    again: None,
+    vm: faults::same_vm,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            red: "corrupt",
+            ..ALTERED
+        },
+        Fault {
+            red: "blocks were lost",
+            ..LOSSY
+        },
+        Fault {
+            red: "blocks were lost",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: udp_transfer,
+};
+
+/// The same by TCP, both ways.
+pub static TCP_TRANSFER: Case = Case {
+    name: "tcp_transfer",
+    plan_item: "15",
+    passes: "a file that `nc` sends to the host, and one that it receives, have the same SHA-256 at both ends, and the tap carried all of it",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
+    again: None,
+    vm: faults::same_vm,
+    ops: &[Op::Address],
+    faults: &[
+        ALTERED,
+        Fault {
+            name: "appended",
+            breaks: "the guest's nc adds a byte to what it receives",
+            inject: |bed| {
+                wrap(
+                    bed,
+                    "nc",
+                    "\"$REAL\" \"$@\" || exit; case \"$*\" in *-d*) printf x;; esac",
+                )
+            },
+            red: "arrived at the guest as",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            red: "for the transfer",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: tcp_transfer,
+};
+
+fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    let blocks = transfer::blocks(bed.profile.transfer_mib);
+    make_file(bed, blocks)?;
+    bed.moment(Moment::Traffic)?;
+    let mut sink = UdpSink::open(blocks)?;
+    let mark = bed.wire()?.mark()?;
+    let (begun, limit) = (Instant::now(), limit(blocks));
+    // -q 0: nc ends with the file, where a person would press Ctrl-C.
+    let command = format!("nc -u -q 0 {HOST} {} <{SENT}", sink.port());
+    let sending = bed.agent.start(&command)?;
+    let quiet = deadline::DATAGRAM.start().span();
+    sink.drain(quiet)?;
+    let ended = bed.agent.finish(sending, limit.span())?;
+    ensure!(
+        ended.code == 0,
+        "in the guest, `{command}` ended with {}: {}",
+        ended.code,
+        said(&ended)
+    );
+    // It may have paused.
+    sink.drain(quiet)?;
+    let arrived = sink.arrived();
+    ensure!(
+        arrived.corrupt == 0,
+        "{} of {blocks} blocks arrived corrupt, the first: {}",
+        arrived.corrupt,
+        arrived.first_corrupt.unwrap_or_default()
+    );
+    ensure!(
+        arrived.twice == 0,
+        "{} of {blocks} blocks arrived twice",
+        arrived.twice
+    );
+    let lost = blocks - arrived.whole;
+    ensure!(
+        lost * 100 <= blocks * LOSS_PERCENT,
+        "{lost} of {blocks} blocks were lost, more than {LOSS_PERCENT} %; the tap showed: {}",
+        bed.wire()?.summary(mark)?
+    );
+    bed.notes.push(format!(
+        "{lost} of {blocks} blocks lost, {}",
+        rate(blocks, begun.elapsed())
+    ));
+    bed.expect_quiet_kernel()
+}
+
+fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    let blocks = transfer::blocks(bed.profile.transfer_mib);
+    make_file(bed, blocks)?;
+    bed.moment(Moment::Traffic)?;
+    let sent = from_guest(bed, blocks)?;
+    // The guest's memory has room for one.
+    bed.agent.sh(&format!("rm {SENT}"))?;
+    let received = to_guest(bed, blocks)?;
+    bed.notes.push(format!(
+        "{} from the guest, {} to it",
+        rate(blocks, sent),
+        rate(blocks, received)
+    ));
+    bed.expect_quiet_kernel()
+}
+
+/// Has the guest write the file of so many blocks that it is going to send.
+pub(super) fn make_file(bed: &Testbed, blocks: u32) -> anyhow::Result<()> {
+    let command = transfer::write_command(blocks, SENT);
+    let output = bed.agent.run_for(&command, limit(blocks).span())?;
+    ensure!(
+        output.code == 0,
+        "the guest cannot write a file of {blocks} KiB: {}",
+        said(&output)
+    );
+    let expected = transfer::sha256(blocks);
+    let written = hash(bed, SENT, blocks)?;
+    ensure!(
+        written == expected,
+        "the guest was to write a file with SHA-256 {expected}, and sha256sum says {written}"
+    );
+    Ok(())
+}
+
+/// Sends the guest's file of so many blocks to the host by TCP, and compares what came with what was
+/// sent; how long it took.
+pub(super) fn from_guest(bed: &Testbed, blocks: u32) -> anyhow::Result<Duration> {
+    let port = TcpPort::open()?;
+    let (begun, limit) = (Instant::now(), limit(blocks));
+    let (before, _) = bridge::carried(&bed.nic().tap)?;
+    let command = nc(&format!("-N {HOST} {} <{SENT}", port.number()), limit);
+    let sending = bed.agent.start(&command)?;
+    let received = port.receive(limit);
+    let crossed = ended(bed, sending, &command, received)?;
+    let took = begun.elapsed();
+    let expected = whole(blocks);
+    ensure!(
+        crossed == expected,
+        "the guest's file of {expected} arrived at the host as {crossed}"
+    );
+    let (after, _) = bridge::carried(&bed.nic().tap)?;
+    carried_all(after - before, &expected)?;
+    Ok(took)
+}
+
+/// As [`from_guest`], the other way.
+pub(super) fn to_guest(bed: &Testbed, blocks: u32) -> anyhow::Result<Duration> {
+    let port = TcpPort::open()?;
+    let (begun, limit) = (Instant::now(), limit(blocks));
+    let (_, before) = bridge::carried(&bed.nic().tap)?;
+    let command = nc(&format!("-d {HOST} {} >{RECEIVED}", port.number()), limit);
+    let receiving = bed.agent.start(&command)?;
+    let sent = port.send(blocks, limit);
+    ended(bed, receiving, &command, sent)?;
+    let took = begun.elapsed();
+    let size = bed.agent.sh(&format!("wc -c <{RECEIVED}"))?;
+    let crossed = Crossed {
+        bytes: size.trim().parse()?,
+        sha256: hash(bed, RECEIVED, blocks)?,
+    };
+    bed.agent.sh(&format!("rm {RECEIVED}"))?;
+    let expected = whole(blocks);
+    ensure!(
+        crossed == expected,
+        "the host's file of {expected} arrived at the guest as {crossed}"
+    );
+    let (_, after) = bridge::carried(&bed.nic().tap)?;
+    carried_all(after - before, &expected)?;
+    Ok(took)
+}
+
+fn whole(blocks: u32) -> Crossed {
+    Crossed {
+        bytes: u64::from(blocks) * BLOCK as u64,
+        sha256: transfer::sha256(blocks),
+    }
+}
+
+fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
+    ensure!(
+        bytes >= file.bytes,
+        "a file of {} bytes crossed, but the tap carried {bytes}",
+        file.bytes
+    );
+    Ok(())
+}
+
+/// A netcat in the guest that gives up when nothing moves.
+fn nc(arguments: &str, limit: Deadline) -> String {
+    let seconds = limit.span().as_secs_f64().ceil();
+    format!("nc -w {seconds} {arguments}")
+}
+
+/// The host's result, once the guest's end has ended as well; if that failed, with what it said.
+fn ended<T>(
+    bed: &Testbed,
+    running: Running,
+    command: &str,
+    host: anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let guest = bed.agent.finish(running, Duration::ZERO);
+    let told = match &guest {
+        Ok(output) if output.code == 0 => None,
+        Ok(output) => Some(format!("ended with {}: {}", output.code, said(output))),
+        Err(error) => Some(format!("{error:#}")),
+    };
+    match (host, told) {
+        (host, None) => host.with_context(|| format!("the host's end of `{command}`")),
+        (Ok(_), Some(told)) => Err(anyhow!("in the guest, `{command}` {told}")),
+        (Err(error), Some(told)) => Err(error.context(format!("in the guest, `{command}` {told}"))),
+    }
+}
+
+fn limit(blocks: u32) -> Deadline {
+    let mib = f64::from(blocks) / f64::from(transfer::blocks(1));
+    let more = (mib - 1.0).max(0.0) * deadline::TRANSFER_MIB * deadline::speed();
+    deadline::TRANSFER.start_with(Duration::from_secs_f64(more))
+}
+
+fn hash(bed: &Testbed, path: &str, blocks: u32) -> anyhow::Result<String> {
+    let command = format!("sha256sum {path}");
+    let output = bed.agent.run_for(&command, limit(blocks).span())?;
+    let hash = output.stdout.split(' ').next().filter(|h| h.len() == 64);
+    let hash = hash.with_context(|| format!("`{command}` said: {}", said(&output)))?;
+    Ok(hash.to_owned())
+}
+
+fn rate(blocks: u32, took: Duration) -> String {
+    let mib = f64::from(blocks) / f64::from(transfer::blocks(1));
+    format!("{:.1} MiB/s", mib / took.as_secs_f64())
+}
