@@ -5,6 +5,7 @@
 //! [`all`].
 
 pub mod after;
+mod capture_size;
 mod driver;
 pub(crate) mod faults;
 mod features;
@@ -119,7 +120,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 23] = [
+    static ALL: [&Case; 24] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &link_status::LINK_STATUS,
@@ -137,6 +138,7 @@ pub fn all() -> &'static [&'static Case] {
         &offload::OFFLOAD_QUERY,
         &transfer::UDP_TRANSFER,
         &transfer::TCP_TRANSFER,
+        &capture_size::CAPTURE_SIZE,
         &features::FEATURES,
         &features::FEATURES_OFF,
         &netperf::NETPERF_HOST,

@@ -27,7 +27,7 @@ const SENT: Limit = Limit {
 /// Where the guest's capture goes.
 const SEEN: &str = "/tmp/nicmatrix-seen";
 /// tcpdump says "listening" some 0.2 s after exec under TCG; a frame shows in milliseconds.
-const TCPDUMP: Limit = Limit {
+pub(super) const TCPDUMP: Limit = Limit {
     what: "tcpdump in the guest",
     seconds: 10.0,
 };
