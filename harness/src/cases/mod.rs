@@ -16,6 +16,7 @@ mod mtu;
 mod multiqueue;
 mod netperf;
 mod offload;
+mod offload_toggle;
 mod ping;
 pub mod plan_items;
 mod promisc;
@@ -120,7 +121,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 24] = [
+    static ALL: [&Case; 25] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &link_status::LINK_STATUS,
@@ -136,6 +137,7 @@ pub fn all() -> &'static [&'static Case] {
         &mtu::MTU_MAX,
         &mtu::MTU_SET,
         &offload::OFFLOAD_QUERY,
+        &offload_toggle::OFFLOAD_TOGGLE,
         &transfer::UDP_TRANSFER,
         &transfer::TCP_TRANSFER,
         &capture_size::CAPTURE_SIZE,

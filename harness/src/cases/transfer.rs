@@ -101,7 +101,7 @@ fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.moment(Moment::Traffic)?;
     let mut sink = UdpSink::open(blocks)?;
     let mark = bed.wire()?.mark()?;
-    let (begun, limit) = (Instant::now(), limit(blocks));
+    let (begun, limit) = (Instant::now(), limit(blocks, Duration::ZERO));
     // -q 0: nc ends with the file, where a person would press Ctrl-C.
     let command = format!("nc -u -q 0 {HOST} {} <{SENT}", sink.port());
     let sending = bed.agent.start(&command)?;
@@ -146,10 +146,10 @@ fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     let blocks = transfer::blocks(bed.profile.transfer_mib);
     make_file(bed, blocks)?;
     bed.moment(Moment::Traffic)?;
-    let sent = from_guest(bed, blocks)?;
+    let sent = from_guest(bed, blocks, Duration::ZERO)?;
     // The guest's memory has room for one.
     bed.agent.sh(&format!("rm {SENT}"))?;
-    let received = to_guest(bed, blocks)?;
+    let received = to_guest(bed, blocks, Duration::ZERO)?;
     bed.notes.push(format!(
         "{} from the guest, {} to it",
         rate(blocks, sent),
@@ -161,7 +161,9 @@ fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
 /// Has the guest write the file of so many blocks that it is going to send.
 pub(super) fn make_file(bed: &Testbed, blocks: u32) -> anyhow::Result<()> {
     let command = transfer::write_command(blocks, SENT);
-    let output = bed.agent.run_for(&command, limit(blocks).span())?;
+    let output = bed
+        .agent
+        .run_for(&command, limit(blocks, Duration::ZERO).span())?;
     ensure!(
         output.code == 0,
         "the guest cannot write a file of {blocks} KiB: {}",
@@ -177,10 +179,10 @@ pub(super) fn make_file(bed: &Testbed, blocks: u32) -> anyhow::Result<()> {
 }
 
 /// Sends the guest's file of so many blocks to the host by TCP, and compares what came with what was
-/// sent; how long it took.
-pub(super) fn from_guest(bed: &Testbed, blocks: u32) -> anyhow::Result<Duration> {
+/// sent; how long it took. It may take `more` than its size does.
+pub(super) fn from_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::Result<Duration> {
     let port = TcpPort::open()?;
-    let (begun, limit) = (Instant::now(), limit(blocks));
+    let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (before, _) = bridge::carried(&bed.nic().tap)?;
     let command = nc(&format!("-N {HOST} {} <{SENT}", port.number()), limit);
     let sending = bed.agent.start(&command)?;
@@ -198,9 +200,9 @@ pub(super) fn from_guest(bed: &Testbed, blocks: u32) -> anyhow::Result<Duration>
 }
 
 /// As [`from_guest`], the other way.
-pub(super) fn to_guest(bed: &Testbed, blocks: u32) -> anyhow::Result<Duration> {
+pub(super) fn to_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::Result<Duration> {
     let port = TcpPort::open()?;
-    let (begun, limit) = (Instant::now(), limit(blocks));
+    let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (_, before) = bridge::carried(&bed.nic().tap)?;
     let command = nc(&format!("-d {HOST} {} >{RECEIVED}", port.number()), limit);
     let receiving = bed.agent.start(&command)?;
@@ -265,15 +267,17 @@ fn ended<T>(
     }
 }
 
-fn limit(blocks: u32) -> Deadline {
+fn limit(blocks: u32, more: Duration) -> Deadline {
     let mib = f64::from(blocks) / f64::from(transfer::blocks(1));
-    let more = (mib - 1.0).max(0.0) * deadline::TRANSFER_MIB * deadline::speed();
-    deadline::TRANSFER.start_with(Duration::from_secs_f64(more))
+    let further = (mib - 1.0).max(0.0) * deadline::TRANSFER_MIB * deadline::speed();
+    deadline::TRANSFER.start_with(Duration::from_secs_f64(further) + more)
 }
 
 fn hash(bed: &Testbed, path: &str, blocks: u32) -> anyhow::Result<String> {
     let command = format!("sha256sum {path}");
-    let output = bed.agent.run_for(&command, limit(blocks).span())?;
+    let output = bed
+        .agent
+        .run_for(&command, limit(blocks, Duration::ZERO).span())?;
     let hash = output.stdout.split(' ').next().filter(|h| h.len() == 64);
     let hash = hash.with_context(|| format!("`{command}` said: {}", said(&output)))?;
     Ok(hash.to_owned())

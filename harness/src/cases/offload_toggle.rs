@@ -1,0 +1,184 @@
+//! Plan item 12: offloads switched off and on, with data that must stay whole in each state.
+
+use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
+use super::offload::{self, OFFLOADS, State};
+use super::transfer::{self, ALTERED};
+use super::{Case, Fault, Load, Moment, Start};
+use crate::guest::dialect::Op;
+use crate::guest::link::Link;
+use crate::net::bridge;
+use crate::net::frame::{Direction, Frame};
+use crate::net::transfer::blocks;
+use crate::run::deadline;
+use crate::testbed::Testbed;
+use anyhow::{Context as _, ensure};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What crosses each way in each state, MiB: the capture keeps all of it.
+const MIB: u32 = 1;
+/// Ethernet's header, bytes.
+const ETHERNET: usize = 14;
+
+/// Plan item 12.
+pub static OFFLOAD_TOGGLE: Case = Case {
+    name: "offload_toggle",
+    plan_item: "12",
+    passes: "each of rx tx sg tso ufo gso gro lro that is not fixed reads off when switched off and on when switched on; in each state a file crosses by TCP both ways with its SHA-256, and frames beyond the MTU leave the guest only with tso on (on virtio they then do); at the end all are as before",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
+    again: Some(faults::nothing),
+    vm: faults::same_vm,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            name: "ignored",
+            breaks: "the guest's ethtool says that it switched offloads and does not",
+            applies: switchable,
+            inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
+            red: "reads back",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "still_on",
+            breaks: "the guest's ethtool switches nothing and shows every offload as off",
+            applies: faults::virtio,
+            inject: |bed| {
+                wrap(
+                    bed,
+                    "ethtool",
+                    "[ \"$1\" = -K ] || \"$REAL\" \"$@\" | sed 's/: on/: off/'",
+                )
+            },
+            red: "although tso is off",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "no_segments",
+            breaks: "the guest's kernel is told to build no packet beyond the MTU (gso_max_segs 1)",
+            applies: faults::virtio,
+            inject: |bed| faults::in_guest(bed, "ip link set dev DEV gso_max_segs 1").map(drop),
+            red: "although tso is on",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            applies: switchable,
+            ..ALTERED
+        },
+        Fault {
+            name: "csum_off",
+            breaks: "QEMU offers no checksum offload",
+            applies: faults::virtio,
+            vm: |spec| spec.nics[0].properties.push("csum=off".into()),
+            red: "tx on` ended with",
+            ..OTHER_MODEL
+        },
+        Fault {
+            name: "all_fixed",
+            breaks: "the guest's ethtool shows every offload as fixed",
+            applies: switchable,
+            moment: Moment::Start,
+            inject: |bed| wrap(bed, "ethtool", "\"$REAL\" \"$@\" | sed 's/$/ [fixed]/'"),
+            red: "cannot be switched",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: offload_toggle,
+};
+
+/// Whether the model has something to be switched.
+fn switchable(cell: &crate::matrix::Cell) -> bool {
+    !cell.nic.offloads.is_empty()
+}
+
+type States = BTreeMap<&'static str, State>;
+
+fn offload_toggle(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    let before = read(bed, &link)?;
+    // Else a NIC with all of them fixed would pass. virtio's rx is the device's to say.
+    for name in &bed.cell.nic.offloads {
+        let fixed = before.get(name.as_str()).is_none_or(|state| state.fixed);
+        let given = name == "rx" && bed.cell.nic.is_virtio();
+        ensure!(
+            !fixed || given,
+            "{name} cannot be switched: {} has it and `ethtool -k` shows it as fixed",
+            bed.cell.nic.name
+        );
+    }
+    transfer::make_file(bed, blocks(MIB))?;
+    bed.moment(Moment::Traffic)?;
+    let mut fixed = Vec::new();
+    for (name, _) in OFFLOADS {
+        let was = before[name];
+        if was.fixed {
+            fixed.push(format!("{name} {}", word(was.on)));
+            continue;
+        }
+        for on in [false, true] {
+            switch(bed, &link, name, on)?;
+            crosses(bed, &link).with_context(|| format!("with {name} {}", word(on)))?;
+        }
+        if !was.on {
+            switch(bed, &link, name, false)?;
+        }
+    }
+    let after = read(bed, &link)?;
+    ensure!(
+        after == before,
+        "each offload was put back, but they were {before:?} and are {after:?}"
+    );
+    bed.notes.push(match fixed.is_empty() {
+        true => "none fixed".into(),
+        false => format!("fixed: {}", fixed.join(", ")),
+    });
+    bed.expect_quiet_kernel()
+}
+
+fn read(bed: &Testbed, link: &Link) -> anyhow::Result<States> {
+    offload::parse(&bed.agent.sh(&format!("ethtool -k {}", link.name))?)
+}
+
+fn switch(bed: &Testbed, link: &Link, name: &str, on: bool) -> anyhow::Result<()> {
+    let command = format!("ethtool -K {} {name} {}", link.name, word(on));
+    bed.agent.sh(&command)?;
+    let now = read(bed, link)?[name].on;
+    ensure!(
+        now == on,
+        "after `{command}` {name} reads back {}",
+        word(now)
+    );
+    Ok(())
+}
+
+/// Files cross both ways, and the guest's frames are as long as its tso says.
+fn crosses(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
+    // e1000 resets, and so negotiates its link anew.
+    bed.reach(deadline::FIRST_PING)?;
+    let mark = bed.wire()?.mark()?;
+    transfer::from_guest(bed, blocks(MIB), Duration::ZERO)?;
+    transfer::to_guest(bed, blocks(MIB), Duration::ZERO)?;
+    let tso = read(bed, link)?["tso"].on;
+    let most = bridge::MTU as usize + ETHERNET;
+    let segments = |frame: &Frame| {
+        frame.direction == Direction::FromGuest
+            && frame.tcp_ports().is_some()
+            && frame.length > most
+    };
+    let long = bed.wire()?.count(mark, segments)?;
+    ensure!(
+        tso || long == 0,
+        "{long} frames of more than {most} bytes left the guest although tso is off"
+    );
+    // Other models may segment in QEMU.
+    ensure!(
+        !tso || long > 0 || !bed.cell.nic.is_virtio(),
+        "no frame of more than {most} bytes left the guest although tso is on"
+    );
+    Ok(())
+}
+
+fn word(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
