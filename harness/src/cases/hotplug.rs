@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Value, json};
 
 /// What a tap's descriptor is open on.
-const TUN: &str = "/dev/net/tun";
+pub(super) const TUN: &str = "/dev/net/tun";
 
 const FAULTS: &[Fault] = &[
     Fault {
@@ -207,7 +207,7 @@ fn type_in(bed: &Testbed, line: &str) -> anyhow::Result<()> {
 }
 
 /// `tap,id=x,queues=4` as QMP's arguments; the first word is `type` or `driver`.
-fn arguments(command: &str, options: &str) -> Value {
+pub(super) fn arguments(command: &str, options: &str) -> Value {
     let first = if command == "netdev_add" {
         "type"
     } else {

@@ -22,6 +22,7 @@ pub mod plan_items;
 mod promisc;
 mod transfer;
 mod vlan;
+mod refused;
 
 use crate::guest::dialect::Op;
 use crate::matrix::{Cell, schema::Nic};
@@ -99,6 +100,8 @@ pub enum Moment {
     Traffic,
     /// The case is about to unplug the NIC.
     Unplug,
+    /// The case is about to ask for what must be refused.
+    Refusal,
 }
 
 /// A deliberate breakage of the real thing.
@@ -121,14 +124,17 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 25] = [
+    static ALL: [&Case; 29] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
+        &refused::NETDEV_ID_IN_USE,
+        &refused::NETDEV_IN_USE,
         &link_status::LINK_STATUS,
         &link_status::LINK_STATUS_OFF,
         &ping::PING_SWEEP,
         &ping::PING_FLOOD,
         &mac_change::MAC_CHANGE,
+        &refused::MAC_REFUSED,
         &driver::DRIVER,
         &driver::DRIVER_INFO,
         &promisc::PROMISC,
@@ -147,6 +153,7 @@ pub fn all() -> &'static [&'static Case] {
         &netperf::NETPERF_GUESTS,
         &netperf::NETPERF_EXTERNAL,
         &multiqueue::MULTIQUEUE,
+        &refused::QUEUES_REFUSED,
     ];
     &ALL
 }
