@@ -17,6 +17,7 @@ mod multiqueue;
 mod netperf;
 mod offload;
 mod offload_toggle;
+mod parallel_flood;
 mod ping;
 pub mod plan_items;
 mod promisc;
@@ -124,7 +125,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 29] = [
+    static ALL: [&Case; 30] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -142,6 +143,7 @@ pub fn all() -> &'static [&'static Case] {
         &vlan::VLAN_REFUSED,
         &mtu::MTU_MAX,
         &mtu::MTU_SET,
+        &parallel_flood::PARALLEL_FLOOD,
         &offload::OFFLOAD_QUERY,
         &offload_toggle::OFFLOAD_TOGGLE,
         &transfer::UDP_TRANSFER,
