@@ -6,6 +6,8 @@ use crate::host::HostFacts;
 use crate::matrix::name::TrialName;
 use crate::matrix::schema::{Exclude, From, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
+use crate::vm::cmdline::{Boot, Firmware};
+use crate::vm::standard;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -196,17 +198,19 @@ impl Variant<'_, '_> {
 struct Place<'m> {
     cell: Arc<Cell>,
     excludes: Vec<&'m Exclude>,
+    facts: &'m HostFacts,
     /// Why nothing can run there on this host.
     obstacle: Option<String>,
 }
 
 impl<'m> Place<'m> {
-    fn new(cell: Cell, matrix: &'m Matrix, facts: &HostFacts) -> Self {
+    fn new(cell: Cell, matrix: &'m Matrix, facts: &'m HostFacts) -> Self {
         let about_cell =
             |e: &&Exclude| e.matches_cell(&cell.nic.name, &cell.guest.name, cell.backend);
         Place {
             excludes: matrix.excludes.iter().filter(about_cell).collect(),
             obstacle: obstacle(&cell, facts),
+            facts,
             cell: Arc::new(cell),
         }
     }
@@ -216,7 +220,10 @@ impl<'m> Place<'m> {
         let excluded = self.excludes.iter().find(|e| e.matches_case(case.name));
         let reason = match excluded {
             Some(exclude) => Some(format!("excluded in the matrix file: {}", exclude.reason)),
-            None => self.obstacle.clone(),
+            None => {
+                let of_cell = self.obstacle.clone();
+                of_cell.or_else(|| obstacle_to(case, &self.cell, self.facts))
+            }
         };
         reason.map_or(Action::Run, Action::Skip)
     }
@@ -257,6 +264,22 @@ fn obstacle(cell: &Cell, facts: &HostFacts) -> Option<String> {
                 .into(),
         ),
     }
+}
+
+/// What the case's VM needs beyond its cell, and this host lacks.
+fn obstacle_to(case: &Case, cell: &Cell, facts: &HostFacts) -> Option<String> {
+    let spec = standard::sketch(case, cell);
+    if let Boot::Network(firmware) = spec.boot {
+        if cell.guest.image.is_some() {
+            return Some(
+                "the guest is a disk image, and has no kernel that a NIC could fetch".into(),
+            );
+        }
+        if firmware == Firmware::Uefi && facts.uefi.is_none() {
+            return Some("OVMF is not installed here (Debian's package ovmf)".into());
+        }
+    }
+    None
 }
 
 /// How alike two names must be, of 1, to be worth suggesting.

@@ -63,6 +63,11 @@ const NEEDS: &[Need] = &[
         why: "the NICs' boot ROMs",
     },
     Need {
+        any: &["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd"],
+        package: "ovmf",
+        why: "the firmware of VMs that boot through UEFI",
+    },
+    Need {
         any: &["ip"],
         package: "iproute2",
         why: "bridges and taps",

@@ -24,6 +24,7 @@ mod promisc;
 mod transfer;
 mod vlan;
 mod refused;
+mod pxe;
 
 use crate::guest::dialect::Op;
 use crate::matrix::{Cell, schema::Nic};
@@ -125,7 +126,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 30] = [
+    static ALL: [&Case; 32] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -134,6 +135,8 @@ pub fn all() -> &'static [&'static Case] {
         &link_status::LINK_STATUS_OFF,
         &ping::PING_SWEEP,
         &ping::PING_FLOOD,
+        &pxe::PXE,
+        &pxe::PXE_EFI,
         &mac_change::MAC_CHANGE,
         &refused::MAC_REFUSED,
         &driver::DRIVER,

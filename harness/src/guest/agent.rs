@@ -64,17 +64,30 @@ impl Agent {
         log: File,
         echo: bool,
     ) -> anyhow::Result<Agent> {
-        let wire = Wire::new(ports.agent, transcript, false)?;
-        greet(&wire)?;
+        let agent = Agent::expected(ports, transcript, log, echo)?;
+        agent.await_anew()?;
+        Ok(agent)
+    }
+
+    /// As [`Agent::connect`], of a guest that does not run yet: nothing is waited for.
+    ///
+    /// # Errors
+    /// When the socket cannot be duplicated or the reader thread not be started.
+    pub fn expected(
+        ports: AgentPorts,
+        transcript: File,
+        log: File,
+        echo: bool,
+    ) -> anyhow::Result<Agent> {
         Ok(Agent {
-            wire,
+            wire: Wire::new(ports.agent, transcript, false)?,
             ended: Ended::listen(ports.ended)?,
             log: Mutex::new(log),
             echo,
         })
     }
 
-    /// Waits for the first answer after the guest was reset; to be called once QEMU has done so.
+    /// Waits for the first answer, also after the guest was reset; to be called once QEMU has done so.
     ///
     /// # Errors
     /// The deadline, or QEMU's end.

@@ -36,6 +36,9 @@ const MODULES: &[&str] = &[
     "/usr/lib64/qemu-kvm",
 ];
 
+/// OVMF with its variables in one file, as `-bios` takes it.
+const UEFI: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd"];
+
 /// The facts about `qemu` and this kernel. QEMU's are cached in `cache_dir` until its file, its
 /// modules or `firmware` change; the kernel's never.
 pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Result<HostFacts> {
@@ -49,6 +52,7 @@ pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Res
         qemu_version: asked.version,
         qemu_devices: asked.devices,
         qemu_machines: asked.machines,
+        uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
         vhost_net: vhost_obstacle.is_none(),
         vhost_obstacle,
         zcopytx: zcopytx.and_then(|text| switch(text.trim())),

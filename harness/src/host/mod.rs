@@ -5,6 +5,7 @@ pub mod facts;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// How guest code is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct HostFacts {
     pub qemu_devices: Vec<String>,
     /// Machine types that this QEMU has.
     pub qemu_machines: Vec<String>,
+    /// OVMF, where it is installed.
+    pub uefi: Option<PathBuf>,
     /// Whether `/dev/vhost-net` is there and opens.
     pub vhost_net: bool,
     /// Why it does not open; a sentence for skips.

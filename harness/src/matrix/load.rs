@@ -169,7 +169,14 @@ fn optional_axis<T>(
 }
 
 fn nic(name: &str, section: &Section) -> Option<Nic> {
-    section.allow(&["device", "driver", "max_mtu", "offloads", "shows_mac"]);
+    section.allow(&[
+        "device",
+        "driver",
+        "max_mtu",
+        "offloads",
+        "shows_mac",
+        "boot_rom",
+    ]);
     let device = section.string("device");
     let driver = section.string("driver");
     let max_mtu = section.integer("max_mtu", MTU);
@@ -183,6 +190,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         max_mtu: max_mtu?,
         offloads: offloads(section)?,
         shows_mac: section.optional_choice("shows_mac", YES_NO).unwrap_or(true),
+        boot_rom: section.optional_choice("boot_rom", YES_NO).unwrap_or(true),
     })
 }
 

@@ -23,6 +23,8 @@ pub struct Nic {
     pub offloads: Vec<String>,
     /// Whether QEMU's `info network` shows a MAC that the guest has set; else it keeps the first.
     pub shows_mac: bool,
+    /// Whether QEMU has a boot ROM for it.
+    pub boot_rom: bool,
 }
 
 impl Nic {

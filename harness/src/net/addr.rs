@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// The host's address on the bridge; 198.18.0.0/15 is set aside for tests of network devices
@@ -22,6 +22,12 @@ pub const DYNAMIC_FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
 
 /// Last address that DHCP hands to a MAC it has not been told of.
 pub const DYNAMIC_LAST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
+
+/// The network of a bridge that speaks IPv6, a /64: set aside as IPv4's is (RFC 5180).
+pub const IPV6_NETWORK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
+
+/// The host's IPv6 address on the bridge.
+pub const IPV6_HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1);
 
 /// Address of a trial's `index`-th guest NIC, from 0: 198.18.0.2 and on.
 ///

@@ -1,6 +1,6 @@
 //! The bridge that joins a trial's taps with the host, and the host's view of its neighbours.
 
-use super::addr::{HOST, HOST_MAC, Mac, PREFIX_LEN};
+use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac, PREFIX_LEN};
 use super::ip;
 use crate::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
@@ -41,6 +41,18 @@ impl Bridge {
     pub fn attach_tap(&self, tap: &str) -> Result<()> {
         ip::run(&format!("link set {tap} master {NAME} mtu {} up", self.mtu))
             .or_cannot_run(|| format!("plug {tap} into {NAME}"))
+    }
+
+    /// Has the host speak IPv6 there, off otherwise; whether the kernel can.
+    pub fn enable_ipv6(&self) -> Result<bool> {
+        let file = format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6");
+        match std::fs::write(&file, "0") {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            other => other.or_cannot_run(|| format!("write {file}"))?,
+        }
+        ip::run(&format!("addr add {IPV6_HOST}/64 dev {NAME} nodad"))
+            .or_cannot_run(|| format!("give {NAME} an IPv6 address"))?;
+        Ok(true)
     }
 
     /// Takes a tap out of the bridge; it stays up.

@@ -265,7 +265,7 @@ impl Capture {
     /// Writes what is kept as a pcap file with nanoseconds.
     pub fn write_pcap(&self, path: &Path) -> Result<()> {
         let frames: Vec<Frame> = self.up_to_now()?.frames.iter().cloned().collect();
-        write_pcap(&frames, path).or_cannot_run(|| format!("write the capture {}", path.display()))
+        write_frames(&frames, path)
     }
 
     fn up_to_now(&self) -> Result<MutexGuard<'_, State>> {
@@ -316,6 +316,11 @@ fn read(shared: &Shared, socket: &OwnedFd, stopped: &PipeReader) {
 fn lock(shared: &Shared) -> MutexGuard<'_, State> {
     // A caller's predicate may panic under the lock; it only reads.
     shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Writes `frames` as [`Capture::write_pcap`] does.
+pub fn write_frames(frames: &[Frame], path: &Path) -> Result<()> {
+    write_pcap(frames, path).or_cannot_run(|| format!("write the capture {}", path.display()))
 }
 
 fn write_pcap(frames: &[Frame], path: &Path) -> Result<()> {

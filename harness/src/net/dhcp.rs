@@ -1,12 +1,13 @@
-//! The trial's DHCP server: dnsmasq, for addresses only.
+//! The trial's DHCP server: dnsmasq, for addresses, and over TFTP for what boots from a NIC.
 
-use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, Mac};
+use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, IPV6_NETWORK, Mac};
 use super::bridge;
 use crate::error::OrCannotRun as _;
 use crate::run::child::{self, Output, Waited};
 use crate::run::cpu;
 use anyhow::{Result, bail};
 use std::net::Ipv4Addr;
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,36 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 
 /// What it logs last, when it can be asked.
 const READY: &str = "sockets bound exclusively to interface";
+
+/// What clients that boot from the network are told.
+#[derive(Debug, Clone)]
+pub struct NetBoot {
+    /// The file to ask for.
+    pub file: String,
+    /// The directory that TFTP serves; there is no TFTP server without it.
+    pub root: Option<PathBuf>,
+    /// Whether the bridge speaks IPv6, and a router is to be announced there.
+    pub ipv6: bool,
+}
+
+impl NetBoot {
+    fn arguments(&self) -> Vec<String> {
+        let mut words = vec![
+            format!("--dhcp-boot={}", self.file),
+            // To iPXE: no other server will tell the file, so wait for none (`no-pxedhcp`).
+            "--dhcp-option=encap:175,176,1b".into(),
+        ];
+        if let Some(root) = &self.root {
+            words.push("--enable-tftp".into());
+            words.push(format!("--tftp-root={}", root.display()));
+        }
+        if self.ipv6 {
+            words.push("--enable-ra".into());
+            words.push(format!("--dhcp-range={},ra-only", IPV6_NETWORK));
+        }
+        words
+    }
+}
 
 /// dnsmasq on the bridge, until it is dropped. It writes no file.
 pub struct Dhcp {
@@ -27,10 +58,15 @@ impl Dhcp {
     /// it listens. Each of `hosts` gets its own address; a MAC that is not among them gets one of
     /// the dynamic range.
     pub fn start(hosts: &[(Mac, Ipv4Addr)]) -> Result<Dhcp> {
-        Dhcp::try_start(hosts).or_cannot_run(|| "start the DHCP server".into())
+        Dhcp::start_with(hosts, None)
     }
 
-    fn try_start(hosts: &[(Mac, Ipv4Addr)]) -> Result<Dhcp> {
+    /// As [`Dhcp::start`], and tells clients what to boot.
+    pub fn start_with(hosts: &[(Mac, Ipv4Addr)], boot: Option<&NetBoot>) -> Result<Dhcp> {
+        Dhcp::try_start(hosts, boot).or_cannot_run(|| "start the DHCP server".into())
+    }
+
+    fn try_start(hosts: &[(Mac, Ipv4Addr)], boot: Option<&NetBoot>) -> Result<Dhcp> {
         let mut command = child::pdeath_command("dnsmasq");
         command
             // In the foreground, as the user we are: inside a user namespace there is no other.
@@ -50,6 +86,7 @@ impl Dhcp {
                 .iter()
                 .map(|(mac, address)| format!("--dhcp-host={mac},{address}")),
         );
+        command.args(boot.iter().flat_map(|boot| boot.arguments()));
         let (reader, writer) = std::io::pipe()?;
         command
             .stdin(Stdio::null())

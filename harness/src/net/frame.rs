@@ -235,6 +235,18 @@ impl Frame {
         })
     }
 
+    /// The file that a TFTP read request (RFC 1350) names.
+    pub fn tftp_request(&self) -> Option<String> {
+        let (_, 69) = self.udp_ports()? else {
+            return None;
+        };
+        let [0, 1, name @ ..] = self.transport(IpNumber::UDP)?.get(8..)? else {
+            return None;
+        };
+        let end = name.iter().position(|byte| *byte == 0)?;
+        Some(String::from_utf8_lossy(&name[..end]).into_owned())
+    }
+
     /// What it is, in a few words: "ARP request", "VLAN 10 ICMP echo reply" …
     pub fn kind(&self) -> String {
         let vlan = self
@@ -262,6 +274,9 @@ impl Frame {
         }
         if let Some(dhcp) = self.dhcp() {
             return format!("DHCP {}", dhcp.name());
+        }
+        if self.tftp_request().is_some() {
+            return "TFTP request".into();
         }
         if let Some(ipv4) = self.ipv4() {
             let protocol = match ipv4.protocol {

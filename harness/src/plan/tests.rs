@@ -118,6 +118,7 @@ fn facts() -> HostFacts {
         qemu_version: "7.2.0".into(),
         qemu_devices: vec!["virtio-net-pci".into(), "e1000".into()],
         qemu_machines: vec!["pc".into(), "q35".into()],
+        uefi: Some("OVMF.fd".into()),
         vhost_net: true,
         vhost_obstacle: None,
         zcopytx: Some(false),
@@ -406,6 +407,29 @@ fn a_qemu_that_lacks_something() {
         driver::e1000::rhel9::tap: QEMU 7.2.0 has no device model e1000
         driver::e1000::rhel6::tap: QEMU 7.2.0 has no device model e1000
     ");
+}
+
+#[test]
+fn a_vm_that_needs_what_is_not_here_is_skipped() {
+    static PXE: Case = Case {
+        name: "driver",
+        vm: |spec| spec.boot = Boot::Network(Firmware::Uefi),
+        ..PLAIN
+    };
+    static ALONE: &[&Case] = &[&PXE];
+    let verdict = |facts: &HostFacts, extra: &str| {
+        let matrix = matrix(extra);
+        let smoke = matrix.profile("smoke").unwrap();
+        let trials = plan(&matrix, ALONE, smoke, facts, false, None);
+        find(trials, "driver::virtio::rhel9::tap").action
+    };
+    assert_eq!(verdict(&facts(), ""), Action::Run);
+    let without = HostFacts {
+        uefi: None,
+        ..facts()
+    };
+    let why = "OVMF is not installed here (Debian's package ovmf)";
+    assert_eq!(verdict(&without, ""), Action::Skip(why.into()));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::standard::{self, Kit};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// By suite, the built image with its kernel, or why there is none.
 pub type SuiteImages = BTreeMap<String, Result<GuestImage, Skip>>;
@@ -85,6 +86,20 @@ impl Context {
             None => Ok(&self.image),
             Some(built) => built.as_ref().map_err(Clone::clone),
         }
+    }
+
+    /// Kernel, initramfs and kernel parameters of `guest`, as a boot loader takes them.
+    ///
+    /// # Errors
+    /// As [`Context::image_of`].
+    pub fn bootable(&self, guest: &Guest) -> Result<(PathBuf, PathBuf, &'static str), Skip> {
+        let image = self.image_of(guest)?;
+        let own = |file: &Option<PathBuf>, built: &PathBuf| file.as_ref().unwrap_or(built).clone();
+        Ok((
+            own(&guest.kernel, &image.bzimage),
+            own(&guest.initrd, &image.initrd),
+            image::KERNEL_CMDLINE,
+        ))
     }
 
     /// "QEMU 7.2.22 under TCG", the line above the progress; why TCG is in the reports.
@@ -252,6 +267,7 @@ fn kit(settings: &Settings, image: Option<&GuestImage>, accel: Accel, facts: &Ho
         initrd,
         parameters: image::KERNEL_CMDLINE.to_owned(),
         firmware: settings.firmware.clone(),
+        uefi: facts.uefi.clone().unwrap_or_else(|| "OVMF".into()),
         generation_id: facts.qemu_devices.iter().any(|device| device == "vmgenid"),
     }
 }

@@ -1,6 +1,7 @@
 //! What one trial is handed: its own host network, its VM and guest, a capture of the NIC's tap.
 
 pub mod checkpoints;
+pub mod netboot;
 pub mod peer;
 pub mod start;
 
@@ -24,9 +25,10 @@ use crate::run::artifacts::Artifacts;
 use crate::run::context::Context;
 use crate::run::deadline::{self, Limit};
 use crate::run::events::Figure;
-use crate::vm::cmdline::NicSpec;
+use crate::vm::cmdline::{Boot, NicSpec};
 use crate::vm::process::{Handle, Vm};
 use anyhow::{Context as _, bail, ensure};
+use netboot::Served;
 use peer::Peer;
 use start::Place;
 use std::net::Ipv4Addr;
@@ -52,6 +54,8 @@ pub struct Testbed {
     pub dhcp: Option<Dhcp>,
     /// What was measured.
     pub figures: Vec<Figure>,
+    /// What the VM boots over TFTP, where it does.
+    served: Option<Served>,
     /// Things worth knowing that decide nothing.
     pub notes: Vec<String>,
     /// Whatever a fault must keep alive.
@@ -99,7 +103,15 @@ impl Testbed {
             .iter()
             .map(|nic| (nic.mac, addr::guest(nic.place)))
             .collect();
-        let dhcp = Dhcp::start(&hosts)?;
+        let served = match spec.boot {
+            Boot::Network(_) => {
+                let root = artifacts.dir().join("tftp");
+                Some(Served::new(root, &bridge, context.bootable(guest)?)?)
+            }
+            _ => None,
+        };
+        let net_boot = served.as_ref().map(|served| served.net_boot(true));
+        let dhcp = Dhcp::start_with(&hosts, net_boot.as_ref())?;
         let place = Place {
             qemu: &context.settings.qemu,
             directory: artifacts.dir(),
@@ -121,6 +133,7 @@ impl Testbed {
             bridge,
             dhcp: Some(dhcp),
             figures: Vec::new(),
+            served,
             notes,
             kept: Vec::new(),
             start: source.start(),
@@ -162,6 +175,29 @@ impl Testbed {
     /// The address that the NIC under test gets.
     pub fn address(&self) -> Ipv4Addr {
         addr::guest(0)
+    }
+
+    /// Starts the DHCP server anew, with or without TFTP beside it.
+    ///
+    /// # Errors
+    /// When it does not start; for a VM that does not boot from its NIC.
+    pub fn serve_boot(&mut self, tftp: bool) -> anyhow::Result<()> {
+        let served = self.served.as_ref().context("nothing is served")?;
+        let host = (self.nic().mac, self.address());
+        let net_boot = served.net_boot(tftp);
+        // The first one holds the ports.
+        self.dhcp = None;
+        self.dhcp = Some(Dhcp::start_with(&[host], Some(&net_boot))?);
+        Ok(())
+    }
+
+    /// A file that the VM boots over TFTP.
+    ///
+    /// # Errors
+    /// For a VM that does not boot from its NIC.
+    pub fn boot_file(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let served = self.served.as_ref().context("nothing is served")?;
+        Ok(served.file(name))
     }
 
     /// Another guest of the same cell on the same bridge, with its NIC in that place (1 and on), up

@@ -9,7 +9,7 @@ use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
 use crate::run::deadline::{self, Deadline, Limit};
 use crate::vm::checkpoint::{Checkpoint, Mode};
-use crate::vm::cmdline::{NicSpec, Ram, VmSpec};
+use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
 use crate::vm::process::{Handle, Vm};
 use anyhow::anyhow;
 use std::fs::File;
@@ -61,7 +61,7 @@ pub struct Place<'a> {
 }
 
 /// Starts `spec` from `source` in the calling thread's network, its taps on `bridge`, and waits until
-/// its agent answers. `started` is handed QEMU as soon as there is one, `plugged` may look at the
+/// its agent answers; a VM that boots from its NIC stays paused. `started` is handed QEMU as soon as there is one, `plugged` may look at the
 /// taps before the guest runs.
 ///
 /// # Errors
@@ -100,11 +100,25 @@ pub fn up(
     if let Source::Restore(checkpoint, _) = source {
         vm.restore(checkpoint)?;
     }
-    vm.call(&qapi::qmp::cont {})?;
     let create = |name: &str| {
         let path = place.directory.join(name);
         File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
     };
+    if let Boot::Network(_) = vm.spec.boot {
+        let agent = Agent::expected(
+            ports,
+            create("agent.log")?,
+            create("commands.log")?,
+            place.show,
+        )?;
+        return Ok(Up {
+            after: vm.started.elapsed(),
+            vm,
+            agent,
+            first_ping: None,
+        });
+    }
+    vm.call(&qapi::qmp::cont {})?;
     let agent = Agent::connect(
         ports,
         create("agent.log")?,

@@ -35,6 +35,17 @@ pub enum Boot {
     },
     /// A disk image through the firmware, changes thrown away.
     Disk(PathBuf),
+    /// Whatever the boot ROM of its first NIC fetches; there is no kernel and no disk.
+    Network(Firmware),
+}
+
+/// What finds the boot ROM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF.
+    Uefi,
 }
 
 /// Where the guest's memory is.
@@ -67,6 +78,8 @@ pub struct VmSpec {
     pub globals: Vec<String>,
     /// `-L` directories.
     pub firmware: Vec<PathBuf>,
+    /// OVMF, for a VM that boots through it.
+    pub uefi: PathBuf,
     /// Whether it has a VM generation id, by which a guest knows that it was restored.
     pub generation_id: bool,
     /// Where the guest's memory is.
@@ -163,14 +176,18 @@ impl VmSpec {
         a.push("-S");
         // A panic ends the VM (the kernel's panic=-1), so nothing waits for a dead guest.
         a.push("-no-reboot");
-        let machine = self.machine.name();
+        let machine = match self.boot {
+            // Firmware and boot ROM then write to the serial console.
+            Boot::Network(_) => format!("{},graphics=off", self.machine.name()),
+            _ => self.machine.name().to_owned(),
+        };
         let ram = match &self.ram {
             Ram::Anonymous => None,
             Ram::Shared(file) => Some((file, "on")),
             Ram::Private(file) => Some((file, "off")),
         };
         match ram {
-            None => a.pair("-machine", machine),
+            None => a.pair("-machine", &machine),
             Some((file, share)) => {
                 a.pair("-machine", &format!("{machine},memory-backend=ram"));
                 a.pair(
@@ -207,6 +224,14 @@ impl VmSpec {
             Boot::Disk(image) => {
                 a.push("-drive");
                 a.push(&format!("if=virtio,snapshot=on,file={}", doubled(image)));
+            }
+            Boot::Network(firmware) => {
+                if *firmware == Firmware::Uefi {
+                    a.push("-bios");
+                    a.0.push((&self.uefi).into());
+                }
+                // Devices with a bootindex, and nothing else.
+                a.pair("-boot", "strict=on");
             }
         }
         for global in &self.globals {

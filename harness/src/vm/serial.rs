@@ -109,6 +109,24 @@ impl Serial {
         }
     }
 
+    /// Waits until `look` finds something in all that the console printed so far; `None` when the time
+    /// is up, or QEMU gone.
+    pub fn wait<T>(
+        &self,
+        deadline: Deadline,
+        mut look: impl FnMut(&str) -> Option<T>,
+    ) -> Option<T> {
+        let mut state = self.shared.state();
+        loop {
+            let found = look(&String::from_utf8_lossy(&state.bytes));
+            if found.is_some() || state.closed {
+                return found;
+            }
+            let waited = self.shared.changed.wait_timeout(state, deadline.left()?);
+            state = waited.unwrap_or_else(|p| p.into_inner()).0;
+        }
+    }
+
     /// Types `bytes` into the console.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! Pure.
 
 use super::cmdline::{Boot, NicSpec, Ram, VmSpec};
+use crate::cases::Case;
 use crate::host::Accel;
 use crate::matrix::{Backend, Cell};
 use crate::net::addr;
@@ -21,6 +22,8 @@ pub struct Kit {
     pub parameters: String,
     /// `-L` directories.
     pub firmware: Vec<PathBuf>,
+    /// OVMF.
+    pub uefi: PathBuf,
     /// Whether this QEMU has `vmgenid`.
     pub generation_id: bool,
 }
@@ -38,6 +41,22 @@ pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
 pub fn plain(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
     let mut spec = bare(&trial.cell, kit, 0);
     (trial.case.vm)(&mut spec);
+    spec
+}
+
+/// The VM of a case on a cell with nothing of this host in it: tells what it needs of the host.
+pub fn sketch(case: &Case, cell: &Cell) -> VmSpec {
+    let kit = Kit {
+        accel: Accel::Tcg,
+        kernel: PathBuf::new(),
+        initrd: PathBuf::new(),
+        parameters: String::new(),
+        firmware: Vec::new(),
+        uefi: PathBuf::new(),
+        generation_id: false,
+    };
+    let mut spec = bare(cell, &kit, 0);
+    (case.vm)(&mut spec);
     spec
 }
 
@@ -65,6 +84,7 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
         nics: vec![nic(cell, place)],
         globals: Vec::new(),
         firmware: kit.firmware.clone(),
+        uefi: kit.uefi.clone(),
         generation_id: kit.generation_id,
         ram: Ram::Anonymous,
         restored: false,
@@ -88,8 +108,12 @@ pub fn nic(cell: &Cell, place: u8) -> NicSpec {
 
 /// The host side of `spec`, drawn.
 pub fn topology(spec: &VmSpec) -> String {
+    let tftp = match spec.boot {
+        Boot::Network(_) => " and TFTP",
+        _ => "",
+    };
     let mut text = format!(
-        "an anonymous network namespace, no route out\nbr0 {}/{} (host), dnsmasq as DHCP server\n",
+        "an anonymous network namespace, no route out\nbr0 {}/{} (host), dnsmasq as DHCP{tftp} server\n",
         addr::HOST,
         addr::PREFIX_LEN
     );

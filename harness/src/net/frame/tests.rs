@@ -135,6 +135,28 @@ fn vlan_arp_udp_tcp_and_the_rest() {
 }
 
 #[test]
+fn a_tftp_request_names_its_file() {
+    let sent = |port, message: &[u8]| {
+        written(|out| {
+            ether()
+                .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
+                .udp(5, port)
+                .write(out, message)
+        })
+    };
+    let request = sent(69, b"\0\x01boot.ipxe\0octet\0");
+    assert_eq!(request.tftp_request().as_deref(), Some("boot.ipxe"));
+    assert_eq!(request.kind(), "TFTP request");
+    for other in [
+        sent(69, b"\0\x02boot.ipxe\0octet\0"),
+        sent(69, b"\0\x01boot.ipxe"),
+        sent(70, b"\0\x01boot.ipxe\0octet\0"),
+    ] {
+        assert_eq!(other.tftp_request(), None);
+    }
+}
+
+#[test]
 fn dhcp_messages() {
     let mut message = vec![0; 240];
     message[16..20].copy_from_slice(&[198, 18, 0, 2]);

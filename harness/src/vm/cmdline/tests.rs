@@ -28,6 +28,7 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
         nics,
         globals: Vec::new(),
         firmware: Vec::new(),
+        uefi: "OVMF.fd".into(),
         generation_id: false,
         ram: Ram::Anonymous,
         restored: false,
@@ -103,6 +104,24 @@ fn a_disk_image_boots_through_the_firmware_and_is_not_written() {
         !line.contains("-kernel") && !line.contains("ignored"),
         "{line}"
     );
+}
+
+#[test]
+fn a_vm_that_boots_from_its_nic_has_nothing_else_to_boot() {
+    let mut virtio = nic("virtio-net-pci");
+    virtio.properties = vec!["bootindex=1".into()];
+    let mut spec = spec(vec![virtio]);
+    spec.boot = Boot::Network(Firmware::Bios);
+    let bios = line(&spec);
+    assert!(bios.contains("-machine q35,graphics=off"), "{bios}");
+    assert!(bios.contains("-boot strict=on"), "{bios}");
+    assert!(bios.contains("mac=52:54:00:01:02:03,bootindex=1"), "{bios}");
+    for absent in ["-kernel", "-drive", "-bios"] {
+        assert!(!bios.contains(absent), "{bios}");
+    }
+    spec.boot = Boot::Network(Firmware::Uefi);
+    let uefi = line(&spec);
+    assert!(uefi.contains("-bios OVMF.fd"), "{uefi}");
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! What a VM without kernel and disk boots from its NIC: a script for iPXE, which is in QEMU's boot
+//! ROMs, and the guest's kernel and initramfs, in a directory that TFTP serves.
+
+use crate::error::OrCannotRun;
+use crate::net::bridge::Bridge;
+use crate::net::dhcp::NetBoot;
+use std::path::{Path, PathBuf};
+
+/// What a boot ROM asks for, in this order.
+pub const FILES: [&str; 3] = [SCRIPT, KERNEL, INITRD];
+/// The file that DHCP names.
+pub const SCRIPT: &str = "boot.ipxe";
+const KERNEL: &str = "kernel";
+/// The initramfs.
+pub const INITRD: &str = "initrd";
+/// The kernel parameter that holds the MAC of the NIC which fetched it.
+pub const FETCHED_BY: &str = "nicmatrix.fetched_by";
+
+/// The directory.
+pub struct Served {
+    root: PathBuf,
+    ipv6: bool,
+}
+
+impl Served {
+    /// Fills `root`, which is made.
+    pub(super) fn new(
+        root: PathBuf,
+        bridge: &Bridge,
+        (kernel, initrd, parameters): (PathBuf, PathBuf, &str),
+    ) -> anyhow::Result<Served> {
+        let cannot = || format!("fill {}", root.display());
+        let fill = || -> std::io::Result<()> {
+            std::fs::create_dir_all(&root)?;
+            std::fs::write(root.join(SCRIPT), script(parameters))?;
+            std::os::unix::fs::symlink(std::path::absolute(kernel)?, root.join(KERNEL))?;
+            std::os::unix::fs::symlink(std::path::absolute(initrd)?, root.join(INITRD))
+        };
+        fill().or_cannot_run(cannot)?;
+        // An iPXE that speaks IPv6 waits 13 s for a router before it asks for anything.
+        let ipv6 = bridge.enable_ipv6()?;
+        Ok(Served { root, ipv6 })
+    }
+
+    /// What DHCP tells of it; with or without a TFTP server.
+    pub fn net_boot(&self, tftp: bool) -> NetBoot {
+        NetBoot {
+            file: SCRIPT.into(),
+            root: tftp.then(|| self.root.clone()),
+            ipv6: self.ipv6,
+        }
+    }
+
+    /// One of the files in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // What is kept of a trial is read by others, who may follow links to images.
+        for name in [KERNEL, INITRD] {
+            let _ = std::fs::remove_file(self.file(name));
+        }
+    }
+}
+
+fn script(parameters: &str) -> String {
+    format!(
+        "#!ipxe\n\
+         kernel {KERNEL} initrd={INITRD} {parameters} {FETCHED_BY}=${{netX/mac}}\n\
+         initrd {INITRD}\n\
+         boot\n"
+    )
+}
+
+/// Puts the first `bytes` of a served file in its place.
+///
+/// # Errors
+/// [`crate::error::CannotRun`], when it cannot be read or written.
+pub fn truncate(file: &Path, bytes: usize) -> anyhow::Result<()> {
+    let cut = || -> std::io::Result<()> {
+        let mut content = std::fs::read(file)?;
+        content.truncate(bytes);
+        std::fs::remove_file(file)?;
+        std::fs::write(file, content)
+    };
+    cut().or_cannot_run(|| format!("truncate {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_names_the_nic_that_fetched_it() {
+        insta::assert_snapshot!(script("console=ttyS0 quiet"), @r"
+        #!ipxe
+        kernel kernel initrd=initrd console=ttyS0 quiet nicmatrix.fetched_by=${netX/mac}
+        initrd initrd
+        boot
+        ");
+    }
+
+    #[test]
+    fn a_truncated_file_leaves_what_it_links_to_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, served) = (directory.path().join("a"), directory.path().join("b"));
+        std::fs::write(&image, "whole").unwrap();
+        std::os::unix::fs::symlink(&image, &served).unwrap();
+        truncate(&served, 2).unwrap();
+        assert_eq!(std::fs::read(&served).unwrap(), b"wh");
+        assert_eq!(std::fs::read(&image).unwrap(), b"whole");
+    }
+}
