@@ -279,6 +279,9 @@ fn obstacle_to(case: &Case, cell: &Cell, facts: &HostFacts) -> Option<String> {
             return Some("OVMF is not installed here (Debian's package ovmf)".into());
         }
     }
+    if spec.migratable && cell.guest.image.is_some() {
+        return Some("the guest's disk image is not shared between two QEMUs".into());
+    }
     None
 }
 

@@ -12,6 +12,7 @@ mod features;
 mod hotplug;
 mod link_status;
 mod mac_change;
+mod migrate;
 mod mtu;
 mod multiqueue;
 mod netperf;
@@ -21,10 +22,10 @@ mod parallel_flood;
 mod ping;
 pub mod plan_items;
 mod promisc;
+mod pxe;
+mod refused;
 mod transfer;
 mod vlan;
-mod refused;
-mod pxe;
 
 use crate::guest::dialect::Op;
 use crate::matrix::{Cell, schema::Nic};
@@ -104,6 +105,8 @@ pub enum Moment {
     Unplug,
     /// The case is about to ask for what must be refused.
     Refusal,
+    /// The guest is on its way to another QEMU.
+    Migrating,
 }
 
 /// A deliberate breakage of the real thing.
@@ -126,7 +129,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 32] = [
+    static ALL: [&Case; 33] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -152,6 +155,7 @@ pub fn all() -> &'static [&'static Case] {
         &transfer::UDP_TRANSFER,
         &transfer::TCP_TRANSFER,
         &capture_size::CAPTURE_SIZE,
+        &migrate::MIGRATE,
         &features::FEATURES,
         &features::FEATURES_OFF,
         &netperf::NETPERF_HOST,

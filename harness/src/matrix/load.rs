@@ -286,6 +286,7 @@ fn profile(
         "flood_count",
         "hotplug_cycles",
         "promisc_seconds",
+        "migrations",
         "transfer_mib",
         "netperf_seconds",
         "on_one_guest",
@@ -299,6 +300,7 @@ fn profile(
     let flood_count = section.integer("flood_count", COUNT);
     let hotplug_cycles = section.integer("hotplug_cycles", COUNT);
     let promisc_seconds = section.integer("promisc_seconds", COUNT);
+    let migrations = section.integer("migrations", COUNT);
     let transfer_mib = section.integer("transfer_mib", TRANSFER_MIB);
     let netperf_seconds = section.optional_integer("netperf_seconds", COUNT);
     let some_cases = |key: &str| -> Option<Vec<String>> {
@@ -329,6 +331,7 @@ fn profile(
         flood_count: flood_count?,
         hotplug_cycles: hotplug_cycles?,
         promisc_seconds: promisc_seconds?,
+        migrations: migrations?,
         transfer_mib: transfer_mib?,
         netperf_seconds,
         on_one_guest: some_cases("on_one_guest").unwrap_or_default(),

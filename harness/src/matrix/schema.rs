@@ -159,6 +159,8 @@ pub struct Profile {
     pub hotplug_cycles: u32,
     /// Seconds of toggling in promisc.
     pub promisc_seconds: u32,
+    /// Migrations of migrate and spice_migrate.
+    pub migrations: u32,
     /// MiB of the file that udp_transfer and tcp_transfer carry.
     pub transfer_mib: u32,
     /// Seconds of each of netperf's tests; none, and each ends after so much traffic.

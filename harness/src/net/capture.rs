@@ -44,6 +44,16 @@ pub struct Mark {
     dropped: u64,
 }
 
+impl Mark {
+    /// A capture's start.
+    pub const fn first() -> Mark {
+        Mark {
+            frame: 0,
+            dropped: 0,
+        }
+    }
+}
+
 /// The frame that was waited for did not come.
 #[derive(Debug)]
 pub struct NotSeen {

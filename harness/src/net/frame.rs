@@ -129,6 +129,8 @@ impl Dhcp {
 }
 
 const ETHERTYPE_OFFSET: usize = 12;
+/// EtherType of RFC 903.
+const RARP: u16 = 0x8035;
 
 impl Frame {
     /// Who sent it.
@@ -235,6 +237,19 @@ impl Frame {
         })
     }
 
+    /// Whether it tells the network where `mac` is, and how: "RARP", as QEMU does after a migration,
+    /// or "gratuitous ARP", as a guest does.
+    pub fn announcement_of(&self, mac: Mac) -> Option<&'static str> {
+        if self.src() != Some(mac) {
+            return None;
+        }
+        if self.ethertype() == Some(RARP) {
+            return Some("RARP");
+        }
+        let arp = self.arp()?;
+        (arp.sender.1 == arp.target.1).then_some("gratuitous ARP")
+    }
+
     /// The file that a TFTP read request (RFC 1350) names.
     pub fn tftp_request(&self) -> Option<String> {
         let (_, 69) = self.udp_ports()? else {
@@ -294,6 +309,7 @@ impl Frame {
             return protocol + part;
         }
         match self.ethertype() {
+            Some(RARP) => "RARP".into(),
             Some(0x86dd) => "IPv6".into(),
             Some(length) if length < 0x600 => "802.3 frame".into(),
             Some(ethertype) => format!("EtherType {ethertype:#06x}"),

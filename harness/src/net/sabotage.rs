@@ -33,6 +33,12 @@ pub fn retag(tap: &str, from: u16, to: u16) -> Result<()> {
         .or_cannot_run(|| format!("retag frames of {tap}"))
 }
 
+/// Drops what tells the network where a guest's MAC is: ARP and RARP that leave `tap`.
+pub fn drop_announcements(tap: &str) -> Result<()> {
+    on_ingress(tap, "meta protocol { 0x0806, 0x8035 } drop")
+        .or_cannot_run(|| format!("drop ARP and RARP of {tap}"))
+}
+
 /// Has nf_tables apply a rule to what the guest sends through `tap`.
 fn on_ingress(tap: &str, rule: &str) -> Result<()> {
     let rules = format!(

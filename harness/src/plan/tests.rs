@@ -91,12 +91,14 @@ fn matrix(extra: &str) -> Matrix {
         hotplug_cycles = 1
         promisc_seconds = 1
         transfer_mib = 1
+        migrations = 1
         [profiles.some]
         ping_count = 1
         flood_count = 1
         hotplug_cycles = 1
         promisc_seconds = 1
         transfer_mib = 1
+        migrations = 1
         cases = ["features", "driver"]
         [profiles.both]
         ping_count = 1
@@ -104,6 +106,7 @@ fn matrix(extra: &str) -> Matrix {
         hotplug_cycles = 1
         promisc_seconds = 1
         transfer_mib = 1
+        migrations = 1
         cases = ["features", "driver"]
         starts = ["checkpoint", "boot"]
         after = ["again", "reboot"]
@@ -158,7 +161,7 @@ pub(crate) fn skipped_and_faulty() -> PlannedTrial {
 pub(crate) fn many() -> Vec<PlannedTrial> {
     let nic = "device = 'virtio-net-pci'\ndriver = 'virtio_net'\nmax_mtu = 1500\noffloads = []";
     let guest = "dialect = 'rhel9'\nmachine = 'q35'\nmemory = 256";
-    let counts = "ping_count = 1\nflood_count = 1\nhotplug_cycles = 1\npromisc_seconds = 1\ntransfer_mib = 1";
+    let counts = "ping_count = 1\nflood_count = 1\nhotplug_cycles = 1\npromisc_seconds = 1\ntransfer_mib = 1\nmigrations = 1";
     let names = |kind: &str, count: usize| -> Vec<String> {
         (0..count).map(|n| format!("{kind}{n}")).collect()
     };

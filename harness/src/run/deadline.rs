@@ -97,6 +97,26 @@ pub const FETCHED_BOOTS: Limit = Limit {
     what: "userspace of what was fetched",
     seconds: 90.0,
 };
+/// A live migration of a guest's 256 MiB, of which some 100 are not empty; QEMU sends 128 MiB/s.
+pub const MIGRATED: Limit = Limit {
+    what: "the migration to end",
+    seconds: 60.0,
+};
+/// From the source's end of a migration to the guest's running at the destination: some 10 ms.
+pub const ARRIVED: Limit = Limit {
+    what: "RESUME",
+    seconds: 10.0,
+};
+/// From then to the first announcement of its NIC: QEMU's own comes at once.
+pub const ANNOUNCED: Limit = Limit {
+    what: "the NIC's announcement",
+    seconds: 5.0,
+};
+/// How long no ping may be answered while a guest moves; QEMU means to stop it for 0.3 s.
+pub const DOWNTIME: Limit = Limit {
+    what: "the guest to run again",
+    seconds: 3.0,
+};
 /// DISCOVER to ACK with a client that backs off.
 pub const DHCP_LEASE: Limit = Limit {
     what: "a DHCP lease",

@@ -100,12 +100,13 @@ fn tries(retries: u32, mut attempt: impl FnMut() -> Attempt) -> (u32, Attempt) {
 }
 
 /// How long the profile's figures make a case, beyond [`deadline::TRIAL`]: the sweep's slowest
-/// interval and replies, a flood of 12 sizes at a millisecond an echo, two unplugs a cycle, a file
-/// that is made, hashed and sent both ways.
+/// interval and replies, a flood of 12 sizes at a millisecond an echo, two unplugs a cycle, a
+/// migration, a file that is made, hashed and sent both ways.
 fn allowance(profile: &Profile) -> Duration {
     let seconds = f64::from(profile.ping_count) * 12.0 * 0.3
         + f64::from(profile.flood_count) * 12.0 * 0.01
         + f64::from(profile.hotplug_cycles) * 30.0
+        + f64::from(profile.migrations) * 30.0
         + f64::from(profile.promisc_seconds)
         + f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 4.0
         + f64::from(profile.netperf_seconds.unwrap_or(0)) * netperf::LONGEST;

@@ -1,6 +1,7 @@
 //! What one trial is handed: its own host network, its VM and guest, a capture of the NIC's tap.
 
 pub mod checkpoints;
+pub mod destination;
 pub mod netboot;
 pub mod peer;
 pub mod start;
@@ -30,7 +31,7 @@ use crate::vm::process::{Handle, Vm};
 use anyhow::{Context as _, bail, ensure};
 use netboot::Served;
 use peer::Peer;
-use start::Place;
+use start::{Place, Source};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,6 +72,9 @@ pub struct Testbed {
     capture: Option<Capture>,
     /// What reaches the host, behind the tap.
     host: Option<Capture>,
+    /// A destination's memory begins as the checkpoint's file too, which stays for as long as this
+    /// is held.
+    _source: Source,
     _namespace: Namespace,
     fault: Option<&'static Fault>,
     struck: bool,
@@ -142,6 +146,7 @@ impl Testbed {
             artifacts,
             capture,
             host: Some(host),
+            _source: source,
             _namespace: namespace,
             fault: trial.fault,
             struck: false,
@@ -223,6 +228,10 @@ impl Testbed {
         self.capture
             .as_ref()
             .context("the NIC under test has no tap yet")
+    }
+
+    fn host(&self) -> anyhow::Result<&Capture> {
+        self.host.as_ref().context("the captures were stopped")
     }
 
     /// Ends the captures, which take processor time from what is measured.
@@ -352,7 +361,7 @@ impl Testbed {
     /// # Errors
     /// Loss, with ping's own summary and the count on the wire.
     pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
-        let host = self.host.as_ref().context("the captures were stopped")?;
+        let host = self.host()?;
         let mark = host.mark()?;
         let report = ping.run()?;
         let Err(complaint) = report.expect_all_answered(count.into()) else {

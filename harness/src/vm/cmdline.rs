@@ -86,6 +86,8 @@ pub struct VmSpec {
     pub ram: Ram,
     /// Whether it waits for a saved state in place of booting.
     pub restored: bool,
+    /// Whether it is to move to another QEMU: refuses a device that cannot.
+    pub migratable: bool,
 }
 
 /// A NIC with its netdev.
@@ -202,6 +204,9 @@ impl VmSpec {
         }
         if self.restored {
             a.pair("-incoming", "defer");
+        }
+        if self.migratable {
+            a.push("-only-migratable");
         }
         for word in self.accel.qemu_args() {
             a.push(word);

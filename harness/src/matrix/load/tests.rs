@@ -35,6 +35,7 @@ ping_count = 2
 flood_count = 50
 hotplug_cycles = 2
 promisc_seconds = 3
+migrations = 2
 transfer_mib = 1
 cases = ["driver"]
 
@@ -89,6 +90,7 @@ fn a_good_file() {
                 flood_count: 50,
                 hotplug_cycles: 2,
                 promisc_seconds: 3,
+                migrations: 2,
                 transfer_mib: 1,
                 netperf_seconds: None,
                 on_one_guest: [],
@@ -159,7 +161,7 @@ fn unknown_keys() {
             m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
             m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
             m.toml:29: [profiles.smoke]: the key `flood_count` is missing
-            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
+            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
             m.toml:37: [[exclude]]: the key `reason` is missing
             m.toml:40: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
             m.toml:37: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
@@ -361,7 +363,7 @@ fn all_mistakes_are_told_at_once() {
         m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
         m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
         m.toml:29: [profiles.smoke]: the key `ping_count` is missing
-        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
+        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
     ");
 }
 

@@ -135,6 +135,29 @@ fn vlan_arp_udp_tcp_and_the_rest() {
 }
 
 #[test]
+fn a_mac_is_announced_by_rarp_and_by_gratuitous_arp() {
+    let mut rarp = [[0xff; 6], GUEST].concat();
+    rarp.extend([0x80, 0x35]);
+    rarp.extend([0; 46]);
+    let rarp = frame(rarp);
+    assert_eq!(rarp.announcement_of(Mac(GUEST)), Some("RARP"));
+    assert_eq!(rarp.announcement_of(Mac(HOST)), None);
+    assert_eq!(rarp.kind(), "RARP");
+    let arp = |target: [u8; 4]| {
+        let mut bytes = [[0xff; 6], GUEST].concat();
+        bytes.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+        bytes.extend(GUEST);
+        bytes.extend([198, 18, 0, 2]);
+        bytes.extend([0; 6]);
+        bytes.extend(target);
+        frame(bytes)
+    };
+    let gratuitous = arp([198, 18, 0, 2]).announcement_of(Mac(GUEST));
+    assert_eq!(gratuitous, Some("gratuitous ARP"));
+    assert_eq!(arp([198, 18, 0, 1]).announcement_of(Mac(GUEST)), None);
+}
+
+#[test]
 fn a_tftp_request_names_its_file() {
     let sent = |port, message: &[u8]| {
         written(|out| {

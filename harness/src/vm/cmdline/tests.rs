@@ -32,6 +32,7 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
         generation_id: false,
         ram: Ram::Anonymous,
         restored: false,
+        migratable: false,
     }
 }
 
@@ -144,9 +145,11 @@ fn memory_is_shared_with_the_file_while_it_is_saved_and_private_when_restored() 
     assert!(!saving.contains("-incoming"), "{saving}");
     spec.ram = Ram::Private("ram".into());
     spec.restored = true;
+    spec.migratable = true;
     spec.generation_id = true;
     let restored = line(&spec);
     assert!(restored.contains("share=off,mem-path=ram"), "{restored}");
     assert!(restored.contains("-incoming defer"), "{restored}");
+    assert!(restored.contains("-only-migratable"), "{restored}");
     assert!(restored.contains("-device vmgenid,guid=auto"), "{restored}");
 }

@@ -1,0 +1,230 @@
+//! Plan item 17: the guest moves to another QEMU under traffic, and its NIC with it.
+
+use super::faults::TAP_UNPLUGGED;
+use super::{Case, Fault, Load, Moment, Start};
+use crate::guest::dialect::Op;
+use crate::guest::link;
+use crate::net::addr;
+use crate::net::frame::{Frame, Icmp};
+use crate::net::sabotage;
+use crate::run::deadline;
+use crate::testbed::{Testbed, destination};
+use anyhow::{Context, ensure};
+use std::time::{Duration, Instant};
+
+/// Seconds between the echo requests that cross meanwhile.
+const INTERVAL: f64 = 0.01;
+/// Replies that show a stream.
+const STREAM: usize = 10;
+
+/// Without SPICE.
+pub static MIGRATE: Case = Case {
+    name: "migrate",
+    plan_item: "17",
+    passes: "under a stream of pings the source ends as completed and the destination runs the guest; its MAC is announced there, the stream resumes within bounds, boot id, uptime, MAC and address are the guest's own, QEMU shows the NIC; N times, to and fro",
+    applies: |_| true,
+    start: Start::WarmNic,
+    load: Load::Busy,
+    again: None,
+    vm: |spec| spec.migratable = true,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            name: "destination_unplugged",
+            breaks: "the destination's tap is taken out of the bridge",
+            inject: |bed| sabotage::unplug(&bed.bridge, destination::TAP),
+            red: "no announcement of",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "unannounced",
+            breaks: "ARP and RARP that leave the destination's tap are dropped",
+            inject: |_| sabotage::drop_announcements(destination::TAP),
+            red: "no announcement of",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "cancelled",
+            breaks: "the migration is cancelled under way",
+            moment: Moment::Migrating,
+            inject: |bed| bed.vm.call(&qapi::qmp::migrate_cancel {}).map(drop),
+            red: "the migration ended as \"cancelled\"",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: migrate,
+};
+
+fn migrate(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    for round in 1..=bed.profile.migrations {
+        let command = format!("migrate -d {}", destination::uri());
+        once(bed, round, &[], &command).with_context(|| format!("migration {round}"))?;
+    }
+    bed.expect_quiet_kernel()
+}
+
+/// One migration by what is typed into the source's monitor: what comes `before`, and the `command`.
+fn once(bed: &mut Testbed, round: u32, before: &[String], command: &str) -> anyhow::Result<()> {
+    let was = Identity::of(bed)?;
+    let there = bed.destination(round)?;
+    bed.ready_to_leave()?;
+    let stream = bed.ping().interval(INTERVAL).deadline(longest()).spawn()?;
+    stream.wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())?;
+    bed.moment(Moment::Traffic)?;
+    let mark = bed.bridge_mark()?;
+    for line in before {
+        let said = bed.vm.hmp(line)?;
+        ensure!(
+            said.trim().is_empty(),
+            "`{line}` was refused: {}",
+            said.trim()
+        );
+    }
+    let facts = bed.migrate(command, &there, |bed| bed.moment(Moment::Migrating))?;
+    bed.arrive(there)?;
+
+    let told_by = bed.await_announcement(mark)?;
+    stream
+        .wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())
+        .context("the stream of pings does not resume")?;
+    let report = stream.interrupt()?;
+    let gap = longest_gap(&bed.on_bridge(mark)?);
+    let qemus = facts["downtime"].as_u64().unwrap_or_default();
+    let mib = facts["ram"]["transferred"].as_u64().unwrap_or_default() >> 20;
+    bed.notes.push(format!(
+        "`{command}`: {mib} MiB in {} ms, downtime {qemus} ms as QEMU counts it, {} ms between two replies, {} of {} pings answered; announced by {told_by}",
+        facts["total-time"],
+        gap.as_millis(),
+        report.received,
+        report.transmitted,
+    ));
+    let bound = deadline::DOWNTIME.start().span();
+    ensure!(
+        gap <= bound,
+        "for {:.1} s no ping was answered, at most {:.1} s may be",
+        gap.as_secs_f64(),
+        bound.as_secs_f64()
+    );
+    arrived(bed, &was)
+}
+
+/// What a guest keeps when it moves.
+struct Identity {
+    boot_id: String,
+    uptime: f64,
+}
+
+impl Identity {
+    fn of(bed: &Testbed) -> anyhow::Result<Identity> {
+        let text = bed
+            .agent
+            .sh("cat /proc/sys/kernel/random/boot_id /proc/uptime")?;
+        let mut words = text.split_whitespace();
+        let (boot_id, uptime) = (words.next(), words.next());
+        Ok(Identity {
+            boot_id: boot_id.context("the guest has no boot id")?.to_owned(),
+            uptime: uptime.context("the guest has no uptime")?.parse()?,
+        })
+    }
+}
+
+/// The same guest runs, with the same NIC, as it says and as QEMU does.
+fn arrived(bed: &Testbed, was: &Identity) -> anyhow::Result<()> {
+    bed.agent
+        .await_anew()
+        .map_err(|error| bed.vm.explain(error))
+        .context("on the destination")?;
+    let is = Identity::of(bed)?;
+    ensure!(
+        is.boot_id == was.boot_id && is.uptime >= was.uptime,
+        "the guest is another one: boot id {} with {} s of uptime became {} with {} s",
+        was.boot_id,
+        was.uptime,
+        is.boot_id,
+        is.uptime
+    );
+    let mac = bed.nic().mac;
+    let link = link::await_link(&bed.agent, mac)?;
+    let shown = bed
+        .agent
+        .sh(&format!("ip -4 addr show dev {}", link.name))?;
+    let address = format!("inet {}", addr::guest_with_prefix(0));
+    ensure!(
+        shown.contains(&address),
+        "{} should still have {address}, it shows: {shown}",
+        link.name
+    );
+    let qemu = bed.qemu_nic()?;
+    ensure!(
+        qemu.model == bed.nic().device && qemu.mac == mac,
+        "the destination should show a {} with {mac}, it shows {qemu:?}",
+        bed.nic().device
+    );
+    if bed.cell.nic.is_virtio() {
+        let name = Some(bed.nic().id.clone());
+        let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
+        let main = filters.first().map(|filter| filter.main_mac.as_str());
+        ensure!(
+            main == Some(mac.to_string().as_str()),
+            "the destination's query-rx-filter has {main:?} for {mac}"
+        );
+    }
+    bed.expect_replies(3, 1440)
+}
+
+/// The longest time between two echo replies.
+fn longest_gap(frames: &[Frame]) -> Duration {
+    let replies = frames
+        .iter()
+        .filter(|frame| matches!(frame.icmp(), Some(Icmp::EchoReply { .. })));
+    let times: Vec<Duration> = replies.map(|frame| frame.time).collect();
+    let gaps = times.windows(2).map(|two| two[1].saturating_sub(two[0]));
+    gaps.max().unwrap_or_default()
+}
+
+/// How long the stream may have to last.
+fn longest() -> Duration {
+    [
+        deadline::FIRST_PING,
+        deadline::MIGRATED,
+        deadline::ARRIVED,
+        deadline::ANNOUNCED,
+        deadline::FIRST_PING,
+    ]
+    .iter()
+    .map(|limit| limit.start().span())
+    .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frame::Direction;
+
+    #[test]
+    fn the_longest_gap_is_between_replies() {
+        let frame = |kind: u8, milliseconds| {
+            let mut bytes = vec![0; 14 + 20 + 8];
+            bytes[12..14].copy_from_slice(&[0x08, 0x00]);
+            bytes[14..24].copy_from_slice(&[0x45, 0, 0, 28, 0, 1, 0, 0, 64, 1]);
+            bytes[34] = kind;
+            Frame {
+                time: Duration::from_millis(milliseconds),
+                direction: Direction::FromGuest,
+                length: bytes.len(),
+                bytes: bytes.into(),
+            }
+        };
+        let (request, reply) = (8, 0);
+        let frames = [
+            frame(reply, 0),
+            frame(reply, 10),
+            frame(request, 20),
+            frame(reply, 90),
+            frame(request, 500),
+        ];
+        assert_eq!(longest_gap(&frames), Duration::from_millis(80));
+        assert_eq!(longest_gap(&frames[..1]), Duration::ZERO);
+    }
+}

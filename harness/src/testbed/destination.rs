@@ -1,0 +1,220 @@
+//! Live migration: a second QEMU, with a tap of its own on the same bridge, that the guest moves to.
+
+use super::Testbed;
+use crate::error::OrCannotRun;
+use crate::guest::agent::Agent;
+use crate::net::addr;
+use crate::net::capture::{Capture, Mark};
+use crate::net::frame::Frame;
+use crate::run::deadline;
+use crate::vm::cmdline::{Ram, VmSpec};
+use crate::vm::process::Vm;
+use anyhow::{Context as _, anyhow, ensure};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::time::Instant;
+
+/// The first destination's tap; the source's and this one take turns.
+pub const TAP: &str = "tap1";
+/// Where destinations await a guest, on the host's address in the trial's own network.
+const PORT: u16 = 4444;
+
+/// A QEMU that waits for the guest.
+pub struct Destination {
+    vm: Vm,
+    agent: Agent,
+    wire: Capture,
+}
+
+/// The VM that takes over from `source`: the same but for what is the host's.
+fn spec(source: &VmSpec) -> VmSpec {
+    let mut spec = source.clone();
+    spec.restored = true;
+    for nic in &mut spec.nics {
+        nic.tap = other(nic.tap.as_str(), ["tap0", TAP]).to_owned();
+    }
+    spec
+}
+
+fn other<T: PartialEq>(this: T, [a, b]: [T; 2]) -> T {
+    if this == a { b } else { a }
+}
+
+impl Testbed {
+    /// Starts the `round`-th destination, ready for the guest; its transcripts go to
+    /// `destinationN` in the trial's artifacts.
+    ///
+    /// # Errors
+    /// When QEMU does not start, or does not wait for a guest.
+    pub fn destination(&self, round: u32) -> anyhow::Result<Destination> {
+        let directory = self.artifacts.dir().join(format!("destination{round}"));
+        std::fs::create_dir_all(&directory)
+            .or_cannot_run(|| format!("create {}", directory.display()))?;
+        let settings = &self.context.settings;
+        let mut vm = Vm::start(
+            &settings.qemu,
+            spec(&self.vm.spec),
+            &directory,
+            settings.show,
+        )?;
+        let tap = &vm.spec.nics[0].tap;
+        self.bridge.attach_tap(tap)?;
+        let wire = Capture::start(tap)?;
+        let create = |name: &str| {
+            let path = directory.join(name);
+            File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
+        };
+        let stream = vm.take_agent().context("the agent's socket was taken")?;
+        let agent = Agent::expected(
+            stream,
+            create("agent.log")?,
+            create("commands.log")?,
+            settings.show,
+        )?;
+        vm.call_raw("migrate-incoming", json!({ "uri": uri() }))?;
+        // The guest then runs as soon as it is there.
+        vm.call(&qapi::qmp::cont {})?;
+        Ok(Destination { vm, agent, wire })
+    }
+
+    /// Readies the source: its events tell how the migration goes, and all memory goes along.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn ready_to_leave(&self) -> anyhow::Result<()> {
+        let mut capabilities = vec![json!({ "capability": "events", "state": true })];
+        // As it was restored, and as its destination is not.
+        if let Ram::Private(_) = self.vm.spec.ram {
+            capabilities.push(json!({ "capability": "x-ignore-shared", "state": false }));
+        }
+        let capabilities = json!({ "capabilities": capabilities });
+        self.vm
+            .call_raw("migrate-set-capabilities", capabilities)
+            .map(drop)
+    }
+
+    /// Types `command`, which begins a migration, and waits until `destination` runs the guest; what
+    /// the source's `query-migrate` says then. `begun` is called once it is under way.
+    ///
+    /// # Errors
+    /// A complaint of the monitor; a migration that does not complete, with QEMU's reason.
+    pub fn migrate(
+        &mut self,
+        command: &str,
+        destination: &Destination,
+        begun: impl FnOnce(&mut Testbed) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Value> {
+        let (left, arrived) = (self.vm.qmp.mark(), destination.vm.qmp.mark());
+        let said = self.vm.hmp(command)?;
+        ensure!(
+            said.trim().is_empty(),
+            "`{command}` was refused: {}",
+            said.trim()
+        );
+        begun(self)?;
+        let of_destination = |error: anyhow::Error| match destination.vm.death() {
+            Some(death) => error.context(format!("the destination: {death}")),
+            None => error,
+        };
+        let ended = self
+            .vm
+            .qmp
+            .event(left, deadline::MIGRATED.start(), |event| {
+                let status = event.data["status"].as_str()?;
+                ["completed", "failed", "cancelled"]
+                    .contains(&status)
+                    .then(|| status.to_owned())
+            })
+            .map_err(|error| of_destination(self.vm.explain(error)))?;
+        let facts = self.vm.call_raw("query-migrate", json!({}))?;
+        if ended != "completed" {
+            let error = anyhow!("the migration ended as {ended:?}; query-migrate: {facts}");
+            return Err(of_destination(error));
+        }
+        destination
+            .vm
+            .qmp
+            .event(arrived, deadline::ARRIVED.start(), |event| {
+                (event.name == "RESUME").then_some(())
+            })
+            .map_err(|error| destination.vm.explain(error))
+            .context("the destination does not run the guest")?;
+        Ok(facts)
+    }
+
+    /// Ends the source: the guest is at `destination` from now on.
+    ///
+    /// # Errors
+    /// What its console showed before.
+    pub fn arrive(&mut self, destination: Destination) -> anyhow::Result<()> {
+        self.expect_quiet_kernel()?;
+        let Destination { vm, agent, wire } = destination;
+        (self.vm, self.agent, self.capture) = (vm, agent, Some(wire));
+        Ok(())
+    }
+
+    /// Now, on the bridge.
+    ///
+    /// # Errors
+    /// The capture's.
+    pub fn bridge_mark(&self) -> anyhow::Result<Mark> {
+        self.host()?.mark()
+    }
+
+    /// What has reached the host through the bridge since `mark`.
+    ///
+    /// # Errors
+    /// When the capture lost some.
+    pub fn on_bridge(&self, mark: Mark) -> anyhow::Result<Vec<Frame>> {
+        self.host()?.frames(mark)
+    }
+
+    /// Waits until the network is told, by QEMU (RARP) or by the guest (gratuitous ARP), that the MAC
+    /// of the NIC under test is elsewhere now; what told it.
+    ///
+    /// # Errors
+    /// After [`deadline::ANNOUNCED`], with what the tap showed.
+    pub fn await_announcement(&self, mark: Mark) -> anyhow::Result<&'static str> {
+        let mac = self.nic().mac;
+        let limit = Instant::now() + deadline::ANNOUNCED.start().span();
+        let announces = |frame: &Frame| frame.announcement_of(mac).is_some();
+        match self.host()?.wait(mark, limit, announces) {
+            Ok(frame) => Ok(frame.announcement_of(mac).unwrap_or_default()),
+            Err(error) => {
+                let wire = self.wire()?;
+                let all = wire.summary(Mark::first())?;
+                Err(error.context(format!(
+                    "no announcement of {mac} reached the bridge; the destination's tap showed: {all}"
+                )))
+            }
+        }
+    }
+}
+
+/// As `migrate` and `migrate-incoming` take it.
+pub fn uri() -> String {
+    format!("tcp:{}:{PORT}", addr::HOST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::cmdline::tests::{nic, spec as with_nics};
+
+    #[test]
+    fn source_and_destination_differ_in_what_is_the_hosts() {
+        let source = with_nics(vec![nic("e1000")]);
+        let there = spec(&source);
+        assert_eq!(there.nics[0].tap, TAP);
+        assert!(there.restored);
+        let back = spec(&there);
+        assert_eq!(back.nics, source.nics);
+        let lines = |spec: &VmSpec| {
+            let all = spec.arguments().into_iter();
+            all.map(|a| a.to_string_lossy().replace("tap1", "tap0"))
+                .filter(|a| a != "-incoming" && a != "defer")
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(lines(&source), lines(&there));
+    }
+}
