@@ -22,7 +22,7 @@
 //! | [`testbed`] | what one trial is handed: network, VM, guest |
 //! | [`vm`] | QEMU: command line, process, QMP, serial console |
 //! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
-//! | [`net`] | namespace, bridge, taps, DHCP, ping, capture |
+//! | [`net`] | namespace, bridge, taps, DHCP, ping, capture, transfer |
 //! | [`run`] | the harness: settings, schedule, events, deadlines, outcomes |
 //! | [`report`] | JUnit, terminal and Markdown summary, from events |
 

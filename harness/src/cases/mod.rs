@@ -25,6 +25,7 @@ mod promisc;
 mod pxe;
 mod refused;
 mod transfer;
+mod under_traffic;
 mod vlan;
 
 use crate::guest::dialect::Op;
@@ -129,7 +130,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 33] = [
+    static ALL: [&Case; 36] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -163,6 +164,9 @@ pub fn all() -> &'static [&'static Case] {
         &netperf::NETPERF_EXTERNAL,
         &multiqueue::MULTIQUEUE,
         &refused::QUEUES_REFUSED,
+        &under_traffic::MTU_TRAFFIC,
+        &under_traffic::OFFLOAD_TRAFFIC,
+        &under_traffic::MULTIQUEUE_TRAFFIC,
     ];
     &ALL
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
 /// The plan's `queues=4` and `-smp 4`.
-const QUEUES: u32 = 4;
+pub(super) const QUEUES: u32 = 4;
 /// UDP flows from as many host ports: enough that the tap's hash cannot put all on one queue.
 const FLOWS: u32 = 64;
 /// Datagrams of each flow.

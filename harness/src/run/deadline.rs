@@ -151,6 +151,11 @@ pub const DATAGRAM: Limit = Limit {
     what: "a datagram",
     seconds: 1.0,
 };
+/// Six changes of a NIC under traffic; under a second, but e1000 loses its link for 3-4 s with each.
+pub const CHANGES: Limit = Limit {
+    what: "the changes under traffic",
+    seconds: 60.0,
+};
 /// One trial, everything included; a case may ask for more by its profile's figures.
 pub const TRIAL: Limit = Limit {
     what: "the whole trial",
