@@ -1,9 +1,10 @@
 //! Plan item 1: a NIC plugged and unplugged while the guest runs.
 
 use super::faults::{self, BLACKLISTED, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, Start, pci_add};
 use crate::guest::dialect::Op;
-use crate::guest::link;
+use crate::guest::link::{self, Link};
+use crate::matrix::schema::Dialect;
 use crate::net::bridge;
 use crate::run::deadline;
 use crate::testbed::Testbed;
@@ -54,7 +55,7 @@ pub static HOTPLUG_QMP: Case = Case {
     load: Load::Busy,
     again: Some(faults::nothing),
     vm: plugged_later,
-    ops: &[Op::Address],
+    ops: &[Op::BeforeHotplug, Op::Address],
     faults: FAULTS,
     run: |bed| hotplug(bed, Monitor::Qmp),
 };
@@ -63,21 +64,26 @@ pub static HOTPLUG_QMP: Case = Case {
 pub static HOTPLUG_HMP: Case = Case {
     name: "hotplug_hmp",
     plan_item: "1",
-    passes: "as hotplug_qmp, with every command typed into the human monitor",
+    passes: "as hotplug_qmp, with every command typed into the human monitor; for RHEL 4 and 5 `host_net_add`, `pci_add`, `host_net_remove` and `pci_del` first, and the report says which commands really ran",
     applies: |_| true,
     start: Start::ColdDriver,
     load: Load::Busy,
     again: Some(faults::nothing),
     vm: plugged_later,
-    ops: &[Op::Address],
+    ops: &[Op::BeforeHotplug, Op::Address],
     faults: FAULTS,
-    run: |bed| hotplug(bed, Monitor::Hmp),
+    run: |bed| {
+        let old = matches!(bed.cell.guest.dialect, Dialect::Rhel4 | Dialect::Rhel5);
+        hotplug(bed, if old { Monitor::OldHmp } else { Monitor::Hmp })
+    },
 };
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Monitor {
     Qmp,
     Hmp,
+    /// With the plan's words for RHEL 4 and 5 tried first.
+    OldHmp,
 }
 
 #[derive(Clone, Copy)]
@@ -92,6 +98,8 @@ fn plugged_later(spec: &mut VmSpec) {
 
 fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
+    let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
+    bed.agent.sh(&make_ready)?;
     for cycle in 1..=bed.profile.hotplug_cycles {
         for order in [Order::NetdevFirst, Order::DeviceFirst] {
             let words = match order {
@@ -99,7 +107,7 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
                 Order::DeviceFirst => "device_del before netdev_del",
             };
             plug(bed, monitor)
-                .and_then(|()| unplug(bed, monitor, order))
+                .and_then(|plugged| unplug(bed, monitor, order, &plugged))
                 .and_then(|()| link::await_no_link(&bed.agent, mac))
                 .with_context(|| format!("cycle {cycle}, {words}"))?;
         }
@@ -107,9 +115,20 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
-fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
+/// A NIC that was plugged.
+struct Plugged {
+    /// As the guest shows it.
+    link: Link,
+    /// By `host_net_add` and `pci_add`.
+    old: bool,
+}
+
+fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
     let nic = bed.nic().clone();
-    add(bed, monitor, "netdev_add", &nic.netdev())?;
+    let old = monitor == Monitor::OldHmp && pci_add::plug(bed)?;
+    if !old {
+        add(bed, monitor, "netdev_add", &nic.netdev())?;
+    }
     // So that there being none after netdev_del means something.
     let held = bed.vm.open_files(TUN)?;
     ensure!(
@@ -117,21 +136,32 @@ fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
         "after netdev_add QEMU holds no descriptor of {TUN}"
     );
     bed.attach()?;
-    add(bed, monitor, "device_add", &nic.device(bed.vm.spec.machine))?;
-    let qemu = bed.qemu_nic()?;
-    ensure!(
-        qemu.model == nic.device && qemu.mac == nic.mac,
-        "device_add was accepted, but QEMU shows {qemu:?}"
-    );
+    if !old {
+        add(bed, monitor, "device_add", &nic.device(bed.vm.spec.machine))?;
+        let qemu = bed.qemu_nic()?;
+        ensure!(
+            qemu.model == nic.device && qemu.mac == nic.mac,
+            "device_add was accepted, but QEMU shows {qemu:?}"
+        );
+    }
     bed.link()?;
     bed.moment(Moment::Traffic)?;
-    bed.up()?;
-    bed.expect_replies(3, 1440)
+    let link = bed.up()?;
+    bed.expect_replies(3, 1440)?;
+    Ok(Plugged { link, old })
 }
 
-fn unplug(bed: &mut Testbed, monitor: Monitor, order: Order) -> anyhow::Result<()> {
+fn unplug(
+    bed: &mut Testbed,
+    monitor: Monitor,
+    order: Order,
+    plugged: &Plugged,
+) -> anyhow::Result<()> {
     bed.moment(Moment::Unplug)?;
     let nic = bed.nic().clone();
+    if monitor == Monitor::OldHmp {
+        pci_add::unplug(bed, &plugged.link, plugged.old)?;
+    }
     let mark = bed.vm.qmp.mark();
     let device_del = |bed: &Testbed| -> anyhow::Result<()> {
         delete(bed, monitor, "device_del", &nic.id)?;
@@ -151,6 +181,8 @@ fn unplug(bed: &mut Testbed, monitor: Monitor, order: Order) -> anyhow::Result<(
             })?
     };
     match order {
+        // That was all, in the plan's one order.
+        _ if plugged.old => {}
         Order::NetdevFirst => {
             delete(bed, monitor, "netdev_del", &nic.netdev_id())?;
             device_del(bed)?;
@@ -162,7 +194,7 @@ fn unplug(bed: &mut Testbed, monitor: Monitor, order: Order) -> anyhow::Result<(
     }
     let network = bed.vm.hmp("info network")?;
     ensure!(
-        !network.contains(&nic.id),
+        !network.contains(&nic.id) && !network.contains(&nic.mac.to_string()),
         "after device_del and netdev_del QEMU's `info network` still shows: {network}"
     );
     ensure!(
@@ -181,7 +213,7 @@ fn unplug(bed: &mut Testbed, monitor: Monitor, order: Order) -> anyhow::Result<(
 /// `netdev_add` or `device_add` with QEMU's own option syntax.
 fn add(bed: &Testbed, monitor: Monitor, command: &str, options: &str) -> anyhow::Result<()> {
     match monitor {
-        Monitor::Hmp => type_in(bed, &format!("{command} {options}")),
+        Monitor::Hmp | Monitor::OldHmp => type_in(bed, &format!("{command} {options}")),
         Monitor::Qmp => bed
             .vm
             .call_raw(command, arguments(command, options))
@@ -191,7 +223,7 @@ fn add(bed: &Testbed, monitor: Monitor, command: &str, options: &str) -> anyhow:
 
 fn delete(bed: &Testbed, monitor: Monitor, command: &str, id: &str) -> anyhow::Result<()> {
     match monitor {
-        Monitor::Hmp => type_in(bed, &format!("{command} {id}")),
+        Monitor::Hmp | Monitor::OldHmp => type_in(bed, &format!("{command} {id}")),
         Monitor::Qmp => bed.vm.call_raw(command, json!({ "id": id })).map(drop),
     }
 }

@@ -19,6 +19,7 @@ mod netperf;
 mod offload;
 mod offload_toggle;
 mod parallel_flood;
+mod pci_add;
 mod ping;
 pub mod plan_items;
 mod promisc;
