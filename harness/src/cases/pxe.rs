@@ -4,6 +4,7 @@ use super::faults::TAP_UNPLUGGED;
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::image::USERSPACE_MARK;
+use crate::matrix::schema::BootRom;
 use crate::net::capture::{self, Mark};
 use crate::net::frame::{Direction, Frame};
 use crate::run::deadline;
@@ -13,11 +14,12 @@ use anyhow::{Context, bail, ensure};
 use std::time::{Duration, Instant};
 
 /// The boot ROM's last words when it has nothing left to try, and the firmware's.
-const GAVE_UP: [&str; 4] = [
+const GAVE_UP: [&str; 5] = [
     "No more network devices",
     "No bootable device",
     "BdsDxe: failed to load",
     ">>Start PXE over", // OVMF's own, without the ROM
+    "Shell>",           // OVMF's last resort
 ];
 /// Between two looks at the console while the wire is awaited.
 const LOOK: Duration = Duration::from_millis(200);
@@ -54,7 +56,7 @@ pub static PXE: Case = Case {
     name: "pxe",
     plan_item: "3",
     passes: "the NIC's boot ROM asks for the named file over TFTP (port 69 on the wire), and what it fetches, script, kernel and initramfs, is booted: its userspace answers, was fetched by that MAC, and reaches the host by that NIC",
-    applies: |nic| nic.boot_rom,
+    applies: |nic| nic.boot_rom != BootRom::No,
     start: Start::Boot,
     load: Load::Busy,
     again: None,
@@ -68,6 +70,7 @@ pub static PXE: Case = Case {
 pub static PXE_EFI: Case = Case {
     name: "pxe_efi",
     passes: "as pxe, by the UEFI driver in the NIC's boot ROM, under OVMF",
+    applies: |nic| nic.boot_rom == BootRom::Both,
     vm: |spec| from_nic(spec, Firmware::Uefi),
     ..PXE
 };

@@ -3,7 +3,8 @@
 use super::Backend;
 use super::read::{Placed, Reader, Section, unknown};
 use super::schema::{
-    Axes, Dialect, Exclude, From, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, Profile,
+    Axes, BootRom, Dialect, Exclude, From, Guest, Machine, Matrix, MatrixError, Nic, NicOverride,
+    Profile,
 };
 use crate::cases::after::After;
 use std::collections::BTreeMap;
@@ -12,6 +13,11 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+const BOOT_ROMS: &[(&str, BootRom)] = &[
+    ("no", BootRom::No),
+    ("bios", BootRom::Bios),
+    ("both", BootRom::Both),
+];
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
 const STARTS: &[(&str, From)] = &[("checkpoint", From::Checkpoint), ("boot", From::Boot)];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
@@ -190,7 +196,9 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         max_mtu: max_mtu?,
         offloads: offloads(section)?,
         shows_mac: section.optional_choice("shows_mac", YES_NO).unwrap_or(true),
-        boot_rom: section.optional_choice("boot_rom", YES_NO).unwrap_or(true),
+        boot_rom: section
+            .optional_choice("boot_rom", BOOT_ROMS)
+            .unwrap_or(BootRom::Both),
     })
 }
 

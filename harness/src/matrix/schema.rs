@@ -23,8 +23,8 @@ pub struct Nic {
     pub offloads: Vec<String>,
     /// Whether QEMU's `info network` shows a MAC that the guest has set; else it keeps the first.
     pub shows_mac: bool,
-    /// Whether QEMU has a boot ROM for it.
-    pub boot_rom: bool,
+    /// What QEMU's boot ROM for it is made for.
+    pub boot_rom: BootRom,
 }
 
 impl Nic {
@@ -32,6 +32,18 @@ impl Nic {
     pub fn is_virtio(&self) -> bool {
         self.device.starts_with("virtio-net")
     }
+}
+
+/// What can start a NIC's boot ROM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootRom {
+    /// There is none.
+    No,
+    /// A BIOS.
+    Bios,
+    /// A BIOS and UEFI firmware.
+    Both,
 }
 
 /// The commands that a RHEL release understands; [`command`](Dialect::command) is the table.
