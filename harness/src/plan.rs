@@ -279,6 +279,12 @@ fn obstacle_to(case: &Case, cell: &Cell, facts: &HostFacts) -> Option<String> {
             return Some("OVMF is not installed here (Debian's package ovmf)".into());
         }
     }
+    if spec.spice.is_some() && !facts.spice {
+        return Some(format!(
+            "QEMU {} has no SPICE here (Debian from 13 on: qemu-system-modules-spice)",
+            facts.qemu_version
+        ));
+    }
     if spec.migratable && cell.guest.image.is_some() {
         return Some("the guest's disk image is not shared between two QEMUs".into());
     }

@@ -4,9 +4,10 @@ use super::faults::TAP_UNPLUGGED;
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link;
+use crate::matrix::schema::Dialect;
 use crate::net::addr;
 use crate::net::frame::{Frame, Icmp};
-use crate::net::sabotage;
+use crate::net::{sabotage, spice};
 use crate::run::deadline;
 use crate::testbed::{Testbed, destination};
 use anyhow::{Context, ensure};
@@ -29,13 +30,7 @@ pub static MIGRATE: Case = Case {
     vm: |spec| spec.migratable = true,
     ops: &[Op::Address],
     faults: &[
-        Fault {
-            name: "destination_unplugged",
-            breaks: "the destination's tap is taken out of the bridge",
-            inject: |bed| sabotage::unplug(&bed.bridge, destination::TAP),
-            red: "no announcement of",
-            ..TAP_UNPLUGGED
-        },
+        DESTINATION_UNPLUGGED,
         Fault {
             name: "unannounced",
             breaks: "ARP and RARP that leave the destination's tap are dropped",
@@ -43,29 +38,122 @@ pub static MIGRATE: Case = Case {
             red: "no announcement of",
             ..TAP_UNPLUGGED
         },
-        Fault {
-            name: "cancelled",
-            breaks: "the migration is cancelled under way",
-            moment: Moment::Migrating,
-            inject: |bed| bed.vm.call(&qapi::qmp::migrate_cancel {}).map(drop),
-            red: "the migration ended as \"cancelled\"",
-            ..TAP_UNPLUGGED
-        },
+        CANCELLED,
     ],
     run: migrate,
+};
+
+/// With SPICE.
+pub static SPICE_MIGRATE: Case = Case {
+    name: "spice_migrate",
+    passes: "as migrate, with SPICE at both ends: `client_migrate_info` (rhel4, rhel5: first `migrate -d …,spiceport=…,spicehost=…`, where QEMU heeds it) sends the clients on, the source says that they were told, and the destination's server takes one",
+    vm: |spec| {
+        spec.migratable = true;
+        spec.spice = Some(destination::SPICE[0]);
+    },
+    faults: &[
+        Fault {
+            name: "no_spice_port",
+            breaks: "nothing is let through to the destination's SPICE port",
+            inject: |_| sabotage::drop_tcp(destination::SPICE[1]),
+            red: "no SPICE server takes a client at 198.18.0.1:5931",
+            ..TAP_UNPLUGGED
+        },
+        DESTINATION_UNPLUGGED,
+        CANCELLED,
+    ],
+    run: spice_migrate,
+    ..MIGRATE
+};
+
+const DESTINATION_UNPLUGGED: Fault = Fault {
+    name: "destination_unplugged",
+    breaks: "the destination's tap is taken out of the bridge",
+    inject: |bed| sabotage::unplug(&bed.bridge, destination::TAP),
+    red: "no announcement of",
+    ..TAP_UNPLUGGED
+};
+
+const CANCELLED: Fault = Fault {
+    name: "cancelled",
+    breaks: "the migration is cancelled under way",
+    moment: Moment::Migrating,
+    inject: |bed| bed.vm.call(&qapi::qmp::migrate_cancel {}).map(drop),
+    red: "the migration ended as \"cancelled\"",
+    ..TAP_UNPLUGGED
 };
 
 fn migrate(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     for round in 1..=bed.profile.migrations {
         let command = format!("migrate -d {}", destination::uri());
-        once(bed, round, &[], &command).with_context(|| format!("migration {round}"))?;
+        once(bed, round, &command, |_| Ok(())).with_context(|| format!("migration {round}"))?;
     }
     bed.expect_quiet_kernel()
 }
 
-/// One migration by what is typed into the source's monitor: what comes `before`, and the `command`.
-fn once(bed: &mut Testbed, round: u32, before: &[String], command: &str) -> anyhow::Result<()> {
+fn spice_migrate(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    let mut olden = matches!(bed.cell.guest.dialect, Dialect::Rhel4 | Dialect::Rhel5);
+    let (mut round, mut heeded) = (0, 0);
+    while heeded < bed.profile.migrations {
+        round += 1;
+        let moved = spice_once(bed, round, olden);
+        match moved.with_context(|| format!("migration {round}"))? {
+            true => heeded += 1,
+            false => olden = false,
+        }
+    }
+    bed.expect_quiet_kernel()
+}
+
+/// One migration whose SPICE clients are sent on, by the `olden` command or its successor; false when
+/// QEMU does not heed the olden one.
+fn spice_once(bed: &mut Testbed, round: u32, olden: bool) -> anyhow::Result<bool> {
+    let (uri, host) = (destination::uri(), addr::HOST);
+    let port = destination::spice_port(&bed.vm.spec).context("the source has no SPICE")?;
+    let mark = bed.vm.qmp.mark();
+    let command = match olden {
+        true => format!("migrate -d {uri},spiceport={port},spicehost={host}"),
+        false => {
+            let line = format!("client_migrate_info spice {host} {port}");
+            bed.type_in(&line)?;
+            bed.notes.push(format!("`{line}`"));
+            format!("migrate -d {uri}")
+        }
+    };
+    let mut told = false;
+    let moved = once(bed, round, &command, |bed| {
+        told = bed.spice_clients_told(mark)?;
+        Ok(())
+    });
+    match moved {
+        Err(error) if olden && error.is::<destination::Refused>() => {
+            bed.notes.push(format!("QEMU does not take it: {error:#}"));
+            return Ok(false);
+        }
+        other => other?,
+    }
+    if olden && !told {
+        let note = format!("QEMU migrates by `{command}`, and tells its SPICE clients nothing");
+        bed.notes.push(note);
+        return Ok(false);
+    }
+    ensure!(
+        told,
+        "after `{command}` the source's query-spice does not say that its clients were told"
+    );
+    spice::greet(host, port)?;
+    Ok(true)
+}
+
+/// One migration by the monitor's `command`; `left` looks at the source when the guest has gone.
+fn once(
+    bed: &mut Testbed,
+    round: u32,
+    command: &str,
+    left: impl FnOnce(&mut Testbed) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let was = Identity::of(bed)?;
     let there = bed.destination(round)?;
     bed.ready_to_leave()?;
@@ -73,15 +161,8 @@ fn once(bed: &mut Testbed, round: u32, before: &[String], command: &str) -> anyh
     stream.wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())?;
     bed.moment(Moment::Traffic)?;
     let mark = bed.bridge_mark()?;
-    for line in before {
-        let said = bed.vm.hmp(line)?;
-        ensure!(
-            said.trim().is_empty(),
-            "`{line}` was refused: {}",
-            said.trim()
-        );
-    }
     let facts = bed.migrate(command, &there, |bed| bed.moment(Moment::Migrating))?;
+    left(bed)?;
     bed.arrive(there)?;
 
     let told_by = bed.await_announcement(mark)?;

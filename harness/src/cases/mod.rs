@@ -131,7 +131,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 36] = [
+    static ALL: [&Case; 37] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -158,6 +158,7 @@ pub fn all() -> &'static [&'static Case] {
         &transfer::TCP_TRANSFER,
         &capture_size::CAPTURE_SIZE,
         &migrate::MIGRATE,
+        &migrate::SPICE_MIGRATE,
         &features::FEATURES,
         &features::FEATURES_OFF,
         &netperf::NETPERF_HOST,

@@ -3,6 +3,7 @@
 use super::HostFacts;
 use crate::error::CannotRun;
 use crate::json;
+use crate::run::child::dies_with_parent;
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
@@ -52,6 +53,7 @@ pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Res
         qemu_version: asked.version,
         qemu_devices: asked.devices,
         qemu_machines: asked.machines,
+        spice: asked.spice,
         uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
         vhost_net: vhost_obstacle.is_none(),
         vhost_obstacle,
@@ -87,6 +89,7 @@ struct Asked {
     version: String,
     devices: Vec<String>,
     machines: Vec<String>,
+    spice: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,8 +178,22 @@ fn ask(qemu: &Path, firmware: &[PathBuf], deadline: Duration) -> anyhow::Result<
             qemu.display()
         )
     })?;
-    understand(&answers)
-        .with_context(|| format!("cannot make sense of the answers of {}", qemu.display()))
+    let mut asked = understand(&answers)
+        .with_context(|| format!("cannot make sense of the answers of {}", qemu.display()))?;
+    asked.spice = has_spice(qemu);
+    Ok(asked)
+}
+
+/// Whether `qemu` explains `-spice`: where SPICE is a module, no monitor command tells that it is
+/// there.
+fn has_spice(qemu: &Path) -> bool {
+    let mut command = Command::new(qemu);
+    let explained = dies_with_parent(&mut command)
+        .args(["-spice", "help"])
+        .stdin(Stdio::null())
+        .output();
+    explained
+        .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("disable-ticketing"))
 }
 
 /// The commands, in order; the greeting comes before their answers. `device_add help` lists just
@@ -366,6 +383,7 @@ fn understand(answers: &[Value]) -> anyhow::Result<Asked> {
         ),
         devices,
         machines,
+        spice: false,
     })
 }
 

@@ -26,6 +26,8 @@ pub struct HostFacts {
     pub qemu_devices: Vec<String>,
     /// Machine types that this QEMU has.
     pub qemu_machines: Vec<String>,
+    /// Whether this QEMU takes `-spice`.
+    pub spice: bool,
     /// OVMF, where it is installed.
     pub uefi: Option<PathBuf>,
     /// Whether `/dev/vhost-net` is there and opens.

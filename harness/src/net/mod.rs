@@ -23,6 +23,7 @@ pub mod ping;
 pub mod ping_report;
 mod ring;
 pub mod sabotage;
+pub mod spice;
 pub mod transfer;
 pub mod tun;
 pub mod userns;

@@ -39,6 +39,20 @@ pub fn drop_announcements(tap: &str) -> Result<()> {
         .or_cannot_run(|| format!("drop ARP and RARP of {tap}"))
 }
 
+/// Drops what comes to the host for a TCP port.
+pub fn drop_tcp(port: u16) -> Result<()> {
+    let rules = format!(
+        "table ip sabotage_tcp {{
+            chain input {{
+                type filter hook input priority 0
+                tcp dport {port} drop
+            }}
+        }}
+"
+    );
+    load(&rules).or_cannot_run(|| format!("drop what comes for TCP port {port}"))
+}
+
 /// Has nf_tables apply a rule to what the guest sends through `tap`.
 fn on_ingress(tap: &str, rule: &str) -> Result<()> {
     let rules = format!(
@@ -50,9 +64,13 @@ fn on_ingress(tap: &str, rule: &str) -> Result<()> {
         }}
 "
     );
+    load(&rules)
+}
+
+fn load(rules: &str) -> Result<()> {
     let mut command = child::pdeath_command("nft");
     command.args(["-f", "-"]);
-    child::run(&mut command, "nftables", &rules).map(drop)
+    child::run(&mut command, "nftables", rules).map(drop)
 }
 
 /// Pulls the tap's plug: the guest still has a carrier, and reaches nobody.

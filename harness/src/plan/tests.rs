@@ -121,6 +121,7 @@ fn facts() -> HostFacts {
         qemu_version: "7.2.0".into(),
         qemu_devices: vec!["virtio-net-pci".into(), "e1000".into()],
         qemu_machines: vec!["pc".into(), "q35".into()],
+        spice: true,
         uefi: Some("OVMF.fd".into()),
         vhost_net: true,
         vhost_obstacle: None,
@@ -419,20 +420,30 @@ fn a_vm_that_needs_what_is_not_here_is_skipped() {
         vm: |spec| spec.boot = Boot::Network(Firmware::Uefi),
         ..PLAIN
     };
-    static ALONE: &[&Case] = &[&PXE];
-    let verdict = |facts: &HostFacts, extra: &str| {
-        let matrix = matrix(extra);
-        let smoke = matrix.profile("smoke").unwrap();
-        let trials = plan(&matrix, ALONE, smoke, facts, false, None);
-        find(trials, "driver::virtio::rhel9::tap").action
+    static SPICE: Case = Case {
+        name: "flood",
+        vm: |spec| spec.spice = Some(5930),
+        ..PLAIN
     };
-    assert_eq!(verdict(&facts(), ""), Action::Run);
+    static BOTH: &[&Case] = &[&PXE, &SPICE];
+    let verdict = |facts: &HostFacts, case: &str| {
+        let matrix = matrix("");
+        let smoke = matrix.profile("smoke").unwrap();
+        let trials = plan(&matrix, BOTH, smoke, facts, false, None);
+        find(trials, &format!("{case}::virtio::rhel9::tap")).action
+    };
     let without = HostFacts {
         uefi: None,
+        spice: false,
         ..facts()
     };
+    for case in ["driver", "flood"] {
+        assert_eq!(verdict(&facts(), case), Action::Run);
+    }
     let why = "OVMF is not installed here (Debian's package ovmf)";
-    assert_eq!(verdict(&without, ""), Action::Skip(why.into()));
+    assert_eq!(verdict(&without, "driver"), Action::Skip(why.into()));
+    let why = "QEMU 7.2.0 has no SPICE here (Debian from 13 on: qemu-system-modules-spice)";
+    assert_eq!(verdict(&without, "flood"), Action::Skip(why.into()));
 }
 
 #[test]

@@ -117,6 +117,16 @@ pub const DOWNTIME: Limit = Limit {
     what: "the guest to run again",
     seconds: 3.0,
 };
+/// SPICE_MIGRATE_COMPLETED after the migration's own end: at once.
+pub const SPICE_TOLD: Limit = Limit {
+    what: "SPICE_MIGRATE_COMPLETED",
+    seconds: 3.0,
+};
+/// A SPICE server's answer to a client: some milliseconds.
+pub const SPICE_GREETING: Limit = Limit {
+    what: "the SPICE server's answer",
+    seconds: 3.0,
+};
 /// DISCOVER to ACK with a client that backs off.
 pub const DHCP_LEASE: Limit = Limit {
     what: "a DHCP lease",

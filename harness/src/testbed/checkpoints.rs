@@ -45,7 +45,8 @@ impl Saved {
     /// What of `spec` is saved so.
     fn of(self, spec: &VmSpec) -> VmSpec {
         let mut saved = spec.clone();
-        // The same guest, whatever becomes of it.
+        // The same guest, whoever looks at it and whatever becomes of it.
+        saved.spice = None;
         saved.migratable = false;
         if self == Saved::WithoutNics {
             saved.nics.clear();

@@ -9,15 +9,23 @@ use crate::net::frame::Frame;
 use crate::run::deadline;
 use crate::vm::cmdline::{Ram, VmSpec};
 use crate::vm::process::Vm;
-use anyhow::{Context as _, anyhow, ensure};
+use crate::vm::wire::EventMark;
+use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 use std::fs::File;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// The first destination's tap; the source's and this one take turns.
 pub const TAP: &str = "tap1";
+/// The source's SPICE server, and the first destination's; they take turns too.
+pub const SPICE: [u16; 2] = [5930, 5931];
 /// Where destinations await a guest, on the host's address in the trial's own network.
 const PORT: u16 = 4444;
+
+/// The monitor did not take a command.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` was refused: {1}")]
+pub struct Refused(String, String);
 
 /// A QEMU that waits for the guest.
 pub struct Destination {
@@ -33,6 +41,7 @@ fn spec(source: &VmSpec) -> VmSpec {
     for nic in &mut spec.nics {
         nic.tap = other(nic.tap.as_str(), ["tap0", TAP]).to_owned();
     }
+    spec.spice = spice_port(source);
     spec
 }
 
@@ -93,6 +102,33 @@ impl Testbed {
             .map(drop)
     }
 
+    /// Types `line` into the monitor.
+    ///
+    /// # Errors
+    /// [`Refused`], when it complains.
+    pub fn type_in(&self, line: &str) -> anyhow::Result<()> {
+        let said = self.vm.hmp(line)?;
+        match said.trim() {
+            "" => Ok(()),
+            complaint => Err(Refused(line.into(), complaint.into()).into()),
+        }
+    }
+
+    /// Whether the source tells its SPICE clients where the guest has gone.
+    ///
+    /// # Errors
+    /// When QEMU does not say.
+    pub fn spice_clients_told(&self, since: EventMark) -> anyhow::Result<bool> {
+        let told = self
+            .vm
+            .qmp
+            .event(since, deadline::SPICE_TOLD.start(), |event| {
+                (event.name == "SPICE_MIGRATE_COMPLETED").then_some(())
+            });
+        let says = self.vm.call_raw("query-spice", json!({}))?;
+        Ok(told.is_ok() && says["migrated"] == json!(true))
+    }
+
     /// Types `command`, which begins a migration, and waits until `destination` runs the guest; what
     /// the source's `query-migrate` says then. `begun` is called once it is under way.
     ///
@@ -105,12 +141,7 @@ impl Testbed {
         begun: impl FnOnce(&mut Testbed) -> anyhow::Result<()>,
     ) -> anyhow::Result<Value> {
         let (left, arrived) = (self.vm.qmp.mark(), destination.vm.qmp.mark());
-        let said = self.vm.hmp(command)?;
-        ensure!(
-            said.trim().is_empty(),
-            "`{command}` was refused: {}",
-            said.trim()
-        );
+        self.type_in(command)?;
         begun(self)?;
         let of_destination = |error: anyhow::Error| match destination.vm.death() {
             Some(death) => error.context(format!("the destination: {death}")),
@@ -126,8 +157,8 @@ impl Testbed {
                     .then(|| status.to_owned())
             })
             .map_err(|error| of_destination(self.vm.explain(error)))?;
-        let facts = self.vm.call_raw("query-migrate", json!({}))?;
         if ended != "completed" {
+            let facts = self.vm.call_raw("query-migrate", json!({}))?;
             let error = anyhow!("the migration ended as {ended:?}; query-migrate: {facts}");
             return Err(of_destination(error));
         }
@@ -139,7 +170,22 @@ impl Testbed {
             })
             .map_err(|error| destination.vm.explain(error))
             .context("the destination does not run the guest")?;
-        Ok(facts)
+        self.migration_facts()
+    }
+
+    /// The source's `query-migrate`, whose figures follow the event of its end.
+    fn migration_facts(&self) -> anyhow::Result<Value> {
+        let deadline = deadline::QMP_REPLY.start();
+        loop {
+            let facts = self.vm.call_raw("query-migrate", json!({}))?;
+            if facts["total-time"].as_u64().is_some_and(|ms| ms > 0) {
+                return Ok(facts);
+            }
+            if deadline.left().is_none() {
+                return Err(deadline.missed(format!("query-migrate gives no total-time: {facts}")));
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Ends the source: the guest is at `destination` from now on.
@@ -191,6 +237,11 @@ impl Testbed {
     }
 }
 
+/// The port of the next destination's SPICE server, where `source` has one.
+pub fn spice_port(source: &VmSpec) -> Option<u16> {
+    source.spice.map(|port| other(port, SPICE))
+}
+
 /// As `migrate` and `migrate-incoming` take it.
 pub fn uri() -> String {
     format!("tcp:{}:{PORT}", addr::HOST)
@@ -203,17 +254,22 @@ mod tests {
 
     #[test]
     fn source_and_destination_differ_in_what_is_the_hosts() {
-        let source = with_nics(vec![nic("e1000")]);
+        let mut source = with_nics(vec![nic("e1000")]);
+        source.spice = Some(SPICE[0]);
         let there = spec(&source);
         assert_eq!(there.nics[0].tap, TAP);
         assert!(there.restored);
         let back = spec(&there);
-        assert_eq!(back.nics, source.nics);
+        assert_eq!((&back.nics, back.spice), (&source.nics, source.spice));
         let lines = |spec: &VmSpec| {
             let all = spec.arguments().into_iter();
-            all.map(|a| a.to_string_lossy().replace("tap1", "tap0"))
-                .filter(|a| a != "-incoming" && a != "defer")
-                .collect::<Vec<_>>()
+            all.map(|a| {
+                a.to_string_lossy()
+                    .replace("tap1", "tap0")
+                    .replace("5931", "5930")
+            })
+            .filter(|a| a != "-incoming" && a != "defer")
+            .collect::<Vec<_>>()
         };
         assert_eq!(lines(&source), lines(&there));
     }

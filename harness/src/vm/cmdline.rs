@@ -2,7 +2,7 @@
 
 use crate::host::Accel;
 use crate::matrix::schema::Machine;
-use crate::net::addr::Mac;
+use crate::net::addr::{HOST, Mac};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -86,6 +86,8 @@ pub struct VmSpec {
     pub ram: Ram,
     /// Whether it waits for a saved state in place of booting.
     pub restored: bool,
+    /// The port of its SPICE server, on the host's address.
+    pub spice: Option<u16>,
     /// Whether it is to move to another QEMU: refuses a device that cannot.
     pub migratable: bool,
 }
@@ -204,6 +206,10 @@ impl VmSpec {
         }
         if self.restored {
             a.pair("-incoming", "defer");
+        }
+        if let Some(port) = self.spice {
+            let server = format!("addr={HOST},port={port},disable-ticketing=on");
+            a.pair("-spice", &server);
         }
         if self.migratable {
             a.push("-only-migratable");

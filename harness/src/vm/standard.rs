@@ -88,6 +88,7 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
         generation_id: kit.generation_id,
         ram: Ram::Anonymous,
         restored: false,
+        spice: None,
         migratable: false,
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
         generation_id: false,
         ram: Ram::Anonymous,
         restored: false,
+        spice: None,
         migratable: false,
     }
 }
@@ -146,10 +147,13 @@ fn memory_is_shared_with_the_file_while_it_is_saved_and_private_when_restored() 
     spec.ram = Ram::Private("ram".into());
     spec.restored = true;
     spec.migratable = true;
+    spec.spice = Some(5930);
     spec.generation_id = true;
     let restored = line(&spec);
     assert!(restored.contains("share=off,mem-path=ram"), "{restored}");
     assert!(restored.contains("-incoming defer"), "{restored}");
     assert!(restored.contains("-only-migratable"), "{restored}");
+    let spice = "-spice addr=198.18.0.1,port=5930,disable-ticketing=on";
+    assert!(restored.contains(spice), "{restored}");
     assert!(restored.contains("-device vmgenid,guid=auto"), "{restored}");
 }
