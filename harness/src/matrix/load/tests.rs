@@ -162,9 +162,9 @@ fn unknown_keys() {
             m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
             m.toml:29: [profiles.smoke]: the key `flood_count` is missing
             m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
-            m.toml:37: [[exclude]]: the key `reason` is missing
-            m.toml:40: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
-            m.toml:37: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
+            m.toml:38: [[exclude]]: the key `reason` is missing
+            m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
+            m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
         "
     );
 }
@@ -191,15 +191,15 @@ fn unknown_names() {
         ]),
         @r"
             m.toml:3: [axes]: unknown nic `e100`, did you mean `e1000`? (allowed: e1000, virtio): there is no [nics.e100] table
-            m.toml:35: [profiles.smoke]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio): there is no [nics.virtoi] table
-            m.toml:36: [profiles.smoke]: unknown guest `rhel7`, did you mean `rhel6`? (allowed: rhel6): there is no [guests.rhel7] table
+            m.toml:36: [profiles.smoke]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio): there is no [nics.virtoi] table
+            m.toml:37: [profiles.smoke]: unknown guest `rhel7`, did you mean `rhel6`? (allowed: rhel6): there is no [guests.rhel7] table
             m.toml:4: [axes]: unknown guest `rhel7`, did you mean `rhel6`? (allowed: rhel6): there is no [guests.rhel7] table
             m.toml:25: [guests.rhel6.nics.e1001]: unknown nic `e1001`, did you mean `e1000`? (allowed: e1000, virtio)
-            m.toml:35: [profiles.smoke]: unknown case `drivers`, did you mean `driver`? (allowed: driver, ping_sweep)
-            m.toml:39: [[exclude]]: unknown case `ping_swep`, did you mean `ping_sweep`? (allowed: driver, ping_sweep)
-            m.toml:39: [[exclude]]: unknown guest `rhel66`, did you mean `rhel6`? (allowed: rhel6)
-            m.toml:39: [[exclude]]: unknown backend `vhost_zc`, did you mean `vhost_zcopy`? (allowed: tap, vhost, vhost_zcopy)
-            m.toml:38: [[exclude]]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio)
+            m.toml:36: [profiles.smoke]: unknown case `drivers`, did you mean `driver`? (allowed: driver, ping_sweep)
+            m.toml:40: [[exclude]]: unknown case `ping_swep`, did you mean `ping_sweep`? (allowed: driver, ping_sweep)
+            m.toml:40: [[exclude]]: unknown guest `rhel66`, did you mean `rhel6`? (allowed: rhel6)
+            m.toml:40: [[exclude]]: unknown backend `vhost_zc`, did you mean `vhost_zcopy`? (allowed: tap, vhost, vhost_zcopy)
+            m.toml:39: [[exclude]]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio)
             m.toml:21: [guests.rhel6]: unknown dialect `rhel66`, did you mean `rhel6`? (allowed: rhel4, rhel5, rhel6, rhel7, rhel8, rhel9, rhel10)
             m.toml:22: [guests.rhel6]: unknown machine `q53`, did you mean `q35`? (allowed: pc, q35)
             m.toml:12: [nics.e1000]: unknown offload `xt`, did you mean `tx`? (allowed: rx, tx, sg, tso, ufo, gso, gro, lro)
@@ -236,7 +236,7 @@ fn wrong_types() {
             m.toml:4: [axes]: `guest` is of type integer, wanted is a string
             m.toml:5: [axes]: `vhost` is of type boolean, wanted is "off" or "on"
             m.toml:5: [axes]: `vhost` is of type boolean, wanted is "off" or "on"
-            m.toml:37: the file: `exclude` is of type table, wanted is an array of tables, [[...]]
+            m.toml:38: the file: `exclude` is of type table, wanted is an array of tables, [[...]]
             m.toml:9: [nics.rtl8139] is of type integer, wanted is a table
             m.toml:2: [axes] is of type array, wanted is a table
         "#
@@ -296,15 +296,15 @@ fn nothing_or_twice() {
             m.toml:3: [axes]: `nic` has `e1000` twice
             m.toml:12: [nics.e1000]: `offloads` has `tx` twice
             m.toml:4: [axes]: `guest` is empty, so nothing would run
-            m.toml:35: [profiles.smoke]: `cases` is empty, so nothing would run
-            m.toml:35: [profiles.smoke]: `nics` is empty, so nothing would run
-            m.toml:37: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
-            m.toml:37: [[exclude]]: it matches nothing: that backend is for virtio NICs only
-            m.toml:37: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
+            m.toml:36: [profiles.smoke]: `cases` is empty, so nothing would run
+            m.toml:36: [profiles.smoke]: `nics` is empty, so nothing would run
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
+            m.toml:38: [[exclude]]: it matches nothing: that backend is for virtio NICs only
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
             m.toml:20: [guests.rhel6]: the key `memory` is missing
             m.toml:14: [nics.virtio]: the key `offloads` is missing
             m.toml:2: [axes]: the key `zcopy` is missing
-            m.toml:37: [[exclude]]: the key `reason` is missing
+            m.toml:38: [[exclude]]: the key `reason` is missing
         "
     );
     insta::assert_snapshot!(parsed("").unwrap_err(), @"m.toml:1: the file: there is no [axes] table");
