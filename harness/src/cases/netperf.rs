@@ -5,7 +5,7 @@ use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::agent::{Agent, said};
 use crate::guest::dialect::Op;
 use crate::net::addr;
-use crate::net::netperf::{self, LOOP, Server, Test, sweep};
+use crate::net::netperf::{self, Server, Test, once_through_the_loop, sweep};
 use crate::net::outside::Outside;
 use crate::net::sabotage;
 use crate::run::deadline;
@@ -97,7 +97,8 @@ fn netperf_host(bed: &mut Testbed) -> anyhow::Result<()> {
     serve(&bed.agent)?;
     bed.moment(Moment::Traffic)?;
     both_ways(bed, &programs, &Far::Host)?;
-    measure(bed, &programs, &Far::Host, Way::ToGuest, &LOOP)
+    let tests = once_through_the_loop(bed.profile.netperf_seconds);
+    measure(bed, &programs, &Far::Host, Way::ToGuest, &tests)
 }
 
 fn netperf_guests(bed: &mut Testbed) -> anyhow::Result<()> {

@@ -22,8 +22,9 @@ const LONG: u32 = 6;
 /// plan's loop, each test with a second or two of its own.
 pub const LONGEST: f64 = 60.0;
 
-/// The sizes that are tried where tests are not timed.
-const FEW_SIZES: [u32; 3] = [32, 1024, 16834];
+/// The size that is tried where tests are not timed. A UDP_STREAM into a guest takes 4 s beyond its
+/// time: netserver waits so long for the last datagram, which was lost.
+const ONE_SIZE: [u32; 1] = [1024];
 
 /// How much traffic ends a test that is not timed: bytes of a TCP stream, …
 const STREAM: u64 = 1 << 20;
@@ -59,10 +60,10 @@ const PLAIN: Test = Test {
     long: false,
 };
 
-/// Plan item 21: UDP_STREAM with each size; with a few of them where tests are not timed (`each`, see
+/// Plan item 21: UDP_STREAM with each size; with one of them where tests are not timed (`each`, see
 /// [`Test::seconds`]).
 pub fn sweep(each: Option<u32>) -> Vec<Test> {
-    let sizes: &[u32] = if each.is_some() { &SIZES } else { &FEW_SIZES };
+    let sizes: &[u32] = if each.is_some() { &SIZES } else { &ONE_SIZE };
     let test = |size: &u32| Test {
         name: "UDP_STREAM",
         size: Some(*size),
@@ -71,8 +72,15 @@ pub fn sweep(each: Option<u32>) -> Vec<Test> {
     sizes.iter().map(test).collect()
 }
 
-/// Plan item 21: its script's loop, once.
-pub const LOOP: [Test; 8] = [
+/// Plan item 21: its script's loop, once; without the UDP_STREAMs, which are in the sweep, where tests
+/// are not timed.
+pub fn once_through_the_loop(each: Option<u32>) -> Vec<Test> {
+    let mut tests = LOOP.to_vec();
+    tests.retain(|test| each.is_some() || test.name != "UDP_STREAM");
+    tests
+}
+
+const LOOP: [Test; 8] = [
     Test {
         long: true,
         ..PLAIN
@@ -330,7 +338,7 @@ mod tests {
             sweep(each)
                 .into_iter()
                 .take(1)
-                .chain(LOOP)
+                .chain(once_through_the_loop(each))
                 .map(|test| test.arguments(to, each).join(" ") + "\n")
                 .collect::<String>()
                 .replace(&KEYS.join(","), "KEYS")
@@ -347,11 +355,9 @@ mod tests {
         -t UDP_RR -P 0 -4 -H 198.18.0.2 -l 10 -- -k KEYS
         ");
         insta::assert_snapshot!(lines(None), @r"
-        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -m 32 -k KEYS
+        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -m 1024 -k KEYS
         -t TCP_STREAM -P 0 -4 -H 198.18.0.2 -l -1048576 -f m -- -k KEYS
         -t TCP_STREAM -P 0 -4 -H 198.18.0.2 -l -1048576 -f m -- -m 2048 -k KEYS
-        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -k KEYS
-        -t UDP_STREAM -P 0 -4 -H 198.18.0.2 -l 1 -f m -- -m 1024 -k KEYS
         -t TCP_RR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
         -t TCP_RR -P 0 -4 -H 198.18.0.2 -l -100 -- -r 32,1024 -k KEYS
         -t TCP_CRR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
