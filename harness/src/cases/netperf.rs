@@ -60,7 +60,7 @@ pub static NETPERF_GUESTS: Case = Case {
     faults: &[
         NO_SERVER,
         Fault {
-            red: "for netperf to end",
+            red: "are you sure there is a netserver",
             ..TAP_UNPLUGGED
         },
     ],
