@@ -1,10 +1,12 @@
 //! A trial's own network: a namespace that belongs to the trial's thread, with a bridge, DHCP,
-//! captures, ping and transfers in it. Nothing here has a name outside the namespace, so nothing stays behind.
+//! captures, ping, transfers and netperf in it. Nothing here has a name outside the namespace, so
+//! nothing stays behind.
 //!
 //! ```text
 //! trial thread ── Namespace ── Bridge br0 198.18.0.1/24 ── tap of QEMU ── guest 198.18.0.2…
 //!                                │      ├─ Dhcp (dnsmasq)
-//!                                │      └─ SecondHost (sabotage)
+//!                                │      ├─ SecondHost (sabotage)
+//!                                │      └─ Outside (a host in a namespace of its own)
 //!                                └─ Capture on br0 or a tap
 //! ```
 //!
