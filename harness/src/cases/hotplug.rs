@@ -9,7 +9,7 @@ use crate::net::bridge;
 use crate::run::deadline;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
 /// What a tap's descriptor is open on.
@@ -213,7 +213,7 @@ fn unplug(
 /// `netdev_add` or `device_add` with QEMU's own option syntax.
 fn add(bed: &Testbed, monitor: Monitor, command: &str, options: &str) -> anyhow::Result<()> {
     match monitor {
-        Monitor::Hmp | Monitor::OldHmp => type_in(bed, &format!("{command} {options}")),
+        Monitor::Hmp | Monitor::OldHmp => bed.vm.type_in(&format!("{command} {options}")),
         Monitor::Qmp => bed
             .vm
             .call_raw(command, arguments(command, options))
@@ -223,19 +223,9 @@ fn add(bed: &Testbed, monitor: Monitor, command: &str, options: &str) -> anyhow:
 
 fn delete(bed: &Testbed, monitor: Monitor, command: &str, id: &str) -> anyhow::Result<()> {
     match monitor {
-        Monitor::Hmp | Monitor::OldHmp => type_in(bed, &format!("{command} {id}")),
+        Monitor::Hmp | Monitor::OldHmp => bed.vm.type_in(&format!("{command} {id}")),
         Monitor::Qmp => bed.vm.call_raw(command, json!({ "id": id })).map(drop),
     }
-}
-
-/// HMP says nothing when all went well.
-fn type_in(bed: &Testbed, line: &str) -> anyhow::Result<()> {
-    let said = bed.vm.hmp(line)?;
-    if !said.trim().is_empty() {
-        let command = line.split(' ').next().unwrap_or(line);
-        bail!("{command} was refused over HMP: {}", said.trim());
-    }
-    Ok(())
 }
 
 /// `tap,id=x,queues=4` as QMP's arguments; the first word is `type` or `driver`.

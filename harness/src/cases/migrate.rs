@@ -10,6 +10,7 @@ use crate::net::frame::{Frame, Icmp};
 use crate::net::{sabotage, spice};
 use crate::run::deadline;
 use crate::testbed::{Testbed, destination};
+use crate::vm::process::RefusedInMonitor;
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
 
@@ -117,7 +118,7 @@ fn spice_once(bed: &mut Testbed, round: u32, olden: bool) -> anyhow::Result<bool
         true => format!("migrate -d {uri},spiceport={port},spicehost={host}"),
         false => {
             let line = format!("client_migrate_info spice {host} {port}");
-            bed.type_in(&line)?;
+            bed.vm.type_in(&line)?;
             bed.notes.push(format!("`{line}`"));
             format!("migrate -d {uri}")
         }
@@ -128,7 +129,7 @@ fn spice_once(bed: &mut Testbed, round: u32, olden: bool) -> anyhow::Result<bool
         Ok(())
     });
     match moved {
-        Err(error) if olden && error.is::<destination::Refused>() => {
+        Err(error) if olden && error.is::<RefusedInMonitor>() => {
             bed.notes.push(format!("QEMU does not take it: {error:#}"));
             return Ok(false);
         }

@@ -5,6 +5,7 @@ use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::agent::{Agent, said};
 use crate::guest::dialect::Op;
 use crate::net::addr;
+use crate::net::bridge;
 use crate::net::netperf::{self, Server, Test, once_through_the_loop, sweep};
 use crate::net::outside::Outside;
 use crate::net::sabotage;
@@ -188,7 +189,7 @@ fn measure(
 
 /// What the host has sent into the guest's tap, or received from it, bytes.
 fn taps_bytes(tap: &str, way: Way) -> anyhow::Result<(&'static str, u64)> {
-    let (received, sent) = netperf::counters(tap)?;
+    let (received, sent) = bridge::carried(tap)?;
     Ok(match way {
         Way::ToGuest => ("towards the guest", sent),
         Way::FromGuest => ("from the guest", received),

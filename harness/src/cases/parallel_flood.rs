@@ -1,7 +1,7 @@
 //! Plan item 10: a guest with three NICs, all flooded at once.
 
 use super::faults::TAP_UNPLUGGED;
-use super::ping::SIZES;
+use super::ping::{PANIC, SIZES};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -47,17 +47,7 @@ pub static PARALLEL_FLOOD: Case = Case {
     vm: beside,
     ops: &[Op::Address],
     faults: &[
-        Fault {
-            name: "panic",
-            breaks: "the guest panics (sysrq c) while it is flooded",
-            inject: |bed| {
-                // The agent cannot answer from a panicked guest: start it and do not wait.
-                let command = "sleep 0.1; echo c >/proc/sysrq-trigger";
-                bed.agent.start(command).map(drop)
-            },
-            red: "the guest's console shows a panic",
-            ..TAP_UNPLUGGED
-        },
+        PANIC,
         Fault {
             breaks: "the e1000's tap is taken out of the bridge while all are flooded",
             inject: |bed| {

@@ -18,6 +18,19 @@ const INTERVALS: [f64; 4] = [0.1, 0.01, 0.001, 0.0001];
 /// One byte more than an IPv4 packet can carry.
 const TOO_LARGE: u32 = 65508;
 
+/// The guest does not live through a flood.
+pub(super) const PANIC: Fault = Fault {
+    name: "panic",
+    breaks: "the guest panics (sysrq c) while it is flooded",
+    inject: |bed| {
+        // The agent cannot answer from a panicked guest: start it and do not wait.
+        let command = "sleep 0.1; echo c >/proc/sysrq-trigger";
+        bed.agent.start(command).map(drop)
+    },
+    red: "the guest's console shows a panic",
+    ..TAP_UNPLUGGED
+};
+
 /// Plan item "2. ping", steps 1 and 2.
 pub static PING_SWEEP: Case = Case {
     name: "ping_sweep",
@@ -54,17 +67,7 @@ pub static PING_FLOOD: Case = Case {
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
-        Fault {
-            name: "panic",
-            breaks: "the guest panics (sysrq c) while it is flooded",
-            inject: |bed| {
-                // The agent cannot answer from a panicked guest: start it and do not wait.
-                let command = "sleep 0.1; echo c >/proc/sysrq-trigger";
-                bed.agent.start(command).map(drop)
-            },
-            red: "the guest's console shows a panic",
-            ..TAP_UNPLUGGED
-        },
+        PANIC,
         Fault {
             name: "stopped",
             breaks: "QEMU stops the guest's CPUs while it is flooded",

@@ -70,11 +70,9 @@ const SWALLOWED: Fault = Fault {
     breaks: "the guest's tools are replaced by scripts that swallow the error",
     moment: Moment::Refusal,
     inject: |bed| {
-        bed.agent
-            .sh(r#"mkdir /real && for tool in ip ifconfig ethtool; do
-mv /bin/$tool /real && printf '#!/bin/sh\n/real/%s "$@" 2>/dev/null\nexit 0\n' $tool >/bin/$tool &&
-chmod +x /bin/$tool || exit; done"#)
-            .map(drop)
+        let swallow = "\"$REAL\" \"$@\" 2>/dev/null\nexit 0";
+        let mut tools = ["ip", "ifconfig", "ethtool"].iter();
+        tools.try_for_each(|tool| faults::wrap(bed, tool, swallow))
     },
     red: "was accepted",
     ..TAP_UNPLUGGED

@@ -307,26 +307,6 @@ fn listens() -> Result<bool> {
     }))
 }
 
-/// Bytes that the interface `name` of the calling thread's network has received and sent.
-///
-/// # Errors
-/// When there is no such interface.
-pub fn counters(name: &str) -> Result<(u64, u64)> {
-    let file = "/proc/thread-self/net/dev";
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
-    parse_counters(&text, name).with_context(|| format!("{file} does not show {name}: {text}"))
-}
-
-fn parse_counters(text: &str, name: &str) -> Option<(u64, u64)> {
-    text.lines().find_map(|line| {
-        let (found, rest) = line.trim().split_once(':')?;
-        let words: Vec<&str> = rest.split_whitespace().collect();
-        (found == name)
-            .then(|| Some((words.first()?.parse().ok()?, words.get(8)?.parse().ok()?)))
-            .flatten()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -379,13 +359,5 @@ mod tests {
         assert!(error.to_string().contains("THROUGHPUT_UNITS"), "{error}");
         let error = test.figure(&printed.replace("728.71", "-nan"), "a", "b");
         assert!(error.is_err());
-    }
-
-    #[test]
-    fn an_interfaces_bytes() {
-        let text = "Inter-|   Receive\n face |bytes\n  tap0: 12 3 0 0 0 0 0 0 4567 8 0 0 0 0 0 0\n tap01:1 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n";
-        assert_eq!(parse_counters(text, "tap0"), Some((12, 4567)));
-        assert_eq!(parse_counters(text, "tap01"), Some((1, 2)));
-        assert_eq!(parse_counters(text, "tap"), None);
     }
 }

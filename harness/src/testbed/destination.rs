@@ -22,11 +22,6 @@ pub const SPICE: [u16; 2] = [5930, 5931];
 /// Where destinations await a guest, on the host's address in the trial's own network.
 const PORT: u16 = 4444;
 
-/// The monitor did not take a command.
-#[derive(Debug, thiserror::Error)]
-#[error("`{0}` was refused: {1}")]
-pub struct Refused(String, String);
-
 /// A QEMU that waits for the guest.
 pub struct Destination {
     vm: Vm,
@@ -102,18 +97,6 @@ impl Testbed {
             .map(drop)
     }
 
-    /// Types `line` into the monitor.
-    ///
-    /// # Errors
-    /// [`Refused`], when it complains.
-    pub fn type_in(&self, line: &str) -> anyhow::Result<()> {
-        let said = self.vm.hmp(line)?;
-        match said.trim() {
-            "" => Ok(()),
-            complaint => Err(Refused(line.into(), complaint.into()).into()),
-        }
-    }
-
     /// Whether the source tells its SPICE clients where the guest has gone.
     ///
     /// # Errors
@@ -141,7 +124,7 @@ impl Testbed {
         begun: impl FnOnce(&mut Testbed) -> anyhow::Result<()>,
     ) -> anyhow::Result<Value> {
         let (left, arrived) = (self.vm.qmp.mark(), destination.vm.qmp.mark());
-        self.type_in(command)?;
+        self.vm.type_in(command)?;
         begun(self)?;
         let of_destination = |error: anyhow::Error| match destination.vm.death() {
             Some(death) => error.context(format!("the destination: {death}")),

@@ -61,6 +61,14 @@ impl Handle {
     }
 }
 
+/// The human monitor did not take a command.
+#[derive(Debug, thiserror::Error)]
+#[error("{} was refused over HMP: {complaint}; the command was `{line}`", line.split(' ').next().unwrap_or(line))]
+pub struct RefusedInMonitor {
+    line: String,
+    complaint: String,
+}
+
 /// How a QEMU ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
@@ -265,6 +273,22 @@ impl Vm {
             cpu_index: None,
         })
         .with_context(|| format!("HMP: {line}"))
+    }
+
+    /// Types a command into the human monitor, which says nothing when all went well.
+    ///
+    /// # Errors
+    /// [`RefusedInMonitor`], when it complains.
+    pub fn type_in(&self, line: &str) -> anyhow::Result<()> {
+        let said = self.hmp(line)?;
+        match said.trim() {
+            "" => Ok(()),
+            complaint => Err(RefusedInMonitor {
+                line: line.to_owned(),
+                complaint: complaint.to_owned(),
+            }
+            .into()),
+        }
     }
 
     /// Adds QEMU's end to an error, where it ended.

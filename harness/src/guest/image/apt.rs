@@ -7,15 +7,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Read after the system's configuration, so that a proxy stays. No cache files, which an ordinary user
-/// could not write; as root, apt would hand a download to a user who cannot write here, and warn.
-const CONFIGURATION: &str = r#"
-APT::Sandbox::User "root";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-"#;
+/// No cache files, which an ordinary user could not write; as root, apt would hand a download to a user
+/// who cannot write here, and warn.
+const OPTIONS: [&str; 3] = [
+    "APT::Sandbox::User=root",
+    "Dir::Cache::pkgcache=",
+    "Dir::Cache::srcpkgcache=",
+];
 
-/// For lists of our own: the system's hooks are not for them, and a mirror that is not reached is
+/// For lists of our own, read after the system's configuration, so that a proxy stays: the system's hooks are not for them, and a mirror that is not reached is
 /// given up after a while.
 const NEW_LISTS: &str = r#"
 #clear APT::Update::Pre-Invoke;
@@ -48,7 +48,7 @@ impl Apt {
     pub fn with_new_lists(scratch: &Path, overrides: &str) -> Result<Apt> {
         let (lists, file) = (scratch.join("lists"), scratch.join("apt.conf"));
         let text = format!(
-            "{CONFIGURATION}{NEW_LISTS}{overrides}Dir::State::lists \"{}\";\n",
+            "{NEW_LISTS}{overrides}Dir::State::lists \"{}\";\n",
             lists.display()
         );
         fs::create_dir_all(lists.join("partial"))
@@ -71,20 +71,10 @@ impl Apt {
         with: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<String> {
         let mut command = Command::new(program);
-        match &self.configuration {
-            Some(file) => command.arg("--config-file").arg(file),
-            None => command.args(
-                CONFIGURATION
-                    .lines()
-                    .filter_map(|line| line.strip_suffix(';')?.split_once(' '))
-                    .flat_map(|(key, value)| {
-                        [
-                            "--option".to_owned(),
-                            format!("{key}={}", value.trim_matches('"')),
-                        ]
-                    }),
-            ),
-        };
+        command.args(OPTIONS.iter().flat_map(|option| ["--option", option]));
+        if let Some(file) = &self.configuration {
+            command.arg("--config-file").arg(file);
+        }
         let output = run(with(&mut command))?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
