@@ -90,7 +90,7 @@ fn models(settings: &Settings, facts: &HostFacts, lines: &mut Lines) {
 }
 
 fn vhost(facts: &HostFacts, lines: &mut Lines) {
-    match (facts.vhost_net, facts.zcopytx) {
+    match (facts.vhost_obstacle.is_none(), facts.zcopytx) {
         (false, _) => lines.lack(
             "vhost",
             "no /dev/vhost-net; vhost and vhost_zcopy trials are skipped",

@@ -3,10 +3,11 @@
 //! Cases return [`anyhow::Result`]. An error is a failure of the NIC under test unless its chain
 //! holds one of the markers below.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The trial cannot be judged here; the reason is reported and never counts as a pass.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Skip(pub String);
 
 impl fmt::Display for Skip {

@@ -23,6 +23,7 @@
 //! | [`vm`] | QEMU: command line, process, QMP, serial console |
 //! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
 //! | [`net`] | namespace, bridge, taps, DHCP, ping, capture, transfer |
+//! | [`lab`] | the disposable host for trials whose backend this kernel does not have |
 //! | [`run`] | the harness: settings, schedule, events, deadlines, outcomes |
 //! | [`report`] | JUnit, terminal and Markdown summary, from events |
 
@@ -34,6 +35,7 @@ pub mod explain;
 pub mod guest;
 pub mod host;
 pub mod json;
+pub mod lab;
 pub mod list;
 pub mod matrix;
 pub mod measure;

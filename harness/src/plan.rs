@@ -3,6 +3,7 @@
 use crate::cases::after::After;
 use crate::cases::{Case, Fault, Start};
 use crate::host::HostFacts;
+use crate::host::place::{Host, host_of};
 use crate::matrix::name::TrialName;
 use crate::matrix::schema::{Exclude, From, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
@@ -35,6 +36,8 @@ pub struct PlannedTrial {
     pub after: Option<After>,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
+    /// On which machine; where it is a skip, on this one.
+    pub host: Host,
     /// Run or skip.
     pub action: Action,
 }
@@ -64,7 +67,9 @@ pub fn plan(
     let mut trials = Vec::new();
     let mut count = 0;
     for case in cases.iter().filter(chosen) {
-        let here = cells.iter().filter(|place| (case.applies)(&place.cell.nic));
+        let here = cells.iter().filter(|place| {
+            (case.applies)(&place.cell) && profile.takes(case.name, place.cell.backend)
+        });
         let variants = match faults {
             true => fault_variants(case, here.collect()),
             false => plain_variants(case, profile, on_its_guests(case, profile, here.collect())),
@@ -80,21 +85,29 @@ pub fn plan(
 }
 
 /// Where `case` runs in this profile: on every guest, or on one for each NIC and backend; then the
-/// guests take turns, and no two cases begin with the same one.
+/// guests take turns, and no two cases begin with the same one. Where only some cases run with vhost,
+/// they do so on one guest.
 fn on_its_guests<'p, 'm>(
     case: &Case,
     profile: &Profile,
     places: Vec<&'p Place<'m>>,
 ) -> Vec<&'p Place<'m>> {
-    let named = profile.on_one_guest.iter();
-    match named.into_iter().position(|name| name == case.name) {
-        None => places,
-        Some(first) => lanes(places)
-            .iter()
-            .enumerate()
-            .map(|(turn, lane)| lane[(first + turn) % lane.len()])
-            .collect(),
+    let named = |names: &[String]| names.iter().position(|name| name == case.name);
+    let one = named(&profile.on_one_guest);
+    let with_vhost = profile.with_vhost.as_deref().and_then(named);
+    let mut chosen: Vec<&Place> = Vec::new();
+    for (turn, lane) in lanes(places.clone()).into_iter().enumerate() {
+        let first = match lane[0].cell.backend {
+            Backend::Tap => one,
+            Backend::Vhost | Backend::VhostZcopy => with_vhost.or(one),
+        };
+        match first {
+            None => chosen.extend(lane),
+            Some(first) => chosen.push(lane[(first + turn) % lane.len()]),
+        }
     }
+    let is_chosen = |place: &&Place| chosen.iter().any(|one| std::ptr::eq(*one, *place));
+    places.into_iter().filter(is_chosen).collect()
 }
 
 /// The places of each NIC and backend.
@@ -143,12 +156,23 @@ fn plain_variants<'p, 'm>(
 }
 
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
-/// is on trial is the case, not the guest. The guests take turns.
+/// is on trial is the case, not the guest. The guests take turns. With vhost only those that cannot be
+/// shown on the same NIC without it.
 fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Vec<Variant<'p, 'm>> {
+    let on_tap = |fault: &Fault, nic: &str| {
+        let mut taps = (places.iter())
+            .filter(|place| place.cell.backend == Backend::Tap && place.cell.nic.name == nic);
+        taps.any(|place| (fault.applies)(&place.cell))
+    };
     let mut variants = Vec::new();
-    for (turn, lane) in lanes(places).iter().enumerate() {
+    for (turn, lane) in lanes(places.clone()).iter().enumerate() {
         for (index, fault) in case.faults.iter().enumerate() {
-            let able: Vec<_> = lane.iter().filter(|p| (fault.applies)(&p.cell)).collect();
+            let shown = |place: &&&Place| {
+                let Cell { nic, backend, .. } = &*place.cell;
+                (fault.applies)(&place.cell)
+                    && (*backend == Backend::Tap || !on_tap(fault, &nic.name))
+            };
+            let able: Vec<_> = lane.iter().filter(shown).collect();
             if let Some(place) = able.get((turn + index) % able.len().max(1)) {
                 variants.push(Variant {
                     place,
@@ -189,6 +213,7 @@ impl Variant<'_, '_> {
             start: self.start,
             after: self.after,
             fault,
+            host: *place.host.as_ref().unwrap_or(&Host::Direct),
             action: place.action(case),
         }
     }
@@ -199,7 +224,9 @@ struct Place<'m> {
     cell: Arc<Cell>,
     excludes: Vec<&'m Exclude>,
     facts: &'m HostFacts,
-    /// Why nothing can run there on this host.
+    /// On which machine its trials run, or why on none.
+    host: Result<Host, String>,
+    /// Why nothing can run there, whatever the machine.
     obstacle: Option<String>,
 }
 
@@ -210,6 +237,7 @@ impl<'m> Place<'m> {
         Place {
             excludes: matrix.excludes.iter().filter(about_cell).collect(),
             obstacle: obstacle(&cell, facts),
+            host: host_of(&cell, facts, matrix.host),
             facts,
             cell: Arc::new(cell),
         }
@@ -222,7 +250,10 @@ impl<'m> Place<'m> {
             Some(exclude) => Some(format!("excluded in the matrix file: {}", exclude.reason)),
             None => {
                 let of_cell = self.obstacle.clone();
-                of_cell.or_else(|| obstacle_to(case, &self.cell, self.facts))
+                let of_host = self.host.as_ref().err().cloned();
+                of_cell
+                    .or(of_host)
+                    .or_else(|| obstacle_to(case, &self.cell, self.facts))
             }
         };
         reason.map_or(Action::Run, Action::Skip)
@@ -240,30 +271,7 @@ fn obstacle(cell: &Cell, facts: &HostFacts) -> Option<String> {
         return Some(format!("QEMU {qemu} has no machine type {machine}"));
     }
     let suite = cell.guest.kernel_suite();
-    if let Some(why) = suite.and_then(|suite| facts.missing_suites.get(suite)) {
-        return Some(why.clone());
-    }
-    let wanted = match cell.backend {
-        Backend::Tap => return None,
-        Backend::Vhost => false,
-        Backend::VhostZcopy => true,
-    };
-    if facts.vhost_obstacle.is_some() {
-        return facts.vhost_obstacle.clone();
-    }
-    match facts.zcopytx {
-        Some(is) if is == wanted => None,
-        Some(is) => Some(format!(
-            "vhost_net is loaded with experimental_zcopytx={}, this cell needs {}",
-            u8::from(is),
-            u8::from(wanted)
-        )),
-        None => Some(
-            "vhost_net does not say its experimental_zcopytx \
-             (no /sys/module/vhost_net/parameters/experimental_zcopytx)"
-                .into(),
-        ),
-    }
+    suite.and_then(|suite| facts.missing_suites.get(suite).cloned())
 }
 
 /// What the case's VM needs beyond its cell, and this host lacks.

@@ -10,6 +10,7 @@ mod cache;
 mod child;
 mod doctor;
 mod events;
+mod lab;
 mod matrix;
 mod repro;
 mod setup;
@@ -52,6 +53,8 @@ enum Verb {
     Test(test::Args),
     /// Measure the harness: boot, restore, fixed cost a trial, throughput, memory, listing
     Bench(bench::Args),
+    /// Put up a disposable host with vhost_net that several runs share, or look into it
+    Lab(lab::Args),
     /// Look at the saved guests that trials start from, or remove them
     Cache(cache::Args),
 }
@@ -103,6 +106,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Setup(args) => setup::run(&args),
         Verb::Test(args) => test::run(&place, &args),
         Verb::Bench(args) => bench::run(&place, &args),
+        Verb::Lab(args) => lab::run(&place, &args),
         Verb::Cache(args) => cache::run(&place, &args),
     }
 }

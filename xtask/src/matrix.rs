@@ -17,6 +17,7 @@ Examples:
   cargo xtask matrix ::virtio:: --profile full        one NIC model, the plan's own figures
   cargo xtask matrix --qemu ~/qemu/build/qemu-system-x86_64 --firmware ~/qemu/pc-bios
   cargo xtask matrix --boot ping                      boot every guest; restore none from a checkpoint
+  cargo xtask matrix vhost_zcopy                      in a lab, where this kernel has no vhost_net
   cargo xtask matrix --faults                         every case must go red under its faults
   cargo xtask matrix --shard 1/4 --junit junit.xml    a quarter of it, in a pipeline
   cargo xtask matrix list --json mtu
@@ -83,6 +84,9 @@ pub struct Settings {
     /// How guest code is run; auto takes KVM where it is shown to work [default: auto]
     #[arg(long)]
     accel: Option<Accel>,
+    /// Whose kernel carries taps and vhost: this machine's, a disposable VM's, or as the matrix file says
+    #[arg(long)]
+    host: Option<Host>,
     /// Boot every guest; restore none from a checkpoint
     #[arg(long)]
     boot: bool,
@@ -99,6 +103,13 @@ enum Accel {
     Auto,
     Kvm,
     Tcg,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Host {
+    Auto,
+    Direct,
+    Lab,
 }
 
 /// Which trials, and how many at once.
@@ -177,6 +188,11 @@ impl Settings {
             self.accel
                 .and_then(|accel| accel.to_possible_value())
                 .map(|accel| ("NICMATRIX_ACCEL", accel.get_name().into())),
+        );
+        env.extend(
+            self.host
+                .and_then(|host| host.to_possible_value())
+                .map(|host| ("NICMATRIX_HOST", host.get_name().into())),
         );
         env.extend(
             self.matrix

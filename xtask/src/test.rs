@@ -405,7 +405,6 @@ mod tests {
             verdict,
             seconds: 1.0,
             case_seconds: 0.5,
-            start: None,
             boot_seconds: None,
             vm_peak_kib: None,
         };

@@ -6,7 +6,7 @@ use harness::cases::{self, plan_items};
 use harness::plan::nothing_matches;
 use harness::run::settings::Settings;
 use harness::vm::checkpoint::store::Store;
-use harness::{cache, doctor, explain, list, measure, run, vm};
+use harness::{cache, doctor, explain, lab, list, measure, run, vm};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -60,6 +60,11 @@ enum Verb {
         #[command(subcommand)]
         what: Cache,
     },
+    /// Keep a lab that several runs share, or speak with it
+    Lab {
+        #[command(subcommand)]
+        what: LabVerb,
+    },
     /// Build the guest images that the profile needs, where they are not built
     Image,
     /// Say what this host can do, a line each
@@ -74,7 +79,25 @@ enum Cache {
     Clear,
 }
 
+#[derive(Subcommand)]
+enum LabVerb {
+    /// Start one, say in a line that it is up, and keep it until somebody wants it down
+    Keep {
+        #[arg(long)]
+        zcopytx: bool,
+    },
+    /// Say which are up
+    Status,
+    /// A shell in the one that is up
+    Shell,
+    /// End those that are up
+    Down,
+}
+
 fn main() -> ExitCode {
+    if let Some(served) = lab::serve_if_inside() {
+        return run::exit(served.map(|()| ExitCode::SUCCESS));
+    }
     run::exit(dispatch(Cli::parse().verb))
 }
 
@@ -131,6 +154,18 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
                 }
             })
         }
+        Verb::Lab { what } => match what {
+            LabVerb::Keep { zcopytx } => {
+                lab::verbs::keep(settings, zcopytx, |line| print(line).map(drop))?;
+                Ok(ExitCode::SUCCESS)
+            }
+            LabVerb::Status => print(&lab::verbs::status(&settings)?),
+            LabVerb::Down => print(&lab::verbs::down(&settings)?),
+            LabVerb::Shell => {
+                lab::verbs::shell(&settings)?;
+                Ok(ExitCode::SUCCESS)
+            }
+        },
         Verb::Image => {
             let planned = run::planned(&settings)?;
             let (own, suites) = run::context::images(&settings, &planned.trials)?;

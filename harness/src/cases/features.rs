@@ -3,7 +3,6 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
 use super::{Case, Fault, Load, Start};
 use crate::guest::dialect::Op;
-use crate::matrix::schema::Nic;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
 use anyhow::ensure;
@@ -20,7 +19,7 @@ pub static FEATURES: Case = Case {
     name: "features",
     plan_item: "19",
     passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says they were negotiated, and traffic flows",
-    applies: Nic::is_virtio,
+    applies: faults::virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
     again: None,
@@ -57,7 +56,7 @@ pub static FEATURES_OFF: Case = Case {
     name: "features_off",
     plan_item: "19",
     passes: "with indirect_desc=off,event_idx=off both bits are 0 in sysfs and in QEMU, and traffic flows",
-    applies: Nic::is_virtio,
+    applies: faults::virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
     again: None,

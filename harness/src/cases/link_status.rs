@@ -4,7 +4,6 @@ use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::matrix::schema::Nic;
 use crate::net::frame::Direction;
 use crate::run::deadline;
 use crate::testbed::Testbed;
@@ -43,7 +42,7 @@ pub static LINK_STATUS_OFF: Case = Case {
     name: "link_status_off",
     plan_item: "2, 20",
     passes: "with status=off operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it",
-    applies: Nic::is_virtio,
+    applies: faults::virtio,
     start: Start::Boot,
     load: Load::Waits,
     again: None,

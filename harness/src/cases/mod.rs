@@ -28,11 +28,13 @@ mod refused;
 mod transfer;
 mod under_traffic;
 mod vlan;
+mod zcopy;
 
 use crate::guest::dialect::Op;
-use crate::matrix::{Cell, schema::Nic};
+use crate::matrix::Cell;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
+use serde::{Deserialize, Serialize};
 
 /// A procedure of the test plan.
 pub struct Case {
@@ -42,8 +44,8 @@ pub struct Case {
     pub plan_item: &'static str,
     /// What must hold for it to pass, one sentence.
     pub passes: &'static str,
-    /// Which NIC models it makes sense for; other cells never exist.
-    pub applies: fn(&Nic) -> bool,
+    /// Which cells it makes sense for; others never exist.
+    pub applies: fn(&Cell) -> bool,
     /// What its guest is restored from.
     pub start: Start,
     /// What it needs of the host's processors.
@@ -63,7 +65,7 @@ pub struct Case {
 
 /// What a case's guest is restored from. A case takes the warmest state in which all that it tests
 /// is still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
     /// A checkpoint with the NIC up and addressed: for traffic and behaviour.
     WarmNic,
@@ -131,7 +133,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 37] = [
+    static ALL: [&Case; 38] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -159,6 +161,7 @@ pub fn all() -> &'static [&'static Case] {
         &capture_size::CAPTURE_SIZE,
         &migrate::MIGRATE,
         &migrate::SPICE_MIGRATE,
+        &zcopy::ZCOPY,
         &features::FEATURES,
         &features::FEATURES_OFF,
         &netperf::NETPERF_HOST,

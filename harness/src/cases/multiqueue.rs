@@ -3,7 +3,6 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
-use crate::matrix::schema::Nic;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::collections::BTreeMap;
@@ -21,7 +20,7 @@ pub static MULTIQUEUE: Case = Case {
     name: "multiqueue",
     plan_item: "22",
     passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, and many flows raise interrupts on more than one input queue",
-    applies: Nic::is_virtio,
+    applies: faults::virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
     again: Some(faults::nothing),

@@ -5,7 +5,6 @@ use super::ping::{PANIC, SIZES};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::schema::Nic;
 use crate::net::addr;
 use crate::net::bridge;
 use crate::net::capture::{Capture, Mark};
@@ -40,7 +39,7 @@ pub static PARALLEL_FLOOD: Case = Case {
     plan_item: "10",
     passes: "a guest's rtl8139, e1000 and virtio NIC are each flooded over their own sizes at the same time; each gets its own flood and answers it itself, by the taps and the guest's counters, the guest's console stays quiet, and all three answer afterwards",
     // Once a guest: the other two NICs are beside it.
-    applies: Nic::is_virtio,
+    applies: super::faults::virtio,
     start: Start::WarmNic,
     load: Load::Busy,
     again: None,

@@ -56,7 +56,7 @@ pub static PXE: Case = Case {
     name: "pxe",
     plan_item: "3",
     passes: "the NIC's boot ROM asks for the named file over TFTP (port 69 on the wire), and what it fetches, script, kernel and initramfs, is booted: its userspace answers, was fetched by that MAC, and reaches the host by that NIC",
-    applies: |nic| nic.boot_rom != BootRom::No,
+    applies: |cell| cell.nic.boot_rom != BootRom::No,
     start: Start::Boot,
     load: Load::Busy,
     again: None,
@@ -70,7 +70,7 @@ pub static PXE: Case = Case {
 pub static PXE_EFI: Case = Case {
     name: "pxe_efi",
     passes: "as pxe, by the UEFI driver in the NIC's boot ROM, under OVMF",
-    applies: |nic| nic.boot_rom == BootRom::Both,
+    applies: |cell| cell.nic.boot_rom == BootRom::Both,
     vm: |spec| from_nic(spec, Firmware::Uefi),
     ..PXE
 };

@@ -7,7 +7,6 @@ use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::schema::Nic;
 use crate::run::deadline;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::NicSpec;
@@ -178,7 +177,7 @@ pub static QUEUES_REFUSED: Case = Case {
     name: "queues_refused",
     plan_item: "22",
     passes: "the guest refuses one queue pair more than the NIC has, QEMU refuses a tap with 257; the guest's channels, QEMU's network, the guest's links and the NIC's traffic are as before",
-    applies: Nic::is_virtio,
+    applies: faults::virtio,
     start: Start::WarmNic,
     load: Load::Busy,
     again: None,

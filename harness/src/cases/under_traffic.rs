@@ -7,7 +7,6 @@ use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::matrix::schema::Nic;
 use crate::net::addr::{HOST, HOST_MAC};
 use crate::net::transfer::blocks;
 use crate::run::deadline;
@@ -67,7 +66,7 @@ pub static OFFLOAD_TRAFFIC: Case = Case {
     name: "offload_traffic",
     plan_item: "12",
     passes: "while files cross by TCP both ways checksumming by the NIC (and with it scatter-gather and segmentation) is switched off and on, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
-    applies: |nic| nic.offloads.iter().any(|name| name == "tx"),
+    applies: |cell| cell.nic.offloads.iter().any(|name| name == "tx"),
     start: Start::WarmNic,
     load: Load::Busy,
     again: None,
@@ -100,7 +99,7 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
     name: "multiqueue_traffic",
     plan_item: "22",
     passes: "while files cross by TCP both ways `ethtool -L` goes to one queue and back to four, each time after data has moved; `-l` reads it back, and each file has the same SHA-256 at both ends",
-    applies: Nic::is_virtio,
+    applies: faults::virtio,
     start: Start::ColdDriver,
     load: Load::Busy,
     again: None,

@@ -37,6 +37,9 @@ const MODULES: &[&str] = &[
     "/usr/lib64/qemu-kvm",
 ];
 
+/// Whether vhost_net sends from the guest's own pages.
+pub const ZCOPYTX: &str = "/sys/module/vhost_net/parameters/experimental_zcopytx";
+
 /// OVMF with its variables in one file, as `-bios` takes it.
 const UEFI: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd"];
 
@@ -45,21 +48,49 @@ const UEFI: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd"];
 pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Result<HostFacts> {
     let asked = cached(qemu, firmware, cache_dir)
         .map_err(|e| anyhow::Error::new(CannotRun(format!("{e:#}"))))?;
-    // Opening it loads the module where it is not yet loaded, so its parameter is read after.
-    let vhost_obstacle = vhost_obstacle(Path::new("/dev/vhost-net"));
-    let zcopytx =
-        std::fs::read_to_string("/sys/module/vhost_net/parameters/experimental_zcopytx").ok();
+    let kernel = of_kernel();
     Ok(HostFacts {
         qemu_version: asked.version,
         qemu_devices: asked.devices,
         qemu_machines: asked.machines,
         spice: asked.spice,
         uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
-        vhost_net: vhost_obstacle.is_none(),
-        vhost_obstacle,
-        zcopytx: zcopytx.and_then(|text| switch(text.trim())),
+        vhost_obstacle: kernel.vhost_obstacle,
+        zcopytx: kernel.zcopytx,
+        lab_obstacle: None,
         missing_suites: BTreeMap::new(),
     })
+}
+
+/// What a kernel has for vhost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelFacts {
+    /// See [`HostFacts::vhost_obstacle`].
+    pub vhost_obstacle: Option<String>,
+    /// See [`HostFacts::zcopytx`].
+    pub zcopytx: Option<bool>,
+}
+
+impl KernelFacts {
+    /// The facts of a host with this kernel, and `other` in all else.
+    pub fn within(self, other: HostFacts) -> HostFacts {
+        HostFacts {
+            vhost_obstacle: self.vhost_obstacle,
+            zcopytx: self.zcopytx,
+            ..other
+        }
+    }
+}
+
+/// What this kernel has for vhost, now.
+pub fn of_kernel() -> KernelFacts {
+    // Opening it loads the module where it is not yet loaded, so its parameter is read after.
+    let vhost_obstacle = vhost_obstacle(Path::new("/dev/vhost-net"));
+    let zcopytx = std::fs::read_to_string(ZCOPYTX).ok();
+    KernelFacts {
+        vhost_obstacle,
+        zcopytx: zcopytx.and_then(|text| switch(text.trim())),
+    }
 }
 
 fn vhost_obstacle(device: &Path) -> Option<String> {

@@ -2,6 +2,8 @@
 
 pub mod accel;
 pub mod facts;
+pub mod place;
+pub mod vhost;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,12 +32,12 @@ pub struct HostFacts {
     pub spice: bool,
     /// OVMF, where it is installed.
     pub uefi: Option<PathBuf>,
-    /// Whether `/dev/vhost-net` is there and opens.
-    pub vhost_net: bool,
-    /// Why it does not open; a sentence for skips.
+    /// Why `/dev/vhost-net` does not open; a sentence for skips.
     pub vhost_obstacle: Option<String>,
     /// `experimental_zcopytx` of the loaded vhost_net module, if there is one.
     pub zcopytx: Option<bool>,
+    /// Why there can be no lab here; a sentence for skips.
+    pub lab_obstacle: Option<String>,
     /// Suites of the matrix whose kernel is not to be had here, each with why; a sentence for skips.
     pub missing_suites: BTreeMap<String, String>,
 }

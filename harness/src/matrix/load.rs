@@ -7,6 +7,7 @@ use super::schema::{
     Profile,
 };
 use crate::cases::after::After;
+use crate::host::place::HostChoice;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,9 @@ pub const OFFLOADS: &[&str] = &["rx", "tx", "sg", "tso", "ufo", "gso", "gro", "l
 const MTU: RangeInclusive<u32> = 68..=65535;
 /// MiB: a Linux guest needs tens; 1 TiB is beyond any that this is for.
 const MEMORY: RangeInclusive<u32> = 32..=1 << 20;
+/// MiB: two guests of 256 MiB at a time, each with a peer, and a page cache beside them.
+const LAB_MEMORY_MIB: u32 = 3072;
+const LAB_MEMORY: RangeInclusive<u32> = 1024..=1 << 20;
 /// Nothing done shows nothing, so none of a profile's figures may be 0.
 const COUNT: RangeInclusive<u32> = 1..=1_000_000;
 /// A guest of 256 MiB holds the file in its memory, beside its system.
@@ -64,7 +68,9 @@ pub fn parse(text: &str, path: &Path, cases: &[&str]) -> Result<Matrix, MatrixEr
 
 /// None or a matrix that lacks what was wrong; then there are mistakes.
 fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
-    root.allow(&["axes", "nics", "guests", "profiles", "exclude"]);
+    root.allow(&[
+        "host", "lab", "axes", "nics", "guests", "profiles", "exclude",
+    ]);
     let nics = named(root, "nics", nic);
     let guests = named(root, "guests", |name, section| {
         guest(name, section, path, &nics)
@@ -73,6 +79,15 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
         profile(section, cases, &nics, &guests)
     });
 
+    let host = root.optional_choice("host", HostChoice::WORDS);
+    let lab_memory_mib = match root.has("lab") {
+        false => None,
+        true => {
+            let lab = root.table("lab")?;
+            lab.allow(&["memory"]);
+            lab.integer("memory", LAB_MEMORY)
+        }
+    };
     let section = root.table("axes")?;
     section.allow(&["nic", "guest", "vhost", "zcopy"]);
     let nic_axis = axis(&section, "nic", "nic", "nics", &nics);
@@ -86,6 +101,8 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
         .collect();
     let matrix = Matrix {
         path: path.to_path_buf(),
+        host: host.unwrap_or(HostChoice::Auto),
+        lab_memory_mib: lab_memory_mib.unwrap_or(LAB_MEMORY_MIB),
         axes: Axes {
             nic: nic_axis?,
             guest: guest_axis?,
@@ -298,6 +315,7 @@ fn profile(
         "transfer_mib",
         "netperf_seconds",
         "on_one_guest",
+        "with_vhost",
         "cases",
         "starts",
         "after",
@@ -343,6 +361,7 @@ fn profile(
         transfer_mib: transfer_mib?,
         netperf_seconds,
         on_one_guest: some_cases("on_one_guest").unwrap_or_default(),
+        with_vhost: some_cases("with_vhost"),
         cases: some_cases("cases"),
         nics: optional_axis(section, "nics", "nic", nics),
         guests: optional_axis(section, "guests", "guest", guests),

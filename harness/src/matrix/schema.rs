@@ -3,6 +3,7 @@
 use super::Backend;
 use super::read::unknown;
 use crate::cases::after::After;
+use crate::host::place::HostChoice;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -179,6 +180,8 @@ pub struct Profile {
     pub netperf_seconds: Option<u32>,
     /// Cases that run on one guest for each NIC and backend; the guests take turns.
     pub on_one_guest: Vec<String>,
+    /// Only these cases run with vhost, on one guest for each NIC and backend; all when absent.
+    pub with_vhost: Option<Vec<String>>,
     /// Only these cases; all when absent.
     pub cases: Option<Vec<String>>,
     /// What guests start from, each a trial.
@@ -189,6 +192,15 @@ pub struct Profile {
     pub nics: Option<Vec<String>>,
     /// The `guest` axis in this profile; that of `[axes]` when absent.
     pub guests: Option<Vec<String>>,
+}
+
+impl Profile {
+    /// Whether it has that case with that backend.
+    pub fn takes(&self, case: &str, backend: Backend) -> bool {
+        let named = |names: &Vec<String>| names.iter().any(|name| name == case);
+        self.cases.as_ref().is_none_or(named)
+            && (backend == Backend::Tap || self.with_vhost.as_ref().is_none_or(named))
+    }
 }
 
 /// What a profile's guests start from.
@@ -248,6 +260,10 @@ impl Exclude {
 pub struct Matrix {
     /// The file, for messages.
     pub path: PathBuf,
+    /// On which machines trials run.
+    pub host: HostChoice,
+    /// Memory of a lab, MiB.
+    pub lab_memory_mib: u32,
     /// What is multiplied.
     pub axes: Axes,
     /// `[nics.*]`

@@ -1,6 +1,7 @@
 //! Who has which address: assigned here, never sniffed.
 
 use anyhow::{Context as _, ensure};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -54,7 +55,7 @@ pub fn mac(machine: &str, index: u8) -> Mac {
 }
 
 /// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {

@@ -43,6 +43,13 @@ impl Bridge {
             .or_cannot_run(|| format!("plug {tap} into {NAME}"))
     }
 
+    /// Plugs in a device that keeps no frame (the kernel's `dummy`), of that name.
+    pub fn plug_sink(&self, name: &str) -> Result<()> {
+        ip::run(&format!("link add {name} type dummy"))
+            .or_cannot_run(|| "make a device that keeps no frame".into())?;
+        self.attach_tap(name)
+    }
+
     /// Has the host speak IPv6 there, off otherwise; whether the kernel can.
     pub fn enable_ipv6(&self) -> Result<bool> {
         let file = format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6");

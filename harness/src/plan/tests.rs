@@ -1,6 +1,7 @@
 use super::*;
 use crate::cases::{Load, Moment, Start};
 use crate::guest::dialect::Op;
+use crate::host::place::HostChoice;
 use crate::matrix::load::{load, parse};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,7 +53,7 @@ static CASES: &[&Case] = &[
         plan_item: "19",
         start: Start::Boot,
         again: Some(|_| Ok(())),
-        applies: |nic| nic.is_virtio(),
+        applies: |cell| cell.nic.is_virtio(),
         faults: &[],
         ..PLAIN
     },
@@ -112,7 +113,9 @@ fn matrix(extra: &str) -> Matrix {
         after = ["again", "reboot"]
         "#
     );
-    parse(&text, Path::new("m.toml"), &["driver", "flood", "features"]).unwrap()
+    let mut matrix = parse(&text, Path::new("m.toml"), &["driver", "flood", "features"]).unwrap();
+    matrix.host = HostChoice::Direct;
+    matrix
 }
 
 /// A host that can do everything, with zcopy off.
@@ -123,9 +126,9 @@ fn facts() -> HostFacts {
         qemu_machines: vec!["pc".into(), "q35".into()],
         spice: true,
         uefi: Some("OVMF.fd".into()),
-        vhost_net: true,
         vhost_obstacle: None,
         zcopytx: Some(false),
+        lab_obstacle: Some("none is wanted".into()),
         missing_suites: BTreeMap::new(),
     }
 }
@@ -232,17 +235,13 @@ fn the_order_is_cases_then_axes() {
 #[test]
 fn faults_mode_shows_each_fault_once_a_nic_and_backend_on_guests_in_turn() {
     let names = names(&on(&facts(), &matrix(""), "smoke", true)).join("\n");
-    insta::assert_snapshot!(names, @r"
-        driver!unplugged::virtio::rhel9::tap
-        driver!unplugged::virtio::rhel6::vhost
-        driver!unplugged::virtio::rhel9::vhost_zcopy
-        driver!unplugged::e1000::rhel6::tap
-        flood!unplugged::virtio::rhel9::tap
-        flood!unplugged::virtio::rhel6::vhost
-        flood!no_vhost::virtio::rhel9::vhost
-        flood!unplugged::virtio::rhel9::vhost_zcopy
-        flood!no_vhost::virtio::rhel6::vhost_zcopy
-        flood!unplugged::e1000::rhel6::tap
+    insta::assert_snapshot!(names, @"
+    driver!unplugged::virtio::rhel9::tap
+    driver!unplugged::e1000::rhel6::tap
+    flood!unplugged::virtio::rhel9::tap
+    flood!no_vhost::virtio::rhel9::vhost
+    flood!no_vhost::virtio::rhel6::vhost_zcopy
+    flood!unplugged::e1000::rhel6::tap
     ");
 }
 
@@ -260,13 +259,70 @@ fn a_case_may_run_on_one_guest_only_and_the_guests_take_turns() {
         of("flood::"),
         [
             "flood::virtio::rhel9::tap",
-            "flood::virtio::rhel6::vhost",
             "flood::virtio::rhel9::vhost_zcopy",
+            "flood::virtio::rhel6::vhost",
             "flood::e1000::rhel6::tap",
         ]
     );
-    assert_eq!(of("driver::")[0], "driver::virtio::rhel6::tap");
+    assert!(of("driver::").contains(&"driver::virtio::rhel6::tap"));
     assert_eq!(of("features::").len(), 6);
+}
+
+#[test]
+fn with_vhost_only_some_cases_may_run_and_they_do_so_on_one_guest() {
+    let mut matrix = matrix("");
+    let smoke = matrix.profiles.get_mut("smoke").unwrap();
+    smoke.with_vhost = Some(vec!["flood".into()]);
+    let names = names(&on(&facts(), &matrix, "smoke", false));
+    let with_vhost = names.iter().filter(|name| !name.ends_with("::tap"));
+    assert_eq!(
+        with_vhost.collect::<Vec<_>>(),
+        [
+            "flood::virtio::rhel9::vhost_zcopy",
+            "flood::virtio::rhel6::vhost"
+        ]
+    );
+    assert!(names.contains(&"driver::virtio::rhel6::tap".to_owned()));
+}
+
+#[test]
+fn a_trial_runs_here_where_it_can_and_else_in_a_lab() {
+    let hosts = |host, facts: &HostFacts| -> String {
+        let mut matrix = matrix("");
+        matrix.host = host;
+        on(facts, &matrix, "smoke", false)
+            .iter()
+            .filter(|trial| trial.name.starts_with("driver::virtio::rhel9"))
+            .map(|trial| match &trial.action {
+                Action::Run => format!("{}: {:?}\n", trial.name, trial.host),
+                Action::Skip(why) => format!("{}: {why}\n", trial.name),
+            })
+            .collect()
+    };
+    let with_lab = HostFacts {
+        lab_obstacle: None,
+        ..facts()
+    };
+    insta::assert_snapshot!(hosts(HostChoice::Auto, &with_lab), @"
+    driver::virtio::rhel9::tap: Direct
+    driver::virtio::rhel9::vhost: Direct
+    driver::virtio::rhel9::vhost_zcopy: Lab
+    ");
+    insta::assert_snapshot!(hosts(HostChoice::Auto, &facts()), @"
+    driver::virtio::rhel9::tap: Direct
+    driver::virtio::rhel9::vhost: Direct
+    driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1, and there can be no lab: none is wanted
+    ");
+    insta::assert_snapshot!(hosts(HostChoice::Lab, &with_lab), @"
+    driver::virtio::rhel9::tap: Lab
+    driver::virtio::rhel9::vhost: Lab
+    driver::virtio::rhel9::vhost_zcopy: Lab
+    ");
+    insta::assert_snapshot!(hosts(HostChoice::Lab, &facts()), @"
+    driver::virtio::rhel9::tap: there can be no lab: none is wanted
+    driver::virtio::rhel9::vhost: there can be no lab: none is wanted
+    driver::virtio::rhel9::vhost_zcopy: there can be no lab: none is wanted
+    ");
 }
 
 #[test]
@@ -322,7 +378,6 @@ fn verdicts(facts: &HostFacts, extra: &str) -> String {
 #[test]
 fn without_vhost_net() {
     let facts = HostFacts {
-        vhost_net: false,
         vhost_obstacle: Some("this kernel has no vhost_net (no /dev/vhost-net)".into()),
         zcopytx: None,
         ..facts()

@@ -409,6 +409,7 @@ fn cleaned(end: &TrialEnded) -> TrialEnded {
     TrialEnded {
         trial: clean(&end.trial),
         outcome,
+        host: end.host.as_deref().map(clean),
         start: end.start.as_deref().map(clean),
         figures: end.figures.clone(),
         notes: end.notes.iter().map(|note| clean(note)).collect(),

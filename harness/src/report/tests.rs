@@ -10,6 +10,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         cpu_seconds: Some(2.8),
         queued_seconds: Some(0.3),
         case_seconds: 1.2,
+        host: None,
         start: Some("boot".into()),
         boot_seconds: Some(1.9),
         first_ping_seconds: None,

@@ -110,6 +110,9 @@ pub struct TrialEnded {
     pub queued_seconds: Option<f64>,
     /// Of the wall time, inside the case, seconds.
     pub case_seconds: f64,
+    /// The host, where it was not this machine itself: "lab, Linux 6.1.0-56-amd64 …".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// What the guest was started from: "warm NIC", "cold driver" or "boot"; none where no VM came up.
     #[serde(default)]
     pub start: Option<String>,
@@ -144,6 +147,7 @@ impl TrialEnded {
             cpu_seconds: None,
             queued_seconds: None,
             case_seconds: 0.0,
+            host: None,
             start: None,
             boot_seconds: None,
             first_ping_seconds: None,
@@ -308,6 +312,7 @@ mod tests {
             queued_seconds: Some(0.25),
             case_seconds: 1.5,
             boot_seconds: None,
+            host: None,
             start: Some("warm NIC".into()),
             first_ping_seconds: Some(0.1),
             vm_peak_kib: Some(90_000),

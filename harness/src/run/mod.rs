@@ -19,16 +19,16 @@ pub mod trial;
 
 mod schedule;
 mod session;
-mod slots;
+pub mod slots;
 
 use crate::cases::Start;
 use crate::error::CannotRun;
 use crate::guest::image;
-use crate::host::{HostFacts, facts};
+use crate::host::{HostFacts, facts, place};
 use crate::matrix::load;
 use crate::matrix::schema::{From, Matrix, Profile};
 use crate::plan::{self, Action, PlannedTrial};
-use crate::{cases, net};
+use crate::{cases, lab, net};
 use libtest_mimic::{Arguments, Trial};
 use session::Session;
 use settings::Settings;
@@ -41,6 +41,9 @@ static SESSION: OnceLock<Session> = OnceLock::new();
 
 /// Entry point of the test binary.
 pub fn main() -> ExitCode {
+    if let Some(served) = lab::serve_if_inside() {
+        return exit(served.map(|()| ExitCode::SUCCESS));
+    }
     exit(libtest(Arguments::from_args()))
 }
 
@@ -95,6 +98,15 @@ impl Planned {
 /// # Errors
 /// Bad input in the matrix; a QEMU that does not answer.
 pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
+    let facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
+    planned_with(settings, facts)
+}
+
+/// As [`planned`], where the facts are known.
+///
+/// # Errors
+/// Bad input in the matrix.
+pub fn planned_with(settings: &Settings, mut facts: HostFacts) -> anyhow::Result<Planned> {
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     let mut matrix = load::load(&settings.matrix, &names)?;
     matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
@@ -104,7 +116,15 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
         // All of them boot, under their plain names.
         profile.starts = vec![From::Checkpoint];
     }
-    let mut facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
+    if let Some(host) = settings.host {
+        matrix.host = host;
+    }
+    facts.lab_obstacle = place::lab_obstacle(
+        &facts.qemu_version,
+        &facts.qemu_devices,
+        matrix.lab_memory_mib,
+        schedule::machine_mib(),
+    );
     facts.missing_suites = missing_suites(&matrix, settings);
     let mut trials = plan::plan(
         &matrix,
@@ -165,7 +185,13 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
-    let opened = Session::open(settings, plan.profile, plan.facts, &selected)?;
+    let opened = Session::open(
+        settings,
+        plan.profile,
+        plan.facts,
+        plan.matrix.lab_memory_mib,
+        &selected,
+    )?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
         // Progress and table say it all, and libtest panics where its lines cannot be written.

@@ -44,15 +44,19 @@ pub fn host() -> Need {
     let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     Need {
         processors: (f64::from(PROCESSOR) * READY * processors() as f64) as u32,
-        memory_mib: available_mib(&text).unwrap_or(u64::MAX),
+        memory_mib: mib(&text, "MemAvailable:").unwrap_or(u64::MAX),
     }
 }
 
-/// From `/proc/meminfo`.
-fn available_mib(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// The machine's memory, MiB.
+pub fn machine_mib() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    mib(&text, "MemTotal:").unwrap_or(u64::MAX)
+}
+
+/// A line of `/proc/meminfo`.
+fn mib(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib / 1024)
 }
@@ -370,8 +374,8 @@ mod tests {
     #[test]
     fn free_memory_is_read() {
         let text = "MemTotal:       24683520 kB\nMemFree:  1 kB\nMemAvailable:   24275968 kB\n";
-        assert_eq!(available_mib(text), Some(23707));
-        assert_eq!(available_mib("MemTotal: 1 kB\n"), None);
+        assert_eq!(mib(text, "MemAvailable:"), Some(23707));
+        assert_eq!(mib("MemTotal: 1 kB\n", "MemAvailable:"), None);
         assert!(host().processors >= PROCESSOR);
     }
 }

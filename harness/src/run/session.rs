@@ -8,6 +8,8 @@ use super::slots::Slots;
 use super::{artifacts, cpu, shell, trial};
 use crate::error::OrCannotRun;
 use crate::host::HostFacts;
+use crate::host::place::Host;
+use crate::lab::{self, Labs};
 use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
 use crate::report::progress::Progress;
@@ -38,6 +40,7 @@ pub struct Session {
     /// What trials took before; nothing under nextest, which has a schedule of its own.
     history: History,
     slots: Slots,
+    labs: Labs,
     begun: Instant,
     /// Processor time that was used up before.
     cpu_before: Duration,
@@ -55,6 +58,7 @@ impl Session {
         settings: Settings,
         profile: Profile,
         facts: HostFacts,
+        lab_memory_mib: u32,
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Session> {
         let runs = selected
@@ -103,7 +107,9 @@ impl Session {
                 History::read(&settings.host_cache(), &what)
             }
         };
+        let labs = Labs::new(run.path().join("lab"), lab_memory_mib);
         Ok(Session {
+            labs,
             context,
             settings,
             log,
@@ -164,14 +170,21 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
-        let _slot = self.slots.wait(self.history.need(planned));
+        let need = match planned.host {
+            Host::Direct => self.history.need(planned),
+            Host::Lab => lab::need(planned),
+        };
+        let _slot = self.slots.wait(need);
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
         });
         if let Some(progress) = &self.progress {
             progress.started(&planned.name);
         }
-        let ended = trial::run(planned, context, self.run.path());
+        let ended = match planned.host {
+            Host::Direct => trial::run(planned, context, self.run.path()),
+            Host::Lab => self.labs.run(planned, context, self.run.path()),
+        };
         let weigh = |worst: u8| match (worst, code(&ended.outcome)) {
             (1, _) | (_, 1) => 1,
             (worst, code) => worst.max(code),
@@ -236,6 +249,7 @@ impl Session {
             return Ok(ExitCode::from(130));
         }
         *closed = true;
+        self.labs.end();
         self.record(&Event::RunEnded {
             seconds: self.begun.elapsed().as_secs_f64(),
             interrupted,

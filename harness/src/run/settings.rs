@@ -1,14 +1,16 @@
 //! Everything the user can set, from `NICMATRIX_*` variables: libtest's arguments are fixed, so
 //! `cargo xtask` passes its flags this way, and `cargo test` and nextest users set them directly.
 
+use crate::host::place::HostChoice;
 use crate::matrix::read::unknown;
 use crate::vm::cmdline::quote;
 use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// `--accel`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AccelChoice {
     /// KVM where it is shown to work, else TCG.
     Auto,
@@ -19,7 +21,7 @@ pub enum AccelChoice {
 }
 
 /// The user's settings.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
     /// Root of the workspace.
     pub root: PathBuf,
@@ -33,6 +35,8 @@ pub struct Settings {
     pub firmware: Vec<PathBuf>,
     /// `NICMATRIX_ACCEL`: `auto`, `kvm` or `tcg`.
     pub accel: AccelChoice,
+    /// `NICMATRIX_HOST`: `auto`, `direct` or `lab`, in place of the matrix file's.
+    pub host: Option<HostChoice>,
     /// `NICMATRIX_RETRIES`: further tries of a trial that failed.
     pub retries: u32,
     /// `NICMATRIX_BOOT=1`: every guest boots, none is restored from a checkpoint.
@@ -118,6 +122,17 @@ impl Settings {
                 unknown("accelerator", &accel, allowed)
             );
         };
+        let host = match get("NICMATRIX_HOST") {
+            None => None,
+            Some(word) => {
+                let found = HostChoice::WORDS.iter().find(|(name, _)| *name == word);
+                let allowed = HostChoice::WORDS.iter().map(|(name, _)| *name);
+                let Some((_, host)) = found else {
+                    bail!("NICMATRIX_HOST: {}", unknown("host", &word, allowed));
+                };
+                Some(*host)
+            }
+        };
         let retries = get("NICMATRIX_RETRIES").unwrap_or_else(|| "0".into());
         let switch = |name: &str| match get(name).as_deref() {
             None | Some("0") => Ok(false),
@@ -135,6 +150,7 @@ impl Settings {
             )?,
             firmware,
             accel: *accel,
+            host,
             retries: retries.parse().ok().with_context(|| {
                 format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
             })?,
@@ -190,6 +206,12 @@ impl Settings {
             .find(|(_, accel)| *accel == self.accel)
         {
             option("--accel", word);
+        }
+        let host = HostChoice::WORDS
+            .iter()
+            .find(|(_, host)| Some(*host) == self.host);
+        if let Some((word, _)) = host {
+            words.push(format!("--host {word}"));
         }
         if self.boot {
             words.push("--boot".into());

@@ -27,10 +27,10 @@ pub fn restore_terminal() {
 }
 
 /// Puts the terminal in raw mode for as long as it lives.
-struct Raw;
+pub(crate) struct Raw;
 
 impl Raw {
-    fn enter() -> Raw {
+    pub(crate) fn enter() -> Raw {
         let stdin = std::io::stdin();
         if let Ok(cooked) = termios::tcgetattr(&stdin) {
             let mut raw = cooked.clone();

@@ -68,6 +68,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         cpu_seconds: attempt.cpu.map(|_| cpu.as_secs_f64()),
         queued_seconds: attempt.queued.map(|_| queued.as_secs_f64()),
         case_seconds: attempt.case.as_secs_f64(),
+        host: None,
         start: attempt.start.map(|start| start.name().to_owned()),
         boot_seconds: attempt.boot.map(|d| d.as_secs_f64()),
         first_ping_seconds: attempt.first_ping.map(|d| d.as_secs_f64()),

@@ -5,6 +5,7 @@ use crate::cases::Start;
 use crate::error::{CannotRun, OrCannotRun};
 use crate::guest::dialect::Op;
 use crate::guest::link;
+use crate::lab::protocol::{Grant, Want};
 use crate::matrix::schema::Guest;
 use crate::net::addr;
 use crate::net::bridge::{self, Bridge};
@@ -15,6 +16,7 @@ use crate::vm::checkpoint::store::{RAM, STATE, Store};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, Ram, VmSpec};
 use anyhow::{Context as _, anyhow};
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -25,7 +27,7 @@ const BOOTED: Limit = Limit {
 };
 
 /// The state in which a guest is saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Saved {
     /// NICs up and addressed.
     WithNics,
@@ -55,8 +57,19 @@ impl Saved {
     }
 }
 
+/// Where guests come from, when asked by somebody who cannot make a checkpoint.
+type Elsewhere = Box<dyn Fn(Want) -> anyhow::Result<Grant> + Send + Sync>;
+
 /// The checkpoints of a run.
-pub struct Checkpoints {
+pub struct Checkpoints(Which);
+
+enum Which {
+    Own(Own),
+    Elsewhere(Elsewhere),
+}
+
+/// Those that are made here.
+struct Own {
     store: Store,
     qemu: PathBuf,
     version: String,
@@ -66,12 +79,17 @@ pub struct Checkpoints {
 impl Checkpoints {
     /// In `directory`, of guests under `qemu`.
     pub fn new(directory: PathBuf, qemu: PathBuf, version: String) -> Checkpoints {
-        Checkpoints {
+        Checkpoints(Which::Own(Own {
             store: Store::new(directory),
             qemu,
             version,
             origin: OnceLock::new(),
-        }
+        }))
+    }
+
+    /// Those that are asked for: inside a lab.
+    pub fn elsewhere(ask: Elsewhere) -> Checkpoints {
+        Checkpoints(Which::Elsewhere(ask))
     }
 
     /// Where a guest comes from that should start as `wanted`: from the warmest state that fits, and
@@ -80,6 +98,34 @@ impl Checkpoints {
     /// # Errors
     /// [`CannotRun`] when the host does not let a checkpoint be made or read.
     pub fn source(
+        &self,
+        wanted: Start,
+        spec: &VmSpec,
+        plain: &VmSpec,
+        guest: &Guest,
+    ) -> anyhow::Result<(Source, Vec<String>)> {
+        match &self.0 {
+            Which::Own(own) => own.source(wanted, spec, plain, guest),
+            Which::Elsewhere(ask) => {
+                let grant = ask(Want {
+                    start: wanted,
+                    spec: spec.clone(),
+                    plain: plain.clone(),
+                })?;
+                let source = match grant.checkpoint {
+                    None => Source::Boot,
+                    Some((directory, mode, saved)) => {
+                        Source::Restore(Checkpoint::unlocked(directory, mode), saved)
+                    }
+                };
+                Ok((source, grant.notes))
+            }
+        }
+    }
+}
+
+impl Own {
+    fn source(
         &self,
         wanted: Start,
         spec: &VmSpec,
@@ -105,7 +151,7 @@ impl Checkpoints {
         spec: &VmSpec,
         guest: &Guest,
     ) -> anyhow::Result<Result<Checkpoint, String>> {
-        let saved_spec = saved.of(spec);
+        let saved_spec = without_vhost(saved.of(spec), &self.version);
         let key = self
             .origin(spec)?
             .key(&saved_spec, &preparation(&saved_spec, guest).join("\n"));
@@ -188,6 +234,21 @@ impl Checkpoints {
             show: false,
         }
     }
+}
+
+/// `spec` as it is saved, where there may be no vhost: what is behind its tap no guest can tell, but
+/// for the one feature of virtio that a QEMU has and vhost has not (VIRTIO_F_RING_RESET, from 7.2 on),
+/// which a guest that is restored onto vhost must not have negotiated.
+fn without_vhost(mut spec: VmSpec, qemu_version: &str) -> VmSpec {
+    let mut numbers = qemu_version.split('.').map(|n| n.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    for nic in spec.nics.iter_mut().filter(|nic| nic.vhost) {
+        nic.vhost = false;
+        if version >= (7, 2) {
+            nic.properties.push("queue_reset=off".into());
+        }
+    }
+    spec
 }
 
 /// Stands for an interface's name until it is known.

@@ -1,5 +1,6 @@
 //! What one trial is handed: its own host network, its VM and guest, a capture of the NIC's tap.
 
+pub mod backend;
 pub mod checkpoints;
 pub mod destination;
 pub mod netboot;
@@ -308,15 +309,15 @@ impl Testbed {
         Ok(link)
     }
 
-    /// Pings the guest until the first reply.
+    /// Pings the guest until the first reply, which must come by the cell's backend.
     ///
     /// # Errors
-    /// After `limit`, with what the wire showed.
+    /// After `limit`, with what the wire showed; another backend.
     pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
         let mark = self.wire()?.mark()?;
-        let deadline = limit.start();
+        let (ran, deadline) = (self.vhost_ran(), limit.start());
         if start::answers(self.address(), deadline)? {
-            return Ok(());
+            return self.expect_backend(ran);
         }
         let seen = self.wire()?.summary(mark)?;
         Err(self.vm.explain(deadline.missed(format!(

@@ -3,6 +3,7 @@
 use crate::host::Accel;
 use crate::matrix::schema::Machine;
 use crate::net::addr::{HOST, Mac};
+use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -22,7 +23,7 @@ pub const INCOMING_FD: i32 = 6;
 pub const HOTPLUG_PORT: &str = "hotplug0";
 
 /// What the VM boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boot {
     /// A kernel with an initramfs, directly.
     Kernel {
@@ -40,7 +41,7 @@ pub enum Boot {
 }
 
 /// What finds the boot ROM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Firmware {
     /// SeaBIOS.
     Bios,
@@ -49,7 +50,7 @@ pub enum Firmware {
 }
 
 /// Where the guest's memory is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ram {
     /// In QEMU alone.
     Anonymous,
@@ -60,7 +61,7 @@ pub enum Ram {
 }
 
 /// A VM, before it is a command line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
     /// QEMU's machine type.
     pub machine: Machine,
@@ -93,7 +94,7 @@ pub struct VmSpec {
 }
 
 /// A NIC with its netdev.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSpec {
     /// Its place among the trial's NICs, of all its guests, from 0: decides address, MAC and tap.
     pub place: u8,

@@ -347,6 +347,11 @@ impl Vm {
         }
     }
 
+    /// QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.child().id()
+    }
+
     /// Peak resident memory so far, KiB.
     pub fn peak_kib(&self) -> Option<u64> {
         let pid = self.child().id();

@@ -2,12 +2,17 @@
 
 use super::{Bench, Figure};
 use crate::child;
-use crate::events::Run;
+use crate::events::{Run, Verdict};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 /// How many guests at once must fit in a gibibyte.
 const AT_ONCE: usize = 8;
+
+/// The cases whose guests are started: they ask nothing of the VM, and their NIC is there from the
+/// start.
+const WITH_NIC_UP: &str = "ping_flood";
+const WITHOUT_DRIVER: &str = "driver";
 
 /// A guest that came up.
 #[derive(Deserialize)]
@@ -23,7 +28,7 @@ impl Bench<'_> {
         let mut answers = Vec::new();
         let mut pings = Vec::new();
         let mut memory = None;
-        for (nic, trial) in of_each_nic(smoke, "warm NIC") {
+        for (nic, trial) in of_each_nic(smoke, WITH_NIC_UP) {
             let samples = self.starts(trial, times, 1)?;
             answers.extend(samples.iter().map(|s| s.agent_seconds * 1000.0));
             pings.push(first_ping(&nic, "NIC up", &samples)?.at_most(200.0));
@@ -33,7 +38,7 @@ impl Bench<'_> {
                 memory = Some(kib as f64 / 1024.0);
             }
         }
-        for (nic, trial) in of_each_nic(smoke, "cold driver") {
+        for (nic, trial) in of_each_nic(smoke, WITHOUT_DRIVER) {
             let figure = first_ping(&nic, "driver loaded", &self.starts(trial, times, 1)?)?;
             // The others negotiate their link for seconds.
             pings.push(match nic.as_str() {
@@ -52,7 +57,7 @@ impl Bench<'_> {
 
     /// Restores one guest `times` times, two at a time; the first that fails ends it.
     pub fn soak(&self, smoke: &Run, times: usize) -> Result<Figure> {
-        let (_, trial) = of_each_nic(smoke, "warm NIC")
+        let (_, trial) = of_each_nic(smoke, WITH_NIC_UP)
             .pop()
             .context("no trial was restored with its NIC up")?;
         let samples = self.starts(trial, times, 2)?;
@@ -82,15 +87,19 @@ impl Bench<'_> {
     }
 }
 
-/// Of each NIC model the first trial in `run` that started so, by the models' names.
-fn of_each_nic<'r>(run: &'r Run, start: &str) -> Vec<(String, &'r str)> {
+/// Of each NIC model the first trial of `case` that ran on this machine itself, by the models' names.
+fn of_each_nic<'r>(run: &'r Run, case: &str) -> Vec<(String, &'r str)> {
     let mut found: Vec<(String, &str)> = Vec::new();
     for trial in run
         .trials
         .iter()
-        .filter(|t| t.start.as_deref() == Some(start))
+        .filter(|t| t.verdict != Verdict::Skipped && t.trial.ends_with("::tap"))
     {
-        let nic = trial.trial.split("::").nth(1).unwrap_or_default();
+        let mut words = trial.trial.split("::");
+        let (of, nic) = (words.next(), words.next().unwrap_or_default());
+        if of != Some(case) {
+            continue;
+        }
         if !found.iter().any(|(known, _)| known == nic) {
             found.push((nic.to_owned(), &trial.trial));
         }

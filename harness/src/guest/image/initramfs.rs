@@ -13,8 +13,11 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
-/// Our own files: path, permissions, content.
-pub const FILES: [(&str, u32, &str); 8] = [
+/// A file of our own: path, permissions, content.
+type OurFile = (&'static str, u32, &'static str);
+
+/// Those of a guest.
+pub const FILES: [OurFile; 8] = [
     ("init", 0o755, include_str!("root/init")),
     ("bin/hotplug", 0o755, include_str!("root/hotplug")),
     ("bin/service", 0o755, include_str!("root/service")),
@@ -32,6 +35,9 @@ pub const FILES: [(&str, u32, &str); 8] = [
     ("etc/passwd", 0o644, include_str!("root/passwd")),
     ("etc/group", 0o644, include_str!("root/group")),
 ];
+
+/// Those of the lab, beside a guest's.
+pub const LAB_FILES: [OurFile; 1] = [("lab-init", 0o755, include_str!("root/lab-init"))];
 
 /// Directories that hold nothing yet.
 const EMPTY: [&str; 9] = [
@@ -97,25 +103,35 @@ pub fn write(root: &Path, modules: &Path, to: &Path) -> Result<u64> {
     }
     cpio.finish().or_cannot_run(cannot)?;
     let userspace = file.metadata().or_cannot_run(cannot)?.len();
-    write_modules(&file, modules, to)?;
+    write_modules(&file, &[], modules, to)?;
     Ok(userspace)
 }
 
-/// Writes to `to` what another image has in the first `userspace` bytes of its initramfs `from`,
-/// with the modules in `modules`.
-pub fn write_with(from: &Path, userspace: u64, modules: &Path, to: &Path) -> Result<()> {
+/// Writes to `to` what another initramfs `from` has in its first `userspace` bytes, with `files` and
+/// the modules in `modules`.
+pub fn write_with(
+    from: &Path,
+    userspace: u64,
+    files: &[OurFile],
+    modules: &Path,
+    to: &Path,
+) -> Result<()> {
     let cannot = || format!("write {}", to.display());
     let mut file = fs::File::create(to).or_cannot_run(cannot)?;
     let mut source = fs::File::open(from)
         .or_cannot_run(|| format!("read {}", from.display()))?
         .take(userspace);
     io::copy(&mut source, &mut file).or_cannot_run(cannot)?;
-    write_modules(&file, modules, to)
+    write_modules(&file, files, modules, to)
 }
 
-/// Writes the archive of the modules behind what is in `file`, which is called `to`.
-fn write_modules(file: &fs::File, modules: &Path, to: &Path) -> Result<()> {
+/// Writes the archive of `files` and the modules behind what is in `file`, which is called `to`.
+fn write_modules(file: &fs::File, files: &[OurFile], modules: &Path, to: &Path) -> Result<()> {
     let mut cpio = Cpio::new(io::BufWriter::new(file));
+    for (path, mode, content) in files {
+        cpio.file(path, *mode, content.as_bytes())
+            .or_cannot_run(|| format!("write {}", to.display()))?;
+    }
     add_tree(&mut cpio, modules, "lib/modules")?;
     cpio.finish()
         .or_cannot_run(|| format!("write {}", to.display()))
@@ -290,7 +306,7 @@ mod tests {
         fs::write(modules.join("igb.ko"), "module").unwrap();
         let (own, other) = (dir.path().join("own"), dir.path().join("other"));
         fs::write(&own, "userspace and other modules").unwrap();
-        write_with(&own, 12, dir.path(), &other).unwrap();
+        write_with(&own, 12, &[], dir.path(), &other).unwrap();
         let written = fs::read(&other).unwrap();
         assert_eq!(&written[..12], b"userspace an");
         let names: Vec<String> = read_back(&written[12..])

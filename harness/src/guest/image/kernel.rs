@@ -45,6 +45,31 @@ pub const MODULES: [&str; 31] = [
     "xhci_pci",
 ];
 
+/// What the lab's kernel needs: its way to this machine's files, what the trials' networks are made
+/// of, vhost, and KVM for the VMs inside it.
+pub const LAB_MODULES: [&str; 20] = [
+    "8021q",
+    "9p",
+    "9pnet_virtio",
+    "af_packet",
+    "bridge",
+    "dummy",
+    "kvm_amd",
+    "kvm_intel",
+    "nf_tables",
+    "nft_compat",
+    "nft_numgen",
+    "nft_reject",
+    "sch_netem",
+    "tun",
+    "veth",
+    "vhost_net",
+    "virtio_console",
+    "virtio_pci",
+    "virtio_rng",
+    "vmgenid",
+];
+
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: where a PVH loader enters the kernel.
 const PVH_ENTRY_NOTE: u32 = 18;
 
@@ -168,9 +193,9 @@ pub fn modules_dir(root: &Path) -> Result<(PathBuf, String)> {
         .context("the kernel's packages hold no modules")
 }
 
-/// Copies [`MODULES`] and all that they depend on, uncompressed, to `stage`/lib/modules/`release`, and
+/// Copies the modules `names` and all that they depend on, uncompressed, to `stage`/lib/modules/`release`, and
 /// writes the indexes that modprobe reads.
-pub fn stage_modules(modules: &Path, release: &str, stage: &Path) -> Result<()> {
+pub fn stage_modules(names: &[&str], modules: &Path, release: &str, stage: &Path) -> Result<()> {
     let everything = stage.join("all");
     let base = everything.join("lib/modules");
     fs::create_dir_all(&base).or_cannot_run(|| format!("create {}", base.display()))?;
@@ -180,7 +205,7 @@ pub fn stage_modules(modules: &Path, release: &str, stage: &Path) -> Result<()> 
     let dep = fs::read_to_string(&dep).or_cannot_run(|| format!("read {}", dep.display()))?;
 
     let target = stage.join("lib/modules").join(release);
-    for module in closure(&dep, &MODULES) {
+    for module in closure(&dep, names) {
         let (plain, tool) = uncompressed(&module);
         let to = target.join(plain);
         if let Some(dir) = to.parent() {

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use store::{BZIMAGE, Current, HOST_PROGRAMS, INITRD, VMLINUX};
+use store::{BZIMAGE, Current, HOST_PROGRAMS, INITRD, LAB_INITRD, VMLINUX};
 
 /// The kernel's arguments that the image boots best with.
 ///
@@ -52,7 +52,7 @@ const DEBS: &str = "debs";
 pub const USERSPACE_MARK: &str = "nicmatrix: userspace";
 
 /// Raised when the build changes in a way that its inputs do not show.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// A kernel and an initramfs that QEMU boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,9 @@ pub struct GuestImage {
     pub bzimage: PathBuf,
     /// The initramfs.
     pub initrd: PathBuf,
+    /// The initramfs of the lab, with this kernel; only beside the system's own.
+    #[serde(default)]
+    pub lab_initrd: Option<PathBuf>,
     /// The directory with netperf and netserver for the host's end of the guest's; none where this
     /// distribution's were not to be had.
     #[serde(default)]
@@ -340,12 +343,14 @@ fn fingerprint(recipe: &str) -> String {
 fn recipe(suite: Option<&str>) -> String {
     let files = initramfs::FILES
         .iter()
+        .chain(&initramfs::LAB_FILES)
         .map(|(path, mode, text)| format!("{path} {mode:o} {text}"));
     let links = initramfs::LINKS
         .iter()
         .map(|(path, to)| format!("{path} {to}"));
     let names = kernel::MODULES
         .iter()
+        .chain(&kernel::LAB_MODULES)
         .chain(&programs::PROGRAMS)
         .chain(&programs::OPTIONAL)
         .map(ToString::to_string);
@@ -402,6 +407,7 @@ fn build(
         vmlinux: Some(out.join(VMLINUX)),
         bzimage: out.join(BZIMAGE),
         initrd: out.join(INITRD),
+        lab_initrd: None,
         host_programs: None,
         kernel_release,
         packages: lines,
@@ -424,7 +430,8 @@ fn build(
         ));
     }
     let stage = scratch.join("stage");
-    kernel::stage_modules(&modules, &image.kernel_release, &stage)?;
+    let release = &image.kernel_release;
+    kernel::stage_modules(&kernel::MODULES, &modules, release, &stage)?;
     let userspace = match kernel {
         Kernel::Own { .. } => {
             for program in programs::OPTIONAL {
@@ -434,11 +441,16 @@ fn build(
                     fs::copy(source, host.join(program))?;
                 }
             }
-            initramfs::write(root, &stage, &image.initrd)?
+            let userspace = initramfs::write(root, &stage, &image.initrd)?;
+            let stage = scratch.join("lab");
+            kernel::stage_modules(&kernel::LAB_MODULES, &modules, release, &stage)?;
+            let (files, lab) = (&initramfs::LAB_FILES, out.join(LAB_INITRD));
+            initramfs::write_with(&image.initrd, userspace, files, &stage, &lab)?;
+            userspace
         }
         Kernel::Of { own, .. } => {
             let userspace = store::userspace(own)?;
-            initramfs::write_with(&own.initrd, userspace, &stage, &image.initrd)?;
+            initramfs::write_with(&own.initrd, userspace, &[], &stage, &image.initrd)?;
             let theirs = own
                 .packages
                 .iter()

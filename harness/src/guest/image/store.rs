@@ -12,6 +12,8 @@ use std::time::{Duration, SystemTime};
 pub const VMLINUX: &str = "vmlinux";
 pub const BZIMAGE: &str = "bzImage";
 pub const INITRD: &str = "initrd";
+/// The lab's.
+pub const LAB_INITRD: &str = "lab-initrd";
 /// The directory of the programs that the host needs to talk to the guest's.
 pub const HOST_PROGRAMS: &str = "host";
 pub const MANIFEST: &str = "manifest.json";
@@ -134,7 +136,7 @@ pub fn remove_leftovers(images_dir: &Path) {
 /// Writes the manifest of the files in `dir`.
 pub fn seal(dir: &Path, image: GuestImage, userspace: u64) -> Result<()> {
     let mut sizes = BTreeMap::new();
-    for name in [VMLINUX, BZIMAGE, INITRD] {
+    for name in [VMLINUX, BZIMAGE, INITRD, LAB_INITRD] {
         if let Ok(meta) = fs::metadata(dir.join(name)) {
             sizes.insert(name.to_owned(), meta.len());
         }
@@ -196,6 +198,8 @@ pub fn load(dir: &Path) -> Result<GuestImage> {
     image.vmlinux = sizes.contains_key(VMLINUX).then(|| dir.join(VMLINUX));
     image.bzimage = dir.join(BZIMAGE);
     image.initrd = dir.join(INITRD);
+    let lab = sizes.contains_key(LAB_INITRD);
+    image.lab_initrd = lab.then(|| dir.join(LAB_INITRD));
     let programs = dir.join(HOST_PROGRAMS);
     image.host_programs = programs.is_dir().then_some(programs);
     Ok(image)

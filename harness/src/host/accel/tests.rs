@@ -116,6 +116,7 @@ fn the_answer_is_kept_for_what_it_depends_on() {
         vmlinux: None,
         bzimage: "bzImage".into(),
         initrd: "initrd".into(),
+        lab_initrd: None,
         host_programs: None,
         kernel_release: "6.1".into(),
         packages: Vec::new(),

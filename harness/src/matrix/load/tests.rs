@@ -84,29 +84,30 @@ fn a_good_file() {
         ]
     "#);
     insta::assert_debug_snapshot!(matrix.profiles, @r#"
-        {
-            "smoke": Profile {
-                ping_count: 2,
-                flood_count: 50,
-                hotplug_cycles: 2,
-                promisc_seconds: 3,
-                migrations: 2,
-                transfer_mib: 1,
-                netperf_seconds: None,
-                on_one_guest: [],
-                cases: Some(
-                    [
-                        "driver",
-                    ],
-                ),
-                starts: [
-                    Checkpoint,
+    {
+        "smoke": Profile {
+            ping_count: 2,
+            flood_count: 50,
+            hotplug_cycles: 2,
+            promisc_seconds: 3,
+            migrations: 2,
+            transfer_mib: 1,
+            netperf_seconds: None,
+            on_one_guest: [],
+            with_vhost: None,
+            cases: Some(
+                [
+                    "driver",
                 ],
-                after: [],
-                nics: None,
-                guests: None,
-            },
-        }
+            ),
+            starts: [
+                Checkpoint,
+            ],
+            after: [],
+            nics: None,
+            guests: None,
+        },
+    }
     "#);
     let cells: Vec<String> = matrix
         .cells()
@@ -151,21 +152,21 @@ fn unknown_keys() {
             ("reason", "reson"),
             ("[[exclude]]", "[[excludes]]"),
         ]),
-        @r"
-            m.toml:29: the file: unknown key `profile`, did you mean `profiles`? (allowed: axes, nics, guests, profiles, exclude)
-            m.toml:2: [axes]: the key `vhost` is missing
-            m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: nic, guest, vhost, zcopy)
-            m.toml:8: [nics.e1000]: the key `driver` is missing
-            m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, boot_rom)
-            m.toml:20: [guests.rhel6]: the key `memory` is missing
-            m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
-            m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
-            m.toml:29: [profiles.smoke]: the key `flood_count` is missing
-            m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
-            m.toml:38: [[exclude]]: the key `reason` is missing
-            m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
-            m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: axes, nics, guests, profiles, exclude)
-        "
+        @"
+    m.toml:29: the file: unknown key `profile`, did you mean `profiles`? (allowed: host, lab, axes, nics, guests, profiles, exclude)
+    m.toml:2: [axes]: the key `vhost` is missing
+    m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: nic, guest, vhost, zcopy)
+    m.toml:8: [nics.e1000]: the key `driver` is missing
+    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, boot_rom)
+    m.toml:20: [guests.rhel6]: the key `memory` is missing
+    m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
+    m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
+    m.toml:29: [profiles.smoke]: the key `flood_count` is missing
+    m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, with_vhost, cases, starts, after, nics, guests)
+    m.toml:38: [[exclude]]: the key `reason` is missing
+    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
+    m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: host, lab, axes, nics, guests, profiles, exclude)
+    "
     );
 }
 
@@ -359,11 +360,11 @@ fn all_mistakes_are_told_at_once() {
         .replace("memory = 256", "memory = 0")
         .replace("ping_count = 2", "ping_cuont = 2")
         .replace("zcopy = [\"off\"", "zcopy = [\"no\"");
-    insta::assert_snapshot!(parsed(&text).unwrap_err(), @r"
-        m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
-        m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
-        m.toml:29: [profiles.smoke]: the key `ping_count` is missing
-        m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, cases, starts, after, nics, guests)
+    insta::assert_snapshot!(parsed(&text).unwrap_err(), @"
+    m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
+    m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
+    m.toml:29: [profiles.smoke]: the key `ping_count` is missing
+    m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, with_vhost, cases, starts, after, nics, guests)
     ");
 }
 

@@ -45,7 +45,7 @@ pub mod store;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How a checkpoint is restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +83,11 @@ impl Checkpoint {
             mode,
             _lock: None,
         }
+    }
+
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The migration stream.

@@ -13,6 +13,7 @@ fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
         vmlinux: Some("/built/elsewhere/vmlinux".into()),
         bzimage: "/built/elsewhere/bzImage".into(),
         initrd: "/built/elsewhere/initrd".into(),
+        lab_initrd: None,
         host_programs: None,
         kernel_release: "6.1.0-1-amd64".into(),
         packages: vec!["dash=0.5".into()],

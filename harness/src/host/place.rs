@@ -1,0 +1,118 @@
+//! On which host a trial runs: this machine, or a lab.
+
+use super::HostFacts;
+use crate::matrix::{Backend, Cell};
+use serde::{Deserialize, Serialize};
+
+/// `host` in the matrix file, or `--host`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostChoice {
+    /// This machine where its kernel has what the backend needs, else a lab.
+    Auto,
+    /// This machine or nothing.
+    Direct,
+    /// A lab, for every trial.
+    Lab,
+}
+
+impl HostChoice {
+    /// Their words.
+    pub const WORDS: &'static [(&'static str, HostChoice)] = &[
+        ("auto", HostChoice::Auto),
+        ("direct", HostChoice::Direct),
+        ("lab", HostChoice::Lab),
+    ];
+}
+
+/// Whose kernel carries a trial's taps, bridge and vhost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Host {
+    /// This machine's.
+    Direct,
+    /// That of a disposable VM ([`crate::lab`]).
+    Lab,
+}
+
+/// Where the trials of `cell` run, or why nowhere.
+pub fn host_of(cell: &Cell, facts: &HostFacts, choice: HostChoice) -> Result<Host, String> {
+    let here = obstacle_here(cell.backend, facts);
+    match (choice, here, &facts.lab_obstacle) {
+        (HostChoice::Auto | HostChoice::Direct, None, _) => Ok(Host::Direct),
+        (HostChoice::Direct, Some(why), _) => Err(why),
+        (HostChoice::Auto | HostChoice::Lab, _, None) => Ok(Host::Lab),
+        (HostChoice::Auto, Some(why), Some(no_lab)) => {
+            Err(format!("{why}, and there can be no lab: {no_lab}"))
+        }
+        (HostChoice::Lab, _, Some(no_lab)) => Err(format!("there can be no lab: {no_lab}")),
+    }
+}
+
+/// Why this kernel cannot carry `backend`.
+fn obstacle_here(backend: Backend, facts: &HostFacts) -> Option<String> {
+    let wanted = match backend {
+        Backend::Tap => return None,
+        Backend::Vhost => false,
+        Backend::VhostZcopy => true,
+    };
+    if facts.vhost_obstacle.is_some() {
+        return facts.vhost_obstacle.clone();
+    }
+    match facts.zcopytx {
+        Some(is) if is == wanted => None,
+        Some(is) => Some(format!(
+            "vhost_net is loaded with experimental_zcopytx={}, this cell needs {}",
+            u8::from(is),
+            u8::from(wanted)
+        )),
+        None => Some(
+            "vhost_net does not say its experimental_zcopytx \
+             (no /sys/module/vhost_net/parameters/experimental_zcopytx)"
+                .into(),
+        ),
+    }
+}
+
+/// What QEMU must have for a lab.
+const DEVICES: [&str; 2] = ["virtio-9p-pci", "virtserialport"];
+
+/// What the lab must leave of the machine's memory, MiB: the harness, and a guest that runs beside it.
+const LEFT_MIB: u64 = 1024;
+
+/// Why there can be no lab of `memory_mib` on a machine with `machine_mib`.
+pub fn lab_obstacle(
+    qemu_version: &str,
+    devices: &[String],
+    memory_mib: u32,
+    machine_mib: u64,
+) -> Option<String> {
+    let missing = DEVICES
+        .iter()
+        .find(|d| !devices.iter().any(|has| has == *d));
+    if let Some(missing) = missing {
+        return Some(format!("QEMU {qemu_version} has no device {missing}"));
+    }
+    let needed = u64::from(memory_mib) + LEFT_MIB;
+    (machine_mib < needed).then(|| {
+        format!(
+            "its memory of {memory_mib} MiB ([lab] in the matrix file) and {LEFT_MIB} MiB beside it \
+             are more than this machine's {machine_mib} MiB"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_needs_memory_and_9p() {
+        let devices = DEVICES.map(str::to_owned);
+        assert_eq!(lab_obstacle("7.2.0", &devices, 3072, 8000), None);
+        insta::assert_snapshot!(
+            lab_obstacle("7.2.0", &devices, 3072, 4000).unwrap_or_default(), @"its memory of 3072 MiB ([lab] in the matrix file) and 1024 MiB beside it are more than this machine's 4000 MiB");
+        insta::assert_snapshot!(
+            lab_obstacle("7.2.0", &devices[1..], 3072, 8000).unwrap_or_default(), @"QEMU 7.2.0 has no device virtio-9p-pci");
+    }
+}

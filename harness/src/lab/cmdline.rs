@@ -1,0 +1,221 @@
+//! The lab's QEMU command line, and the script that its init reads. Pure.
+
+use crate::host::Accel;
+use crate::vm::cmdline::quote;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// File descriptor of the console in QEMU.
+pub const SERIAL_FD: i32 = 4;
+/// File descriptor of the port in QEMU, on which the harness speaks to itself inside.
+pub const PORT_FD: i32 = 3;
+/// File descriptor in QEMU of the console on which a shell listens.
+pub const SHELL_FD: i32 = 5;
+/// That port's name, as the lab's `/sys/class/virtio-ports` has it.
+pub const PORT: &str = "nicmatrix.lab";
+/// The script, in the lab's own directory.
+pub const START: &str = "start";
+
+/// The lab's kernel parameters. As for guests (see [`crate::guest::image::KERNEL_CMDLINE`]), under TCG
+/// a program that is always mapped at the same addresses is translated once.
+const PARAMETERS: &str = "console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr \
+     mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0";
+
+/// A lab, before it is a command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabSpec {
+    /// How the lab's own code runs.
+    pub accel: Accel,
+    /// MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Its kernel.
+    pub kernel: PathBuf,
+    /// Its initramfs.
+    pub initrd: PathBuf,
+    /// `-L` directories.
+    pub firmware: Vec<PathBuf>,
+    /// The host's directory that it may write to, and sees at the same place.
+    pub artifacts: PathBuf,
+    /// The host's directory of checkpoints, which QEMU opens for writing though it maps them privately.
+    pub checkpoints: PathBuf,
+    /// The host's directory with the script.
+    pub directory: PathBuf,
+}
+
+impl LabSpec {
+    /// QEMU's arguments, without the program.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        for directory in &self.firmware {
+            words.extend(["-L".into(), directory.into()]);
+        }
+        let mut put = |text: &str| words.extend(text.split(' ').map(OsString::from));
+        put("-name nicmatrix-lab -nodefaults -no-user-config -display none -no-reboot");
+        put("-machine q35");
+        for word in self.accel.qemu_args() {
+            put(word);
+        }
+        put(&format!("-m {}M -smp {}", self.memory_mib, self.cpus));
+        put("-rtc base=utc,clock=host");
+        put(&format!("-chardev socket,id=serial,fd={SERIAL_FD}"));
+        put("-serial chardev:serial");
+        put(&format!("-chardev socket,id=shell,fd={SHELL_FD}"));
+        put("-serial chardev:shell");
+        put("-device virtio-serial-pci,id=vser0");
+        put(&format!("-chardev socket,id=lab,fd={PORT_FD}"));
+        put(&format!("-device virtserialport,chardev=lab,name={PORT}"));
+        put("-device virtio-rng-pci");
+        words.extend(["-kernel".into(), (&self.kernel).into()]);
+        words.extend(["-initrd".into(), (&self.initrd).into()]);
+        words.extend(["-append".into(), PARAMETERS.into()]);
+        let shares = [
+            ("root", Path::new("/"), ",readonly=on"),
+            ("lab", &self.directory, ",readonly=on"),
+            ("artifacts", &self.artifacts, ""),
+            ("checkpoints", &self.checkpoints, ""),
+        ];
+        for (tag, path, read_only) in shares {
+            // What the lab's root creates belongs to the harness's user (security_model=none); files of
+            // several devices must not share inode numbers.
+            let path = path.to_string_lossy().replace(',', ",,");
+            let share = format!(
+                "local,id={tag},path={path},security_model=none,multidevs=remap{read_only}"
+            );
+            words.extend(["-fsdev".into(), share.into()]);
+            let device = format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}");
+            words.extend(["-device".into(), device.into()]);
+        }
+        words
+    }
+}
+
+/// What differs from lab to lab inside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// vhost_net's `experimental_zcopytx`.
+    pub zcopytx: bool,
+    /// See [`LabSpec::artifacts`].
+    pub artifacts: PathBuf,
+    /// See [`LabSpec::checkpoints`].
+    pub checkpoints: PathBuf,
+    /// What must be seen inside, wherever it is.
+    pub visible: Vec<PathBuf>,
+    /// Variables for the harness inside.
+    pub environment: Vec<(String, String)>,
+    /// The harness.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+}
+
+impl Start {
+    /// The script, for busybox's shell.
+    pub fn script(&self) -> String {
+        let path = |path: &Path| quote(&path.to_string_lossy());
+        let visible: Vec<String> = (self.visible.iter())
+            .map(|directory| format!("\tbind {}\n", path(directory)))
+            .collect();
+        let environment: Vec<String> = (self.environment.iter())
+            .map(|(name, value)| format!(" {}", quote(&format!("{name}={value}"))))
+            .collect();
+        let arguments: Vec<String> = (self.arguments.iter())
+            .map(|word| format!(" {}", quote(word)))
+            .collect();
+        format!(
+            "zcopytx={}\nartifacts={}\ncheckpoints={}\nvisible() {{\n\t:\n{}}}\ninside() {{\n\tchroot /host env -i{} {}{}\n}}\n",
+            u8::from(self.zcopytx),
+            path(&self.artifacts),
+            path(&self.checkpoints),
+            visible.concat(),
+            environment.concat(),
+            path(&self.program),
+            arguments.concat(),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> LabSpec {
+        LabSpec {
+            accel: Accel::Tcg,
+            memory_mib: 3072,
+            cpus: 2,
+            kernel: "/images/x/vmlinux".into(),
+            initrd: "/images/x/lab-initrd".into(),
+            firmware: vec!["/fw".into()],
+            artifacts: "/work, here/runs".into(),
+            checkpoints: "/work, here/checkpoints".into(),
+            directory: "/work, here/lab/vhost".into(),
+        }
+    }
+
+    #[test]
+    fn the_command_line_in_full() {
+        let words = spec().arguments();
+        let text = crate::vm::cmdline::shell(Path::new("qemu"), &words);
+        insta::assert_snapshot!(text, @r"
+        qemu \
+          -L /fw \
+          -name nicmatrix-lab \
+          -nodefaults \
+          -no-user-config \
+          -display none \
+          -no-reboot \
+          -machine q35 \
+          -accel tcg \
+          -cpu qemu64,+rdrand \
+          -m 3072M \
+          -smp 2 \
+          -rtc base=utc,clock=host \
+          -chardev socket,id=serial,fd=4 \
+          -serial chardev:serial \
+          -chardev socket,id=shell,fd=5 \
+          -serial chardev:shell \
+          -device virtio-serial-pci,id=vser0 \
+          -chardev socket,id=lab,fd=3 \
+          -device virtserialport,chardev=lab,name=nicmatrix.lab \
+          -device virtio-rng-pci \
+          -kernel /images/x/vmlinux \
+          -initrd /images/x/lab-initrd \
+          -append 'console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0' \
+          -fsdev local,id=root,path=/,security_model=none,multidevs=remap,readonly=on \
+          -device virtio-9p-pci,fsdev=root,mount_tag=root \
+          -fsdev 'local,id=lab,path=/work,, here/lab/vhost,security_model=none,multidevs=remap,readonly=on' \
+          -device virtio-9p-pci,fsdev=lab,mount_tag=lab \
+          -fsdev 'local,id=artifacts,path=/work,, here/runs,security_model=none,multidevs=remap' \
+          -device virtio-9p-pci,fsdev=artifacts,mount_tag=artifacts \
+          -fsdev 'local,id=checkpoints,path=/work,, here/checkpoints,security_model=none,multidevs=remap' \
+          -device virtio-9p-pci,fsdev=checkpoints,mount_tag=checkpoints
+        ");
+    }
+
+    #[test]
+    fn whatever_a_path_holds_the_shell_takes_it_as_it_is() {
+        let start = Start {
+            zcopytx: true,
+            artifacts: "/tmp/it's here/runs".into(),
+            checkpoints: "/tmp/it's here/checkpoints".into(),
+            visible: vec!["/tmp/it's here".into()],
+            environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+            program: "/tmp/it's here/nicmatrix".into(),
+            arguments: vec!["lab".into(), "inside".into()],
+        };
+        insta::assert_snapshot!(start.script(), @r"
+        zcopytx=1
+        artifacts='/tmp/it'\''s here/runs'
+        checkpoints='/tmp/it'\''s here/checkpoints'
+        visible() {
+        	:
+        	bind '/tmp/it'\''s here'
+        }
+        inside() {
+        	chroot /host env -i 'PATH=/usr/bin:/bin' '/tmp/it'\''s here/nicmatrix' 'lab' 'inside'
+        }
+        ");
+    }
+}

@@ -1,0 +1,430 @@
+//! The lab: a disposable host for trials that need a kernel setting nobody wants made to their own.
+//!
+//! vhost's zero-copy is a parameter of the host's kernel module (`vhost_net`'s
+//! `experimental_zcopytx`), and many kernels have no such module at all. So the host is a VM too: the
+//! kernel and userspace of the built guest image with modules of its own, booted by the QEMU under
+//! test, with KVM where that is proved, else TCG.
+//!
+//! # What it sees
+//! This machine's root, read-only over 9p and kept in its page cache; tmpfs over `/tmp` and `/run`;
+//! the directory of the runs, for writing. In there the same program runs that runs outside
+//! ([`inside`]), chrooted to that root, so that every path means the same on both sides. Nothing is
+//! installed, and QEMU's death takes all of it away.
+//!
+//! # How a trial runs there
+//! A port of virtio-serial carries JSON lines ([`protocol`]). The harness outside names the trial,
+//! with its settings and all that it has found out; the harness inside plans it anew for the kernel
+//! that it finds, runs it on its own thread and namespace as any other, and sends its end, which goes
+//! into the same events. Artifacts need no transport: they are written where they belong.
+//!
+//! Checkpoints come from outside where VMs run under TCG, whose CPU does not depend on what it runs
+//! on: the harness inside asks for one, the harness outside makes it in a tenth of the time or has it
+//! already, and holds its lock until the trial ends. Under KVM the lab has checkpoints of its own, as
+//! a nested CPU has other features.
+//!
+//! # Shared
+//! A run has labs of its own, one for each setting of the module, started when a trial needs it and
+//! ended with the run. Where `cargo xtask lab up` has put one up, it is used in their place
+//! ([`shared`]).
+//!
+//! # When it fails
+//! A lab that panics, ends or falls silent (its harness says once a second that it lives) fails the
+//! trials that were in it, with the end of its console; the next trial gets a new one.
+
+pub mod cmdline;
+pub mod inside;
+pub mod protocol;
+pub mod shared;
+pub mod verbs;
+pub mod vm;
+
+use crate::cases::Load;
+use crate::error::{CannotRun, OrCannotRun};
+use crate::host::Accel;
+use crate::host::accel::Proven;
+use crate::host::place::HostChoice;
+use crate::matrix::Backend;
+use crate::plan::PlannedTrial;
+use crate::run::context::Context;
+use crate::run::deadline::Limit;
+use crate::run::events::{Outcome, TrialEnded};
+use crate::run::settings::Settings;
+use crate::run::slots::{Need, PROCESSOR};
+use crate::testbed::start::Source;
+use anyhow::{Context as _, Result, anyhow};
+use cmdline::LabSpec;
+use protocol::{FromLab, Grant, ToLab, Up, Want, Work};
+use shared::Wish;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use vm::Lab;
+
+/// Set where the program is to be the harness inside.
+pub const INSIDE: &str = "NICMATRIX_INSIDE";
+
+/// From exec to the first word of the harness inside: 6 s under TCG.
+const LAB_UP: Limit = Limit {
+    what: "the lab",
+    seconds: 90.0,
+};
+
+/// How long a lab may say nothing: it speaks once a second, but a processor of its own may be kept from
+/// it while its VMs keep the host busy.
+const LAB_SILENT: Limit = Limit {
+    what: "a word of the lab",
+    seconds: 90.0,
+};
+
+/// How often it is looked whether it has fallen silent.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How much slower TCG is inside TCG than outside. A boot takes 60 to 120 s there, 2.4 outside; what
+/// makes it so is that each piece of code that is translated inside is thrown away outside.
+const NESTED_TCG: f64 = 26.0;
+
+/// The way to a trial's lab.
+struct Talk {
+    lab: Way,
+    up: Up,
+    heard: Receiver<FromLab>,
+}
+
+enum Way {
+    Own(Arc<Lab>, u64),
+    Shared(Mutex<UnixStream>),
+}
+
+impl Talk {
+    fn own(lab: Arc<Lab>, up: Up) -> Talk {
+        let (number, heard) = lab.trial();
+        let lab = Way::Own(lab, number);
+        Talk { lab, up, heard }
+    }
+
+    fn shared(stream: UnixStream, reader: BufReader<UnixStream>, up: Up) -> Result<Talk> {
+        let (sender, heard) = channel();
+        std::thread::Builder::new()
+            .name("shared lab".into())
+            .spawn(move || {
+                for line in reader.lines().map_while(Result::ok) {
+                    let Ok(message) = serde_json::from_str(&line) else {
+                        break;
+                    };
+                    if sender.send(message).is_err() {
+                        break;
+                    }
+                }
+            })
+            .or_cannot_run(|| "start a thread".into())?;
+        let lab = Way::Shared(Mutex::new(stream));
+        Ok(Talk { lab, up, heard })
+    }
+
+    /// Says something of the trial, whose number is filled in.
+    fn say(&self, message: impl FnOnce(u64) -> ToLab) -> Result<()> {
+        match &self.lab {
+            Way::Own(lab, number) => lab.say(&message(*number)),
+            Way::Shared(stream) => {
+                // The keeper has its own number for it.
+                let line = serde_json::to_string(&message(0))? + "\n";
+                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                stream
+                    .write_all(line.as_bytes())
+                    .or_cannot_run(|| "speak with the lab that is up".into())
+            }
+        }
+    }
+
+    /// Ends a lab that has said nothing for too long, and says so; a shared one is its keeper's.
+    fn silent(&self) -> Option<String> {
+        let Way::Own(lab, _) = &self.lab else {
+            return None;
+        };
+        let silence = lab.heard().map_or(Duration::ZERO, |heard| heard.elapsed());
+        (silence > LAB_SILENT.start().span()).then(|| {
+            let tail = lab.tail();
+            lab.kill();
+            let seconds = silence.as_secs_f64();
+            format!("the lab said nothing for {seconds:.0} s, and was ended; {tail}")
+        })
+    }
+
+    /// What became of the lab.
+    fn death(&self) -> String {
+        match &self.lab {
+            Way::Own(lab, _) => format!("the lab ended under the trial: {:#}", lab.death()),
+            Way::Shared(_) => {
+                "the lab that was up ended under the trial: `cargo xtask lab status` tells where its console is".into()
+            }
+        }
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        if let Way::Own(lab, number) = &self.lab {
+            lab.forget(*number);
+        }
+    }
+}
+
+/// What a trial in a lab takes of this machine while it runs. Its guests, under TCG twice, each keep
+/// more than a processor busy; their memory is the lab's.
+pub fn need(trial: &PlannedTrial) -> Need {
+    match trial.case.load {
+        Load::Alone => Need::ALL,
+        Load::Busy | Load::Waits => Need {
+            processors: PROCESSOR * 3 / 2,
+            memory_mib: 0,
+        },
+    }
+}
+
+/// The labs of a run, one for each setting of the module, each started when the first trial needs it.
+pub struct Labs {
+    directory: PathBuf,
+    memory_mib: u32,
+    labs: [Mutex<Option<Start>>; 2],
+}
+
+/// A lab that was started: one that did not come up would not the next time.
+type Start = Result<(Arc<Lab>, Up), String>;
+
+impl Labs {
+    /// None yet. Their transcripts go to `directory`.
+    pub fn new(directory: PathBuf, memory_mib: u32) -> Labs {
+        Labs {
+            directory,
+            memory_mib,
+            labs: Default::default(),
+        }
+    }
+
+    /// Runs a trial in the lab that it needs.
+    pub fn run(&self, trial: &PlannedTrial, context: &Context, run: &Path) -> TrialEnded {
+        let begun = Instant::now();
+        let ended = self.try_run(trial, context, run).unwrap_or_else(|error| {
+            let message = format!("{error:#}");
+            TrialEnded {
+                artifacts: self.directory.display().to_string(),
+                reproduce: context.settings.reproduce(&trial.name),
+                ..TrialEnded::unmeasured(trial.name.clone(), Outcome::Broken { message })
+            }
+        });
+        TrialEnded {
+            // As it looks from outside.
+            seconds: begun.elapsed().as_secs_f64(),
+            reproduce: context.settings.reproduce(&trial.name),
+            ..ended
+        }
+    }
+
+    fn try_run(&self, trial: &PlannedTrial, context: &Context, run: &Path) -> Result<TrialEnded> {
+        let zcopytx = trial.cell.backend == Backend::VhostZcopy;
+        let talk = match shared::connect(&context.settings, zcopytx, Wish::Trial)? {
+            Some((stream, reader, up)) => Talk::shared(stream, reader, up)?,
+            None => {
+                let (lab, up) = self.lab(zcopytx, context)?;
+                Talk::own(lab, up)
+            }
+        };
+        talk.say(|trial_number| ToLab::Run {
+            trial: trial_number,
+            work: Box::new(work(trial, context, run)),
+        })?;
+        // Checkpoints stay for as long as the trial may read them.
+        let mut held = Vec::new();
+        let ended = loop {
+            match talk.heard.recv_timeout(LOOK) {
+                Ok(FromLab::Wanted { want, .. }) => {
+                    let grant = grant(trial, context, &want, &mut held);
+                    let grant = grant.map_err(|error| format!("{error:#}"));
+                    talk.say(|trial| ToLab::Granted { trial, grant })?;
+                }
+                Ok(FromLab::Ended { ended, .. }) => break *ended,
+                Ok(FromLab::Up(_) | FromLab::Alive) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(message) = talk.silent() {
+                        break self.failed(trial, context, message);
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    break self.failed(trial, context, talk.death());
+                }
+            }
+        };
+        Ok(TrialEnded {
+            host: Some(describe(&talk.up)),
+            ..ended
+        })
+    }
+
+    /// A trial whose lab was lost.
+    fn failed(&self, trial: &PlannedTrial, context: &Context, message: String) -> TrialEnded {
+        TrialEnded {
+            artifacts: self.directory.display().to_string(),
+            reproduce: context.settings.reproduce(&trial.name),
+            attempts: 1,
+            ..TrialEnded::unmeasured(trial.name.clone(), Outcome::Failed { message })
+        }
+    }
+
+    /// The lab with that setting; started where there is none that lives.
+    fn lab(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up)> {
+        let mut place = self.labs[usize::from(zcopytx)]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match &*place {
+            Some(Ok((lab, up))) if lab.is_alive() => return Ok((lab.clone(), up.clone())),
+            Some(Err(why)) => return Err(CannotRun(why.clone()).into()),
+            _ => *place = None,
+        }
+        let started = self.start(zcopytx, context);
+        *place = Some(match &started {
+            Ok(lab) => Ok(lab.clone()),
+            Err(error) => Err(format!("{error:#}")),
+        });
+        started
+    }
+
+    fn start(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up)> {
+        let directory = (1..)
+            .map(|n| {
+                self.directory
+                    .join(format!("zcopytx-{}.{n}", u8::from(zcopytx)))
+            })
+            .find(|directory| !directory.exists())
+            .context("the numbers are used up")?;
+        let lab = start(zcopytx, context, &directory, self.memory_mib)?;
+        let up = lab
+            .wait_up(LAB_UP.start())
+            .or_cannot_run(|| "start the lab".into())?;
+        Ok((Arc::new(lab), up))
+    }
+
+    /// Ends them.
+    pub fn end(&self) {
+        for place in &self.labs {
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+    }
+}
+
+/// Starts a lab with its transcripts in `directory`.
+fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) -> Result<Lab> {
+    let settings = &context.settings;
+    let image = &context.image;
+    let initrd = image.lab_initrd.clone();
+    let spec = LabSpec {
+        accel: context.proven.accel,
+        memory_mib,
+        cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        kernel: image.kernel().to_owned(),
+        initrd: initrd
+            .context("the guest image has no initramfs for it")
+            .or_cannot_run(|| "start the lab".into())?,
+        firmware: settings.firmware.clone(),
+        artifacts: settings.runs(),
+        checkpoints: settings.checkpoints(),
+        directory: directory.to_owned(),
+    };
+    std::fs::create_dir_all(settings.checkpoints())
+        .or_cannot_run(|| format!("create {}", settings.checkpoints().display()))?;
+    let program = std::env::current_exe().or_cannot_run(|| "find this program".into())?;
+    let mut visible = vec![
+        settings.root.clone(),
+        settings.dir.clone(),
+        program.clone(),
+        settings.qemu.clone(),
+        settings.matrix.clone(),
+    ];
+    visible.extend(settings.firmware.iter().cloned());
+    let mut environment = vec![
+        (INSIDE.to_owned(), "1".to_owned()),
+        ("HOME".to_owned(), "/root".to_owned()),
+        ("TMPDIR".to_owned(), "/tmp".to_owned()),
+    ];
+    environment.extend(
+        std::env::vars().filter(|(name, _)| name == "PATH" || name.starts_with("NICMATRIX_IMAGE_")),
+    );
+    let script = cmdline::Start {
+        zcopytx,
+        artifacts: settings.runs(),
+        checkpoints: settings.checkpoints(),
+        visible,
+        environment,
+        program,
+        arguments: Vec::new(),
+    };
+    Lab::start(&settings.qemu, &spec, &script)
+}
+
+/// All that the harness inside need not find out.
+fn work(trial: &PlannedTrial, context: &Context, run: &Path) -> Work {
+    let proven = &context.proven;
+    let slower = match proven.accel {
+        Accel::Tcg => NESTED_TCG,
+        // Measured inside.
+        Accel::Kvm => 1.0,
+    };
+    Work {
+        trial: trial.name.clone(),
+        run: run.to_owned(),
+        settings: Settings {
+            host: Some(HostChoice::Direct),
+            ..context.settings.clone()
+        },
+        facts: context.facts.clone(),
+        image: context.image.clone(),
+        suites: context.suites.clone(),
+        proven: Proven {
+            speed: proven.speed * slower,
+            ..proven.clone()
+        },
+    }
+}
+
+/// What a guest of `trial` is to be started from; a checkpoint's lock goes to `held`.
+fn grant(
+    trial: &PlannedTrial,
+    context: &Context,
+    want: &Want,
+    held: &mut Vec<Source>,
+) -> Result<Grant> {
+    let Want { start, spec, plain } = want;
+    let (source, notes) = context
+        .checkpoints
+        .source(*start, spec, plain, &trial.cell.guest)?;
+    let checkpoint = match &source {
+        Source::Boot => None,
+        Source::Restore(checkpoint, saved) => {
+            Some((checkpoint.directory().to_owned(), checkpoint.mode, *saved))
+        }
+    };
+    held.push(source);
+    Ok(Grant { checkpoint, notes })
+}
+
+/// A trial's host, for the reports.
+fn describe(up: &Up) -> String {
+    let setting = match up.zcopytx {
+        Some(on) => format!(", vhost_net with experimental_zcopytx={}", u8::from(on)),
+        None => String::new(),
+    };
+    format!("lab, Linux {}{setting}", up.release)
+}
+
+/// What `NICMATRIX_INSIDE` makes of this program.
+///
+/// # Errors
+/// As [`inside::serve`].
+pub fn serve_if_inside() -> Option<Result<()>> {
+    std::env::var_os(INSIDE).map(|_| {
+        inside::serve()?;
+        Err(anyhow!("the lab's port was closed"))
+    })
+}

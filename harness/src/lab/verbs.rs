@@ -1,0 +1,119 @@
+//! `cargo xtask lab`: the labs that several runs share.
+
+use super::describe;
+use super::shared::{self, Wish};
+use crate::error::{CannotRun, OrCannotRun};
+use crate::net;
+use crate::run::context::Context;
+use crate::run::settings::Settings;
+use crate::run::shell::Raw;
+use crate::run::{self, Planned};
+use anyhow::{Result, bail};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
+
+/// Their settings, with the words for them.
+const LABS: [(&str, bool); 2] = [("vhost", false), ("vhost_zcopy", true)];
+
+/// Ends the shell, as in QEMU: Ctrl-A x.
+const ESCAPE: u8 = 0x01;
+
+/// Starts a lab and keeps it; `ready` is told when it is up.
+///
+/// # Errors
+/// As [`shared::keep`].
+pub fn keep(
+    settings: Settings,
+    zcopytx: bool,
+    ready: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
+    let Planned {
+        matrix,
+        profile,
+        facts,
+        ..
+    } = run::planned(&settings)?;
+    if let Some(why) = &facts.lab_obstacle {
+        bail!(CannotRun(format!("there can be no lab: {why}")));
+    }
+    net::userns::enter_if_needed()?;
+    let context = Context::prepare(settings, profile, facts, &[])?;
+    shared::keep(&context, zcopytx, matrix.lab_memory_mib, |line| {
+        ready(&format!("{line}\n"))
+    })
+}
+
+/// Which are up, a line each.
+///
+/// # Errors
+/// One that does not speak as it should.
+pub fn status(settings: &Settings) -> Result<String> {
+    let mut text = String::new();
+    for (name, zcopytx) in LABS {
+        let state = match shared::connect(settings, zcopytx, Wish::Status)? {
+            Some((_, _, up)) => describe(&up),
+            None => "down".to_owned(),
+        };
+        let _ = writeln!(text, "{name:<12} {state}");
+    }
+    Ok(text)
+}
+
+/// Ends those that are up; which they were.
+///
+/// # Errors
+/// As [`status`].
+pub fn down(settings: &Settings) -> Result<String> {
+    let mut text = String::new();
+    for (name, zcopytx) in LABS {
+        if let Some((_, mut reader, _)) = shared::connect(settings, zcopytx, Wish::Down)? {
+            // Its end is the connection's.
+            let _ = reader.read(&mut [0]);
+            let _ = writeln!(text, "{name} is down");
+        }
+    }
+    if text.is_empty() {
+        text = "none was up\n".into();
+    }
+    Ok(text)
+}
+
+/// Joins the terminal to a shell in the first that is up, until Ctrl-A x.
+///
+/// # Errors
+/// When none is up.
+pub fn shell(settings: &Settings) -> Result<()> {
+    for (_, zcopytx) in LABS {
+        let Some((stream, mut reader, up)) = shared::connect(settings, zcopytx, Wish::Shell)?
+        else {
+            continue;
+        };
+        eprintln!("{}; Ctrl-A x: leave it", describe(&up));
+        let _raw = Raw::enter();
+        std::thread::Builder::new()
+            .name("shell".into())
+            .spawn(move || std::io::copy(&mut reader, &mut std::io::stdout()))
+            .or_cannot_run(|| "start a thread".into())?;
+        let (stdin, mut buffer, mut escaped) = (std::io::stdin(), [0; 256], false);
+        let mut keys = stream.try_clone()?;
+        keys.write_all(b"\n")?;
+        loop {
+            let count = nix::unistd::read(stdin.as_fd(), &mut buffer).unwrap_or(0);
+            for byte in &buffer[..count] {
+                match (std::mem::take(&mut escaped), *byte) {
+                    (true, b'x') => return Ok(stream.shutdown(Shutdown::Both)?),
+                    (false, ESCAPE) => escaped = true,
+                    (_, byte) => keys.write_all(&[byte])?,
+                }
+            }
+            if count == 0 {
+                return Ok(stream.shutdown(Shutdown::Both)?);
+            }
+        }
+    }
+    bail!(CannotRun(
+        "no lab is up: `cargo xtask lab up` starts one".into()
+    ))
+}

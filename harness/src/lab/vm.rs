@@ -1,0 +1,291 @@
+//! A running lab, from outside.
+
+use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, Start};
+use super::protocol::{FromLab, ToLab, Up};
+use crate::error::OrCannotRun;
+use crate::run::child::pdeath_command;
+use crate::run::deadline::Deadline;
+use crate::vm::cmdline;
+use crate::vm::process::SERIAL_LOG;
+use crate::vm::serial::Serial;
+use anyhow::{Result, anyhow};
+use command_fds::{CommandFdExt, FdMapping};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Lines of the console that tell of a lab's end.
+const TAIL_LINES: usize = 20;
+
+/// A lab. It ends when this is dropped, and with the process.
+pub struct Lab {
+    port: Mutex<UnixStream>,
+    shared: Arc<Shared>,
+    serial: Serial,
+    shell: Mutex<UnixStream>,
+    stderr: PathBuf,
+    /// Its dropping tells the keeper to end QEMU.
+    _keeper: Sender<()>,
+    /// From exec to its first word.
+    pub started: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    up: Option<Up>,
+    heard: Option<Instant>,
+    ended: bool,
+    trials: BTreeMap<u64, Sender<FromLab>>,
+    last: u64,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes whatever comes until the port is closed.
+    fn listen(&self, port: UnixStream) {
+        for line in BufReader::new(port).lines().map_while(Result::ok) {
+            // A line that is not understood is of another version, which the lab's start excludes.
+            let Ok(message) = serde_json::from_str::<FromLab>(&line) else {
+                continue;
+            };
+            let mut state = self.state();
+            state.heard = Some(Instant::now());
+            match message {
+                FromLab::Up(up) => state.up = Some(up),
+                FromLab::Alive => {}
+                FromLab::Wanted { trial, .. } | FromLab::Ended { trial, .. } => {
+                    if let Some(sender) = state.trials.get(&trial) {
+                        // Whoever asked may have given up.
+                        let _ = sender.send(message);
+                    }
+                }
+            }
+            self.changed.notify_all();
+        }
+        let mut state = self.state();
+        state.ended = true;
+        // Whoever waits for a trial is told by the end of its channel.
+        state.trials.clear();
+        self.changed.notify_all();
+    }
+}
+
+impl Lab {
+    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`]: QEMU cannot be executed, the directory not be written to.
+    pub fn start(qemu: &Path, spec: &LabSpec, start: &Start) -> Result<Lab> {
+        let directory = &spec.directory;
+        std::fs::create_dir_all(directory)
+            .and_then(|()| std::fs::write(directory.join(START), start.script()))
+            .or_cannot_run(|| format!("write to {}", directory.display()))?;
+        let create = |name: &str| {
+            let path = directory.join(name);
+            File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
+        };
+        let arguments = spec.arguments();
+        let line = cmdline::shell(qemu, &arguments) + "\n";
+        std::fs::write(directory.join("qemu.sh"), line)
+            .or_cannot_run(|| "write the lab's command line".into())?;
+        let (port, theirs_port) = UnixStream::pair()?;
+        let (console, theirs_console) = UnixStream::pair()?;
+        let (shell, theirs_shell) = UnixStream::pair()?;
+        let map = |parent: UnixStream, child_fd| FdMapping {
+            parent_fd: OwnedFd::from(parent),
+            child_fd,
+        };
+        let mut command = pdeath_command(qemu);
+        command
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(create("qemu.stderr")?)
+            .fd_mappings(vec![
+                map(theirs_port, PORT_FD),
+                map(theirs_console, SERIAL_FD),
+                map(theirs_shell, SHELL_FD),
+            ])
+            .map_err(|error| anyhow!("{error}"))?;
+        // The parent-death signal is that of the spawning thread, and trials' threads end.
+        let (hand_over, spawned) = channel();
+        let (keeper, dropped) = channel::<()>();
+        std::thread::Builder::new()
+            .name("lab".into())
+            .spawn(move || {
+                let child = command.spawn();
+                drop(command);
+                match child {
+                    Ok(child) => {
+                        let _ = hand_over.send(Ok(()));
+                        keep(child, &dropped);
+                    }
+                    Err(error) => drop(hand_over.send(Err(error))),
+                }
+            })
+            .or_cannot_run(|| "start a thread for the lab".into())?;
+        let started = Instant::now();
+        spawned
+            .recv()
+            .map_err(|_| anyhow!("the lab's thread ended"))?
+            .or_cannot_run(|| format!("execute {}", qemu.display()))?;
+        let shared = Arc::new(Shared::default());
+        let (theirs, reader) = (shared.clone(), port.try_clone()?);
+        std::thread::Builder::new()
+            .name("lab port".into())
+            .spawn(move || theirs.listen(reader))
+            .or_cannot_run(|| "start a thread for the lab".into())?;
+        Ok(Lab {
+            serial: Serial::record(console, port.try_clone()?, create(SERIAL_LOG)?, false)?,
+            port: Mutex::new(port),
+            shared,
+            shell: Mutex::new(shell),
+            stderr: directory.join("qemu.stderr"),
+            _keeper: keeper,
+            started,
+        })
+    }
+
+    /// Waits until the harness inside speaks.
+    ///
+    /// # Errors
+    /// The deadline, or the lab's end, with what its console showed.
+    pub fn wait_up(&self, deadline: Deadline) -> Result<Up> {
+        let mut state = self.shared.state();
+        loop {
+            if let Some(up) = &state.up {
+                return Ok(up.clone());
+            }
+            if state.ended {
+                drop(state);
+                return Err(self.death().context("the lab ended before it was up"));
+            }
+            let Some(left) = deadline.left() else {
+                drop(state);
+                return Err(deadline.missed(self.tail()));
+            };
+            let waited = self.shared.changed.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Whether it still runs, as far as is known.
+    pub fn is_alive(&self) -> bool {
+        !self.shared.state().ended
+    }
+
+    /// When it last said anything.
+    pub fn heard(&self) -> Option<Instant> {
+        self.shared.state().heard
+    }
+
+    /// A number for a trial, and what the lab will say of it. The channel ends with the lab.
+    pub fn trial(&self) -> (u64, Receiver<FromLab>) {
+        let (sender, receiver) = channel();
+        let mut state = self.shared.state();
+        state.last += 1;
+        let trial = state.last;
+        if !state.ended {
+            state.trials.insert(trial, sender);
+        }
+        (trial, receiver)
+    }
+
+    /// Nothing more is awaited of a trial.
+    pub fn forget(&self, trial: u64) {
+        self.shared.state().trials.remove(&trial);
+    }
+
+    /// Says something to the harness inside.
+    ///
+    /// # Errors
+    /// When the lab has ended.
+    pub fn say(&self, message: &ToLab) -> Result<()> {
+        let line = serde_json::to_string(message)? + "\n";
+        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        port.write_all(line.as_bytes()).map_err(|_| self.death())
+    }
+
+    /// Joins `stream` to a shell inside, until it is closed. One at a time.
+    ///
+    /// # Errors
+    /// The end of either.
+    pub fn shell(&self, stream: &UnixStream) -> Result<()> {
+        let shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut said, mut user) = (shell.try_clone()?, stream.try_clone()?);
+        let speaking = Arc::new(AtomicBool::new(true));
+        let listening = speaking.clone();
+        // Looked at now and then: what the shell says to nobody must not be lost to the next.
+        said.set_read_timeout(Some(Duration::from_millis(200)))?;
+        let reader = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while listening.load(Ordering::Relaxed) {
+                match said.read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) if user.write_all(&buffer[..count]).is_err() => break,
+                    _ => {}
+                }
+            }
+        });
+        let copied = std::io::copy(&mut stream.try_clone()?, &mut shell.try_clone()?);
+        speaking.store(false, Ordering::Relaxed);
+        let _ = reader.join();
+        copied?;
+        Ok(())
+    }
+
+    /// Ends it at once; whoever waits for something of it is told.
+    pub fn kill(&self) {
+        let port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        // QEMU ends with its keeper; nobody needs to wait for that.
+        let _ = port.shutdown(std::net::Shutdown::Both);
+    }
+
+    /// The end of its console.
+    pub fn tail(&self) -> String {
+        let tail = self.serial.tail(TAIL_LINES);
+        match tail.trim() {
+            "" => "its console stayed silent".into(),
+            tail => format!("its console ends with:\n{tail}"),
+        }
+    }
+
+    /// Why it is no more.
+    pub fn death(&self) -> anyhow::Error {
+        let said = std::fs::read_to_string(&self.stderr).unwrap_or_default();
+        let said = match said.trim() {
+            "" => String::new(),
+            said => format!("; QEMU said: {said}"),
+        };
+        let why = match self.serial.trouble() {
+            Some((kind, line)) => format!("its console shows a {kind}: {line}"),
+            None => "its QEMU ended".into(),
+        };
+        anyhow!("{why}{said}; {}", self.tail())
+    }
+}
+
+/// Keeps QEMU until nobody wants it any more.
+fn keep(mut child: Child, dropped: &Receiver<()>) {
+    // Only the end of the channel comes.
+    let _ = dropped.recv();
+    let _ = child.kill();
+    let _ = child.wait();
+}

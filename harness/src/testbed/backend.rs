@@ -1,0 +1,62 @@
+//! Who carries the frames of the NIC under test: QEMU itself, or vhost-net.
+
+use super::Testbed;
+use crate::host::vhost;
+use crate::matrix::Backend;
+use anyhow::ensure;
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Words of the failure when vhost was asked for and is not used.
+pub const NOT_SERVED: &str = "no vhost worker serves it";
+
+/// In a trial's artifacts: what was seen of its backend.
+const EVIDENCE: &str = "backend.log";
+
+impl Testbed {
+    /// How long the vhost workers of this QEMU have run.
+    pub(super) fn vhost_ran(&self) -> Duration {
+        vhost::ran(&vhost::workers(self.vm.pid()))
+    }
+
+    /// After an answered ping: that its frames went through what the cell names. `before` is
+    /// [`Testbed::vhost_ran`] from before the ping.
+    ///
+    /// # Errors
+    /// vhost that was asked for and not used, or the other way round.
+    pub(super) fn expect_backend(&self, before: Duration) -> anyhow::Result<()> {
+        let backend = self.cell.backend;
+        let workers = vhost::workers(self.vm.pid());
+        let ran = vhost::ran(&workers).saturating_sub(before);
+        let pid = self.vm.pid();
+        self.evidence(&format!(
+            "{backend}: vhost workers of QEMU {pid}: {workers:?}; they ran {ran:?} while a ping was answered"
+        ));
+        if backend == Backend::Tap {
+            ensure!(
+                workers.is_empty(),
+                "QEMU was to carry its frames itself, but vhost workers serve it: {workers:?}"
+            );
+            return Ok(());
+        }
+        ensure!(
+            !workers.is_empty(),
+            "QEMU was to leave its frames to vhost, but {NOT_SERVED}: there is no thread vhost-{pid}"
+        );
+        ensure!(
+            !ran.is_zero(),
+            "a ping was answered, but the vhost workers {workers:?} did not run meanwhile"
+        );
+        Ok(())
+    }
+
+    /// Keeps a line of what was seen of the backend.
+    pub fn evidence(&self, line: &str) {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.artifacts.dir().join(EVIDENCE));
+        // A disk that is full decides nothing about the NIC.
+        let _ = file.and_then(|mut file| writeln!(file, "{line}"));
+    }
+}

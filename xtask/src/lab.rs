@@ -1,0 +1,105 @@
+//! `cargo xtask lab`: a disposable host with vhost_net that several runs share.
+
+use crate::matrix::Settings;
+use crate::{Place, child};
+use anyhow::{Context, Result, bail};
+use clap::{Subcommand, ValueEnum};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{ExitCode, Stdio};
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask lab up                      one for vhost, one for vhost_zcopy
+  cargo xtask lab up --backend vhost
+  cargo nextest run -p harness --test matrix ::vhost
+  cargo xtask lab shell                   look around inside
+  cargo xtask lab down";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Start what is not up; runs then use it in place of labs of their own
+    #[command(after_help = "Example:\n  cargo xtask lab up --backend vhost_zcopy")]
+    Up {
+        /// Only the one for this backend
+        #[arg(long)]
+        backend: Option<Backend>,
+        #[command(flatten)]
+        settings: Box<Settings>,
+    },
+    /// Say which are up
+    Status,
+    /// A shell inside the one that is up
+    Shell,
+    /// End those that are up
+    Down,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Backend {
+    Vhost,
+    VhostZcopy,
+}
+
+pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+    let word = match &args.what {
+        What::Up { backend, settings } => {
+            for each in [Backend::Vhost, Backend::VhostZcopy] {
+                if backend.is_none_or(|wanted| wanted == each) {
+                    up(place, settings, each)?;
+                }
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        What::Status => "status",
+        What::Shell => "shell",
+        What::Down => "down",
+    };
+    let mut command = Settings::default().command(place, |harness| &harness.nicmatrix)?;
+    command.args(["lab", word]);
+    Ok(ExitCode::from(child::code(child::run(&mut command)?)))
+}
+
+/// Starts a keeper that outlives us, and waits for its word.
+fn up(place: &Place, settings: &Settings, backend: Backend) -> Result<()> {
+    let name = match backend {
+        Backend::Vhost => "vhost",
+        Backend::VhostZcopy => "vhost_zcopy",
+    };
+    let directory = place.harness_dir().join("lab");
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    let log = directory.join(format!("{name}.log"));
+    let log_file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = settings.command(place, |harness| &harness.nicmatrix)?;
+    command
+        .args(["lab", "keep"])
+        .args((backend == Backend::VhostZcopy).then_some("--zcopytx"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log_file)
+        // A Ctrl-C here is not meant for it.
+        .process_group(0);
+    let mut keeper = command
+        .spawn()
+        .with_context(|| format!("cannot start {}", child::describe(&command)))?;
+    let mut line = String::new();
+    let stdout = keeper.stdout.take().context("the keeper has no stdout")?;
+    BufReader::new(stdout).read_line(&mut line)?;
+    if line.is_empty() {
+        let status = keeper.wait()?;
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        bail!("no lab for {name} ({status}): {}", said.trim());
+    }
+    println!("{name:<12} {}", line.trim());
+    Ok(())
+}
