@@ -136,13 +136,12 @@ pub fn keep(
         let (lab, up, place) = (lab.clone(), up.clone(), socket.clone());
         std::thread::Builder::new()
             .name("connection".into())
-            .spawn(move || match serve(&stream, &lab, &up) {
-                Ok(true) => {
+            .spawn(move || {
+                // An error: whoever was there has gone.
+                if serve(&stream, &lab, &up).unwrap_or(false) {
                     let _ = std::fs::remove_file(&place);
                     std::process::exit(0);
                 }
-                // Whoever was there has gone.
-                Ok(false) | Err(_) => {}
             })
             .or_cannot_run(|| "start a thread".into())?;
     }

@@ -97,7 +97,7 @@ enum Kernel<'a> {
     Of {
         suite: &'a str,
         /// Where the userspace is taken from.
-        own: GuestImage,
+        own: Box<GuestImage>,
     },
 }
 
@@ -121,7 +121,7 @@ pub fn ensure(
         None => Kernel::Own { new_lists: false },
         Some(suite) => Kernel::Of {
             suite,
-            own: ensure(images_dir, None, progress)?,
+            own: Box::new(ensure(images_dir, None, progress)?),
         },
     };
     fs::create_dir_all(images_dir)
