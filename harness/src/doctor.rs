@@ -93,17 +93,17 @@ fn vhost(facts: &HostFacts, lines: &mut Lines) {
     match (facts.vhost_obstacle.is_none(), facts.zcopytx) {
         (false, _) => lines.lack(
             "vhost",
-            "no /dev/vhost-net; vhost and vhost_zcopy trials are skipped",
+            "no /dev/vhost-net; vhost and vhost_zcopy trials run in a lab",
         ),
         (true, zcopy) => {
             let now = match zcopy {
                 Some(true) => {
-                    "experimental_zcopytx=1: vhost trials are skipped, vhost_zcopy trials run"
+                    "experimental_zcopytx=1: vhost trials run in a lab, vhost_zcopy trials here"
                 }
                 Some(false) => {
-                    "experimental_zcopytx=0: vhost trials run, vhost_zcopy trials are skipped"
+                    "experimental_zcopytx=0: vhost trials run here, vhost_zcopy trials in a lab"
                 }
-                None => "without experimental_zcopytx: vhost_zcopy trials are skipped",
+                None => "without experimental_zcopytx: vhost_zcopy trials run in a lab",
             };
             lines.ok("vhost", now);
         }

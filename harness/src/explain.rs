@@ -1,6 +1,7 @@
 //! `explain`: a trial in full, before it runs. Pure.
 
 use crate::cases::Start;
+use crate::host::place::Host;
 use crate::plan::{Action, PlannedTrial};
 use std::fmt::Write;
 
@@ -27,7 +28,10 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
     };
 
     match &trial.action {
-        Action::Run => row("here", "runs"),
+        Action::Run => match trial.host {
+            Host::Direct => row("here", "runs"),
+            Host::Lab => row("here", "runs, in a lab"),
+        },
         Action::Skip(reason) => row("here", &format!("is skipped: {reason}")),
     }
     row("plan item", case.plan_item);

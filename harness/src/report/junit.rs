@@ -147,6 +147,9 @@ fn system_out(trial: &Trial, root: &Path) -> String {
     if !trial.plan_item.is_empty() {
         out += &format!("Plan item: {}\n", trial.plan_item);
     }
+    if let Some(host) = &trial.end.host {
+        out += &format!("Host: {host}\n");
+    }
     for figure in &trial.end.figures {
         out += &format!("Figure: {figure}\n");
     }
