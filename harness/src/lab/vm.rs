@@ -20,6 +20,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Lines of the console that tell of a lab's end.
@@ -32,8 +33,8 @@ pub struct Lab {
     serial: Serial,
     shell: Mutex<UnixStream>,
     stderr: PathBuf,
-    /// Its dropping tells the keeper to end QEMU.
-    _keeper: Sender<()>,
+    /// The keeper's thread, which ends QEMU when its channel is closed.
+    keeper: Option<(Sender<()>, JoinHandle<()>)>,
     /// From exec to its first word.
     pub started: Instant,
 }
@@ -127,7 +128,7 @@ impl Lab {
         // The parent-death signal is that of the spawning thread, and trials' threads end.
         let (hand_over, spawned) = channel();
         let (keeper, dropped) = channel::<()>();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("lab".into())
             .spawn(move || {
                 let child = command.spawn();
@@ -158,7 +159,7 @@ impl Lab {
             shared,
             shell: Mutex::new(shell),
             stderr: directory.join("qemu.stderr"),
-            _keeper: keeper,
+            keeper: Some((keeper, thread)),
             started,
         })
     }
@@ -279,6 +280,16 @@ impl Lab {
             None => "its QEMU ended".into(),
         };
         anyhow!("{why}{said}; {}", self.tail())
+    }
+}
+
+impl Drop for Lab {
+    /// When it is over QEMU has ended, and its processor time counts as this process's.
+    fn drop(&mut self) {
+        if let Some((keeper, thread)) = self.keeper.take() {
+            drop(keeper);
+            let _ = thread.join();
+        }
     }
 }
 
