@@ -1,6 +1,7 @@
 //! On which host a trial runs: this machine, or a lab.
 
 use super::HostFacts;
+use super::facts::ZCOPYTX;
 use crate::matrix::{Backend, Cell};
 use serde::{Deserialize, Serialize};
 
@@ -66,11 +67,9 @@ fn obstacle_here(backend: Backend, facts: &HostFacts) -> Option<String> {
             u8::from(is),
             u8::from(wanted)
         )),
-        None => Some(
-            "vhost_net does not say its experimental_zcopytx \
-             (no /sys/module/vhost_net/parameters/experimental_zcopytx)"
-                .into(),
-        ),
+        None => Some(format!(
+            "vhost_net does not say its experimental_zcopytx (no {ZCOPYTX})"
+        )),
     }
 }
 

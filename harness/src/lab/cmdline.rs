@@ -106,8 +106,6 @@ pub struct Start {
     pub environment: Vec<(String, String)>,
     /// The harness.
     pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<String>,
 }
 
 impl Start {
@@ -120,18 +118,14 @@ impl Start {
         let environment: Vec<String> = (self.environment.iter())
             .map(|(name, value)| format!(" {}", quote(&format!("{name}={value}"))))
             .collect();
-        let arguments: Vec<String> = (self.arguments.iter())
-            .map(|word| format!(" {}", quote(word)))
-            .collect();
         format!(
-            "zcopytx={}\nartifacts={}\ncheckpoints={}\nvisible() {{\n\t:\n{}}}\ninside() {{\n\tchroot /host env -i{} {}{}\n}}\n",
+            "zcopytx={}\nartifacts={}\ncheckpoints={}\nvisible() {{\n\t:\n{}}}\ninside() {{\n\tchroot /host env -i{} {}\n}}\n",
             u8::from(self.zcopytx),
             path(&self.artifacts),
             path(&self.checkpoints),
             visible.concat(),
             environment.concat(),
             path(&self.program),
-            arguments.concat(),
         )
     }
 }
@@ -203,7 +197,6 @@ mod tests {
             visible: vec!["/tmp/it's here".into()],
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             program: "/tmp/it's here/nicmatrix".into(),
-            arguments: vec!["lab".into(), "inside".into()],
         };
         insta::assert_snapshot!(start.script(), @r"
         zcopytx=1
@@ -214,7 +207,7 @@ mod tests {
         	bind '/tmp/it'\''s here'
         }
         inside() {
-        	chroot /host env -i 'PATH=/usr/bin:/bin' '/tmp/it'\''s here/nicmatrix' 'lab' 'inside'
+        	chroot /host env -i 'PATH=/usr/bin:/bin' '/tmp/it'\''s here/nicmatrix'
         }
         ");
     }

@@ -48,6 +48,7 @@ use crate::plan::PlannedTrial;
 use crate::run::context::Context;
 use crate::run::deadline::Limit;
 use crate::run::events::{Outcome, TrialEnded};
+use crate::run::schedule;
 use crate::run::settings::Settings;
 use crate::run::slots::{Need, PROCESSOR};
 use crate::testbed::start::Source;
@@ -95,7 +96,7 @@ struct Talk {
 
 enum Way {
     Own(Arc<Lab>, u64),
-    Shared(Mutex<UnixStream>),
+    Shared(UnixStream),
 }
 
 impl Talk {
@@ -120,7 +121,7 @@ impl Talk {
                 }
             })
             .or_cannot_run(|| "start a thread".into())?;
-        let lab = Way::Shared(Mutex::new(stream));
+        let lab = Way::Shared(stream);
         Ok(Talk { lab, up, heard })
     }
 
@@ -131,7 +132,7 @@ impl Talk {
             Way::Shared(stream) => {
                 // The keeper has its own number for it.
                 let line = serde_json::to_string(&message(0))? + "\n";
-                let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut stream: &UnixStream = stream;
                 stream
                     .write_all(line.as_bytes())
                     .or_cannot_run(|| "speak with the lab that is up".into())
@@ -144,7 +145,7 @@ impl Talk {
         let Way::Own(lab, _) = &self.lab else {
             return None;
         };
-        let silence = lab.heard().map_or(Duration::ZERO, |heard| heard.elapsed());
+        let silence = lab.silence();
         (silence > LAB_SILENT.start().span()).then(|| {
             let tail = lab.tail();
             lab.kill();
@@ -209,11 +210,7 @@ impl Labs {
         let begun = Instant::now();
         let ended = self.try_run(trial, context, run).unwrap_or_else(|error| {
             let message = format!("{error:#}");
-            TrialEnded {
-                artifacts: self.directory.display().to_string(),
-                reproduce: context.settings.reproduce(&trial.name),
-                ..TrialEnded::unmeasured(trial.name.clone(), Outcome::Broken { message })
-            }
+            self.lost(trial, Outcome::Broken { message })
         });
         TrialEnded {
             // As it looks from outside.
@@ -249,11 +246,12 @@ impl Labs {
                 Ok(FromLab::Up(_) | FromLab::Alive) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     if let Some(message) = talk.silent() {
-                        break self.failed(trial, context, message);
+                        break self.lost(trial, Outcome::Failed { message });
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    break self.failed(trial, context, talk.death());
+                    let message = talk.death();
+                    break self.lost(trial, Outcome::Failed { message });
                 }
             }
         };
@@ -263,13 +261,12 @@ impl Labs {
         })
     }
 
-    /// A trial whose lab was lost.
-    fn failed(&self, trial: &PlannedTrial, context: &Context, message: String) -> TrialEnded {
+    /// A trial that did not get to its own end: what there is to see is its lab's.
+    fn lost(&self, trial: &PlannedTrial, outcome: Outcome) -> TrialEnded {
         TrialEnded {
             artifacts: self.directory.display().to_string(),
-            reproduce: context.settings.reproduce(&trial.name),
-            attempts: 1,
-            ..TrialEnded::unmeasured(trial.name.clone(), Outcome::Failed { message })
+            attempts: u32::from(matches!(outcome, Outcome::Failed { .. })),
+            ..TrialEnded::unmeasured(trial.name.clone(), outcome)
         }
     }
 
@@ -324,7 +321,7 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
     let spec = LabSpec {
         accel: context.proven.accel,
         memory_mib,
-        cpus: std::thread::available_parallelism().map_or(1, |n| n.get() as u32),
+        cpus: schedule::processors() as u32,
         kernel: image.kernel().to_owned(),
         initrd: initrd
             .context("the guest image has no initramfs for it")
@@ -360,7 +357,6 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
         visible,
         environment,
         program,
-        arguments: Vec::new(),
     };
     Lab::start(&settings.qemu, &spec, &script)
 }

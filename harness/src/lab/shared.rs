@@ -9,6 +9,7 @@ use super::protocol::{FromLab, ToLab, Up};
 use super::vm::Lab;
 use super::{LAB_SILENT, LAB_UP, describe, start};
 use crate::error::{CannotRun, OrCannotRun};
+use crate::matrix::Backend;
 use crate::run::context::Context;
 use crate::run::settings::Settings;
 use anyhow::{Context as _, Result, bail};
@@ -37,10 +38,17 @@ pub enum Wish {
     Down,
 }
 
+/// The backend whose trials a lab with that setting is for.
+pub fn name(zcopytx: bool) -> &'static str {
+    match zcopytx {
+        false => Backend::Vhost.name(),
+        true => Backend::VhostZcopy.name(),
+    }
+}
+
 /// The directory of the lab with that setting.
 fn directory(settings: &Settings, zcopytx: bool) -> PathBuf {
-    let name = if zcopytx { "vhost_zcopy" } else { "vhost" };
-    settings.dir.join("lab").join(name)
+    settings.dir.join("lab").join(name(zcopytx))
 }
 
 fn socket(directory: &Path) -> PathBuf {
@@ -121,8 +129,7 @@ pub fn keep(
         .name("watch".into())
         .spawn(move || {
             let limit = LAB_SILENT.start().span();
-            let silent = || watched.heard().is_some_and(|heard| heard.elapsed() > limit);
-            while watched.is_alive() && !silent() {
+            while watched.is_alive() && watched.silence() <= limit {
                 std::thread::sleep(LOOK);
             }
             eprintln!("Error: the lab ended: {:#}", watched.death());

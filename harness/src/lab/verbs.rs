@@ -14,8 +14,8 @@ use std::io::{Read, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
 
-/// Their settings, with the words for them.
-const LABS: [(&str, bool); 2] = [("vhost", false), ("vhost_zcopy", true)];
+/// The module settings that there may be a lab for.
+const ZCOPYTX: [bool; 2] = [false, true];
 
 /// Ends the shell, as in QEMU: Ctrl-A x.
 const ESCAPE: u8 = 0x01;
@@ -51,12 +51,12 @@ pub fn keep(
 /// One that does not speak as it should.
 pub fn status(settings: &Settings) -> Result<String> {
     let mut text = String::new();
-    for (name, zcopytx) in LABS {
+    for zcopytx in ZCOPYTX {
         let state = match shared::connect(settings, zcopytx, Wish::Status)? {
             Some((_, _, up)) => describe(&up),
             None => "down".to_owned(),
         };
-        let _ = writeln!(text, "{name:<12} {state}");
+        let _ = writeln!(text, "{:<12} {state}", shared::name(zcopytx));
     }
     Ok(text)
 }
@@ -67,11 +67,11 @@ pub fn status(settings: &Settings) -> Result<String> {
 /// As [`status`].
 pub fn down(settings: &Settings) -> Result<String> {
     let mut text = String::new();
-    for (name, zcopytx) in LABS {
+    for zcopytx in ZCOPYTX {
         if let Some((_, mut reader, _)) = shared::connect(settings, zcopytx, Wish::Down)? {
             // Its end is the connection's.
             let _ = reader.read(&mut [0]);
-            let _ = writeln!(text, "{name} is down");
+            let _ = writeln!(text, "{} is down", shared::name(zcopytx));
         }
     }
     if text.is_empty() {
@@ -85,7 +85,7 @@ pub fn down(settings: &Settings) -> Result<String> {
 /// # Errors
 /// When none is up.
 pub fn shell(settings: &Settings) -> Result<()> {
-    for (_, zcopytx) in LABS {
+    for zcopytx in ZCOPYTX {
         let Some((stream, mut reader, up)) = shared::connect(settings, zcopytx, Wish::Shell)?
         else {
             continue;

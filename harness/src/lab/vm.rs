@@ -5,13 +5,11 @@ use super::protocol::{FromLab, ToLab, Up};
 use crate::error::OrCannotRun;
 use crate::run::child::pdeath_command;
 use crate::run::deadline::Deadline;
-use crate::vm::cmdline;
-use crate::vm::process::SERIAL_LOG;
+use crate::vm::process::{SERIAL_LOG, transcript, write_command_line};
 use crate::vm::serial::Serial;
 use anyhow::{Result, anyhow};
 use command_fds::{CommandFdExt, FdMapping};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -98,14 +96,9 @@ impl Lab {
         std::fs::create_dir_all(directory)
             .and_then(|()| std::fs::write(directory.join(START), start.script()))
             .or_cannot_run(|| format!("write to {}", directory.display()))?;
-        let create = |name: &str| {
-            let path = directory.join(name);
-            File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
-        };
+        let create = |name: &str| transcript(directory, name);
         let arguments = spec.arguments();
-        let line = cmdline::shell(qemu, &arguments) + "\n";
-        std::fs::write(directory.join("qemu.sh"), line)
-            .or_cannot_run(|| "write the lab's command line".into())?;
+        write_command_line(directory, qemu, &arguments)?;
         let (port, theirs_port) = UnixStream::pair()?;
         let (console, theirs_console) = UnixStream::pair()?;
         let (shell, theirs_shell) = UnixStream::pair()?;
@@ -192,9 +185,10 @@ impl Lab {
         !self.shared.state().ended
     }
 
-    /// When it last said anything.
-    pub fn heard(&self) -> Option<Instant> {
-        self.shared.state().heard
+    /// How long ago it last said anything; nothing before its first word.
+    pub fn silence(&self) -> Duration {
+        let heard = self.shared.state().heard;
+        heard.map_or(Duration::ZERO, |heard| heard.elapsed())
     }
 
     /// A number for a trial, and what the lab will say of it. The channel ends with the lab.

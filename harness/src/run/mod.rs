@@ -17,7 +17,7 @@ pub mod settings;
 pub mod shell;
 pub mod trial;
 
-mod schedule;
+pub(crate) mod schedule;
 mod session;
 pub mod slots;
 

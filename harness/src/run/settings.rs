@@ -115,24 +115,10 @@ impl Settings {
             firmware.push(directory);
         }
         let accel = get("NICMATRIX_ACCEL").unwrap_or_else(|| "auto".into());
-        let Some((_, accel)) = ACCELS.iter().find(|(word, _)| *word == accel) else {
-            let allowed = ACCELS.iter().map(|(word, _)| *word);
-            bail!(
-                "NICMATRIX_ACCEL: {}",
-                unknown("accelerator", &accel, allowed)
-            );
-        };
-        let host = match get("NICMATRIX_HOST") {
-            None => None,
-            Some(word) => {
-                let found = HostChoice::WORDS.iter().find(|(name, _)| *name == word);
-                let allowed = HostChoice::WORDS.iter().map(|(name, _)| *name);
-                let Some((_, host)) = found else {
-                    bail!("NICMATRIX_HOST: {}", unknown("host", &word, allowed));
-                };
-                Some(*host)
-            }
-        };
+        let accel = choice("NICMATRIX_ACCEL", "accelerator", &accel, ACCELS)?;
+        let host = get("NICMATRIX_HOST")
+            .map(|host| choice("NICMATRIX_HOST", "host", &host, HostChoice::WORDS))
+            .transpose()?;
         let retries = get("NICMATRIX_RETRIES").unwrap_or_else(|| "0".into());
         let switch = |name: &str| match get(name).as_deref() {
             None | Some("0") => Ok(false),
@@ -149,7 +135,7 @@ impl Settings {
                 &root,
             )?,
             firmware,
-            accel: *accel,
+            accel,
             host,
             retries: retries.parse().ok().with_context(|| {
                 format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
@@ -217,6 +203,17 @@ impl Settings {
             words.push("--boot".into());
         }
         words.join(" ")
+    }
+}
+
+/// What the word `given` in the variable `name` means; the words are of a `kind`.
+fn choice<T: Copy>(name: &str, kind: &str, given: &str, words: &[(&str, T)]) -> anyhow::Result<T> {
+    match words.iter().find(|(word, _)| *word == given) {
+        Some((_, meaning)) => Ok(*meaning),
+        None => {
+            let allowed = words.iter().map(|(word, _)| *word);
+            bail!("{name}: {}", unknown(kind, given, allowed))
+        }
     }
 }
 

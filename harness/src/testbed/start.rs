@@ -2,7 +2,6 @@
 
 use super::checkpoints::Saved;
 use crate::cases::Start;
-use crate::error::OrCannotRun;
 use crate::guest::agent::Agent;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
@@ -10,9 +9,8 @@ use crate::net::ping::Ping;
 use crate::run::deadline::{self, Deadline, Limit};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
-use crate::vm::process::{Handle, Vm};
+use crate::vm::process::{Handle, Vm, transcript};
 use anyhow::anyhow;
-use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -100,10 +98,7 @@ pub fn up(
     if let Source::Restore(checkpoint, _) = source {
         vm.restore(checkpoint)?;
     }
-    let create = |name: &str| {
-        let path = place.directory.join(name);
-        File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
-    };
+    let create = |name: &str| transcript(place.directory, name);
     if let Boot::Network(_) = vm.spec.boot {
         let agent = Agent::expected(
             ports,

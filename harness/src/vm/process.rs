@@ -12,6 +12,7 @@ use crate::run::deadline::{self, Limit};
 use anyhow::{Context, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use serde_json::json;
+use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -24,6 +25,29 @@ use std::time::{Duration, Instant};
 
 /// What the guest's console printed, in a trial's directory.
 pub const SERIAL_LOG: &str = "serial.log";
+
+/// A new file beside a VM's others.
+///
+/// # Errors
+/// [`crate::error::CannotRun`]: the directory cannot be written to.
+pub fn transcript(directory: &Path, name: &str) -> anyhow::Result<File> {
+    let path = directory.join(name);
+    File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
+}
+
+/// Keeps QEMU's command line, as a shell takes it, beside a VM's other files.
+///
+/// # Errors
+/// As [`transcript`].
+pub fn write_command_line(
+    directory: &Path,
+    qemu: &Path,
+    arguments: &[OsString],
+) -> anyhow::Result<()> {
+    let line = cmdline::shell(qemu, arguments) + "\n";
+    std::fs::write(directory.join("qemu.sh"), line)
+        .or_cannot_run(|| "write the QEMU command line".into())
+}
 
 /// A running QEMU.
 pub struct Vm {
@@ -93,15 +117,8 @@ impl Vm {
     /// stderr when it ends before its greeting.
     pub fn start(qemu: &Path, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
         let arguments = spec.arguments();
-        let create = |name: &str| -> anyhow::Result<File> {
-            let path = directory.join(name);
-            File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
-        };
-        std::fs::write(
-            directory.join("qemu.sh"),
-            cmdline::shell(qemu, &arguments) + "\n",
-        )
-        .or_cannot_run(|| "write the QEMU command line".into())?;
+        let create = |name: &str| transcript(directory, name);
+        write_command_line(directory, qemu, &arguments)?;
         let stderr = directory.join("qemu.stderr");
         let (qmp, theirs_qmp) = UnixStream::pair()?;
         let (console, theirs_console) = UnixStream::pair()?;
