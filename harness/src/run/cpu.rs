@@ -165,6 +165,18 @@ mod tests {
         command
     }
 
+    /// As the shell's `times` tells: the kernel's account of what it took, and what its ended children
+    /// took, each of user and system time rounded down to ticks.
+    fn told(times: &str) -> [Duration; 2] {
+        let seconds = |text: &str| -> f64 {
+            let (minutes, seconds) = text.trim_end_matches('s').split_once('m').unwrap();
+            minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+        };
+        let line = |line: &str| line.split_whitespace().map(seconds).sum();
+        let mut lines = times.lines().map(line).map(Duration::from_secs_f64);
+        [(); 2].map(|()| lines.next().unwrap())
+    }
+
     fn counted(what: impl FnOnce()) -> Duration {
         let before = CHILDREN.get();
         what();
@@ -173,25 +185,26 @@ mod tests {
 
     #[test]
     fn a_childs_time_is_counted_once_and_with_its_own_childrens() {
-        let (mut one, mut both) = (Duration::ZERO, Duration::ZERO);
-        let alone = counted(|| {
-            let mut child = Command::new("sh")
-                .args(["-c", &BURN.replace("(burn);", "")])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .spawn()
-                .unwrap();
-            wait(&mut child).unwrap();
-        });
-        let mut child = burning().spawn().unwrap();
-        one += counted(|| assert_eq!(wait(&mut child).unwrap().code(), Some(3)));
-        both += counted(|| {
+        let command = BURN
+            .replace("30000", "300000")
+            .replace("echo said", "times");
+        let mut child = Command::new("sh")
+            .args(["-c", &command])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let one = counted(|| assert_eq!(wait(&mut child).unwrap().code(), Some(3)));
+        let again = counted(|| {
             assert_eq!(wait(&mut child).unwrap().code(), Some(3));
             assert!(try_wait(&mut child).unwrap().is_some());
         });
-        assert!(alone > Duration::from_millis(2), "{alone:?}");
-        assert!(one > alone * 3 / 2, "{one:?} for two, {alone:?} for one");
-        assert_eq!(both, Duration::ZERO, "it was waited for before");
+        let times = String::from_utf8(read_all(child.stdout.take()).unwrap()).unwrap();
+        let [its_own, its_childs] = told(&times);
+        assert!(its_own.min(its_childs) > Duration::ZERO, "{times}");
+        let both = its_own + its_childs;
+        assert!(one >= both && one < both * 2, "{one:?}, but it says {times}");
+        assert_eq!(again, Duration::ZERO, "it was waited for before");
     }
 
     #[test]
