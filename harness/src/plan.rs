@@ -1,7 +1,7 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
 use crate::cases::after::After;
-use crate::cases::{Case, Fault, Start};
+use crate::cases::{Case, Fault, Load, Start};
 use crate::host::HostFacts;
 use crate::host::place::{Host, host_of};
 use crate::matrix::name::TrialName;
@@ -36,6 +36,9 @@ pub struct PlannedTrial {
     pub after: Option<After>,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
+    /// What it needs of the host's processors: its case's, but that nothing is measured under a fault,
+    /// nor by a profile that does not time it.
+    pub load: Load,
     /// On which machine; where it is a skip, on this one.
     pub host: Host,
     /// Run or skip.
@@ -76,7 +79,7 @@ pub fn plan(
         };
         for variant in variants {
             if count % n == k - 1 {
-                trials.push(variant.trial(case));
+                trials.push(variant.trial(case, profile));
             }
             count += 1;
         }
@@ -195,7 +198,7 @@ struct Variant<'p, 'm> {
 }
 
 impl Variant<'_, '_> {
-    fn trial(&self, case: &'static Case) -> PlannedTrial {
+    fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
         let Variant { place, fault, .. } = *self;
         let boots = self.start == Start::Boot && case.start != Start::Boot;
         let name = TrialName {
@@ -213,6 +216,10 @@ impl Variant<'_, '_> {
             start: self.start,
             after: self.after,
             fault,
+            load: match case.load {
+                Load::Alone if fault.is_some() || !profile.measures() => Load::Busy,
+                load => load,
+            },
             host: *place.host.as_ref().unwrap_or(&Host::Direct),
             action: place.action(case),
         }

@@ -94,7 +94,8 @@ pub enum Load {
     Busy,
     /// Mostly waits: for intervals, for silence, for what does not come.
     Waits,
-    /// Measures, and runs with no other trial beside it.
+    /// Measures, and runs with no other trial beside it; keeps a processor busy where the profile does
+    /// not time what it measures.
     Alone,
 }
 

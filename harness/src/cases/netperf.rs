@@ -167,7 +167,7 @@ fn measure(
                 ("guest", far.name(), printed)
             }
         };
-        let figure = test.figure(&printed, sender, receiver)?;
+        let figure = test.figure(&printed, sender, receiver, bed.profile.measures())?;
         let (direction, after) = taps_bytes(&tap, way)?;
         let crossed = after - before;
         ensure!(

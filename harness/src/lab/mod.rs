@@ -176,7 +176,7 @@ impl Drop for Talk {
 /// What a trial in a lab takes of this machine while it runs. Its guests, under TCG twice, each keep
 /// more than a processor busy; their memory is the lab's.
 pub fn need(trial: &PlannedTrial) -> Need {
-    match trial.case.load {
+    match trial.load {
         Load::Alone => Need::ALL,
         Load::Busy | Load::Waits => Need {
             processors: PROCESSOR * 3 / 2,

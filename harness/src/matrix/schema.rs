@@ -201,6 +201,11 @@ impl Profile {
         self.cases.as_ref().is_none_or(named)
             && (backend == Backend::Tap || self.with_vhost.as_ref().is_none_or(named))
     }
+
+    /// Whether it times what netperf measures.
+    pub fn measures(&self) -> bool {
+        self.netperf_seconds.is_some()
+    }
 }
 
 /// What a profile's guests start from.

@@ -158,11 +158,17 @@ impl Test {
         words
     }
 
-    /// What netperf printed, as a figure.
+    /// What netperf printed, as a figure; `alone` as in [`Figure`].
     ///
     /// # Errors
     /// When it lacks something, or shows that nothing was measured.
-    pub fn figure(&self, printed: &str, sender: &str, receiver: &str) -> Result<Figure> {
+    pub fn figure(
+        &self,
+        printed: &str,
+        sender: &str,
+        receiver: &str,
+        alone: bool,
+    ) -> Result<Figure> {
         let found: BTreeMap<&str, &str> = printed
             .lines()
             .filter_map(|line| line.trim().split_once('='))
@@ -189,6 +195,7 @@ impl Test {
             unit: text("THROUGHPUT_UNITS")?.to_owned(),
             seconds: number("ELAPSED_TIME")?,
             received_bytes: number("REMOTE_BYTES_RECVD")? as u64,
+            alone,
         };
         ensure!(
             figure.seconds >= 0.0 && figure.value.is_finite() && figure.value >= 0.0,
@@ -349,15 +356,17 @@ mod tests {
     fn an_answer_is_a_figure_with_its_unit() {
         let printed = "THROUGHPUT=728.71\nTHROUGHPUT_UNITS=10^6bits/s\nELAPSED_TIME=1.00\nREMOTE_BYTES_RECVD=91000000\n";
         let test = sweep(Some(10))[5];
-        let figure = test.figure(printed, "host", "guest").unwrap();
+        let figure = test.figure(printed, "host", "guest", true).unwrap();
         assert_eq!(
             figure.to_string(),
             "UDP_STREAM, 1024 bytes, host to guest: 728.71 10^6bits/s in 1.00 s"
         );
         assert_eq!(figure.received_bytes, 91_000_000);
-        let error = test.figure("THROUGHPUT=1\n", "host", "guest").unwrap_err();
+        let error = test
+            .figure("THROUGHPUT=1\n", "host", "guest", true)
+            .unwrap_err();
         assert!(error.to_string().contains("THROUGHPUT_UNITS"), "{error}");
-        let error = test.figure(&printed.replace("728.71", "-nan"), "a", "b");
+        let error = test.figure(&printed.replace("728.71", "-nan"), "a", "b", true);
         assert!(error.is_err());
     }
 }

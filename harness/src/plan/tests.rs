@@ -22,7 +22,7 @@ const PLAIN: Case = Case {
     passes: "the driver bound is the one expected",
     applies: |_| true,
     start: Start::WarmNic,
-    load: Load::Busy,
+    load: Load::Alone,
     again: None,
     vm: |_| (),
     ops: &[],
@@ -59,6 +59,10 @@ static CASES: &[&Case] = &[
     },
 ];
 
+const PROFILE: &str = "\
+    ping_count = 1\nflood_count = 1\nhotplug_cycles = 1\npromisc_seconds = 1\ntransfer_mib = 1\n\
+    migrations = 1\n";
+
 fn matrix(extra: &str) -> Matrix {
     let text = format!(
         r#"
@@ -87,27 +91,12 @@ fn matrix(extra: &str) -> Matrix {
         machine = "q35"
         memory = 256
         [profiles.smoke]
-        ping_count = 1
-        flood_count = 1
-        hotplug_cycles = 1
-        promisc_seconds = 1
-        transfer_mib = 1
-        migrations = 1
+        {PROFILE}
         [profiles.some]
-        ping_count = 1
-        flood_count = 1
-        hotplug_cycles = 1
-        promisc_seconds = 1
-        transfer_mib = 1
-        migrations = 1
+        {PROFILE}
         cases = ["features", "driver"]
         [profiles.both]
-        ping_count = 1
-        flood_count = 1
-        hotplug_cycles = 1
-        promisc_seconds = 1
-        transfer_mib = 1
-        migrations = 1
+        {PROFILE}
         cases = ["features", "driver"]
         starts = ["checkpoint", "boot"]
         after = ["again", "reboot"]
@@ -159,6 +148,19 @@ pub(crate) fn skipped_and_faulty() -> PlannedTrial {
         on(&facts(), &matrix(""), "smoke", true),
         "flood!no_vhost::virtio::rhel6::vhost_zcopy",
     )
+}
+
+#[test]
+fn what_a_profile_times_runs_alone_and_nothing_under_a_fault_does() {
+    let load = |profile_line: &str, faults, name: &str| {
+        let text = format!("[profiles.timed]\n{PROFILE}{profile_line}");
+        find(on(&facts(), &matrix(&text), "timed", faults), name).load
+    };
+    let plain = "driver::virtio::rhel9::tap";
+    assert_eq!(load("netperf_seconds = 10", false, plain), Load::Alone);
+    assert_eq!(load("", false, plain), Load::Busy);
+    let faulty = on(&facts(), &matrix(""), "smoke", true);
+    assert!(faulty.iter().all(|trial| trial.load == Load::Busy));
 }
 
 /// More than 10,000 trials: 3 cases on 50 NICs, 25 guests and 3 backends.

@@ -203,7 +203,10 @@ mod tests {
         let [its_own, its_childs] = told(&times);
         assert!(its_own.min(its_childs) > Duration::ZERO, "{times}");
         let both = its_own + its_childs;
-        assert!(one >= both && one < both * 2, "{one:?}, but it says {times}");
+        assert!(
+            one >= both && one < both * 2,
+            "{one:?}, but it says {times}"
+        );
         assert_eq!(again, Duration::ZERO, "it was waited for before");
     }
 

@@ -182,6 +182,8 @@ pub struct Figure {
     pub seconds: f64,
     /// What reached the receiver.
     pub received_bytes: u64,
+    /// Whether no other trial ran meanwhile: only then it is worth comparing.
+    pub alone: bool,
 }
 
 impl fmt::Display for Figure {
@@ -197,7 +199,12 @@ impl fmt::Display for Figure {
             f,
             ", {} to {}: {:.2} {} in {:.2} s",
             self.sender, self.receiver, self.value, self.unit, self.seconds
-        )
+        )?;
+        f.write_str(if self.alone {
+            ""
+        } else {
+            ", beside other trials"
+        })
     }
 }
 
@@ -297,6 +304,7 @@ mod tests {
             unit: "10^6bits/s".into(),
             seconds: 10.0,
             received_bytes: 1_875_000,
+            alone: true,
         }
     }
 

@@ -97,7 +97,7 @@ impl History {
 
     /// How long `trial` will take, about.
     fn seconds(&self, trial: &PlannedTrial) -> f64 {
-        let guess = match trial.case.load {
+        let guess = match trial.load {
             Load::Waits => 10.0,
             Load::Busy | Load::Alone => 5.0,
         };
@@ -110,7 +110,7 @@ impl History {
             .took(trial)
             .and_then(|took| Some(took.wanted_seconds? / took.seconds))
             .map(|share| ((share * f64::from(PROCESSOR)) as u32).max(LEAST));
-        let processors = match (trial.case.load, trial.fault) {
+        let processors = match (trial.load, trial.fault) {
             (Load::Alone, _) => return Need::ALL,
             // Most of a fault's time is waiting for what does not come.
             (_, Some(_)) => measured.unwrap_or(PROCESSOR / 2).min(PROCESSOR / 2),
@@ -128,7 +128,7 @@ impl History {
     pub fn longest_first(&self, trials: &mut [PlannedTrial]) {
         trials.sort_by_cached_key(|trial| {
             let runs = trial.action == Action::Run;
-            let alone = trial.case.load == Load::Alone;
+            let alone = trial.load == Load::Alone;
             let millis = (self.seconds(trial) * 1000.0) as u64;
             Reverse((runs, alone, millis))
         });
@@ -187,7 +187,6 @@ fn read(file: &Path) -> BTreeMap<String, Took> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cases::Case;
     use crate::plan::tests::{planned, skipped_and_faulty};
     use crate::run::events::{Event, TrialEnded};
 
@@ -217,20 +216,7 @@ mod tests {
 
     fn with_load(load: Load, name: &str) -> PlannedTrial {
         let mut trial = planned("driver::e1000::rhel9::tap");
-        let case = Case {
-            load,
-            again: None,
-            name: trial.case.name,
-            plan_item: "",
-            passes: "",
-            applies: trial.case.applies,
-            start: trial.case.start,
-            vm: trial.case.vm,
-            ops: &[],
-            faults: &[],
-            run: trial.case.run,
-        };
-        trial.case = Box::leak(Box::new(case));
+        trial.load = load;
         trial.name = name.into();
         trial
     }
