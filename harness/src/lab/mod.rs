@@ -38,7 +38,6 @@ pub mod shared;
 pub mod verbs;
 pub mod vm;
 
-use crate::cases::Load;
 use crate::error::{CannotRun, OrCannotRun};
 use crate::host::Accel;
 use crate::host::accel::Proven;
@@ -50,7 +49,6 @@ use crate::run::deadline::Limit;
 use crate::run::events::{Outcome, TrialEnded};
 use crate::run::schedule;
 use crate::run::settings::Settings;
-use crate::run::slots::{Need, PROCESSOR};
 use crate::testbed::start::Source;
 use anyhow::{Context as _, Result, anyhow};
 use cmdline::LabSpec;
@@ -170,18 +168,6 @@ impl Drop for Talk {
         if let Way::Own(lab, number) = &self.lab {
             lab.forget(*number);
         }
-    }
-}
-
-/// What a trial in a lab takes of this machine while it runs. Its guests, under TCG twice, each keep
-/// more than a processor busy; their memory is the lab's.
-pub fn need(trial: &PlannedTrial) -> Need {
-    match trial.load {
-        Load::Alone => Need::ALL,
-        Load::Busy | Load::Waits => Need {
-            processors: PROCESSOR * 3 / 2,
-            memory_mib: 0,
-        },
     }
 }
 

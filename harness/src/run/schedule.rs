@@ -9,6 +9,7 @@ use super::events::Outcome;
 use super::slots::{Need, PROCESSOR};
 use crate::cases::Load;
 use crate::error::OrCannotRun;
+use crate::host::place::Host;
 use crate::json;
 use crate::plan::{Action, PlannedTrial};
 use crate::report::Results;
@@ -97,9 +98,10 @@ impl History {
 
     /// How long `trial` will take, about.
     fn seconds(&self, trial: &PlannedTrial) -> f64 {
-        let guess = match trial.load {
-            Load::Waits => 10.0,
-            Load::Busy | Load::Alone => 5.0,
+        let guess = match (trial.host, trial.load) {
+            (Host::Lab, _) => 60.0,
+            (Host::Direct, Load::Waits) => 10.0,
+            (Host::Direct, Load::Busy | Load::Alone) => 5.0,
         };
         self.took(trial).map_or(guess, |took| took.seconds)
     }
@@ -110,16 +112,23 @@ impl History {
             .took(trial)
             .and_then(|took| Some(took.wanted_seconds? / took.seconds))
             .map(|share| ((share * f64::from(PROCESSOR)) as u32).max(LEAST));
-        let processors = match (trial.load, trial.fault) {
-            (Load::Alone, _) => return Need::ALL,
+        let processors = match (trial.host, trial.load, trial.fault) {
+            (_, Load::Alone, _) => return Need::ALL,
+            // Under TCG twice, a guest that waits keeps a processor busy too.
+            (Host::Lab, _, _) => measured.unwrap_or(PROCESSOR),
             // Most of a fault's time is waiting for what does not come.
-            (_, Some(_)) => measured.unwrap_or(PROCESSOR / 2).min(PROCESSOR / 2),
-            (Load::Busy, None) => measured.unwrap_or(PROCESSOR),
-            (Load::Waits, None) => measured.unwrap_or(PROCESSOR / 2),
+            (_, _, Some(_)) => measured.unwrap_or(PROCESSOR / 2).min(PROCESSOR / 2),
+            (_, Load::Busy, None) => measured.unwrap_or(PROCESSOR),
+            (_, Load::Waits, None) => measured.unwrap_or(PROCESSOR / 2),
+        };
+        let memory_mib = match trial.host {
+            Host::Direct => u64::from(trial.cell.guest.memory_mib) + QEMU_MIB,
+            // The lab's, which has its own already.
+            Host::Lab => 0,
         };
         Need {
             processors,
-            memory_mib: u64::from(trial.cell.guest.memory_mib) + QEMU_MIB,
+            memory_mib,
         }
     }
 
@@ -271,6 +280,23 @@ mod tests {
         assert!(processors(Load::Waits, "new") < processors(Load::Busy, "new"));
         let memory = history.need(&with_load(Load::Busy, "half")).memory_mib;
         assert_eq!(memory, 256 + QEMU_MIB);
+    }
+
+    #[test]
+    fn a_trial_in_a_lab_is_long_keeps_a_processor_busy_and_has_the_labs_memory() {
+        let history = History::default();
+        let in_lab = |load| PlannedTrial {
+            host: Host::Lab,
+            ..with_load(load, "in_lab")
+        };
+        for load in [Load::Waits, Load::Busy] {
+            let need = history.need(&in_lab(load));
+            assert_eq!((need.processors, need.memory_mib), (PROCESSOR, 0));
+        }
+        assert_eq!(history.need(&in_lab(Load::Alone)), Need::ALL);
+        let mut trials = [with_load(Load::Waits, "waits"), in_lab(Load::Busy)];
+        history.longest_first(&mut trials);
+        assert_eq!(names(&trials), ["in_lab", "waits"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{artifacts, cpu, shell, trial};
 use crate::error::OrCannotRun;
 use crate::host::HostFacts;
 use crate::host::place::Host;
-use crate::lab::{self, Labs};
+use crate::lab::Labs;
 use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
 use crate::report::progress::Progress;
@@ -170,11 +170,7 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
-        let need = match planned.host {
-            Host::Direct => self.history.need(planned),
-            Host::Lab => lab::need(planned),
-        };
-        let _slot = self.slots.wait(need);
+        let _slot = self.slots.wait(self.history.need(planned));
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
         });
