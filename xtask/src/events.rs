@@ -35,6 +35,8 @@ pub struct Trial {
     pub seconds: f64,
     /// Of that, inside the case, seconds.
     pub case_seconds: f64,
+    /// What its guest was started from.
+    pub start: Option<String>,
     /// The lab, where it was not this machine itself.
     pub host: Option<String>,
     /// From QEMU's exec to the agent's first answer, seconds.
