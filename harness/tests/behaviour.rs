@@ -3,82 +3,27 @@
 //! They run `nicmatrix run`, which is the matrix's test binary under a name that cargo keeps up to
 //! date for this test.
 
+mod own;
+
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use own::{ENDS, LOOK, Own, Process, Started, Traces};
+use own::{changed_matrix, interfaces, matrix, refused};
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// A trial that boots a VM and takes some seconds.
 const TRIAL: &str = "ping_sweep::virtio::rhel9::tap";
 /// From exec to a VM that takes commands, on a loaded host too.
 const VM_RUNS: Duration = Duration::from_secs(120);
-/// Ctrl-C and SIGTERM must end the run within 5 s.
-const ENDS: Duration = Duration::from_secs(5);
 /// A kernel that is none, or that panics, must be told of well before the guest agent's deadline
 /// of 120 s.
 const TOLD: Duration = Duration::from_secs(60);
-/// Between two looks at what has no event to wait for: another process's files and its end.
-const LOOK: Duration = Duration::from_millis(20);
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-/// `nicmatrix`, with only those of the user's settings that say what VMs run on.
-fn nicmatrix(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nicmatrix"));
-    let keep = [
-        "NICMATRIX_DIR",
-        "NICMATRIX_QEMU",
-        "NICMATRIX_FIRMWARE",
-        "NICMATRIX_ACCEL",
-    ];
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        let ours = text.starts_with("NEXTEST") || text.starts_with("NICMATRIX_");
-        if ours && !keep.contains(&&*text) {
-            command.env_remove(&name);
-        }
-    }
-    command.env_remove("GITHUB_STEP_SUMMARY");
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-fn matrix(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = nicmatrix(&["run"]);
-    command.args(arguments).envs(variables.iter().copied());
-    command
-}
-
-fn refused(arguments: &[&str], variables: &[(&str, &str)], code: i32, words: &[&str]) {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = matrix(arguments, variables).output().expect("it runs");
-    let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
-    assert_eq!(status.code(), Some(code), "{status}: {text}");
-    for word in words {
-        assert!(text.contains(word), "no {word:?} in: {text}");
-    }
-}
-
-/// The shipped matrix with `from` replaced.
-fn changed_matrix(directory: &Path, from: &str, to: &str) -> String {
-    let text = fs::read_to_string(root().join("matrix.toml")).expect("the shipped matrix");
-    assert!(text.contains(from), "the shipped matrix has no {from}");
-    let path = directory.join("matrix.toml");
-    fs::write(&path, text.replace(from, to)).expect("written");
-    path.to_string_lossy().into_owned()
-}
 
 #[test]
 fn a_filter_that_matches_nothing_is_an_error_with_the_nearest_names() {
@@ -230,228 +175,11 @@ fn a_directory_that_cannot_be_written_is_said() {
     refused(&[TRIAL], &directory, 3, &["/proc/nicmatrix"]);
 }
 
-/// Directories of one run alone, with the images and proofs of all.
-struct Own {
-    directory: TempDir,
-    /// Its `NICMATRIX_DIR`: also what tells its processes from those of others.
-    dir: String,
-    /// Its `TMPDIR`.
-    tmp: PathBuf,
-    /// The built image's.
-    kernel: PathBuf,
-}
-
-impl Own {
-    fn new() -> Own {
-        // Builds the image where it is missing, or waits for the test that does.
-        let built = nicmatrix(&["image"]).output().expect("it runs");
-        assert!(built.status.success(), "{built:?}");
-        let printed = String::from_utf8(built.stdout).expect("UTF-8");
-        // DIR/images/HASH/initrd, the system's own kernel's first
-        let first = printed.lines().next().unwrap_or_default();
-        let mut above = Path::new(first).ancestors().skip(1);
-        let image = above.next().expect("HASH");
-        let shared = above.nth(1).expect("DIR");
-        let kernel = image.join("bzImage");
-        fs::create_dir_all(shared.join("host")).expect("made");
-
-        let directory = tempfile::tempdir().expect("a directory");
-        let (own, tmp) = (
-            directory.path().join("nicmatrix"),
-            directory.path().join("tmp"),
-        );
-        fs::create_dir_all(&own).expect("made");
-        fs::create_dir(&tmp).expect("made");
-        for name in ["images", "host"] {
-            symlink(shared.join(name), own.join(name)).expect("linked");
-        }
-        let dir = own.to_string_lossy().into_owned();
-        Own {
-            directory,
-            dir,
-            tmp,
-            kernel,
-        }
-    }
-
-    fn run(&self, trial: &str, matrix_file: Option<&str>) -> Started {
-        self.start(&["--exact", trial], matrix_file)
-    }
-
-    fn start(&self, arguments: &[&str], matrix_file: Option<&str>) -> Started {
-        let (out, err) = (self.file("stdout"), self.file("stderr"));
-        let mut command = matrix(arguments, &[("NICMATRIX_DIR", &self.dir)]);
-        command.env("TMPDIR", &self.tmp);
-        command.envs(matrix_file.map(|path| ("NICMATRIX_MATRIX", path)));
-        command.stdout(fs::File::create(&out).expect("made"));
-        command.stderr(fs::File::create(&err).expect("made"));
-        Started {
-            child: command.spawn().expect("it starts"),
-        }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    /// All that the run printed.
-    fn said(&self) -> String {
-        ["stdout", "stderr"]
-            .map(|name| fs::read_to_string(self.file(name)).unwrap_or_default())
-            .join("\n")
-    }
-
-    /// The run's processes: those that got its directory in their environment.
-    fn processes(&self) -> Vec<Process> {
-        let mark = format!("NICMATRIX_DIR={}", self.dir);
-        let entries = fs::read_dir("/proc").expect("/proc").flatten();
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| {
-                let variables = fs::read(path.join("environ")).unwrap_or_default();
-                variables
-                    .split(|byte| *byte == 0)
-                    .any(|v| v == mark.as_bytes())
-            })
-            .map(Process)
-            .collect()
-    }
-
-    /// Waits until a VM takes commands.
-    fn await_vm(&self, started: &mut Started) {
-        let latest = Path::new(&self.dir).join("runs/latest");
-        let takes_commands = || {
-            let mut trials = fs::read_dir(&latest).into_iter().flatten().flatten();
-            trials.any(|trial| {
-                let log = fs::read_to_string(trial.path().join("commands.log"));
-                log.is_ok_and(|log| !log.is_empty())
-            })
-        };
-        let deadline = Instant::now() + VM_RUNS;
-        while !takes_commands() {
-            let ended = started.child.try_wait().expect("it can be waited for");
-            assert!(ended.is_none(), "it ended without a VM: {}", self.said());
-            let late = Instant::now() >= deadline;
-            assert!(!late, "no VM within {VM_RUNS:?}: {}", self.said());
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    /// Fails while anything of `was` is left.
-    fn expect_gone(&self, was: &Traces) {
-        let deadline = Instant::now() + ENDS;
-        loop {
-            let left = self.left(was);
-            if left.is_empty() {
-                return;
-            }
-            assert!(Instant::now() < deadline, "left behind: {left:?}");
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn left(&self, was: &Traces) -> Vec<String> {
-        let mut left: Vec<_> = self.processes().iter().map(Process::line).collect();
-        let everywhere = fs::read_dir("/proc").expect("/proc").flatten();
-        let held = everywhere.flat_map(|entry| Process(entry.path()).networks());
-        left.extend(held.filter(|network| was.networks.contains(network)));
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mounts");
-        let named = was
-            .networks
-            .iter()
-            .filter(|network| mounts.contains(*network));
-        left.extend(named.map(|network| format!("{network} has a name")));
-        let files = fs::read_dir(&self.tmp).expect("TMPDIR").flatten();
-        left.extend(files.map(|file| file.path().display().to_string()));
-        left.extend(interfaces().difference(&was.interfaces).cloned());
-        left
-    }
-}
-
-/// A run under way; killed when a test fails.
-struct Started {
-    child: Child,
-}
-
-impl Started {
-    fn ended_within(&mut self, limit: Duration) -> ExitStatus {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "it still runs after {limit:?}");
-            std::thread::sleep(LOOK);
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        kill(pid, signal).expect("sent");
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A directory of /proc.
-struct Process(PathBuf);
-
-impl Process {
-    fn line(&self) -> String {
-        let line = fs::read(self.0.join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).replace('\0', " ")
-    }
-
-    /// The network namespaces of its threads, as `net:[INODE]`.
-    fn networks(&self) -> BTreeSet<String> {
-        let threads = fs::read_dir(self.0.join("task")).into_iter().flatten();
-        let links = threads.flatten().map(|thread| thread.path().join("ns/net"));
-        links
-            .filter_map(|link| fs::read_link(link).ok())
-            .map(|name| name.to_string_lossy().into_owned())
-            .collect()
-    }
-
-    /// The regular files that it can write to.
-    fn writes(&self) -> Vec<PathBuf> {
-        let files = fs::read_dir(self.0.join("fd")).into_iter().flatten();
-        let open = files.flatten().filter(|file| {
-            let about = self.0.join("fdinfo").join(file.file_name());
-            let about = fs::read_to_string(about).unwrap_or_default();
-            let flags = about.lines().find_map(|line| line.strip_prefix("flags:"));
-            let mode = flags.and_then(|octal| octal.trim().chars().last());
-            let regular = fs::metadata(file.path()).is_ok_and(|m| m.is_file());
-            regular && matches!(mode, Some('1' | '2'))
-        });
-        open.filter_map(|file| fs::read_link(file.path()).ok())
-            .collect()
-    }
-}
-
-fn interfaces() -> BTreeSet<String> {
-    let entries = fs::read_dir("/sys/class/net").into_iter().flatten();
-    let names = entries.flatten().map(|entry| entry.path());
-    names.map(|path| path.display().to_string()).collect()
-}
-
-/// What must be gone after a run.
-struct Traces {
-    /// Of this machine, before the run.
-    interfaces: BTreeSet<String>,
-    /// The trial's own.
-    networks: BTreeSet<String>,
-}
-
 /// Starts a trial, and looks at what it holds while its VM runs.
 fn running(own: &Own) -> (Started, Traces) {
     let before = interfaces();
     let mut started = own.run(TRIAL, None);
-    own.await_vm(&mut started);
+    own.await_vm(&mut started, VM_RUNS);
     let processes = own.processes();
     let lines: Vec<_> = processes.iter().map(Process::line).collect();
     for program in ["qemu", "dnsmasq"] {
@@ -462,10 +190,7 @@ fn running(own: &Own) -> (Started, Traces) {
     let all: BTreeSet<_> = processes.iter().flat_map(Process::networks).collect();
     let networks: BTreeSet<_> = all.difference(&home).cloned().collect();
     assert!(!networks.is_empty(), "the trial has no network of its own");
-    let own_files = own.directory.path();
-    for file in processes.iter().flat_map(Process::writes) {
-        assert!(file.starts_with(own_files), "{} is written", file.display());
-    }
+    own.expect_own_files();
     let interfaces = before;
     (
         started,
@@ -514,7 +239,7 @@ fn a_signal_ends_a_run_at_once_whose_trials_wait_for_a_slot() {
 
     let own = Own::new();
     let mut started = own.start(&["ping_sweep::"], None);
-    own.await_vm(&mut started);
+    own.await_vm(&mut started, VM_RUNS);
     started.signal(Signal::SIGINT);
     let status = started.ended_within(ENDS);
     assert_eq!(status.code(), Some(130), "{}", own.said());

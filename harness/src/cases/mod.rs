@@ -134,7 +134,7 @@ pub struct Fault {
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 38] = [
+    static ALL: [&Case; 39] = [
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -151,6 +151,7 @@ pub fn all() -> &'static [&'static Case] {
         &driver::DRIVER_INFO,
         &promisc::PROMISC,
         &vlan::VLAN,
+        &vlan::VLAN_HOST,
         &vlan::VLAN_REFUSED,
         &mtu::MTU_MAX,
         &mtu::MTU_SET,

@@ -1,10 +1,12 @@
-//! Plan item 7: 802.1Q VLANs, between two guests.
+//! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
 use super::faults::{self, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Load, Moment, Start};
+use crate::error::Skip;
 use crate::guest::agent::{Agent, said};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
+use crate::matrix::Backend;
 use crate::matrix::schema::Dialect;
 use crate::net::capture::{Capture, Mark};
 use crate::net::frame::Icmp;
@@ -12,6 +14,7 @@ use crate::net::sabotage;
 use crate::run::deadline;
 use crate::testbed::Testbed;
 use crate::testbed::peer::Peer;
+use crate::testbed::start;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -24,6 +27,8 @@ const RESERVED: u16 = 4095;
 /// The guests' addresses in the VLANs, outside the bridge's own network.
 const HERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
 const THERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 3);
+/// The host's.
+const HOST: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 /// Echo requests of each size in a VLAN.
 const COUNT: u32 = 3;
 /// ICMP payloads: ping's own, and the one that fills a frame of Ethernet's MTU, which the tag then
@@ -76,6 +81,37 @@ pub static VLAN: Case = Case {
         },
     ],
     run: vlan,
+};
+
+/// Plan item 7, with the host as the other end: where vhost is, so that a lab's kernel can be the host's,
+/// which has 8021q though this machine's may not.
+pub static VLAN_HOST: Case = Case {
+    name: "vlan_host",
+    plan_item: "7",
+    passes: "in VLAN 1, 10 and 4094 the guest answers the host, whose own kernel tags, with that tag on the tap both ways, up to full frames; once it has left it answers no more",
+    applies: |cell| cell.backend != Backend::Tap,
+    start: Start::WarmNic,
+    load: Load::Waits,
+    again: None,
+    vm: faults::same_vm,
+    ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
+    faults: &[
+        Fault {
+            name: "retagged",
+            breaks: "the host moves the guest's frames to a VLAN that it is not in",
+            inject: |bed| sabotage::retag(&bed.nic().tap, IDS[0], 2),
+            red: "did not answer",
+            ..TAP_UNPLUGGED
+        },
+        Fault {
+            name: "not_left",
+            breaks: "the guest's tool says that it left the VLAN and does not",
+            inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
+            red: "is still there",
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: vlan_host,
 };
 
 /// Plan item 7: what must be refused.
@@ -201,11 +237,11 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
     there.join(second)?;
     bed.moment(Moment::Traffic)?;
     apart(bed, &peer, (first, second))?;
+    // Both: the guest would else go on asking in vain for an address that has come meanwhile.
+    here(bed, &link).leave(first)?;
     there.leave(second)?;
     for id in IDS {
-        if id != first {
-            here(bed, &link).join(id)?;
-        }
+        here(bed, &link).join(id)?;
         there.join(id)?;
         expect_filter(bed, id, true)?;
         together(bed, &peer, id)?;
@@ -273,7 +309,7 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
         sent += count as usize;
     }
     for ((whose, wire), mark) in wires.into_iter().zip(marks) {
-        let mut found = tags(wire, mark)?;
+        let mut found = tags(wire, mark, (HERE, THERE))?;
         let tagged = found.remove(&Some(id)).unwrap_or_default();
         // A request that waited for an answer to ARP may have come late from the VLAN before.
         ensure!(
@@ -285,13 +321,17 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Echoes between the two addresses since `mark`, by VLAN tag.
-fn tags(wire: &Capture, mark: Mark) -> anyhow::Result<BTreeMap<Option<u16>, usize>> {
+/// Echoes between two addresses since `mark`, by VLAN tag.
+fn tags(
+    wire: &Capture,
+    mark: Mark,
+    (one, other): (Ipv4Addr, Ipv4Addr),
+) -> anyhow::Result<BTreeMap<Option<u16>, usize>> {
     let mut found = BTreeMap::new();
     for frame in wire.frames(mark)? {
-        let ours = frame.ipv4().is_some_and(|ip| {
-            [(HERE, THERE), (THERE, HERE)].contains(&(ip.source, ip.destination))
-        });
+        let ours = frame
+            .ipv4()
+            .is_some_and(|ip| [(one, other), (other, one)].contains(&(ip.source, ip.destination)));
         if let (true, Some(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. })) =
             (ours, frame.icmp())
         {
@@ -318,6 +358,39 @@ fn expect_filter(bed: &Testbed, id: u16, passes: bool) -> anyhow::Result<()> {
         filter.vlan_table
     );
     Ok(())
+}
+
+fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    bed.moment(Moment::Traffic)?;
+    for id in IDS {
+        if !bed.bridge.join_vlan(id, HOST)? {
+            return Err(Skip("the host's kernel has no 8021q".into()).into());
+        }
+        here(bed, &link).join(id)?;
+        expect_filter(bed, id, true)?;
+        let mark = bed.wire()?.mark()?;
+        start::first_reply(HERE, deadline::FIRST_PING)
+            .with_context(|| format!("in VLAN {id} the guest does not answer the host"))?;
+        for size in SIZES {
+            let ping = bed.ping_to(HERE).count(COUNT).size(size).dont_fragment();
+            bed.expect_answered(&ping, COUNT)
+                .with_context(|| format!("in VLAN {id}"))?;
+        }
+        let mut found = tags(bed.wire()?, mark, (HOST, HERE))?;
+        let tagged = found.remove(&Some(id)).unwrap_or_default();
+        let sent = COUNT as usize * SIZES.len();
+        ensure!(
+            tagged >= 2 * sent && found.is_empty(),
+            "in VLAN {id}, the tap shows {tagged} of {} requests and replies with that tag, and by other tags: {found:?}",
+            2 * sent
+        );
+        here(bed, &link).leave(id)?;
+        expect_filter(bed, id, false)?;
+        bed.expect_silence(HERE, &format!("the guest has left VLAN {id}"))?;
+        bed.bridge.leave_vlan(id)?;
+    }
+    bed.expect_quiet_kernel()
 }
 
 fn vlan_refused(bed: &mut Testbed) -> anyhow::Result<()> {

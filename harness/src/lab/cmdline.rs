@@ -162,7 +162,7 @@ mod tests {
           -no-reboot \
           -machine q35 \
           -accel tcg \
-          -cpu qemu64,+rdrand \
+          -cpu qemu64,+rdrand,-cx16 \
           -m 3072M \
           -smp 2 \
           -rtc base=utc,clock=host \

@@ -50,6 +50,29 @@ impl Bridge {
         self.attach_tap(name)
     }
 
+    /// Has the host join VLAN `id` there, with that address (and a /24); whether its kernel can.
+    pub fn join_vlan(&self, id: u16, address: Ipv4Addr) -> Result<bool> {
+        let link = ip::run(&format!(
+            "link add link {NAME} name {NAME}.{id} type vlan id {id}"
+        ));
+        match link {
+            // Of the kernel: EOPNOTSUPP.
+            Err(error) if format!("{error:#}").contains("Unknown device type") => return Ok(false),
+            other => other.or_cannot_run(|| format!("join VLAN {id} on {NAME}"))?,
+        }
+        ip::batch(&[
+            format!("addr add {address}/24 dev {NAME}.{id}"),
+            format!("link set {NAME}.{id} up"),
+        ])
+        .or_cannot_run(|| format!("give {NAME}.{id} an address"))?;
+        Ok(true)
+    }
+
+    /// Has the host leave VLAN `id`.
+    pub fn leave_vlan(&self, id: u16) -> Result<()> {
+        ip::run(&format!("link delete {NAME}.{id}")).or_cannot_run(|| format!("leave VLAN {id}"))
+    }
+
     /// Has the host speak IPv6 there, off otherwise; whether the kernel can.
     pub fn enable_ipv6(&self) -> Result<bool> {
         let file = format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6");

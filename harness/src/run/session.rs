@@ -170,6 +170,8 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
+        // First: what waits for its lab needs no slot.
+        let _turn = self.labs.turn(planned, context);
         let _slot = self.slots.wait(self.history.need(planned));
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),

@@ -11,10 +11,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 /// The last words of a kernel that stops after a panic in place of rebooting, trace and all printed.
 const STOPPED: &str = "end Kernel panic";
 
+/// The last words of an oops, upon which a kernel goes on without the task that met it.
+const OOPS_TOLD: &str = "end trace";
+
 /// Kernel messages that fail any trial (DESIGN, ping_flood), with the word used in the report.
 const TROUBLE: &[(&str, &str)] = &[
     ("Kernel panic", "panic"),
-    ("Oops:", "oops"),
+    ("Oops:", OOPS),
     ("soft lockup", "soft lockup"),
     ("BUG:", "BUG"),
     ("kernel BUG at", "BUG"),
@@ -27,6 +30,8 @@ const TROUBLE: &[(&str, &str)] = &[
     ("rcu: INFO:", "RCU stall"),
     ("blocked for more than", "hung task"),
 ];
+
+const OOPS: &str = "oops";
 
 #[derive(Default)]
 struct State {
@@ -58,8 +63,9 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// Records `stream` into `log` until it ends; `echo` copies it to stderr as well. A kernel
-    /// that stops after a panic ends `agent`'s connection: nobody will answer there.
+    /// Records `stream` into `log` until it ends; `echo` copies it to stderr as well. A kernel that
+    /// stops after a panic ends `agent`'s connection: nobody will answer there. So does an oops, with
+    /// which the trial has failed: whom it hit may be whose answer is awaited.
     ///
     /// # Errors
     /// When the socket cannot be duplicated or the thread not be started.
@@ -181,11 +187,12 @@ fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: File, shared: &
             let line = String::from_utf8_lossy(&state.bytes[state.line..state.line + end]);
             let line = line.trim().to_owned();
             state.line += end + 1;
+            let after_oops = || state.trouble.iter().any(|(kind, _)| *kind == OOPS);
+            if line.contains(STOPPED) || line.contains(OOPS_TOLD) && after_oops() {
+                // It may be closed already.
+                let _ = agent.shutdown(std::net::Shutdown::Both);
+            }
             if let Some(kind) = classify(&line) {
-                if line.contains(STOPPED) {
-                    // It may be closed already.
-                    let _ = agent.shutdown(std::net::Shutdown::Both);
-                }
                 state.trouble.push((kind, line));
             }
         }
@@ -235,5 +242,30 @@ mod tests {
             .unwrap();
         assert_eq!(waiting.read(&mut [0]).unwrap(), 0);
         assert_eq!(serial.trouble().map(|(kind, _)| kind), Some("panic"));
+    }
+
+    #[test]
+    fn so_does_an_oops_and_a_warning_does_not() {
+        let (mut guest, console) = UnixStream::pair().unwrap();
+        let (agent, mut waiting) = UnixStream::pair().unwrap();
+        let log = tempfile::tempfile().unwrap();
+        let serial = Serial::record(console, agent, log, false).unwrap();
+        let warning = "WARNING: CPU: 0 PID: 10 at x.c:1 y+0x1/0x2\r\n---[ end trace 0000000000000000 ]---\r\n";
+        guest.write_all(warning.as_bytes()).unwrap();
+        guest
+            .write_all(b"Oops: Oops: 0010 [#1] PREEMPT\r\n")
+            .unwrap();
+        let deadline = crate::run::deadline::QMP_REPLY.start();
+        serial
+            .wait(deadline, |text| text.contains("Oops").then_some(()))
+            .unwrap();
+        waiting.set_nonblocking(true).unwrap();
+        assert!(waiting.read(&mut [0]).is_err(), "it still may answer");
+        waiting.set_nonblocking(false).unwrap();
+        guest
+            .write_all(b"---[ end trace 0000000000000000 ]---\r\n")
+            .unwrap();
+        assert_eq!(waiting.read(&mut [0]).unwrap(), 0);
+        assert_eq!(serial.trouble().map(|(kind, _)| kind), Some("oops"));
     }
 }

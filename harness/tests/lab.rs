@@ -1,0 +1,143 @@
+//! What a lab leaves behind, what its end means to its trials, and hosts that can have none.
+
+mod own;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use own::{ENDS, Own, Process, Started, Traces, changed_matrix, interfaces, refused};
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+const TRIAL: &str = "ping_flood::virtio::rhel9::vhost";
+/// From exec to a guest in a lab that takes commands: some 20 s under TCG twice, on a loaded host more.
+const GUEST_RUNS: Duration = Duration::from_secs(400);
+/// A trial in a lab takes a minute or two under TCG twice, on a loaded host more.
+const TRIALS_END: Duration = Duration::from_secs(900);
+
+/// Directories of a run's own, and a matrix whose trials with vhost are those of `cases` on one guest.
+fn own_with(cases: &str) -> (Own, String) {
+    let own = Own::new();
+    let text = fs::read_to_string("../matrix.toml").expect("the shipped matrix");
+    let line = text.lines().find(|line| line.starts_with("with_vhost"));
+    let line = line.expect("smoke says which cases run with vhost");
+    let path = changed_matrix(
+        own.directory.path(),
+        line,
+        &format!("with_vhost = [{cases}]"),
+    );
+    (own, path)
+}
+
+/// Starts the trials with vhost, one after the other, and waits until one is under way in its lab.
+fn under_way(own: &Own, matrix: &str) -> Started {
+    let arguments = ["::vhost", "--skip", "::vhost_zcopy", "--test-threads", "1"];
+    let mut started = own.start(&arguments, Some(matrix));
+    own.await_vm(&mut started, GUEST_RUNS);
+    started
+}
+
+/// The lab's QEMU.
+fn lab(own: &Own) -> Process {
+    let is_lab = |process: &Process| process.line().contains("-name nicmatrix-lab ");
+    let found = own.processes().into_iter().find(is_lab);
+    found.expect("a lab runs")
+}
+
+#[test]
+fn a_kill_in_mid_trial_leaves_nothing() {
+    let (own, matrix) = own_with("\"ping_flood\"");
+    let before = interfaces();
+    let mut started = under_way(&own, &matrix);
+    lab(&own);
+    own.expect_own_files();
+    started.signal(Signal::SIGKILL);
+    assert_eq!(started.ended_within(ENDS).signal(), Some(9));
+    own.expect_gone(&Traces {
+        interfaces: before,
+        networks: BTreeSet::new(),
+    });
+}
+
+#[test]
+fn a_lab_that_ends_fails_its_trial_with_its_console_and_the_next_has_another() {
+    let (own, matrix) = own_with("\"ping_flood\", \"driver_info\"");
+    let mut started = under_way(&own, &matrix);
+    let Process(path) = lab(&own);
+    let name = path.file_name().expect("/proc/PID").to_string_lossy();
+    let pid = name.parse().expect("a number");
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("sent");
+    let status = started.ended_within(TRIALS_END);
+    let said = own.said();
+    assert_eq!(status.code(), Some(1), "{said}");
+    let facts = [
+        "the lab ended under the trial: its QEMU ended",
+        "its console ends with",
+        "nicmatrix: lab userspace",
+        "1 passed, 1 failed",
+    ];
+    for fact in facts {
+        assert!(said.contains(fact), "no {fact:?} in: {said}");
+    }
+}
+
+#[test]
+fn a_kernel_without_vhost_net_is_a_skip_that_names_it() {
+    let (own, matrix) = own_with("\"ping_flood\"");
+    without_vhost_net(&own);
+    let mut started = own.run(TRIAL, Some(&matrix));
+    let status = started.ended_within(TRIALS_END);
+    let said = own.said();
+    assert_eq!(status.code(), Some(0), "{said}");
+    for fact in ["has no vhost_net", "0 passed, 0 failed, 1 skipped"] {
+        assert!(said.contains(fact), "no {fact:?} in: {said}");
+    }
+}
+
+/// Gives the run images of its own, with a lab's initramfs in which the module has another name.
+fn without_vhost_net(own: &Own) {
+    let images = Path::new(&own.dir).join("images");
+    let shared = fs::canonicalize(&images).expect("a link");
+    fs::remove_file(&images).expect("removed");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(&shared)
+        .arg(&images)
+        .status();
+    assert!(copied.expect("cp").success());
+    let hash = own.kernel.parent().and_then(Path::file_name).expect("HASH");
+    let initrd = images.join(hash).join("lab-initrd");
+    let mut bytes = fs::read(&initrd).expect("read");
+    let (name, other) = (b"vhost_net.ko\0", b"vhost_nxt.ko\0");
+    let places = bytes.windows(name.len()).enumerate();
+    let found = places
+        .filter(|(_, window)| window == name)
+        .map(|(place, _)| place);
+    let found: Vec<usize> = found.collect();
+    assert!(!found.is_empty(), "the lab's initramfs has no vhost_net.ko");
+    for place in found {
+        bytes[place..place + name.len()].copy_from_slice(other);
+    }
+    fs::write(&initrd, bytes).expect("written");
+}
+
+#[test]
+fn a_lab_larger_than_the_machine_is_a_skip() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = changed_matrix(directory.path(), "memory = 3072 # MiB", "memory = 1048576");
+    let own = directory.path().to_string_lossy();
+    let variables = [
+        ("NICMATRIX_MATRIX", &*path),
+        ("NICMATRIX_DIR", &own),
+        ("NICMATRIX_HOST", "lab"),
+    ];
+    let reason = ["there can be no lab", "1048576 MiB", "1 skipped"];
+    refused(
+        &["--exact", "ping_flood::virtio::rhel9::tap"],
+        &variables,
+        0,
+        &reason,
+    );
+}
