@@ -106,7 +106,7 @@ fn vhost_obstacle(device: &Path) -> Option<String> {
 }
 
 /// A module parameter: an int (`0`, `1`) or a bool (`N`, `Y`).
-fn switch(text: &str) -> Option<bool> {
+pub(super) fn switch(text: &str) -> Option<bool> {
     match text {
         "0" | "N" => Some(false),
         "1" | "Y" => Some(true),

@@ -2,6 +2,7 @@
 
 pub mod accel;
 pub mod facts;
+pub mod module;
 pub mod place;
 pub mod vhost;
 
