@@ -149,7 +149,7 @@ mod tests {
         insta::assert_snapshot!(explain(&skipped_and_faulty(), "", ""), @r#"
             flood!no_vhost::virtio::rhel6::vhost_zcopy
 
-            here       is skipped: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+            here       is skipped: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded
             plan item  2. ping
             passes if  no trace after the flood
             starts     from a checkpoint with its NIC up

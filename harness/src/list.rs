@@ -67,7 +67,7 @@ mod tests {
         insta::assert_snapshot!(json, @r#"
             [
             {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","plan_item":"5","action":"run","reason":null,"stand_in":true},
-            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1","stand_in":true}
+            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
             ]
         "#);
         let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();

@@ -244,7 +244,7 @@ impl<'m> Place<'m> {
         Place {
             excludes: matrix.excludes.iter().filter(about_cell).collect(),
             obstacle: obstacle(&cell, facts),
-            host: host_of(&cell, facts, matrix.host),
+            host: host_of(cell.backend, facts, matrix.host),
             facts,
             cell: Arc::new(cell),
         }

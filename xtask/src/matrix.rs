@@ -87,6 +87,10 @@ pub struct Settings {
     /// Whose kernel carries taps and vhost: this machine's, a disposable VM's, or as the matrix file says
     #[arg(long)]
     host: Option<Host>,
+    /// Let trials on this machine reload vhost_net with the setting that they need (for a machine that is
+    /// thrown away after; as root); it is put back
+    #[arg(long)]
+    allow_module_reload: bool,
     /// Boot every guest; restore none from a checkpoint
     #[arg(long)]
     boot: bool,
@@ -194,6 +198,8 @@ impl Settings {
                 .and_then(|host| host.to_possible_value())
                 .map(|host| ("NICMATRIX_HOST", host.get_name().into())),
         );
+        let reload = self.allow_module_reload;
+        env.extend(reload.then(|| ("NICMATRIX_ALLOW_MODULE_RELOAD", "1".into())));
         env.extend(
             self.matrix
                 .as_ref()
@@ -340,12 +346,13 @@ mod tests {
 
     #[test]
     fn flags_become_variables() {
-        let line = "--profile full --accel tcg --matrix m.toml --boot \
+        let line = "--profile full --accel tcg --matrix m.toml --boot --allow-module-reload \
                     --firmware pc-bios --firmware /usr/share/seabios";
         let expected = [
             "NICMATRIX_PROFILE=full",
             "NICMATRIX_FIRMWARE=/home/u/pc-bios:/usr/share/seabios",
             "NICMATRIX_ACCEL=tcg",
+            "NICMATRIX_ALLOW_MODULE_RELOAD=1",
             "NICMATRIX_MATRIX=/home/u/m.toml",
             "NICMATRIX_BOOT=1",
         ];

@@ -216,8 +216,9 @@ fn test_targets(dir: &Path) -> Result<Vec<String>> {
 
 /// What decides over a run of the matrix; the rest is left to its defaults, whatever the user has
 /// set, so that all runs here are the same.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     "NICMATRIX_HOST",
+    "NICMATRIX_ALLOW_MODULE_RELOAD",
     "NICMATRIX_BOOT",
     "NICMATRIX_PROFILE",
     "NICMATRIX_FAULTS",

@@ -3,6 +3,7 @@
 
 use clap::{Parser, Subcommand};
 use harness::cases::{self, plan_items};
+use harness::host::module;
 use harness::plan::nothing_matches;
 use harness::run::settings::Settings;
 use harness::vm::checkpoint::store::Store;
@@ -95,7 +96,7 @@ enum LabVerb {
 }
 
 fn main() -> ExitCode {
-    if let Some(served) = lab::serve_if_inside() {
+    if let Some(served) = lab::serve_if_inside().or_else(module::keep_if_asked) {
         return run::exit(served.map(|()| ExitCode::SUCCESS));
     }
     run::exit(dispatch(Cli::parse().verb))

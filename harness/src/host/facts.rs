@@ -57,6 +57,7 @@ pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Res
         uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
         vhost_obstacle: kernel.vhost_obstacle,
         zcopytx: kernel.zcopytx,
+        module_reload: false,
         lab_obstacle: None,
         missing_suites: BTreeMap::new(),
     })

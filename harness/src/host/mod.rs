@@ -37,6 +37,8 @@ pub struct HostFacts {
     pub vhost_obstacle: Option<String>,
     /// `experimental_zcopytx` of the loaded vhost_net module, if there is one.
     pub zcopytx: Option<bool>,
+    /// Whether it may be reloaded with the other one.
+    pub module_reload: bool,
     /// Why there can be no lab here; a sentence for skips.
     pub lab_obstacle: Option<String>,
     /// Suites of the matrix whose kernel is not to be had here, each with why; a sentence for skips.

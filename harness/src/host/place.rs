@@ -2,7 +2,7 @@
 
 use super::HostFacts;
 use super::facts::ZCOPYTX;
-use crate::matrix::{Backend, Cell};
+use crate::matrix::Backend;
 use serde::{Deserialize, Serialize};
 
 /// `host` in the matrix file, or `--host`.
@@ -36,11 +36,16 @@ pub enum Host {
     Lab,
 }
 
-/// Where the trials of `cell` run, or why nowhere.
-pub fn host_of(cell: &Cell, facts: &HostFacts, choice: HostChoice) -> Result<Host, String> {
-    let here = obstacle_here(cell.backend, facts);
+/// Where the trials with `backend` run, or why nowhere.
+pub fn host_of(backend: Backend, facts: &HostFacts, choice: HostChoice) -> Result<Host, String> {
+    let here = obstacle_here(backend, facts);
     match (choice, here, &facts.lab_obstacle) {
         (HostChoice::Auto | HostChoice::Direct, None, _) => Ok(Host::Direct),
+        (HostChoice::Direct, Some(why), _)
+            if facts.vhost_obstacle.is_none() && facts.zcopytx.is_some() =>
+        {
+            Err(format!("{why}; with --allow-module-reload it is reloaded"))
+        }
         (HostChoice::Direct, Some(why), _) => Err(why),
         (HostChoice::Auto | HostChoice::Lab, _, None) => Ok(Host::Lab),
         (HostChoice::Auto, Some(why), Some(no_lab)) => {
@@ -61,7 +66,7 @@ fn obstacle_here(backend: Backend, facts: &HostFacts) -> Option<String> {
         return facts.vhost_obstacle.clone();
     }
     match facts.zcopytx {
-        Some(is) if is == wanted => None,
+        Some(is) if is == wanted || facts.module_reload => None,
         Some(is) => Some(format!(
             "vhost_net is loaded with experimental_zcopytx={}, this cell needs {}",
             u8::from(is),
@@ -113,5 +118,34 @@ mod tests {
             lab_obstacle("7.2.0", &devices, 3072, 4000).unwrap_or_default(), @"its memory of 3072 MiB ([lab] in the matrix file) and 1024 MiB beside it are more than this machine's 4000 MiB");
         insta::assert_snapshot!(
             lab_obstacle("7.2.0", &devices[1..], 3072, 8000).unwrap_or_default(), @"QEMU 7.2.0 has no device virtio-9p-pci");
+    }
+
+    #[test]
+    fn a_module_that_may_be_reloaded_is_no_obstacle_where_there_is_one() {
+        let facts = |module_reload, zcopytx| HostFacts {
+            vhost_obstacle: None,
+            zcopytx,
+            module_reload,
+            ..crate::plan::tests::facts()
+        };
+        let backends = [Backend::Tap, Backend::Vhost, Backend::VhostZcopy];
+        for choice in [HostChoice::Auto, HostChoice::Direct] {
+            for zcopytx in [false, true] {
+                let facts = facts(true, Some(zcopytx));
+                for backend in backends {
+                    assert_eq!(host_of(backend, &facts, choice), Ok(Host::Direct));
+                }
+            }
+        }
+        let direct = |facts: &HostFacts| {
+            host_of(Backend::VhostZcopy, facts, HostChoice::Direct).unwrap_err()
+        };
+        insta::assert_snapshot!(direct(&facts(false, Some(false))), @"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded");
+        insta::assert_snapshot!(direct(&facts(true, None)), @"vhost_net does not say its experimental_zcopytx (no /sys/module/vhost_net/parameters/experimental_zcopytx)");
+        let none = HostFacts {
+            vhost_obstacle: Some("this kernel has no vhost_net".into()),
+            ..facts(true, None)
+        };
+        assert_eq!(direct(&none), "this kernel has no vhost_net");
     }
 }

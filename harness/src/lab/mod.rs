@@ -382,6 +382,8 @@ fn work(trial: &PlannedTrial, context: &Context, run: &Path) -> Work {
         run: run.to_owned(),
         settings: Settings {
             host: Some(HostChoice::Direct),
+            // Its kernel has one setting for all that run in it.
+            allow_module_reload: false,
             ..context.settings.clone()
         },
         facts: context.facts.clone(),

@@ -108,7 +108,7 @@ fn matrix(extra: &str) -> Matrix {
 }
 
 /// A host that can do everything, with zcopy off.
-fn facts() -> HostFacts {
+pub(crate) fn facts() -> HostFacts {
     HostFacts {
         qemu_version: "7.2.0".into(),
         qemu_devices: vec!["virtio-net-pci".into(), "e1000".into()],
@@ -117,6 +117,7 @@ fn facts() -> HostFacts {
         uefi: Some("OVMF.fd".into()),
         vhost_obstacle: None,
         zcopytx: Some(false),
+        module_reload: false,
         lab_obstacle: Some("none is wanted".into()),
         missing_suites: BTreeMap::new(),
     }
@@ -424,10 +425,10 @@ fn vhost_net_has_one_zcopy_setting_at_a_time() {
     insta::assert_snapshot!(verdicts(&facts(), ""), @r"
         driver::virtio::rhel9::tap: run
         driver::virtio::rhel9::vhost: run
-        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded
         driver::virtio::rhel6::tap: run
         driver::virtio::rhel6::vhost: run
-        driver::virtio::rhel6::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel6::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded
         driver::e1000::rhel9::tap: run
         driver::e1000::rhel6::tap: run
     ");
@@ -437,7 +438,7 @@ fn vhost_net_has_one_zcopy_setting_at_a_time() {
     };
     assert!(verdicts(&on, "").contains(
         "driver::virtio::rhel9::vhost: \
-         vhost_net is loaded with experimental_zcopytx=1, this cell needs 0\n\
+         vhost_net is loaded with experimental_zcopytx=1, this cell needs 0; with --allow-module-reload it is reloaded\n\
          driver::virtio::rhel9::vhost_zcopy: run\n"
     ));
     let unknown = HostFacts {
@@ -461,7 +462,7 @@ fn a_qemu_that_lacks_something() {
     insta::assert_snapshot!(verdicts(&facts, ""), @r"
         driver::virtio::rhel9::tap: run
         driver::virtio::rhel9::vhost: run
-        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded
         driver::virtio::rhel6::tap: QEMU 7.2.0 has no machine type pc
         driver::virtio::rhel6::vhost: QEMU 7.2.0 has no machine type pc
         driver::virtio::rhel6::vhost_zcopy: QEMU 7.2.0 has no machine type pc
@@ -514,7 +515,7 @@ fn excludes_skip_with_their_reason() {
     insta::assert_snapshot!(verdicts(&facts(), extra), @r"
         driver::virtio::rhel9::tap: excluded in the matrix file: bug 1
         driver::virtio::rhel9::vhost: run
-        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1
+        driver::virtio::rhel9::vhost_zcopy: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded
         driver::virtio::rhel6::tap: excluded in the matrix file: bug 1
         driver::virtio::rhel6::vhost: excluded in the matrix file: bug 2
         driver::virtio::rhel6::vhost_zcopy: excluded in the matrix file: bug 2

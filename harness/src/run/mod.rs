@@ -24,6 +24,7 @@ pub mod slots;
 use crate::cases::Start;
 use crate::error::CannotRun;
 use crate::guest::image;
+use crate::host::module::{self, Module};
 use crate::host::{HostFacts, facts, place};
 use crate::matrix::load;
 use crate::matrix::schema::{From, Matrix, Profile};
@@ -41,7 +42,7 @@ static SESSION: OnceLock<Session> = OnceLock::new();
 
 /// Entry point of the test binary.
 pub fn main() -> ExitCode {
-    if let Some(served) = lab::serve_if_inside() {
+    if let Some(served) = lab::serve_if_inside().or_else(module::keep_if_asked) {
         return exit(served.map(|()| ExitCode::SUCCESS));
     }
     exit(libtest(Arguments::from_args()))
@@ -98,7 +99,13 @@ impl Planned {
 /// # Errors
 /// Bad input in the matrix; a QEMU that does not answer.
 pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
-    let facts = facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache())?;
+    let cache = settings.host_cache();
+    // While another process reloads the module, this kernel seems to have none.
+    let _still = match settings.allow_module_reload {
+        true => Some(Module::of_kernel(&cache).still()?),
+        false => None,
+    };
+    let facts = facts::facts(&settings.qemu, &settings.firmware, &cache)?;
     planned_with(settings, facts)
 }
 
@@ -119,6 +126,7 @@ pub fn planned_with(settings: &Settings, mut facts: HostFacts) -> anyhow::Result
     if let Some(host) = settings.host {
         matrix.host = host;
     }
+    facts.module_reload = settings.allow_module_reload;
     facts.lab_obstacle = place::lab_obstacle(
         &facts.qemu_version,
         &facts.qemu_devices,

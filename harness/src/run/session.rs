@@ -8,8 +8,10 @@ use super::slots::Slots;
 use super::{artifacts, cpu, shell, trial};
 use crate::error::OrCannotRun;
 use crate::host::HostFacts;
+use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
 use crate::lab::Labs;
+use crate::matrix::Backend;
 use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
 use crate::report::progress::Progress;
@@ -41,6 +43,8 @@ pub struct Session {
     history: History,
     slots: Slots,
     labs: Labs,
+    /// Where vhost_net may be reloaded.
+    reloader: Option<Reloader>,
     begun: Instant,
     /// Processor time that was used up before.
     cpu_before: Duration,
@@ -108,8 +112,11 @@ impl Session {
             }
         };
         let labs = Labs::new(run.path().join("lab"), lab_memory_mib);
+        let module = || Module::of_kernel(&settings.host_cache());
+        let reloader = settings.allow_module_reload.then(module);
         Ok(Session {
             labs,
+            reloader: reloader.map(Reloader::new),
             context,
             settings,
             log,
@@ -180,7 +187,16 @@ impl Session {
             progress.started(&planned.name);
         }
         let ended = match planned.host {
-            Host::Direct => trial::run(planned, context, self.run.path()),
+            Host::Direct => match self.hold_module(planned.cell.backend) {
+                Ok(_held) => trial::run(planned, context, self.run.path()),
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    TrialEnded {
+                        reproduce: self.settings.reproduce(&planned.name),
+                        ..TrialEnded::unmeasured(planned.name.clone(), Outcome::Broken { message })
+                    }
+                }
+            },
             Host::Lab => self.labs.run(planned, context, self.run.path()),
         };
         let weigh = |worst: u8| match (worst, code(&ended.outcome)) {
@@ -201,6 +217,15 @@ impl Session {
             );
         }
         self.for_libtest(ended)
+    }
+
+    /// Where vhost_net may be reloaded: holds it as `backend` needs it.
+    fn hold_module(&self, backend: Backend) -> anyhow::Result<Option<Hold>> {
+        match (&self.reloader, backend) {
+            (None, _) | (_, Backend::Tap) => Ok(None),
+            (Some(reloader), Backend::Vhost) => reloader.hold(false).map(Some),
+            (Some(reloader), Backend::VhostZcopy) => reloader.hold(true).map(Some),
+        }
     }
 
     fn for_libtest(&self, ended: TrialEnded) -> Result<Completion, Failed> {
@@ -236,8 +261,8 @@ impl Session {
         }
     }
 
-    /// Writes the last event and the reports, shows the table, gives the exit code. The first call
-    /// counts: a signal may come while the run ends by itself.
+    /// Writes the last event and the reports, shows the table, puts vhost_net back where it was
+    /// reloaded, gives the exit code. The first call counts: a signal may come while the run ends by itself.
     ///
     /// # Errors
     /// A report that cannot be written.
@@ -259,9 +284,17 @@ impl Session {
         if let Some(progress) = &self.progress {
             progress.finish();
         }
-        if !self.settings.nextest {
-            self.report()?;
+        let reported = match self.settings.nextest {
+            true => Ok(()),
+            false => self.report(),
+        };
+        // A signal that comes from here on need not wait.
+        drop(closed);
+        // Interrupted trials hold the module until this process has ended: its keeper puts it back then.
+        if let (Some(reloader), false) = (&self.reloader, interrupted) {
+            reloader.put_back();
         }
+        reported?;
         let worst = self.worst.load(Ordering::Relaxed);
         Ok(ExitCode::from(if interrupted { 130 } else { worst }))
     }

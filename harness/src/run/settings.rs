@@ -37,6 +37,9 @@ pub struct Settings {
     pub accel: AccelChoice,
     /// `NICMATRIX_HOST`: `auto`, `direct` or `lab`, in place of the matrix file's.
     pub host: Option<HostChoice>,
+    /// `NICMATRIX_ALLOW_MODULE_RELOAD=1`: trials on this machine reload vhost_net with the setting that
+    /// they need ([`crate::host::module`]).
+    pub allow_module_reload: bool,
     /// `NICMATRIX_RETRIES`: further tries of a trial that failed.
     pub retries: u32,
     /// `NICMATRIX_BOOT=1`: every guest boots, none is restored from a checkpoint.
@@ -137,6 +140,7 @@ impl Settings {
             firmware,
             accel,
             host,
+            allow_module_reload: switch("NICMATRIX_ALLOW_MODULE_RELOAD")?,
             retries: retries.parse().ok().with_context(|| {
                 format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
             })?,
@@ -198,6 +202,9 @@ impl Settings {
             .find(|(_, host)| Some(*host) == self.host);
         if let Some((word, _)) = host {
             words.push(format!("--host {word}"));
+        }
+        if self.allow_module_reload {
+            words.push("--allow-module-reload".into());
         }
         if self.boot {
             words.push("--boot".into());
@@ -310,6 +317,7 @@ mod tests {
         assert_eq!(s.profile, "smoke");
         assert_eq!(s.accel, AccelChoice::Auto);
         assert_eq!((s.retries, s.shard, s.faults), (0, None, false));
+        assert!(!s.allow_module_reload);
         assert_eq!(s.junit, None);
     }
 
@@ -326,6 +334,7 @@ mod tests {
             ("NICMATRIX_RETRIES", "2"),
             ("NICMATRIX_SHARD", "2/3"),
             ("NICMATRIX_FAULTS", "1"),
+            ("NICMATRIX_ALLOW_MODULE_RELOAD", "1"),
             ("NICMATRIX_JUNIT", "/elsewhere/junit.xml"),
             ("NICMATRIX_DIR", "work"),
         ])
@@ -335,6 +344,8 @@ mod tests {
         assert_eq!(s.firmware, [Path::new("/usr"), Path::new("/etc")]);
         assert_eq!(s.accel, AccelChoice::Tcg);
         assert_eq!((s.retries, s.shard, s.faults), (2, Some((2, 3)), true));
+        assert!(s.allow_module_reload);
+        assert!(s.reproduce("a").ends_with(" --allow-module-reload"));
         assert_eq!(s.junit.as_deref(), Some(Path::new("/elsewhere/junit.xml")));
         assert_eq!(s.dir, root.join("work"));
     }
@@ -369,6 +380,7 @@ mod tests {
             ("NICMATRIX_SHARD", "4/3"),
             ("NICMATRIX_SHARD", "1"),
             ("NICMATRIX_FAULTS", "yes"),
+            ("NICMATRIX_ALLOW_MODULE_RELOAD", "vhost_net"),
         ]
         .map(|(name, value)| complaint(name, value) + "\n")
         .concat();
@@ -385,6 +397,7 @@ mod tests {
             NICMATRIX_SHARD is `4/3`, wanted is K/N, the K-th of N parts, with K from 1 to N
             NICMATRIX_SHARD is `1`, wanted is K/N, the K-th of N parts, with K from 1 to N
             NICMATRIX_FAULTS is `yes`, allowed are 0 and 1
+            NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, allowed are 0 and 1
         ");
     }
 
