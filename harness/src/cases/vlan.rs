@@ -387,7 +387,9 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
         );
         here(bed, &link).leave(id)?;
         expect_filter(bed, id, false)?;
-        bed.expect_silence(HERE, &format!("the guest has left VLAN {id}"))?;
+        if id == IDS[0] {
+            bed.expect_silence(HERE, &format!("the guest has left VLAN {id}"))?;
+        }
         bed.bridge.leave_vlan(id)?;
     }
     bed.expect_quiet_kernel()
