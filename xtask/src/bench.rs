@@ -8,6 +8,7 @@ use crate::matrix::Settings;
 use crate::{Place, child};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -98,7 +99,7 @@ impl Figure {
             format!("<= {target} {word}")
         });
         format!(
-            "{:<34} {:>9.2} {:>9.2} {:>9.2} {:<5} {:>4}  {target}",
+            "{:<36} {:>9.2} {:>9.2} {:>9.2} {:<5} {:>4}  {target}",
             self.name, self.median, self.min, self.max, self.unit, self.samples
         )
     }
@@ -121,18 +122,14 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     let restored = bench.small(args.runs.get(), false)?;
     let boots = booted.iter().filter_map(|t| t.boot_seconds).collect();
     figures.push(Figure::of("boot to the agent's answer", "s", boots)?.at_most(4.0));
-    let fixed = |trials: &[Trial], name| {
-        let costs = trials.iter().map(|t| t.seconds - t.case_seconds);
-        Figure::of(name, "s", costs.collect())
-    };
-    let boot = fixed(&booted, "fixed cost of a trial, --boot")?;
-    let restore = fixed(&restored, "fixed cost of a trial")?;
+    let boot = fixed_cost("fixed cost of a trial, --boot", &booted)?;
+    let restore = fixed_cost("fixed cost of a trial", &restored)?;
     let ratio = vec![restore.median / boot.median];
     figures.extend([boot, restore]);
     figures.push(Figure::of("the latter by the former", "", ratio)?.at_most(1.0 / 3.0));
 
     eprintln!("running the smoke profile");
-    let smoke = bench.matrix(&[], false)?;
+    let smoke = bench.matrix(&[], &[])?;
     let ran = smoke
         .trials
         .iter()
@@ -157,6 +154,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         .map(|k| k as f64 / 1024.0);
     figures.push(Figure::of("peak memory of a VM", "MiB", vm_mib.collect())?);
 
+    figures.extend(of_labs(&smoke.trials)?);
     figures.extend(bench.restores(&smoke, args.runs.get())?);
     if let Some(times) = args.soak {
         figures.push(bench.soak(&smoke, times.get())?);
@@ -173,8 +171,10 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     );
     figures.push(Figure::of("--list, 10,000 trials", "ms", times)?.at_most(100.0));
 
+    figures.extend(by_case(&smoke.trials)?);
+
     println!(
-        "{:<34} {:>9} {:>9} {:>9} {:<5} {:>4}  target",
+        "{:<36} {:>9} {:>9} {:>9} {:<5} {:>4}  target",
         "", "median", "min", "max", "", "n"
     );
     figures
@@ -188,6 +188,49 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))?;
     println!("written to {}", place.show(&json));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What trials take beyond their cases.
+fn fixed_cost<'t>(name: &str, trials: impl IntoIterator<Item = &'t Trial>) -> Result<Figure> {
+    let cost = |t: &Trial| t.seconds - t.case_seconds - t.lab_start_seconds.unwrap_or(0.0);
+    Figure::of(name, "s", trials.into_iter().map(cost).collect())
+}
+
+/// Of those trials that ran in labs, if any did.
+fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
+    let in_labs: Vec<&Trial> = trials.iter().filter(|t| t.host.is_some()).collect();
+    if in_labs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let starts = in_labs.iter().filter_map(|t| t.lab_start_seconds);
+    let answers = in_labs.iter().filter_map(|t| t.boot_seconds);
+    Ok(vec![
+        Figure::of("lab: exec to its first word", "s", starts.collect())?,
+        Figure::of(
+            "lab: restored, to the agent's answer",
+            "s",
+            answers.collect(),
+        )?,
+        fixed_cost("lab: fixed cost of a trial", in_labs)?,
+    ])
+}
+
+/// How long the trials of each case took, in the cases' order by name.
+fn by_case(trials: &[Trial]) -> Result<Vec<Figure>> {
+    let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for trial in trials.iter().filter(|t| t.verdict != Verdict::Skipped) {
+        let case = trial.trial.split("::").next().unwrap_or_default();
+        let place = if trial.host.is_some() {
+            ", in a lab"
+        } else {
+            ""
+        };
+        let name = format!("a trial of {case}{place}");
+        times.entry(name).or_default().push(trial.seconds);
+    }
+    (times.into_iter())
+        .map(|(name, times)| Figure::of(name, "s", times))
+        .collect()
 }
 
 struct Bench<'a> {
@@ -207,12 +250,9 @@ impl Bench<'_> {
     }
 
     /// Runs trials; a run that is not green measures nothing.
-    fn matrix(&self, args: &[&str], boot: bool) -> Result<Run> {
+    fn matrix(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<Run> {
         let mut command = self.command(&self.harness.matrix);
-        command.args(args);
-        if boot {
-            command.env("NICMATRIX_BOOT", "1");
-        }
+        command.args(args).envs(variables.iter().copied());
         let what = child::describe(&command);
         let directory = Run::name(&mut command, &self.place.harness_dir());
         let (status, output) = child::output(command, false)?;
@@ -222,12 +262,15 @@ impl Bench<'_> {
         Run::read(&directory)
     }
 
-    /// Runs small trials one after the other until the guests of `wanted` have come up.
+    /// Runs small trials on this machine itself, one after the other, until the guests of `wanted` have
+    /// come up.
     fn small(&self, wanted: usize, boot: bool) -> Result<Vec<Trial>> {
         let mut up = Vec::new();
         while up.len() < wanted {
             let before = up.len();
-            let run = self.matrix(&[SMALL, "--test-threads", "1"], boot)?;
+            let mut variables = vec![("NICMATRIX_HOST", "direct")];
+            variables.extend(boot.then_some(("NICMATRIX_BOOT", "1")));
+            let run = self.matrix(&[SMALL, "--test-threads", "1"], &variables)?;
             up.extend(run.trials.into_iter().filter(|t| t.boot_seconds.is_some()));
             ensure!(
                 up.len() > before,
@@ -353,6 +396,40 @@ mod tests {
                 .row()
                 .ends_with("<= 2 MISSED")
         );
+    }
+
+    #[test]
+    fn trials_are_told_apart_by_case_and_by_whether_a_lab_ran_them() {
+        let trial = |name: &str, seconds, lab_start_seconds: Option<f64>| Trial {
+            trial: name.into(),
+            verdict: Verdict::Passed,
+            seconds,
+            case_seconds: 1.0,
+            host: lab_start_seconds.map(|_| "lab".into()),
+            lab_start_seconds,
+            start: None,
+            boot_seconds: Some(0.5),
+            vm_peak_kib: None,
+        };
+        let trials = [
+            trial("ping::e1000::rhel6::tap", 2.0, None),
+            trial("ping::virtio::rhel6::tap", 4.0, None),
+            trial("ping::virtio::rhel6::vhost", 30.0, Some(3.0)),
+        ];
+        let found = |figures: Vec<Figure>| -> Vec<(String, f64)> {
+            figures.into_iter().map(|f| (f.name, f.median)).collect()
+        };
+        let expected = [
+            ("a trial of ping", 3.0),
+            ("a trial of ping, in a lab", 30.0),
+        ];
+        let expected = expected.map(|(name, median)| (name.to_owned(), median));
+        assert_eq!(found(by_case(&trials).unwrap()), expected);
+        let medians: Vec<f64> = (of_labs(&trials).unwrap().iter())
+            .map(|f| f.median)
+            .collect();
+        assert_eq!(medians, [3.0, 0.5, 26.0]);
+        assert!(of_labs(&trials[..2]).unwrap().is_empty());
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct Trial {
     pub start: Option<String>,
     /// The lab, where it was not this machine itself.
     pub host: Option<String>,
+    /// From exec to the first word of the lab that this trial started, seconds.
+    pub lab_start_seconds: Option<f64>,
     /// From QEMU's exec to the agent's first answer, seconds.
     pub boot_seconds: Option<f64>,
     /// Peak resident memory of its VM, KiB.

@@ -338,6 +338,7 @@ mod tests {
             case_seconds: 0.5,
             start: None,
             host: None,
+            lab_start_seconds: None,
             boot_seconds: None,
             vm_peak_kib: None,
         };

@@ -222,10 +222,12 @@ impl Labs {
 
     fn try_run(&self, trial: &PlannedTrial, context: &Context, run: &Path) -> Result<TrialEnded> {
         let zcopytx = with_zcopytx(trial);
+        let mut lab_start_seconds = None;
         let talk = match shared::connect(&context.settings, zcopytx, Wish::Trial)? {
             Some((stream, reader, up)) => Talk::shared(stream, reader, up)?,
             None => {
-                let (lab, up) = self.lab(zcopytx, context)?;
+                let (lab, up, took) = self.lab(zcopytx, context)?;
+                lab_start_seconds = took.map(|took| took.as_secs_f64());
                 Talk::own(lab, up)
             }
         };
@@ -257,6 +259,7 @@ impl Labs {
         };
         Ok(TrialEnded {
             host: Some(describe(&talk.up)),
+            lab_start_seconds,
             ..ended
         })
     }
@@ -270,13 +273,13 @@ impl Labs {
         }
     }
 
-    /// The lab with that setting; started where there is none that lives.
-    fn lab(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up)> {
+    /// The lab with that setting; started where there is none that lives, and then how long that took.
+    fn lab(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up, Option<Duration>)> {
         let mut place = self.labs[usize::from(zcopytx)]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         match &*place {
-            Some(Ok((lab, up))) if lab.is_alive() => return Ok((lab.clone(), up.clone())),
+            Some(Ok((lab, up))) if lab.is_alive() => return Ok((lab.clone(), up.clone(), None)),
             Some(Err(why)) => return Err(CannotRun(why.clone()).into()),
             _ => *place = None,
         }
@@ -285,7 +288,9 @@ impl Labs {
             Ok(lab) => Ok(lab.clone()),
             Err(error) => Err(format!("{error:#}")),
         });
-        started
+        let (lab, up) = started?;
+        let took = lab.started.elapsed();
+        Ok((lab, up, Some(took)))
     }
 
     fn start(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up)> {

@@ -11,6 +11,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         queued_seconds: Some(0.3),
         case_seconds: 1.2,
         host: None,
+        lab_start_seconds: None,
         start: Some("boot".into()),
         boot_seconds: Some(1.9),
         first_ping_seconds: None,

@@ -113,6 +113,9 @@ pub struct TrialEnded {
     /// The host, where it was not this machine itself: "lab, Linux 6.1.0-56-amd64 …".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// From exec to the first word of the lab that this trial started, seconds; in `seconds` as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab_start_seconds: Option<f64>,
     /// What the guest was started from: "warm NIC", "cold driver" or "boot"; none where no VM came up.
     #[serde(default)]
     pub start: Option<String>,
@@ -148,6 +151,7 @@ impl TrialEnded {
             queued_seconds: None,
             case_seconds: 0.0,
             host: None,
+            lab_start_seconds: None,
             start: None,
             boot_seconds: None,
             first_ping_seconds: None,
@@ -321,6 +325,7 @@ mod tests {
             case_seconds: 1.5,
             boot_seconds: None,
             host: None,
+            lab_start_seconds: None,
             start: Some("warm NIC".into()),
             first_ping_seconds: Some(0.1),
             vm_peak_kib: Some(90_000),

@@ -69,6 +69,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         queued_seconds: attempt.queued.map(|_| queued.as_secs_f64()),
         case_seconds: attempt.case.as_secs_f64(),
         host: None,
+        lab_start_seconds: None,
         start: attempt.start.map(|start| start.name().to_owned()),
         boot_seconds: attempt.boot.map(|d| d.as_secs_f64()),
         first_ping_seconds: attempt.first_ping.map(|d| d.as_secs_f64()),
