@@ -89,7 +89,7 @@ pub fn plan(
 
 /// Where `case` runs in this profile: on every guest, or on one for each NIC and backend; then the
 /// guests take turns, and no two cases begin with the same one. Where only some cases run with vhost,
-/// they do so on one guest.
+/// they all do so on one guest, another for each backend: a lab makes its own checkpoints of it.
 fn on_its_guests<'p, 'm>(
     case: &Case,
     profile: &Profile,
@@ -100,13 +100,15 @@ fn on_its_guests<'p, 'm>(
     let with_vhost = profile.with_vhost.as_deref().and_then(named);
     let mut chosen: Vec<&Place> = Vec::new();
     for (turn, lane) in lanes(places.clone()).into_iter().enumerate() {
-        let first = match lane[0].cell.backend {
-            Backend::Tap => one,
-            Backend::Vhost | Backend::VhostZcopy => with_vhost.or(one),
+        let taken = one.map(|first| first + turn);
+        let taken = match lane[0].cell.backend {
+            Backend::Tap => taken,
+            Backend::Vhost => with_vhost.map(|_| 0).or(taken),
+            Backend::VhostZcopy => with_vhost.map(|_| 1).or(taken),
         };
-        match first {
+        match taken {
             None => chosen.extend(lane),
-            Some(first) => chosen.push(lane[(first + turn) % lane.len()]),
+            Some(taken) => chosen.push(lane[taken % lane.len()]),
         }
     }
     let is_chosen = |place: &&Place| chosen.iter().any(|one| std::ptr::eq(*one, *place));

@@ -7,15 +7,17 @@ use crate::host::accel;
 use crate::host::{Accel, facts};
 use crate::run::context::Context;
 use crate::run::events::{Outcome, TrialEnded};
+use crate::run::settings::AccelChoice;
 use crate::run::{self, deadline, trial};
 use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::checkpoint::Mode;
-use crate::vm::checkpoint::store::RAM;
+use crate::vm::checkpoint::store::{RAM, Store};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +27,9 @@ const ALIVE: Duration = Duration::from_secs(1);
 
 /// Where the lab may write, and nobody else looks.
 const OWN: &str = "/run/nicmatrix";
+
+/// That KVM was tried in here, and does not work.
+static NO_KVM: AtomicBool = AtomicBool::new(false);
 
 /// Speaks, a message at a time.
 #[derive(Clone)]
@@ -166,20 +171,31 @@ fn run_trial(work: Work, ask: Ask) -> Result<TrialEnded> {
     let facts = facts::of_kernel().within(outside);
     let planned = run::planned_with(&settings, facts)?;
     let trial = planned.trial(&work.trial)?.clone();
-    let (proven, checkpoints) = match proven.accel {
+    let own = PathBuf::from(OWN);
+    let say = |line: &str| eprintln!("{line}");
+    let prove = |choice| {
+        let (qemu, firmware) = (&settings.qemu, &settings.firmware);
+        accel::prove(qemu, firmware, &image, &own, choice, &say)
+    };
+    let proven = match proven.accel {
+        Accel::Kvm => prove(settings.accel)?,
+        Accel::Tcg if settings.accel == AccelChoice::Tcg || NO_KVM.load(Ordering::Relaxed) => {
+            proven
+        }
+        // TCG emulates AMD's virtualization.
+        Accel::Tcg => prove(AccelChoice::Kvm).unwrap_or_else(|why| {
+            NO_KVM.store(true, Ordering::Relaxed);
+            say(&format!("guests run under TCG: {why:#}"));
+            proven
+        }),
+    };
+    let checkpoints = match proven.accel {
         // What TCG emulates does not depend on what it runs on.
-        Accel::Tcg => (proven, Checkpoints::elsewhere(ask)),
+        Accel::Tcg => Checkpoints::elsewhere(ask),
         Accel::Kvm => {
-            let own = PathBuf::from(OWN);
-            let say = |line: &str| eprintln!("{line}");
-            let (qemu, firmware) = (&settings.qemu, &settings.firmware);
-            let proven = accel::prove(qemu, firmware, &image, &own, settings.accel, &say)?;
             let version = planned.facts.qemu_version.clone();
-            let store = own.join("checkpoints");
-            (
-                proven,
-                Checkpoints::new(store, settings.qemu.clone(), version),
-            )
+            let store = Store::disposable(own.join("checkpoints"));
+            Checkpoints::new(store, settings.qemu.clone(), version)
         }
     };
     deadline::set_speed(proven.speed);

@@ -275,17 +275,19 @@ fn a_case_may_run_on_one_guest_only_and_the_guests_take_turns() {
 fn with_vhost_only_some_cases_may_run_and_they_do_so_on_one_guest() {
     let mut matrix = matrix("");
     let smoke = matrix.profiles.get_mut("smoke").unwrap();
-    smoke.with_vhost = Some(vec!["flood".into()]);
+    smoke.with_vhost = Some(vec!["flood".into(), "driver".into()]);
     let names = names(&on(&facts(), &matrix, "smoke", false));
     let with_vhost = names.iter().filter(|name| !name.ends_with("::tap"));
     assert_eq!(
         with_vhost.collect::<Vec<_>>(),
         [
-            "flood::virtio::rhel9::vhost_zcopy",
-            "flood::virtio::rhel6::vhost"
+            "driver::virtio::rhel9::vhost",
+            "driver::virtio::rhel6::vhost_zcopy",
+            "flood::virtio::rhel9::vhost",
+            "flood::virtio::rhel6::vhost_zcopy"
         ]
     );
-    assert!(names.contains(&"driver::virtio::rhel6::tap".to_owned()));
+    assert!(names.contains(&"features::virtio::rhel6::tap".to_owned()));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::matrix::schema::{Guest, Profile};
 use crate::plan::{Action, PlannedTrial};
 use crate::report;
 use crate::testbed::checkpoints::Checkpoints;
+use crate::vm::checkpoint::store::Store;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::standard::{self, Kit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +63,8 @@ impl Context {
         )?;
         deadline::set_speed(proven.speed);
         let version = facts.qemu_version.clone();
-        let checkpoints = Checkpoints::new(settings.checkpoints(), settings.qemu.clone(), version);
+        let store = Store::new(settings.checkpoints());
+        let checkpoints = Checkpoints::new(store, settings.qemu.clone(), version);
         Ok(Context {
             checkpoints,
             settings,

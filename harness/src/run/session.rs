@@ -7,9 +7,9 @@ use super::settings::Settings;
 use super::slots::Slots;
 use super::{artifacts, cpu, shell, trial};
 use crate::error::OrCannotRun;
-use crate::host::HostFacts;
 use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
+use crate::host::{Accel, HostFacts};
 use crate::lab::Labs;
 use crate::matrix::Backend;
 use crate::matrix::schema::Profile;
@@ -111,7 +111,8 @@ impl Session {
                 History::read(&settings.host_cache(), &what)
             }
         };
-        let labs = Labs::new(run.path().join("lab"), lab_memory_mib);
+        let accel = context.as_ref().map_or(Accel::Tcg, |c| c.proven.accel);
+        let labs = Labs::new(run.path().join("lab"), lab_memory_mib, accel);
         let module = || Module::of_kernel(&settings.host_cache());
         let reloader = settings.allow_module_reload.then(module);
         Ok(Session {
@@ -177,9 +178,10 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
-        // First: what waits for its lab needs no slot.
-        let _turn = self.labs.turn(planned, context);
-        let _slot = self.slots.wait(self.history.need(planned));
+        let need = self.history.need(planned);
+        // First: what waits for its lab needs no slot yet.
+        let _lab_slot = self.labs.wait(planned, need);
+        let _slot = self.slots.wait(need);
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
         });

@@ -77,10 +77,10 @@ struct Own {
 }
 
 impl Checkpoints {
-    /// In `directory`, of guests under `qemu`.
-    pub fn new(directory: PathBuf, qemu: PathBuf, version: String) -> Checkpoints {
+    /// In `store`, of guests under `qemu`.
+    pub fn new(store: Store, qemu: PathBuf, version: String) -> Checkpoints {
         Checkpoints(Which::Own(Own {
-            store: Store::new(directory),
+            store,
             qemu,
             version,
             origin: OnceLock::new(),

@@ -48,7 +48,8 @@ enum Outcome {
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Sealed {
     name: String,
-    sha256: String,
+    /// None in a disposable store.
+    sha256: Option<String>,
     stamp: Stamp,
 }
 
@@ -75,12 +76,27 @@ pub struct Entry {
 }
 
 /// A directory of checkpoints, which several processes may use at once.
-pub struct Store(PathBuf);
+pub struct Store {
+    directory: PathBuf,
+    digests: bool,
+}
 
 impl Store {
     /// In `directory`, which need not exist.
     pub fn new(directory: PathBuf) -> Store {
-        Store(directory)
+        Store {
+            directory,
+            digests: true,
+        }
+    }
+
+    /// One that goes with the lab that it is in, so that no copy of it is ever used: it has no digests of
+    /// its files, which under TCG take twice as long as a guest's boot.
+    pub fn disposable(directory: PathBuf) -> Store {
+        Store {
+            directory,
+            digests: false,
+        }
     }
 
     /// The checkpoint of that key, made by `make` where there is none that is whole; or why there
@@ -95,7 +111,8 @@ impl Store {
         say: &dyn Fn(&str),
         make: impl FnOnce(&Path) -> Result<Result<Mode, String>>,
     ) -> Result<Result<Checkpoint, String>> {
-        fs::create_dir_all(&self.0).or_cannot_run(|| format!("create {}", self.0.display()))?;
+        fs::create_dir_all(&self.directory)
+            .or_cannot_run(|| format!("create {}", self.directory.display()))?;
         let shared = self.lock(key, FlockArg::LockShared)?;
         let damaged = match self.load(key) {
             Ok(Outcome::Made { mode, .. }) => return Ok(Ok(self.used(key, mode, shared))),
@@ -108,7 +125,7 @@ impl Store {
         let outcome = match self.load(key) {
             Ok(outcome) => outcome,
             Err(_) => {
-                if self.0.join(key).join(MANIFEST).exists() {
+                if self.directory.join(key).join(MANIFEST).exists() {
                     say(&format!(
                         "the checkpoint of {what} is of no use ({damaged:#}): making it again"
                     ));
@@ -134,7 +151,10 @@ impl Store {
         what: &str,
         make: impl FnOnce(&Path) -> Result<Result<Mode, String>>,
     ) -> Result<Outcome> {
-        let (scratch, place) = (self.0.join(format!("{BUILDING}{key}")), self.0.join(key));
+        let (scratch, place) = (
+            self.directory.join(format!("{BUILDING}{key}")),
+            self.directory.join(key),
+        );
         let cannot = || format!("write {}", place.display());
         // What a killed run left.
         for old in [&scratch, &place] {
@@ -145,7 +165,8 @@ impl Store {
         fs::create_dir(&scratch).or_cannot_run(cannot)?;
         let outcome = match make(&scratch)? {
             Ok(mode) => {
-                let sealed = mode.files().iter().map(|name| seal(&scratch, name));
+                let seal = |name: &&str| seal(&scratch, name, self.digests);
+                let sealed = mode.files().iter().map(seal);
                 let files = sealed.collect::<Result<_>>().or_cannot_run(cannot)?;
                 Outcome::Made { mode, files }
             }
@@ -170,7 +191,7 @@ impl Store {
 
     /// The checkpoint of that key, if its files are as they were made.
     fn load(&self, key: &str) -> Result<Outcome> {
-        let place = self.0.join(key);
+        let place = self.directory.join(key);
         let mut manifest = read_manifest(&place)?;
         match &mut manifest.outcome {
             Outcome::Refused { unix_time, .. } => {
@@ -185,9 +206,9 @@ impl Store {
                         continue;
                     }
                     // A copy (a restored CI cache) has other stamps and the same content.
-                    let found = seal(&place, &file.name)?;
+                    let found = seal(&place, &file.name, self.digests)?;
                     ensure!(
-                        found.sha256 == file.sha256,
+                        self.digests && found.sha256 == file.sha256,
                         "its {} was altered: {} bytes now, {} when it was made",
                         file.name,
                         now.size,
@@ -208,7 +229,7 @@ impl Store {
         // Only the order of eviction depends on it.
         let _ = lock.set_modified(SystemTime::now());
         Checkpoint {
-            directory: self.0.join(key),
+            directory: self.directory.join(key),
             mode,
             _lock: Some(lock),
         }
@@ -224,12 +245,12 @@ impl Store {
     }
 
     fn lock_file(&self, key: &str) -> PathBuf {
-        self.0.join(format!("{key}.lock"))
+        self.directory.join(format!("{key}.lock"))
     }
 
     /// All checkpoints, the longest unused first; also what a killed run left half-made.
     pub fn list(&self) -> Vec<Entry> {
-        let mut entries: Vec<Entry> = fs::read_dir(&self.0)
+        let mut entries: Vec<Entry> = fs::read_dir(&self.directory)
             .into_iter()
             .flatten()
             .flatten()
@@ -283,8 +304,8 @@ impl Store {
             }
         };
         // At once, so that a kill in between leaves nothing that looks whole.
-        let going = self.0.join(format!("{GOING}{key}"));
-        let place = self.0.join(name);
+        let going = self.directory.join(format!("{GOING}{key}"));
+        let place = self.directory.join(name);
         if place != going {
             fs::rename(&place, &going)
                 .with_context(|| format!("cannot remove {}", place.display()))?;
@@ -311,16 +332,21 @@ fn key_of(name: &str) -> &str {
     name.trim_start_matches(BUILDING).trim_start_matches(GOING)
 }
 
-fn seal(directory: &Path, name: &str) -> Result<Sealed> {
+fn seal(directory: &Path, name: &str, digest: bool) -> Result<Sealed> {
     let path = directory.join(name);
-    let mut file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).with_context(|| format!("read {}", path.display()))?;
+    let sha256 = digest.then(|| sha256(&path)).transpose()?;
     Ok(Sealed {
         name: name.to_owned(),
-        sha256: format!("{:x}", hash.finalize()),
+        sha256,
         stamp: stamp(&path)?,
     })
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).with_context(|| format!("read {}", path.display()))?;
+    Ok(format!("{:x}", hash.finalize()))
 }
 
 fn stamp(path: &Path) -> Result<Stamp> {

@@ -6,6 +6,7 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 struct Fixture {
     directory: tempfile::TempDir,
     made: Cell<u32>,
+    disposable: bool,
 }
 
 impl Fixture {
@@ -13,11 +14,16 @@ impl Fixture {
         Fixture {
             directory: tempfile::tempdir().unwrap(),
             made: Cell::new(0),
+            disposable: false,
         }
     }
 
     fn store(&self) -> Store {
-        Store::new(self.directory.path().join("checkpoints"))
+        let directory = self.directory.path().join("checkpoints");
+        match self.disposable {
+            false => Store::new(directory),
+            true => Store::disposable(directory),
+        }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -97,6 +103,21 @@ fn a_copy_with_the_same_content_is_as_good() {
 }
 
 #[test]
+fn a_disposable_store_finds_its_own_and_takes_no_copy() {
+    let f = Fixture {
+        disposable: true,
+        ..Fixture::new()
+    };
+    drop(f.get());
+    assert_eq!((f.get().1.as_str(), f.made.get()), ("", 1));
+    fs::remove_file(f.file(RAM)).unwrap();
+    fs::write(f.file(RAM), "memory").unwrap();
+    let (_, said) = f.get();
+    assert!(said.contains("altered"), "{said}");
+    assert_eq!(f.made.get(), 2);
+}
+
+#[test]
 fn a_missing_file_or_manifest_is_made_again() {
     for name in [STATE, MANIFEST] {
         let f = Fixture::new();
@@ -110,7 +131,7 @@ fn a_missing_file_or_manifest_is_made_again() {
 #[test]
 fn what_a_killed_run_left_is_not_used() {
     let f = Fixture::new();
-    let half = f.store().0.join(format!("{BUILDING}{KEY}"));
+    let half = f.store().directory.join(format!("{BUILDING}{KEY}"));
     fs::create_dir_all(&half).unwrap();
     fs::write(half.join(RAM), "hal").unwrap();
     assert_eq!(f.store().list()[0].what, "half-made");
