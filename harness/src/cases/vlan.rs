@@ -35,6 +35,14 @@ const COUNT: u32 = 3;
 /// makes 4 bytes longer.
 const SIZES: [u32; 2] = [56, 1472];
 
+const NOT_LEFT: Fault = Fault {
+    name: "not_left",
+    breaks: "the guest's tool says that it left the VLAN and does not",
+    inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
+    red: "is still there",
+    ..TAP_UNPLUGGED
+};
+
 /// Plan item 7.
 pub static VLAN: Case = Case {
     name: "vlan",
@@ -72,13 +80,7 @@ pub static VLAN: Case = Case {
             red: "replies came back",
             ..TAP_UNPLUGGED
         },
-        Fault {
-            name: "not_left",
-            breaks: "the guest's tool says that it left the VLAN and does not",
-            inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
-            red: "is still there",
-            ..TAP_UNPLUGGED
-        },
+        NOT_LEFT,
     ],
     run: vlan,
 };
@@ -103,13 +105,7 @@ pub static VLAN_HOST: Case = Case {
             red: "did not answer",
             ..TAP_UNPLUGGED
         },
-        Fault {
-            name: "not_left",
-            breaks: "the guest's tool says that it left the VLAN and does not",
-            inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
-            red: "is still there",
-            ..TAP_UNPLUGGED
-        },
+        NOT_LEFT,
     ],
     run: vlan_host,
 };

@@ -215,5 +215,8 @@ fn run_trial(work: Work, ask: Ask) -> Result<TrialEnded> {
             Outcome::Skipped { reason },
         ));
     }
-    Ok(trial::run(&trial, &context, &work.run))
+    Ok(TrialEnded {
+        host: Some(format!("guests under {}", context.proven.accel.name())),
+        ..trial::run(&trial, &context, &work.run)
+    })
 }

@@ -266,7 +266,10 @@ impl Labs {
             }
         };
         Ok(TrialEnded {
-            host: Some(describe(&talk.up)),
+            host: Some(match &ended.host {
+                Some(inside) => format!("{}, {inside}", describe(&talk.up)),
+                None => describe(&talk.up),
+            }),
             lab_start_seconds,
             ..ended
         })

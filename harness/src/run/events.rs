@@ -110,7 +110,8 @@ pub struct TrialEnded {
     pub queued_seconds: Option<f64>,
     /// Of the wall time, inside the case, seconds.
     pub case_seconds: f64,
-    /// The host, where it was not this machine itself: "lab, Linux 6.1.0-56-amd64 …".
+    /// The host, where it was not this machine itself, and what guests run under there: "lab, Linux
+    /// 6.1.0-56-amd64, …, guests under KVM".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// From exec to the first word of the lab that this trial started, seconds; in `seconds` as well.
