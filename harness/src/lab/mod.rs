@@ -371,6 +371,8 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
         settings.matrix.clone(),
     ];
     visible.extend(settings.firmware.iter().cloned());
+    // What holds others comes before them.
+    visible.sort();
     let mut environment = vec![
         (INSIDE.to_owned(), "1".to_owned()),
         ("HOME".to_owned(), "/root".to_owned()),
