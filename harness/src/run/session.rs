@@ -179,9 +179,13 @@ impl Session {
             return Err("nothing was prepared for this trial".into());
         };
         let need = self.history.need(planned);
-        // First: what waits for its lab needs no slot yet.
-        let _lab_slot = self.labs.wait(planned, need);
-        let _slot = self.slots.wait(need);
+        // What waits for its lab needs no slot yet, and what has one there leaves it idle no longer than
+        // it must.
+        let lab_slot = self.labs.wait(planned, need);
+        let _slot = match lab_slot {
+            Some(_) => self.slots.wait_first(need),
+            None => self.slots.wait(need),
+        };
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
         });

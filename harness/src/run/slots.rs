@@ -66,6 +66,13 @@ struct Line {
     tickets: u64,
 }
 
+/// Where one joins the line.
+#[derive(Clone, Copy)]
+enum Place {
+    First,
+    Last,
+}
+
 struct Waiter {
     ticket: u64,
     need: Need,
@@ -94,9 +101,18 @@ impl Slots {
 
     /// Waits for a slot. A need beyond the whole is all of it.
     pub fn wait(&self, need: Need) -> Slot<'_> {
+        self.wait_at(Place::Last, need)
+    }
+
+    /// As [`Slots::wait`], before all who wait: for one that holds what is scarcer.
+    pub fn wait_first(&self, need: Need) -> Slot<'_> {
+        self.wait_at(Place::First, need)
+    }
+
+    fn wait_at(&self, place: Place, need: Need) -> Slot<'_> {
         let need = need.min(self.whole);
         let mut line = self.lock();
-        let ticket = line.join(need);
+        let ticket = line.join(place, need);
         while !line.enter(ticket) {
             let woken = self.moved.wait(line);
             line = woken.unwrap_or_else(PoisonError::into_inner);
@@ -120,13 +136,17 @@ impl Drop for Slot<'_> {
 }
 
 impl Line {
-    fn join(&mut self, need: Need) -> u64 {
+    fn join(&mut self, place: Place, need: Need) -> u64 {
         self.tickets += 1;
-        self.waiting.push(Waiter {
+        let waiter = Waiter {
             ticket: self.tickets,
             need,
             passed: 0,
-        });
+        };
+        match place {
+            Place::First => self.waiting.insert(0, waiter),
+            Place::Last => self.waiting.push(waiter),
+        }
         self.tickets
     }
 
@@ -198,7 +218,7 @@ mod tests {
         /// Its ticket.
         fn join(&mut self, need: Need) -> u64 {
             let need = need.min(self.slots.whole);
-            let ticket = self.slots.lock().join(need);
+            let ticket = self.slots.lock().join(Place::Last, need);
             self.admit();
             ticket
         }
@@ -233,6 +253,19 @@ mod tests {
         assert_eq!(model.inside(), [1, 2, 4, 5, 6]);
         model.leave(1);
         assert_eq!(model.inside(), [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn one_that_joins_first_is_next() {
+        let slots = Slots::new(need(PROCESSOR, 1000));
+        let mut line = slots.lock();
+        let inside = line.join(Place::Last, BUSY);
+        assert!(line.enter(inside));
+        let last = line.join(Place::Last, BUSY);
+        let first = line.join(Place::First, BUSY);
+        line.leave(BUSY);
+        assert!(!line.enter(last));
+        assert!(line.enter(first));
     }
 
     #[test]
