@@ -99,9 +99,9 @@ pub static VLAN_HOST: Case = Case {
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
     faults: &[
         Fault {
-            name: "retagged",
-            breaks: "the host moves the guest's frames to a VLAN that it is not in",
-            inject: |bed| sabotage::retag(&bed.nic().tap, IDS[0], 2),
+            name: "filtered",
+            breaks: "the bridge lets no frame of a VLAN pass",
+            inject: |_| sabotage::filter_vlans(),
             red: "did not answer",
             ..TAP_UNPLUGGED
         },

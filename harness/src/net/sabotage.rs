@@ -2,7 +2,7 @@
 //! unless said otherwise.
 
 use super::addr::{Mac, PREFIX_LEN};
-use super::bridge::Bridge;
+use super::bridge::{self, Bridge};
 use super::ip;
 use super::namespace::Namespace;
 use crate::error::OrCannotRun as _;
@@ -31,6 +31,15 @@ pub fn drop_tagged(tap: &str) -> Result<()> {
 pub fn retag(tap: &str, from: u16, to: u16) -> Result<()> {
     on_ingress(tap, &format!("vlan id {from} vlan id set {to}"))
         .or_cannot_run(|| format!("retag frames of {tap}"))
+}
+
+/// Has the bridge let frames pass that have no VLAN's tag, and no others.
+pub fn filter_vlans() -> Result<()> {
+    ip::run(&format!(
+        "link set {} type bridge vlan_filtering 1",
+        bridge::NAME
+    ))
+    .or_cannot_run(|| "filter VLANs on the bridge".into())
 }
 
 /// Drops what tells the network where a guest's MAC is: ARP and RARP that leave `tap`.
