@@ -4,7 +4,8 @@ mod own;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use own::{ENDS, Own, Process, Started, Traces, changed_matrix, interfaces, refused};
+use own::{ENDS, Own, Process, Started, Traces};
+use own::{changed_matrix, expect_words, interfaces, refused, root};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
@@ -20,7 +21,7 @@ const TRIALS_END: Duration = Duration::from_secs(900);
 /// Directories of a run's own, and a matrix whose trials with vhost are those of `cases` on one guest.
 fn own_with(cases: &str) -> (Own, String) {
     let own = Own::new();
-    let text = fs::read_to_string("../matrix.toml").expect("the shipped matrix");
+    let text = fs::read_to_string(root().join("matrix.toml")).expect("the shipped matrix");
     let begin = text.find("with_vhost = [").expect("of smoke");
     let end = text[begin..].find("\n]").expect("one a line") + "\n]".len();
     let list = &text[begin..begin + end];
@@ -79,9 +80,7 @@ fn a_lab_that_ends_fails_its_trial_with_its_console_and_the_next_has_another() {
         "nicmatrix: lab userspace",
         "1 passed, 1 failed",
     ];
-    for fact in facts {
-        assert!(said.contains(fact), "no {fact:?} in: {said}");
-    }
+    expect_words(&said, &facts);
 }
 
 #[test]
@@ -92,9 +91,10 @@ fn a_kernel_without_vhost_net_is_a_skip_that_names_it() {
     let status = started.ended_within(TRIALS_END);
     let said = own.said();
     assert_eq!(status.code(), Some(0), "{said}");
-    for fact in ["has no vhost_net", "0 passed, 0 failed, 1 skipped"] {
-        assert!(said.contains(fact), "no {fact:?} in: {said}");
-    }
+    expect_words(
+        &said,
+        &["has no vhost_net", "0 passed, 0 failed, 1 skipped"],
+    );
 }
 
 /// Gives the run images of its own, with a lab's initramfs in which the module has another name.

@@ -305,15 +305,28 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
         sent += count as usize;
     }
     for ((whose, wire), mark) in wires.into_iter().zip(marks) {
-        let mut found = tags(wire, mark, (HERE, THERE))?;
-        let tagged = found.remove(&Some(id)).unwrap_or_default();
-        // A request that waited for an answer to ARP may have come late from the VLAN before.
-        ensure!(
-            tagged >= 2 * sent && found.is_empty(),
-            "in VLAN {id}, {whose} tap shows {tagged} of {} requests and replies with that tag, and by other tags: {found:?}",
-            2 * sent
-        );
+        expect_tagged((whose, wire), mark, (HERE, THERE), id, sent)?;
     }
+    Ok(())
+}
+
+/// Shows that `sent` requests and as many replies between two addresses have the tag of `id` on a wire
+/// since `mark`, and none has another.
+fn expect_tagged(
+    (whose, wire): (&str, &Capture),
+    mark: Mark,
+    ends: (Ipv4Addr, Ipv4Addr),
+    id: u16,
+    sent: usize,
+) -> anyhow::Result<()> {
+    let mut found = tags(wire, mark, ends)?;
+    let tagged = found.remove(&Some(id)).unwrap_or_default();
+    // A request that waited for an answer to ARP may have come late from the VLAN before.
+    ensure!(
+        tagged >= 2 * sent && found.is_empty(),
+        "in VLAN {id}, {whose} tap shows {tagged} of {} requests and replies with that tag, and by other tags: {found:?}",
+        2 * sent
+    );
     Ok(())
 }
 
@@ -373,14 +386,8 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
             bed.expect_answered(&ping, COUNT)
                 .with_context(|| format!("in VLAN {id}"))?;
         }
-        let mut found = tags(bed.wire()?, mark, (HOST, HERE))?;
-        let tagged = found.remove(&Some(id)).unwrap_or_default();
         let sent = COUNT as usize * SIZES.len();
-        ensure!(
-            tagged >= 2 * sent && found.is_empty(),
-            "in VLAN {id}, the tap shows {tagged} of {} requests and replies with that tag, and by other tags: {found:?}",
-            2 * sent
-        );
+        expect_tagged(("the guest's", bed.wire()?), mark, (HOST, HERE), id, sent)?;
         here(bed, &link).leave(id)?;
         expect_filter(bed, id, false)?;
         if id == IDS[0] {

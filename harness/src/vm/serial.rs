@@ -231,12 +231,18 @@ mod tests {
         assert_eq!(classify("rcu: Hierarchical RCU implementation."), None);
     }
 
-    #[test]
-    fn a_kernel_that_stops_ends_the_wait_for_the_agent() {
-        let (mut guest, console) = UnixStream::pair().unwrap();
-        let (agent, mut waiting) = UnixStream::pair().unwrap();
+    /// The guest's end of a console, whoever waits for its agent, and the record.
+    fn recorded() -> (UnixStream, UnixStream, Serial) {
+        let (guest, console) = UnixStream::pair().unwrap();
+        let (agent, waiting) = UnixStream::pair().unwrap();
         let log = tempfile::tempfile().unwrap();
         let serial = Serial::record(console, agent, log, false).unwrap();
+        (guest, waiting, serial)
+    }
+
+    #[test]
+    fn a_kernel_that_stops_ends_the_wait_for_the_agent() {
+        let (mut guest, mut waiting, serial) = recorded();
         guest
             .write_all(b"---[ end Kernel panic - not syncing: x ]---\r\n")
             .unwrap();
@@ -246,10 +252,7 @@ mod tests {
 
     #[test]
     fn so_does_an_oops_and_a_warning_does_not() {
-        let (mut guest, console) = UnixStream::pair().unwrap();
-        let (agent, mut waiting) = UnixStream::pair().unwrap();
-        let log = tempfile::tempfile().unwrap();
-        let serial = Serial::record(console, agent, log, false).unwrap();
+        let (mut guest, mut waiting, serial) = recorded();
         let warning = "WARNING: CPU: 0 PID: 10 at x.c:1 y+0x1/0x2\r\n---[ end trace 0000000000000000 ]---\r\n";
         guest.write_all(warning.as_bytes()).unwrap();
         guest

@@ -55,6 +55,11 @@ pub fn refused(arguments: &[&str], variables: &[(&str, &str)], code: i32, words:
     } = matrix(arguments, variables).output().expect("it runs");
     let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
     assert_eq!(status.code(), Some(code), "{status}: {text}");
+    expect_words(&text, words);
+}
+
+/// Fails when `text` lacks one of `words`.
+pub fn expect_words(text: &str, words: &[&str]) {
     for word in words {
         assert!(text.contains(word), "no {word:?} in: {text}");
     }
