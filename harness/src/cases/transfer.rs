@@ -4,6 +4,7 @@ use super::faults::{self, LOSSY, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Load, Moment, Start};
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
+use crate::guest::netcat::{self, RECEIVES};
 use crate::net::addr::HOST;
 use crate::net::bridge;
 use crate::net::transfer::{self, BLOCK, Crossed, TcpPort, UdpSink};
@@ -17,7 +18,7 @@ const SENT: &str = "/tmp/nicmatrix-sent";
 /// The file that the guest receives.
 const RECEIVED: &str = "/tmp/nicmatrix-received";
 /// UDP promises nothing, and a guest outruns a busy host; of blocks, per cent. None are lost under
-/// TCG, and one frame of 20 costs half of them: nc's datagrams are 12 frames long.
+/// TCG, and one frame of 20 costs a quarter of them and more: netcat's datagrams are 6 or 12 frames long.
 const LOSS_PERCENT: u32 = 5;
 
 /// A file that is not what it was when it was hashed.
@@ -36,7 +37,7 @@ pub(super) const ALTERED: Fault = Fault {
 pub static UDP_TRANSFER: Case = Case {
     name: "udp_transfer",
     plan_item: "15",
-    passes: "of a file of numbered blocks that `nc -u` sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
+    passes: "of a file of numbered blocks that netcat sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Busy,
@@ -64,7 +65,7 @@ pub static UDP_TRANSFER: Case = Case {
 pub static TCP_TRANSFER: Case = Case {
     name: "tcp_transfer",
     plan_item: "15",
-    passes: "a file that `nc` sends to the host, and one that it receives, have the same SHA-256 at both ends, and the tap carried all of it",
+    passes: "a file that netcat sends to the host, and one that it receives, have the same SHA-256 at both ends, and the tap carried all of it",
     applies: |_| true,
     start: Start::WarmNic,
     load: Load::Busy,
@@ -75,13 +76,14 @@ pub static TCP_TRANSFER: Case = Case {
         ALTERED,
         Fault {
             name: "appended",
-            breaks: "the guest's nc adds a byte to what it receives",
+            breaks: "the guest's netcat adds a byte to what it receives",
             inject: |bed| {
-                wrap(
-                    bed,
-                    "nc",
-                    "\"$REAL\" \"$@\" || exit; case \"$*\" in *-d*) printf x;; esac",
-                )
+                let script = format!(
+                    "\"$REAL\" \"$@\" || exit; case \" $* \" in {RECEIVES}) printf x;; esac"
+                );
+                netcat::PROGRAMS
+                    .iter()
+                    .try_for_each(|program| wrap(bed, program, &script))
             },
             red: "arrived at the guest as",
             ..TAP_UNPLUGGED
@@ -102,8 +104,8 @@ fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     let mut sink = UdpSink::open(blocks)?;
     let mark = bed.wire()?.mark()?;
     let (begun, limit) = (Instant::now(), limit(blocks, Duration::ZERO));
-    // -q 0: nc ends with the file, where a person would press Ctrl-C.
-    let command = format!("nc -u -q 0 {HOST} {} <{SENT}", sink.port());
+    let netcat = bed.cell.guest.dialect.send_udp(HOST, sink.port());
+    let command = format!("{netcat} <{SENT}");
     let sending = bed.agent.start(&command)?;
     let quiet = deadline::DATAGRAM.start().span();
     sink.drain(quiet)?;
@@ -184,7 +186,9 @@ pub(super) fn from_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::
     let port = TcpPort::open()?;
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (before, _) = bridge::carried(&bed.nic().tap)?;
-    let command = nc(&format!("-N {HOST} {} <{SENT}", port.number()), limit);
+    let dialect = bed.cell.guest.dialect;
+    let netcat = dialect.send_tcp(HOST, port.number(), limit.span());
+    let command = format!("{netcat} <{SENT}");
     let sending = bed.agent.start(&command)?;
     let received = port.receive(limit);
     let crossed = ended(bed, sending, &command, received)?;
@@ -204,7 +208,9 @@ pub(super) fn to_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::Re
     let port = TcpPort::open()?;
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (_, before) = bridge::carried(&bed.nic().tap)?;
-    let command = nc(&format!("-d {HOST} {} >{RECEIVED}", port.number()), limit);
+    let dialect = bed.cell.guest.dialect;
+    let netcat = dialect.receive_tcp(HOST, port.number(), limit.span());
+    let command = format!("{netcat} >{RECEIVED}");
     let receiving = bed.agent.start(&command)?;
     let sent = port.send(blocks, limit);
     ended(bed, receiving, &command, sent)?;
@@ -239,12 +245,6 @@ fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
         file.bytes
     );
     Ok(())
-}
-
-/// A netcat in the guest that gives up when nothing moves.
-fn nc(arguments: &str, limit: Deadline) -> String {
-    let seconds = limit.span().as_secs_f64().ceil();
-    format!("nc -w {seconds} {arguments}")
 }
 
 /// The host's result, once the guest's end has ended as well; if that failed, with what it said.

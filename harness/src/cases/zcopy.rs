@@ -130,8 +130,9 @@ fn to_sink(bed: &mut Testbed, link: &Link) -> anyhow::Result<Counted> {
         "ip neigh replace {address} lladdr {SINK_MAC} nud permanent dev {device}"
     ))?;
     let watching = ZeroCopy::watch()?;
+    let netcat = bed.cell.guest.dialect.send_udp(address, 9);
     bed.agent.sh(&format!(
-        "dd if=/dev/zero bs={PAYLOAD} count={FRAMES} | nc -u -q 0 {address} 9"
+        "dd if=/dev/zero bs={PAYLOAD} count={FRAMES} | {netcat}"
     ))?;
     let counted = watching.take(bed.vm.pid())?;
     bed.bridge.detach(SINK)?;

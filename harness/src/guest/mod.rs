@@ -5,3 +5,4 @@ pub mod dialect;
 mod ended;
 pub mod image;
 pub mod link;
+pub mod netcat;

@@ -52,7 +52,7 @@ const DEBS: &str = "debs";
 pub const USERSPACE_MARK: &str = "nicmatrix: userspace";
 
 /// Raised when the build changes in a way that its inputs do not show.
-const LAYOUT: u32 = 3;
+const LAYOUT: u32 = 4;
 
 /// A kernel and an initramfs that QEMU boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

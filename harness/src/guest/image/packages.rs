@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 /// What the guest's programs come from; their libraries follow by dependency.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "busybox-static",
     "dash",
     "ethtool",
@@ -18,6 +18,7 @@ const PROGRAMS: [&str; 11] = [
     "iputils-ping",
     "isc-dhcp-client",
     "kmod",
+    "ncat",
     "net-tools",
     "netcat-openbsd",
     "qemu-guest-agent",

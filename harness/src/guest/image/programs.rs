@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the cases call, and what /init starts.
-pub const PROGRAMS: [&str; 13] = [
+pub const PROGRAMS: [&str; 14] = [
     "bridge",
     "busybox",
     "dash",
@@ -20,6 +20,7 @@ pub const PROGRAMS: [&str; 13] = [
     "ip",
     "kmod",
     "nc.openbsd",
+    "ncat",
     "ping",
     "qemu-ga",
     "tc",
@@ -28,6 +29,9 @@ pub const PROGRAMS: [&str; 13] = [
 
 /// What is in the image where it is to be had.
 pub const OPTIONAL: [&str; 2] = ["netperf", "netserver"];
+
+/// What a library opens by its path: libcrypto for ncat, which else complains of it each time.
+const OPENED: &str = "ossl-modules/legacy.so";
 
 /// Busybox's commands that the image cannot do without.
 const APPLETS: [&str; 7] = [
@@ -54,6 +58,10 @@ pub fn collect(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
             add(root, &mut files, format!("bin/{program}"), source)
                 .or_cannot_run(|| "build the guest image".into())?;
         }
+    }
+    if let Some(source) = find(root, &LIB, OPENED) {
+        add(root, &mut files, format!("{}/{OPENED}", LIB[1]), source)
+            .or_cannot_run(|| "build the guest image".into())?;
     }
     Ok(files)
 }
