@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod checkpoints;
 pub mod destination;
+mod forensics;
 pub mod netboot;
 pub mod peer;
 pub mod start;
@@ -440,24 +441,6 @@ impl Testbed {
         match self.vm.serial.trouble() {
             None => Ok(()),
             Some((kind, line)) => bail!("the guest's console shows a {kind}: {line}"),
-        }
-    }
-
-    /// Writes what only a failure needs: the wire, the guest's and QEMU's state.
-    pub fn forensics(&self) {
-        if let Some(capture) = &self.capture {
-            // Forensics must not replace the failure that they explain.
-            let _ = capture.write_pcap(&self.artifacts.dir().join("tap.pcap"));
-        }
-        if self.vm.death().is_none() {
-            for (file, line) in [
-                ("info-network.txt", "info network"),
-                ("info-qtree.txt", "info qtree"),
-            ] {
-                if let Ok(text) = self.vm.hmp(line) {
-                    let _ = std::fs::write(self.artifacts.dir().join(file), text);
-                }
-            }
         }
     }
 

@@ -1,0 +1,36 @@
+//! What only a failure needs: the wire, the guest's and QEMU's state.
+
+use super::Testbed;
+
+/// Where a frame was lost or stands still: NIC, driver, qdisc, TCP.
+const GUEST_STATE: &str = r"exec 2>&1
+ip -s -d addr; ip route; ip neigh; tc -s qdisc
+for d in /sys/class/net/*/device; do d=${d%/device}; d=${d##*/}
+ethtool $d; ethtool -S $d; ethtool -k $d; done
+cat /proc/interrupts /proc/net/snmp /proc/net/netstat /proc/net/tcp
+dmesg | tail -n 50; ps";
+
+impl Testbed {
+    /// Writes it beside the trial's other artifacts, what the guest says to its commands' log.
+    /// Nothing of it may replace the failure that it explains.
+    pub fn forensics(&self) {
+        if let Some(capture) = &self.capture {
+            let _ = capture.write_pcap(&self.artifacts.dir().join("tap.pcap"));
+        }
+        if self.vm.death().is_some() {
+            return;
+        }
+        for (file, line) in [
+            ("info-network.txt", "info network"),
+            ("info-qtree.txt", "info qtree"),
+        ] {
+            if let Ok(text) = self.vm.hmp(line) {
+                let _ = std::fs::write(self.artifacts.dir().join(file), text);
+            }
+        }
+        // A fault's trial is meant to fail, and a guest that panicked says no more.
+        if self.fault.is_none() && self.expect_quiet_kernel().is_ok() {
+            let _ = self.agent.run(GUEST_STATE);
+        }
+    }
+}
