@@ -2,6 +2,7 @@
 //! under test.
 
 use super::ended::Ended;
+use crate::error::CannotRun;
 use crate::run::deadline::{self, Limit};
 use crate::vm::cmdline::{ENDED_PORT, quote};
 use crate::vm::process::AgentPorts;
@@ -93,6 +94,31 @@ impl Agent {
     /// The deadline, or QEMU's end.
     pub fn await_anew(&self) -> anyhow::Result<()> {
         greet(&self.wire)
+    }
+
+    /// Whether it may run commands: releases of RHEL forbid it until they are told otherwise.
+    ///
+    /// # Errors
+    /// [`crate::error::CannotRun`] where it may not; the agent's refusal or silence.
+    pub fn expect_allowed(&self) -> anyhow::Result<()> {
+        let info = self
+            .wire
+            .call(&qga::guest_info {}, deadline::AGENT_REPLY)
+            .context("cannot ask the guest agent what it may do")?;
+        let allows = |name: &str| {
+            let mut commands = info.supported_commands.iter();
+            commands.any(|command| command.name == name && command.enabled)
+        };
+        for name in ["guest-exec", "guest-exec-status"] {
+            if !allows(name) {
+                bail!(CannotRun(format!(
+                    "the image's guest agent (qemu-ga {}) may not do {name}: allow it in \
+                     /etc/sysconfig/qemu-ga, or with a qemu-ga that has it",
+                    info.version
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Sets the guest's clock to the host's: a restored guest's stands at its checkpoint.

@@ -1,8 +1,8 @@
 //! Each RHEL release's words for an operation.
 //!
-//! From RHEL 7 on, NetworkManager is what a release itself would use for some of these. It is not in
-//! the built image, which has neither systemd nor D-Bus to run it on, so that no dialect says
-//! `nmcli`; `ip` is in every release since RHEL 7 and does the same to the NIC.
+//! From RHEL 7 on, NetworkManager is what a release itself would use for some of these. `ip` is in each
+//! of them as well and does the same to the NIC, and to nothing else; NetworkManager is not in the built
+//! image, and is told to stand aside where it is ([`super::network_manager`]).
 
 use crate::matrix::schema::Dialect;
 use Dialect::{Rhel4, Rhel5, Rhel6, Rhel7, Rhel8, Rhel9, Rhel10};
@@ -90,9 +90,13 @@ impl Dialect {
 
             (Op::Dhcp, _) => match self {
                 Rhel4 | Rhel5 | Rhel6 | Rhel7 | Rhel8 | Rhel9 => format!("dhclient -1 {dev}"),
-                // RHEL 10 has no dhclient: NetworkManager asks by itself. udhcpc stands in for it,
-                // with the same client identifier, the MAC; it asks each second, ten times.
-                Rhel10 => format!("udhcpc -n -q -T 1 -t 10 -i {dev}"),
+                // RHEL 10 has no dhclient, but NetworkManager. In the built image udhcpc stands in for
+                // it, with the same client identifier, the MAC; it asks each second, ten times.
+                Rhel10 => format!(
+                    "if command -v nmcli >/dev/null; \
+                     then nmcli device set {dev} managed yes && nmcli --wait 30 device connect {dev}; \
+                     else udhcpc -n -q -T 1 -t 10 -i {dev}; fi"
+                ),
             },
 
             (Op::Restart, _) => match self {
@@ -180,7 +184,7 @@ mod tests {
             Rhel7 Rhel8 Rhel9 Rhel10: ip link delete eth0.10
             Dhcp
             Rhel4 Rhel5 Rhel6 Rhel7 Rhel8 Rhel9: dhclient -1 eth0
-            Rhel10: udhcpc -n -q -T 1 -t 10 -i eth0
+            Rhel10: if command -v nmcli >/dev/null; then nmcli device set eth0 managed yes && nmcli --wait 30 device connect eth0; else udhcpc -n -q -T 1 -t 10 -i eth0; fi
             Restart
             Rhel4 Rhel5 Rhel6 Rhel7: service network restart
             Rhel8 Rhel9 Rhel10: ip link set dev eth0 down && ip link set dev eth0 up

@@ -6,3 +6,4 @@ mod ended;
 pub mod image;
 pub mod link;
 pub mod netcat;
+pub mod network_manager;

@@ -66,6 +66,15 @@ impl Accel {
         }
     }
 
+    /// As [`Accel::qemu_args`], for a real release: RHEL 9 is built for x86-64-v2 and RHEL 10 for v3,
+    /// which under TCG `max` has (AVX2 from QEMU 7.2 on).
+    pub fn qemu_args_for_release(self) -> [&'static str; 4] {
+        match self {
+            Accel::Kvm => self.qemu_args(),
+            Accel::Tcg => ["-accel", "tcg", "-cpu", "max"],
+        }
+    }
+
     /// As people write it.
     pub fn name(self) -> &'static str {
         match self {

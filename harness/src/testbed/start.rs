@@ -3,6 +3,7 @@
 use super::checkpoints::Saved;
 use crate::cases::Start;
 use crate::guest::agent::Agent;
+use crate::guest::network_manager;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
@@ -124,7 +125,12 @@ pub fn up(
     let after = vm.started.elapsed();
     let mut first_ping = None;
     match source.start() {
-        Start::Boot => {}
+        Start::Boot => {
+            if let Boot::Disk(_) = vm.spec.boot {
+                agent.expect_allowed()?;
+                network_manager::stand_aside(&agent)?;
+            }
+        }
         Start::WarmNic => {
             for nic in &nics {
                 first_reply(addr::guest(nic.place), deadline::FIRST_PING)

@@ -215,7 +215,11 @@ impl VmSpec {
         if self.migratable {
             a.push("-only-migratable");
         }
-        for word in self.accel.qemu_args() {
+        let words = match self.boot {
+            Boot::Disk(_) => self.accel.qemu_args_for_release(),
+            Boot::Kernel { .. } | Boot::Network(_) => self.accel.qemu_args(),
+        };
+        for word in words {
             a.push(word);
         }
         a.pair("-m", &format!("{}M", self.memory_mib));

@@ -106,6 +106,7 @@ fn a_disk_image_boots_through_the_firmware_and_is_not_written() {
         !line.contains("-kernel") && !line.contains("ignored"),
         "{line}"
     );
+    assert!(line.contains("-cpu max"), "{line}");
 }
 
 #[test]
