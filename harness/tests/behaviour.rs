@@ -3,6 +3,7 @@
 //! They run `nicmatrix run`, which is the matrix's test binary under a name that cargo keeps up to
 //! date for this test.
 
+mod disk;
 mod own;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};

@@ -212,7 +212,7 @@ impl Settings {
     /// What a run with these settings needs, built and installed.
     pub fn prepare(&self, place: &Place) -> Result<Harness> {
         let own_qemu = self.qemu.is_some() || crate::var("NICMATRIX_QEMU").is_some();
-        setup::ensure(!self.no_install, own_qemu)?;
+        setup::ensure(setup::For::Trials, !self.no_install, own_qemu)?;
         build::harness(&place.root)
     }
 

@@ -110,6 +110,29 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What the tests need beside it.
+const FOR_TESTS: &[Need] = &[
+    Need {
+        any: &["/usr/lib/grub/i386-pc/boot.img"],
+        package: "grub-pc-bin",
+        why: "boots a test's disk image",
+    },
+    Need {
+        any: &["mkfs.ext4"],
+        package: "e2fsprogs",
+        why: "makes a test's disk image",
+    },
+];
+
+/// What is going to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Trials.
+    Trials,
+    /// The tests, and trials.
+    Tests,
+}
+
 /// Where `name` is, if it is anywhere.
 fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -119,10 +142,15 @@ fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-fn missing(own_qemu: bool) -> Vec<&'static Need> {
+fn missing(what: For, own_qemu: bool) -> Vec<&'static Need> {
     let qemu = (!own_qemu).then_some(&QEMU);
+    let more = match what {
+        For::Trials => &[],
+        For::Tests => FOR_TESTS,
+    };
     qemu.into_iter()
         .chain(NEEDS)
+        .chain(more)
         .filter(|need| !need.found())
         .collect()
 }
@@ -219,8 +247,8 @@ fn has_lists() -> bool {
 }
 
 /// Sees to it that everything a run needs is there: silent when it is, else says what it installs.
-pub fn ensure(may_install: bool, own_qemu: bool) -> Result<()> {
-    let missing = missing(own_qemu);
+pub fn ensure(purpose: For, may_install: bool, own_qemu: bool) -> Result<()> {
+    let missing = missing(purpose, own_qemu);
     if missing.is_empty() && has_lists() {
         return Ok(());
     }
@@ -268,7 +296,7 @@ pub fn ensure(may_install: bool, own_qemu: bool) -> Result<()> {
         }
         bail!("{e:#}\nOnce that is mended, go on or install by hand: {by_hand}");
     }
-    let still = self::missing(own_qemu);
+    let still = self::missing(purpose, own_qemu);
     if !still.is_empty() {
         bail!(
             "installed {}, and still there is no:{}",
@@ -322,14 +350,14 @@ fn quietly(argv: &[String]) -> Result<()> {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
-    ensure(!args.no_install, false)?;
+    ensure(For::Trials, !args.no_install, false)?;
     println!("everything that a run needs is installed");
     Ok(ExitCode::SUCCESS)
 }
 
 /// The state for `doctor`: what is missing and the command that gets it, or nothing.
 pub fn lack() -> Option<String> {
-    let missing = missing(false);
+    let missing = missing(For::Trials, false);
     if missing.is_empty() {
         return None;
     }
@@ -395,9 +423,10 @@ mod tests {
 
     #[test]
     fn a_package_is_asked_for_once() {
-        for (index, need) in NEEDS.iter().enumerate() {
+        let all: Vec<_> = NEEDS.iter().chain(FOR_TESTS).collect();
+        for (index, need) in all.iter().enumerate() {
             assert!(
-                NEEDS[..index].iter().all(|n| n.package != need.package),
+                all[..index].iter().all(|n| n.package != need.package),
                 "{need:?}"
             );
         }

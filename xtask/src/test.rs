@@ -83,7 +83,11 @@ impl Report {
 }
 
 pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    setup::ensure(!args.no_install, crate::var("NICMATRIX_QEMU").is_some())?;
+    setup::ensure(
+        setup::For::Tests,
+        !args.no_install,
+        crate::var("NICMATRIX_QEMU").is_some(),
+    )?;
     let nextest = doctor::has_nextest(place);
     let mut report = Report::default();
 
