@@ -371,6 +371,7 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
         settings.matrix.clone(),
     ];
     visible.extend(settings.firmware.iter().cloned());
+    visible.extend(crate::run::matrix(settings)?.guest_files().cloned());
     // What holds others comes before them.
     visible.sort();
     let mut environment = vec![

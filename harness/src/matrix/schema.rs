@@ -282,6 +282,14 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// The files that guests are made of beside the built image.
+    pub fn guest_files(&self) -> impl Iterator<Item = &PathBuf> {
+        let guests = self.guests.values();
+        guests
+            .flat_map(|guest| [&guest.image, &guest.kernel, &guest.initrd])
+            .flatten()
+    }
+
     /// Takes the axes that `profile` has of its own.
     pub fn use_axes(&mut self, profile: &Profile) {
         if let Some(nics) = &profile.nics {

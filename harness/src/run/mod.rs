@@ -110,14 +110,23 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     planned_with(settings, facts)
 }
 
+/// The matrix, with the images that the environment names.
+///
+/// # Errors
+/// Bad input in it.
+pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
+    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
+    let mut matrix = load::load(&settings.matrix, &names)?;
+    matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
+    Ok(matrix)
+}
+
 /// As [`planned`], where the facts are known.
 ///
 /// # Errors
 /// Bad input in the matrix.
 pub fn planned_with(settings: &Settings, mut facts: HostFacts) -> anyhow::Result<Planned> {
-    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
-    let mut matrix = load::load(&settings.matrix, &names)?;
-    matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
+    let mut matrix = matrix(settings)?;
     let mut profile = matrix.profile(&settings.profile)?.clone();
     matrix.use_axes(&profile);
     if settings.boot {
