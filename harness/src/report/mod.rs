@@ -263,23 +263,30 @@ impl Results {
     /// close the run came to the time in which no schedule can beat it. None where that says
     /// nothing: one trial, or a run that was cut off, whose children were not all waited for.
     fn bound(&self) -> Option<String> {
-        let ran: Vec<f64> = self
-            .trials
-            .iter()
-            .map(|trial| trial.end.seconds)
-            .filter(|seconds| *seconds > 0.0)
-            .collect();
-        if ran.len() < 2 || self.interrupted {
+        let ends = self.trials.iter().map(|trial| &trial.end);
+        let ran = ends.filter(|end| end.seconds > 0.0);
+        let (alone, beside): (Vec<_>, Vec<_>) =
+            ran.partition(|end| end.figures.iter().any(|figure| figure.alone));
+        if alone.len() + beside.len() < 2 || self.interrupted {
             return None;
         }
         let (wall, cpu, processors) = (self.seconds?, self.cpu_seconds?, self.processors?);
-        let longest = ran.into_iter().fold(0.0, f64::max);
-        let bound = longest.max(cpu / processors as f64);
-        Some(format!(
-            "wall {wall:.0} s, {:.2} x the bound of {bound:.0} s (CPU {cpu:.0} s on {}; longest \
-             trial {longest:.0} s)",
-            wall / bound,
+        let longest = beside.iter().map(|end| end.seconds).fold(0.0, f64::max);
+        let of_alone: f64 = alone.iter().filter_map(|end| end.cpu_seconds).sum();
+        // What measures must have the machine for itself, whatever the schedule.
+        let seconds_alone: f64 = alone.iter().map(|end| end.seconds).sum();
+        let bound = seconds_alone + longest.max((cpu - of_alone) / processors as f64);
+        let mut why = format!(
+            "CPU {cpu:.0} s on {}; longest trial {longest:.0} s",
             text::counted(processors, "processor")
+        );
+        if !alone.is_empty() {
+            let count = text::counted(alone.len(), "trial");
+            why += &format!("; beside {count} alone, {seconds_alone:.0} s");
+        }
+        Some(format!(
+            "wall {wall:.0} s, {:.2} x the bound of {bound:.0} s ({why})",
+            wall / bound
         ))
     }
 

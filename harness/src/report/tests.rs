@@ -348,6 +348,33 @@ fn a_run_is_held_against_the_time_that_no_schedule_can_beat() {
 }
 
 #[test]
+fn what_ran_alone_is_no_fault_of_the_schedule() {
+    let mut measured = TrialEnded {
+        seconds: 100.0,
+        cpu_seconds: Some(120.0),
+        ..end("netperf_host::e1000::rhel9::tap", Outcome::Passed)
+    };
+    measured.figures.push(crate::run::events::tests::figure());
+    let beside = TrialEnded {
+        seconds: 10.0,
+        ..end("driver::e1000::rhel9::tap", Outcome::Passed)
+    };
+    let bound = Results::from_events(&[
+        Event::TrialEnded(measured),
+        Event::TrialEnded(beside),
+        Event::RunEnded {
+            seconds: 132.0,
+            interrupted: false,
+            harness_peak_kib: 1,
+            cpu_seconds: Some(160.0),
+            processors: Some(2),
+        },
+    ])
+    .bound();
+    assert_snapshot!(bound.unwrap(), @"wall 132 s, 1.10 x the bound of 120 s (CPU 160 s on 2 processors; longest trial 10 s; beside 1 trial alone, 100 s)");
+}
+
+#[test]
 fn everything_is_written_where_it_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let log = events::EventLog::create(dir.path()).unwrap();

@@ -289,7 +289,7 @@ pub fn read(path: &Path) -> Result<Vec<Event>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn started(trial: &str) -> Event {
@@ -298,7 +298,8 @@ mod tests {
         }
     }
 
-    fn figure() -> Figure {
+    /// 10 s alone.
+    pub(crate) fn figure() -> Figure {
         Figure {
             test: "UDP_STREAM".into(),
             size: Some(32),
