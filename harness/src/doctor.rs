@@ -98,10 +98,10 @@ fn vhost(facts: &HostFacts, lines: &mut Lines) {
         (true, zcopy) => {
             let now = match zcopy {
                 Some(true) => {
-                    "experimental_zcopytx=1: vhost trials run in a lab, vhost_zcopy trials here"
+                    "experimental_zcopytx=1: vhost_zcopy trials run here, vhost trials in a lab, or here too with --allow-module-reload"
                 }
                 Some(false) => {
-                    "experimental_zcopytx=0: vhost trials run here, vhost_zcopy trials in a lab"
+                    "experimental_zcopytx=0: vhost trials run here, vhost_zcopy trials in a lab, or here too with --allow-module-reload"
                 }
                 None => "without experimental_zcopytx: vhost_zcopy trials run in a lab",
             };
