@@ -18,7 +18,8 @@ const SENT: &str = "/tmp/nicmatrix-sent";
 /// The file that the guest receives.
 const RECEIVED: &str = "/tmp/nicmatrix-received";
 /// UDP promises nothing, and a guest outruns a busy host; of blocks, per cent. None are lost under
-/// TCG, and one frame of 20 costs a quarter of them and more: netcat's datagrams are 6 or 12 frames long.
+/// TCG, and one frame of 20 costs a quarter of them and more: netcat's datagrams are 6 or 12 frames
+/// long.
 const LOSS_PERCENT: u32 = 5;
 
 /// A file that is not what it was when it was hashed.

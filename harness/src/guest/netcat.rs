@@ -5,8 +5,8 @@ use Dialect::{Rhel4, Rhel5, Rhel6, Rhel7, Rhel8, Rhel9, Rhel10};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// The netcat that a release has. OpenBSD's takes whole seconds without a unit, and Ncat refuses 100 and more
-/// without one.
+/// The netcat that a release has. OpenBSD's takes whole seconds without a unit, and Ncat refuses 100
+/// and more without one.
 enum Netcat {
     Openbsd,
     Ncat,
@@ -15,7 +15,8 @@ enum Netcat {
 /// Both programs, for who must stand between them and the NIC.
 pub const PROGRAMS: [&str; 2] = ["nc", "ncat"];
 
-/// A `case` pattern of the shell that all arguments match, blanks around them, when netcat is to receive.
+/// A `case` pattern of the shell that all arguments match, blanks around them, when netcat is to
+/// receive.
 pub const RECEIVES: &str = "*' -d '*|*' --recv-only '*";
 
 impl Dialect {

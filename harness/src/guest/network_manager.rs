@@ -4,7 +4,8 @@ use super::agent::Agent;
 use anyhow::Context as _;
 
 /// By the file, which it also reads when it starts only later or the guest reboots; the disk keeps
-/// nothing of it. Not by `unmanaged-devices`, which `nmcli device set` cannot overrule. A NIC that it has configured already is put back to what the built image begins with.
+/// nothing of it. Not by `unmanaged-devices`, which `nmcli device set` cannot overrule. A NIC that it
+/// has configured already is put back to what the built image begins with.
 const STAND_ASIDE: &str = r"[ -d /etc/NetworkManager ] || exit 0
 mkdir -p /etc/NetworkManager/conf.d &&
 printf '[device-nicmatrix]\nmatch-device=*\nmanaged=0\n' >/etc/NetworkManager/conf.d/zz-nicmatrix.conf &&
