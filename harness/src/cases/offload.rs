@@ -19,7 +19,7 @@ pub const OFFLOADS: [(&str, &str); 8] = [
 ];
 
 /// Kernel rule (`netdev_fix_features`): the first is never on without the second.
-const NEEDS: [(&str, &str); 2] = [("sg", "tx"), ("tso", "sg")];
+const NEEDS: [(&str, &str); 3] = [("sg", "tx"), ("tso", "sg"), ("gso", "sg")];
 
 /// What virtio must have negotiated for an offload to be on: short name, feature bit, QEMU property
 /// (virtio 1.2, 5.1.3).
@@ -62,12 +62,15 @@ pub static OFFLOAD_QUERY: Case = Case {
     run: offload_query,
 };
 
+/// How `ethtool -k` marks what cannot be changed.
+const FIXED: &str = "[fixed]";
+
 /// One line of `ethtool -k`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct State {
     /// On or off.
     pub on: bool,
-    /// Cannot be changed.
+    /// Cannot be changed: it says so, as do all parts of it, or what it needs is off for good.
     pub fixed: bool,
 }
 
@@ -78,7 +81,7 @@ pub struct State {
 /// Which one is missing or neither on nor off.
 pub fn parse(text: &str) -> anyhow::Result<BTreeMap<&'static str, State>> {
     let fields = crate::guest::link::fields(text);
-    OFFLOADS
+    let mut states = OFFLOADS
         .iter()
         .map(|&(short, long)| {
             // Old releases print "tcp segmentation offload".
@@ -98,11 +101,33 @@ pub fn parse(text: &str) -> anyhow::Result<BTreeMap<&'static str, State>> {
                 short,
                 State {
                     on,
-                    fixed: value.contains("[fixed]"),
+                    fixed: value.contains(FIXED) || parts_are_fixed(text, long),
                 },
             ))
         })
-        .collect()
+        .collect::<anyhow::Result<BTreeMap<_, State>>>()?;
+    for (feature, needed) in NEEDS {
+        let State { on, fixed } = states[needed];
+        if fixed
+            && !on
+            && let Some(state) = states.get_mut(feature)
+        {
+            state.fixed = true;
+        }
+    }
+    Ok(states)
+}
+
+/// Whether `ethtool -k` lists parts of it, further in, and each as fixed; it does not say so of the
+/// whole.
+fn parts_are_fixed(text: &str, long: &str) -> bool {
+    let mut lines = text.lines().skip_while(|line| !line.starts_with(long));
+    let mut parts = lines
+        .by_ref()
+        .skip(1)
+        .take_while(|line| line.starts_with(char::is_whitespace))
+        .peekable();
+    parts.peek().is_some() && parts.all(|line| line.contains(FIXED))
 }
 
 fn offload_query(bed: &mut Testbed) -> anyhow::Result<()> {
@@ -189,6 +214,17 @@ mod tests {
                 fixed: true
             }
         );
+    }
+
+    #[test]
+    fn a_whole_is_fixed_with_all_its_parts_and_what_needs_it_too() {
+        // ne2k-pci has no checksumming, and so nothing that builds on it.
+        let text = "Features for eth0:\nrx-checksumming: off [fixed]\ntx-checksumming: off\n\ttx-checksum-ipv4: off [fixed]\n\ttx-checksum-sctp: off [fixed]\nscatter-gather: off\n\ttx-scatter-gather: off [fixed]\ntcp-segmentation-offload: off\n\ttx-tcp-segmentation: off [fixed]\n\ttx-tcp-ecn-segmentation: off\ngeneric-segmentation-offload: off [requested on]\ngeneric-receive-offload: on\nlarge-receive-offload: off [fixed]\n";
+        let states = parse(text).expect("parses");
+        let fixed: Vec<_> = (states.iter())
+            .filter_map(|(name, state)| state.fixed.then_some(*name))
+            .collect();
+        assert_eq!(fixed, ["gso", "lro", "rx", "sg", "tso", "tx", "ufo"]);
     }
 
     #[test]
