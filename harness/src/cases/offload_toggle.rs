@@ -71,7 +71,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             breaks: "QEMU offers no checksum offload",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("csum=off".into()),
-            red: "tx on` ended with",
+            red: "tx cannot be switched",
             ..OTHER_MODEL
         },
         Fault {
