@@ -121,9 +121,9 @@ pub fn parse(text: &str) -> anyhow::Result<BTreeMap<&'static str, State>> {
 /// Whether `ethtool -k` lists parts of it, further in, and each as fixed; it does not say so of the
 /// whole.
 fn parts_are_fixed(text: &str, long: &str) -> bool {
-    let mut lines = text.lines().skip_while(|line| !line.starts_with(long));
-    let mut parts = lines
-        .by_ref()
+    let mut parts = text
+        .lines()
+        .skip_while(|line| !line.starts_with(long))
         .skip(1)
         .take_while(|line| line.starts_with(char::is_whitespace))
         .peekable();
