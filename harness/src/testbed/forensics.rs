@@ -2,13 +2,15 @@
 
 use super::Testbed;
 
-/// Where a frame was lost or stands still: NIC, driver, qdisc, TCP.
+/// Where a frame was lost or stands still: NIC, driver, qdisc, TCP; and what each CPU is about
+/// (kernel: sysrq.rst, `l`), kept off the console, whose end the report shows.
 const GUEST_STATE: &str = r"exec 2>&1
 ip -s -d addr; ip route; ip neigh; tc -s qdisc
 for d in /sys/class/net/*/device; do d=${d%/device}; d=${d##*/}
 ethtool $d; ethtool -S $d; ethtool -k $d; done
-cat /proc/interrupts /proc/net/snmp /proc/net/netstat /proc/net/tcp
-dmesg | tail -n 50; ps";
+cat /proc/interrupts /proc/softirqs /proc/stat /proc/net/snmp /proc/net/netstat /proc/net/tcp
+cat /proc/net/softnet_stat /sys/devices/system/clocksource/clocksource0/current_clocksource
+echo 1 >/proc/sys/kernel/printk; echo l >/proc/sysrq-trigger; dmesg | tail -n 200; ps";
 
 impl Testbed {
     /// Writes it beside the trial's other artifacts, what the guest says to its commands' log.
