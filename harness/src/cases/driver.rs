@@ -6,6 +6,7 @@ use crate::guest::dialect::Op;
 use crate::guest::link::{await_link, fields};
 use crate::net::addr::Mac;
 use crate::testbed::Testbed;
+use crate::vm::cmdline::USB_CONTROLLER;
 use anyhow::{Context, ensure};
 
 /// The second NIC of a fault.
@@ -101,23 +102,36 @@ fn driver_info(bed: &mut Testbed) -> anyhow::Result<()> {
         link.driver
     );
     ensure!(
-        *field("bus-info")? == link.pci,
+        *field("bus-info")? == link.bus_info(),
         "`ethtool -i` says bus-info {}, sysfs says {}",
         info["bus-info"],
-        link.pci
+        link.bus_info()
     );
-    let holder = qdev_at(bed, &link.pci)?;
+    let mut holder = qdev_at(bed, &link.pci)?;
+    if let (Some(port), USB_CONTROLLER) = (&link.usb_port, holder.as_str()) {
+        let devices = bed.vm.hmp("info usb")?;
+        holder = usb_qdev_on(&devices, port).unwrap_or_default().to_owned();
+    }
     ensure!(
         holder == bed.nic().id,
         "the guest has MAC {} at {}, where QEMU has {holder:?} instead of {:?}",
         link.mac,
-        link.pci,
+        link.bus_info(),
         bed.nic().id
     );
     for key in ["version", "firmware-version"] {
         bed.notes.push(format!("{key}: {}", field(key)?));
     }
     Ok(())
+}
+
+/// The id of the device that QEMU's `info usb` shows on `port` of the one controller.
+fn usb_qdev_on<'a>(devices: &'a str, port: &str) -> Option<&'a str> {
+    devices
+        .lines()
+        .find(|line| line.contains(&format!("Port {port},")))
+        .and_then(|line| line.split_once("ID: "))
+        .map(|(_, id)| id.trim())
 }
 
 /// The id of the device that QEMU's `query-pci` shows at `domain:bus:slot.function`.
@@ -149,4 +163,20 @@ fn qdev_at(bed: &Testbed, pci: &str) -> anyhow::Result<String> {
         }
     }
     Ok(found.unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::usb_qdev_on;
+
+    #[test]
+    fn a_usb_device_is_found_by_its_port() {
+        let devices = "\
+  Device 0.1, Port 1, Speed 12 Mb/s, Product RNDIS/QEMU USB Network Device, ID: nic0\r
+  Device 0.2, Port 10, Speed 12 Mb/s, Product RNDIS/QEMU USB Network Device, ID: nic1\r
+";
+        assert_eq!(usb_qdev_on(devices, "1"), Some("nic0"));
+        assert_eq!(usb_qdev_on(devices, "10"), Some("nic1"));
+        assert_eq!(usb_qdev_on(devices, "2"), None);
+    }
 }

@@ -7,7 +7,7 @@ use crate::matrix::Cell;
 use crate::matrix::schema::Machine;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
-use crate::vm::cmdline::{VmSpec, quote};
+use crate::vm::cmdline::{VmSpec, is_usb, quote};
 
 /// Words of the failure when the guest does not show the NIC.
 pub const NO_LINK: &str = "for the guest to show the NIC";
@@ -93,7 +93,7 @@ pub const BLACKLISTED: Fault = Fault {
     moment: Moment::Start,
     vm: |spec| {
         spec.kernel_parameter(
-            "module_blacklist=virtio_net,8139cp,8139too,e1000,e1000e,igb,vmxnet3,pcnet32,ne2k_pci,tulip,e100",
+            "module_blacklist=virtio_net,8139cp,8139too,e1000,e1000e,igb,vmxnet3,pcnet32,ne2k_pci,tulip,e100,rndis_host,cdc_ether",
         );
     },
     inject: nothing,
@@ -119,9 +119,9 @@ pub const OTHER_MODEL: Fault = Fault {
     ..TAP_UNPLUGGED
 };
 
-/// Whether the cell runs on an i440FX machine.
-pub fn on_pc(cell: &Cell) -> bool {
-    cell.guest.machine == Machine::Pc
+/// Whether the cell's NIC is on the PCI bus of an i440FX machine.
+pub fn on_i440fx_pci(cell: &Cell) -> bool {
+    cell.guest.machine == Machine::Pc && !is_usb(&cell.nic.device)
 }
 
 /// Runs a shell command on the NIC under test's interface, `DEV` in its text.

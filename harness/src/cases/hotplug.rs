@@ -8,7 +8,7 @@ use crate::matrix::schema::Dialect;
 use crate::net::bridge;
 use crate::run::deadline;
 use crate::testbed::Testbed;
-use crate::vm::cmdline::VmSpec;
+use crate::vm::cmdline::{VmSpec, is_usb};
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
@@ -27,15 +27,25 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "unplug_unheard",
         breaks: "the guest's CPUs stand still, so nobody answers the request to unplug",
+        applies: |cell| !is_usb(&cell.nic.device),
         moment: Moment::Unplug,
         inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
         red: "for DEVICE_DELETED",
         ..TAP_UNPLUGGED
     },
     Fault {
+        name: "unplug_unseen",
+        breaks: "the guest's CPUs stand still; a USB NIC goes without asking, but nobody sees it gone",
+        applies: |cell| is_usb(&cell.nic.device),
+        moment: Moment::Unplug,
+        inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
+        red: "for an answer of the guest agent",
+        ..TAP_UNPLUGGED
+    },
+    Fault {
         name: "no_hotplug",
         breaks: "the machine's PCI bus is built without hot-plug",
-        applies: faults::on_pc,
+        applies: faults::on_i440fx_pci,
         vm: |spec| {
             spec.globals
                 .push("PIIX4_PM.acpi-root-pci-hotplug=off".into())

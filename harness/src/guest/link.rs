@@ -19,8 +19,20 @@ pub struct Link {
     pub mtu: u32,
     /// The bound PCI (or virtio) driver.
     pub driver: String,
-    /// The PCI function, for example `0000:00:03.0`.
+    /// The PCI function, for example `0000:00:03.0`; a USB NIC's is its controller's.
     pub pci: String,
+    /// A USB NIC's port at that controller, for example `1`.
+    pub usb_port: Option<String>,
+}
+
+impl Link {
+    /// The device as `ethtool -i` calls it (kernel: `pci_name`, `usb_make_path`).
+    pub fn bus_info(&self) -> String {
+        match &self.usb_port {
+            Some(port) => format!("usb-{}-{port}", self.pci),
+            None => self.pci.clone(),
+        }
+    }
 }
 
 /// With few forks: they are what costs under TCG. (busybox's readlink takes one path.)
@@ -44,11 +56,16 @@ fn parse(text: &str) -> anyhow::Result<Vec<Link>> {
                 bail!("the guest's sysfs shows an interface as {line:?}");
             };
             let last = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
-            // A virtio device is a child of its PCI function.
-            let pci = device
-                .rsplit('/')
-                .find(|part| part.contains(':'))
-                .unwrap_or(device);
+            // A virtio device is a child of its PCI function; a USB one's interface (`2-1:1.0`) of the
+            // device on a port (`2-1`) of a bus (`usb2`) of that function.
+            let mut above = device.rsplit('/').skip_while(|part| !part.contains(':'));
+            let mut pci = above.next().unwrap_or(device);
+            let mut usb_port = None;
+            if pci.contains('-') {
+                let port = above.next().and_then(|part| part.split_once('-'));
+                usb_port = port.map(|(_, port)| port.to_owned());
+                pci = above.nth(1).unwrap_or(device);
+            }
             Ok(Link {
                 name: name.into(),
                 mac: mac.parse()?,
@@ -56,6 +73,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Link>> {
                 mtu: mtu.parse().with_context(|| format!("mtu {mtu:?}"))?,
                 driver: last(driver),
                 pci: pci.into(),
+                usb_port,
             })
         })
         .collect()
@@ -119,6 +137,15 @@ mod tests {
         assert_eq!(links[0].pci, "0000:00:04.0");
         assert_eq!(links[0].driver, "virtio_net");
         assert_eq!(links[0].mtu, 1500);
+    }
+
+    #[test]
+    fn a_usb_nic_is_named_by_its_controller_and_port() {
+        let text = "usb0 52:54:00:aa:bb:cc unknown 1500 /sys/bus/usb/drivers/rndis_host \
+                    /sys/devices/pci0000:00/0000:00:05.0/usb2/2-1/2-1:2.0\n";
+        let links = parse(text).expect("parses");
+        assert_eq!(links[0].pci, "0000:00:05.0");
+        assert_eq!(links[0].bus_info(), "usb-0000:00:05.0-1");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::run::deadline::{self, Limit};
 use crate::vm::checkpoint::key::Origin;
 use crate::vm::checkpoint::store::{RAM, STATE, Store};
 use crate::vm::checkpoint::{Checkpoint, Mode};
-use crate::vm::cmdline::{Boot, Ram, VmSpec};
+use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -270,7 +270,13 @@ fn candidates(wanted: Start, spec: &VmSpec, plain: &VmSpec) -> &'static [Saved] 
     let without_nics = |spec: &VmSpec| Saved::WithoutNics.of(spec);
     // What it writes to its disk would not be saved.
     let disk = matches!(spec.boot, Boot::Disk(_));
-    if disk || wanted == Start::Boot || without_nics(spec) != without_nics(plain) {
+    // QEMU neither saves a USB NIC nor restores a guest beside one (`unmigratable`, dev-network.c).
+    let usb = |nic: &NicSpec| is_usb(&nic.device) && !nic.hotplug;
+    if disk
+        || spec.nics.iter().any(usb)
+        || wanted == Start::Boot
+        || without_nics(spec) != without_nics(plain)
+    {
         return &[];
     }
     if wanted == Start::WarmNic && spec.nics == plain.nics {

@@ -22,6 +22,9 @@ pub const INCOMING_FD: i32 = 6;
 /// The root port of a Q35 machine that takes hot-plugged NICs.
 pub const HOTPLUG_PORT: &str = "hotplug0";
 
+/// The controller that USB NICs are on.
+pub const USB_CONTROLLER: &str = "xhci";
+
 /// What the VM boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boot {
@@ -75,6 +78,8 @@ pub struct VmSpec {
     pub boot: Boot,
     /// The NICs; the first is the one under test.
     pub nics: Vec<NicSpec>,
+    /// Whether it has a USB controller, for NICs that are on that bus.
+    pub usb: bool,
     /// `-global` properties.
     pub globals: Vec<String>,
     /// `-L` directories.
@@ -147,7 +152,7 @@ impl NicSpec {
             self.id,
             self.mac
         );
-        if self.hotplug && machine == Machine::Q35 {
+        if self.hotplug && machine == Machine::Q35 && !is_usb(&self.device) {
             text += &format!(",bus={HOTPLUG_PORT}");
         }
         for property in &self.properties {
@@ -279,12 +284,20 @@ impl VmSpec {
                 &format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1,slot=1"),
             );
         }
+        if self.usb {
+            a.pair("-device", &format!("qemu-xhci,id={USB_CONTROLLER}"));
+        }
         for nic in self.nics.iter().filter(|nic| !nic.hotplug) {
             a.pair("-netdev", &nic.netdev());
             a.pair("-device", &nic.device(self.machine));
         }
         a.0
     }
+}
+
+/// Whether QEMU's `device` is on the USB bus.
+pub fn is_usb(device: &str) -> bool {
+    device.starts_with("usb-")
 }
 
 /// A path in QEMU's option syntax, which doubles a comma that is not a separator.

@@ -1,7 +1,7 @@
 //! The standard VM of a trial: what its guest and NIC say, then what its case and fault ask for.
 //! Pure.
 
-use super::cmdline::{Boot, NicSpec, Ram, VmSpec};
+use super::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
 use crate::cases::Case;
 use crate::host::Accel;
 use crate::matrix::{Backend, Cell};
@@ -82,6 +82,7 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
         cpus: 1,
         boot,
         nics: vec![nic(cell, place)],
+        usb: is_usb(&cell.nic.device),
         globals: Vec::new(),
         firmware: kit.firmware.clone(),
         uefi: kit.uefi.clone(),

@@ -26,6 +26,7 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
             parameters: vec!["console=ttyS0".into()],
         },
         nics,
+        usb: false,
         globals: Vec::new(),
         firmware: Vec::new(),
         uefi: "OVMF.fd".into(),
@@ -73,6 +74,22 @@ fn vhost_with_four_queues_under_kvm() {
         line.contains("-accel kvm") && line.contains("-cpu host") && line.contains("-smp 4"),
         "{line}"
     );
+}
+
+#[test]
+fn a_usb_nic_is_on_the_usb_controller_also_when_it_is_plugged_later() {
+    let mut later = nic("usb-net");
+    later.hotplug = true;
+    assert!(
+        later
+            .device(Machine::Q35)
+            .ends_with("mac=52:54:00:01:02:03")
+    );
+    let mut spec = spec(vec![later]);
+    assert!(!line(&spec).contains("xhci"));
+    spec.usb = true;
+    let line = line(&spec);
+    assert!(line.contains("-device qemu-xhci,id=xhci"), "{line}");
 }
 
 #[test]
