@@ -3,8 +3,14 @@
 use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac, PREFIX_LEN};
 use super::ip;
 use crate::error::OrCannotRun as _;
+use crate::run::deadline::LINK_PASSES;
 use anyhow::{Context as _, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 
 /// The bridge's name.
 pub const NAME: &str = "br0";
@@ -36,8 +42,9 @@ impl Bridge {
         Ok(Bridge { mtu })
     }
 
-    /// Plugs a tap (or another interface) in, with the bridge's MTU, and brings it up: it forwards
-    /// at once. QEMU has made it by then: `-netdev tap,ifname=NAME,script=no,downscript=no`.
+    /// Plugs a tap (or another interface) in, with the bridge's MTU, and brings it up. A tap forwards
+    /// at once, half of a veth pair does when [`await_link`] says so. QEMU has made the tap by then:
+    /// `-netdev tap,ifname=NAME,script=no,downscript=no`.
     pub fn attach_tap(&self, tap: &str) -> Result<()> {
         ip::run(&format!("link set {tap} master {NAME} mtu {} up", self.mtu))
             .or_cannot_run(|| format!("plug {tap} into {NAME}"))
@@ -113,6 +120,47 @@ impl Bridge {
 /// Whether the calling thread's network has an interface of that name.
 pub fn exists(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
+}
+
+/// Waits until frames pass through half of a veth pair, both of which are up. The kernel activates it
+/// from a queue of work that waits while other namespaces end, and loses what is sent before.
+pub fn await_link(name: &str) -> Result<()> {
+    try_await_link(name).or_cannot_run(|| format!("see {name} pass frames"))
+}
+
+fn try_await_link(name: &str) -> Result<()> {
+    let events = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(
+        events.as_raw_fd(),
+        &NetlinkAddr::new(0, libc::RTMGRP_LINK.cast_unsigned()),
+    )?;
+    let deadline = LINK_PASSES.start();
+    loop {
+        let links = ip::json(&format!("-details link show dev {name}"))?;
+        let link = links.first().context("no such interface")?;
+        let (operstate, port) = (
+            &link["operstate"],
+            &link["linkinfo"]["info_slave_data"]["state"],
+        );
+        if operstate == "UP" && (port.is_null() || port == "forwarding") {
+            return Ok(());
+        }
+        let Some(left) = deadline.left() else {
+            return Err(deadline.missed(format!("its operstate is {operstate}, its port {port}")));
+        };
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        poll(
+            &mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)],
+            timeout,
+        )?;
+        // What changed is asked anew.
+        while recv(events.as_raw_fd(), &mut [0; 4096], MsgFlags::empty()).is_ok() {}
+    }
 }
 
 /// An interface's own MAC. (A tap's is the host side's, not the guest's.)

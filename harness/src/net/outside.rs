@@ -1,7 +1,7 @@
 //! A host behind the bridge, with a network of its own: what the plan calls an external host.
 
 use super::addr::PREFIX_LEN;
-use super::bridge::Bridge;
+use super::bridge::{self, Bridge};
 use super::ip;
 use super::namespace::Namespace;
 use crate::error::OrCannotRun as _;
@@ -50,8 +50,10 @@ impl Outside {
                 format!("addr add {address}/{PREFIX_LEN} dev {INTERFACE}"),
                 format!("link set {INTERFACE} up"),
             ])
-            .or_cannot_run(|| "set up the external host's interface".into())
+            .or_cannot_run(|| "set up the external host's interface".into())?;
+            bridge::await_link(INTERFACE)
         })?;
+        bridge::await_link(PORT)?;
         Ok(outside)
     }
 

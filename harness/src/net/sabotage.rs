@@ -161,7 +161,11 @@ impl SecondHost {
             ])
         }))?;
         bridge.attach_tap(&port)?;
-        inside(Box::new(move || announce(address)))?;
+        bridge::await_link(&port)?;
+        inside(Box::new(move || {
+            bridge::await_link(INSIDE)?;
+            announce(address)
+        }))?;
         Ok(SecondHost {
             port,
             thread: Some((jobs, thread)),

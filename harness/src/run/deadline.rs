@@ -81,6 +81,11 @@ pub const OPERSTATE: Limit = Limit {
     what: "operstate to follow",
     seconds: 8.0,
 };
+/// A veth pair's activation: at once, but behind the ends of other trials' namespaces.
+pub const LINK_PASSES: Limit = Limit {
+    what: "the link to pass frames",
+    seconds: 10.0,
+};
 /// First reply on a NIC just brought up; e1000 negotiates its link for 3-4 s.
 pub const FIRST_PING: Limit = Limit {
     what: "the first ping reply",
