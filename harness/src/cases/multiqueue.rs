@@ -116,7 +116,7 @@ fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.moment(Moment::Traffic)?;
     let before = vectors(&bed.agent.sh("cat /proc/interrupts")?, device);
     send_flows(bed)?;
-    // Behind the flows on every queue: all have been delivered when it is answered.
+    // Three round trips behind the flows, more than one queue has been heard of.
     bed.expect_replies(3, 48)?;
     let after = vectors(&bed.agent.sh("cat /proc/interrupts")?, device);
     let moved: Vec<(u32, u64)> = (0..QUEUES)

@@ -121,6 +121,7 @@ pub fn serve() -> Result<()> {
                     let _ = sender.send(grant);
                 }
             }
+            ToLab::Alive => {}
         }
     }
     Ok(())

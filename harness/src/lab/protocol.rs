@@ -30,6 +30,8 @@ pub enum ToLab {
         /// Or why the checkpoint cannot be made or read.
         grant: Result<Grant, String>,
     },
+    /// Once a second, and nothing else: a word is an interrupt to the lab's kernel (see [`super::vm`]).
+    Alive,
 }
 
 /// From inside.

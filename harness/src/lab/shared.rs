@@ -194,6 +194,7 @@ fn serve(stream: &UnixStream, lab: &Lab, up: &Up) -> Result<bool> {
                         trial: number,
                         grant,
                     },
+                    ToLab::Alive => continue,
                 };
                 lab.say(&message)?;
             }

@@ -1,5 +1,14 @@
 //! A running lab, from outside.
+//!
+//! # Why it is spoken to
+//! Under TCG, QEMU notes that a guest inside is entered or left in the same word as the interrupts that
+//! wait for the lab's processor, without the lock that the others who write there hold (`helper_vmrun`
+//! and `do_vmexit`, seen in 7.2). An interrupt that comes at that very moment is forgotten: it stays in
+//! the APIC's IRR until another comes. If it is the timer's, which is set anew only by its own handler,
+//! a lab that has nothing else to do halts for good, as three of 24 did on a busy machine. So it is
+//! given something once a second, with which the forgotten one is taken as well.
 
+use super::LAB_SILENT;
 use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, Start};
 use super::protocol::{FromLab, ToLab, Up};
 use crate::error::OrCannotRun;
@@ -16,7 +25,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -24,9 +33,12 @@ use std::time::{Duration, Instant};
 /// Lines of the console that tell of a lab's end.
 const TAIL_LINES: usize = 20;
 
+/// How often it is spoken to.
+const SPEAK: Duration = Duration::from_secs(1);
+
 /// A lab. It ends when this is dropped, and with the process.
 pub struct Lab {
-    port: Mutex<UnixStream>,
+    port: Arc<Port>,
     shared: Arc<Shared>,
     serial: Serial,
     shell: Mutex<UnixStream>,
@@ -35,6 +47,20 @@ pub struct Lab {
     keeper: Option<(Sender<()>, JoinHandle<()>)>,
     /// From exec to its first word.
     pub started: Instant,
+}
+
+/// Its port, for a message at a time.
+struct Port(Mutex<UnixStream>);
+
+impl Port {
+    fn say(&self, message: &ToLab) -> Result<()> {
+        let line = serde_json::to_string(message)? + "\n";
+        Ok(self.stream().write_all(line.as_bytes())?)
+    }
+
+    fn stream(&self) -> MutexGuard<'_, UnixStream> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -118,6 +144,10 @@ impl Lab {
                 map(theirs_shell, SHELL_FD),
             ])
             .map_err(|error| anyhow!("{error}"))?;
+        let (reader, recorder) = (port.try_clone()?, port.try_clone()?);
+        let port = Arc::new(Port(Mutex::new(port)));
+        let shared = Arc::new(Shared::default());
+        let (kept_port, kept) = (port.clone(), shared.clone());
         // The parent-death signal is that of the spawning thread, and trials' threads end.
         let (hand_over, spawned) = channel();
         let (keeper, dropped) = channel::<()>();
@@ -129,7 +159,7 @@ impl Lab {
                 match child {
                     Ok(child) => {
                         let _ = hand_over.send(Ok(()));
-                        keep(child, &dropped);
+                        keep(child, &dropped, &kept_port, &kept);
                     }
                     Err(error) => drop(hand_over.send(Err(error))),
                 }
@@ -140,15 +170,14 @@ impl Lab {
             .recv()
             .map_err(|_| anyhow!("the lab's thread ended"))?
             .or_cannot_run(|| format!("execute {}", qemu.display()))?;
-        let shared = Arc::new(Shared::default());
-        let (theirs, reader) = (shared.clone(), port.try_clone()?);
+        let theirs = shared.clone();
         std::thread::Builder::new()
             .name("lab port".into())
             .spawn(move || theirs.listen(reader))
             .or_cannot_run(|| "start a thread for the lab".into())?;
         Ok(Lab {
-            serial: Serial::record(console, port.try_clone()?, create(SERIAL_LOG)?, false)?,
-            port: Mutex::new(port),
+            serial: Serial::record(console, recorder, create(SERIAL_LOG)?, false)?,
+            port,
             shared,
             shell: Mutex::new(shell),
             stderr: directory.join("qemu.stderr"),
@@ -213,9 +242,7 @@ impl Lab {
     /// # Errors
     /// When the lab has ended.
     pub fn say(&self, message: &ToLab) -> Result<()> {
-        let line = serde_json::to_string(message)? + "\n";
-        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
-        port.write_all(line.as_bytes()).map_err(|_| self.death())
+        self.port.say(message).map_err(|_| self.death())
     }
 
     /// Joins `stream` to a shell inside, until it is closed. One at a time.
@@ -248,9 +275,8 @@ impl Lab {
 
     /// Ends it at once; whoever waits for something of it is told.
     pub fn kill(&self) {
-        let port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
         // QEMU ends with its keeper; nobody needs to wait for that.
-        let _ = port.shutdown(std::net::Shutdown::Both);
+        let _ = self.port.stream().shutdown(std::net::Shutdown::Both);
     }
 
     /// The end of its console.
@@ -287,10 +313,18 @@ impl Drop for Lab {
     }
 }
 
-/// Keeps QEMU until nobody wants it any more.
-fn keep(mut child: Child, dropped: &Receiver<()>) {
-    // Only the end of the channel comes.
-    let _ = dropped.recv();
+/// Keeps QEMU until nobody wants it any more, and speaks to the lab meanwhile.
+fn keep(mut child: Child, dropped: &Receiver<()>, port: &Port, shared: &Shared) {
+    let limit = LAB_SILENT.start().span();
+    // Else only the end of the channel comes.
+    while dropped.recv_timeout(SPEAK) == Err(RecvTimeoutError::Timeout) {
+        let heard = shared.state().heard;
+        // Not for ever: what nobody reads would fill the port.
+        if heard.is_some_and(|heard| heard.elapsed() <= limit) {
+            // Who listens for its end is told of it.
+            let _ = port.say(&ToLab::Alive);
+        }
+    }
     let _ = child.kill();
     let _ = child.wait();
 }
