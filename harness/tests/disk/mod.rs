@@ -3,8 +3,10 @@
 
 use super::own::Own;
 use super::{changed_matrix, expect_words};
+use cpio::NewcBuilder;
 use harness::guest::image::KERNEL_CMDLINE;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,19 +31,12 @@ fn done(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// An entry of one more archive behind the initramfs (buffer-format.rst of the kernel).
-fn entry(name: &str, mode: u32, content: &str) -> Vec<u8> {
-    let padded = |mut bytes: Vec<u8>| {
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    };
-    let mut fields = [0; 13];
-    (fields[1], fields[4]) = (mode, 1);
-    (fields[6], fields[11]) = (content.len() as u32, name.len() as u32 + 1);
-    let header: String = fields.iter().map(|field| format!("{field:08X}")).collect();
-    let mut bytes = padded(format!("070701{header}{name}\0").into_bytes());
-    bytes.extend(content.as_bytes());
-    padded(bytes)
+/// Adds a directory or a file to one more archive behind the initramfs (buffer-format.rst of the kernel).
+fn add(archive: &mut Vec<u8>, name: &str, mode: u32, content: &str) {
+    let size = content.len().try_into().expect("small");
+    let mut entry = NewcBuilder::new(name).mode(mode).write(archive, size);
+    entry.write_all(content.as_bytes()).expect("written");
+    entry.finish().expect("written");
 }
 
 /// A disk image for `own`, whose guest agent has that configuration.
@@ -51,9 +46,9 @@ fn disk(own: &Own, agent: &str) -> PathBuf {
     fs::create_dir_all(boot.join("grub")).expect("made");
     fs::copy(&own.kernel, boot.join("kernel")).expect("copied");
     let mut initrd = fs::read(own.kernel.with_file_name("initrd")).expect("read");
-    initrd.extend(entry("etc/qemu", 0o40_755, ""));
-    initrd.extend(entry("etc/qemu/qemu-ga.conf", 0o100_644, agent));
-    initrd.extend(entry("TRAILER!!!", 0, ""));
+    add(&mut initrd, "etc/qemu", 0o40_755, "");
+    add(&mut initrd, "etc/qemu/qemu-ga.conf", 0o100_644, agent);
+    cpio::newc::trailer(&mut initrd).expect("written");
     fs::write(boot.join("initrd"), initrd).expect("written");
     let menu = format!("linux /boot/kernel {KERNEL_CMDLINE}\ninitrd /boot/initrd\nboot\n");
     fs::write(boot.join("grub/grub.cfg"), menu).expect("written");

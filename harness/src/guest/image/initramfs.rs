@@ -8,6 +8,7 @@
 use super::programs;
 use crate::error::OrCannotRun;
 use anyhow::Result;
+use cpio::NewcBuilder;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -192,110 +193,53 @@ impl<W: Write> Cpio<W> {
         if let Some((parent, _)) = path.rsplit_once('/') {
             self.dir(parent)?;
         }
-        if self.names.insert(path.into()) {
-            self.raw(path, mode, device, data)?;
+        if !self.names.insert(path.into()) {
+            return Ok(());
         }
-        Ok(())
-    }
-
-    fn raw(&mut self, path: &str, mode: u32, device: (u32, u32), data: &[u8]) -> io::Result<()> {
         let size = u32::try_from(data.len())
             .map_err(|_| io::Error::other(format!("{path} is larger than cpio's 4 GiB")))?;
-        let fields = [
-            self.names.len() as u32, // inode
-            mode,
-            0, // owner
-            0, // group
-            1, // links
-            0, // time
-            size,
-            0, // the archive's own device
-            0,
-            device.0,
-            device.1,
-            path.len() as u32 + 1,
-            0, // checksum, unused in this format
-        ];
-        let header = fields.iter().fold(String::from("070701"), |header, field| {
-            header + &format!("{field:08x}")
-        });
-        self.padded(&[header.as_bytes(), path.as_bytes(), &[0]].concat())?;
-        self.padded(data)
+        let mut entry = NewcBuilder::new(path)
+            .ino(self.names.len() as u32)
+            .mode(mode)
+            .rdev_major(device.0)
+            .rdev_minor(device.1)
+            .write(&mut self.out, size);
+        entry.write_all(data)?;
+        entry.finish().map(drop)
     }
 
-    /// Headers and data each begin at a multiple of 4.
-    fn padded(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.out.write_all(bytes)?;
-        self.out
-            .write_all(&[0; 3][..bytes.len().wrapping_neg() % 4])
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.raw("TRAILER!!!", 0, (0, 0), &[])?;
-        self.out.flush()
+    fn finish(self) -> io::Result<()> {
+        cpio::newc::trailer(self.out)?.flush()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cpio::NewcReader;
 
-    #[test]
-    fn headers_are_newc_and_everything_is_aligned() {
-        let mut bytes = Vec::new();
-        let mut cpio = Cpio::new(&mut bytes);
-        cpio.file("a", 0o640, b"hello").unwrap();
-        cpio.finish().unwrap();
-        let text = String::from_utf8(bytes).unwrap();
-        assert_eq!(
-            text,
-            [
-                "070701",
-                "00000001",                         // inode
-                "000081a0",                         // regular, 0640
-                "00000000000000000000000100000000", // owner, group, links, time
-                "00000005",                         // size
-                "00000000000000000000000000000000", // devices
-                "00000002",                         // length of the name with its NUL
-                "00000000",
-                "a\0",
-                "hello\0\0\0",
-                "070701",
-                "00000001",
-                "00000000",
-                "00000000000000000000000100000000",
-                "00000000",
-                "00000000000000000000000000000000",
-                "0000000b",
-                "00000000",
-                "TRAILER!!!\0\0\0\0",
-            ]
-            .concat()
-        );
-    }
-
-    /// (mode, device, name, data) of every entry.
-    fn read_back(mut bytes: &[u8]) -> Vec<(u32, u32, String, String)> {
+    /// (mode, device's minor number, name, data) of every entry.
+    fn read_back(bytes: &[u8]) -> Vec<(u32, u32, String, String)> {
         let mut entries = Vec::new();
-        while let Some((header, _)) = bytes.split_at_checked(110) {
-            let field = |n: usize| {
-                let hex = std::str::from_utf8(&header[6 + 8 * n..14 + 8 * n]).unwrap();
-                u32::from_str_radix(hex, 16).unwrap()
-            };
-            let name_end = 110 + field(11) as usize;
-            let data_at = name_end.next_multiple_of(4);
-            let data_end = data_at + field(6) as usize;
-            let text = |from, to| String::from_utf8(bytes[from..to].to_vec()).unwrap();
-            entries.push((
-                field(1),
-                field(10),
-                text(110, name_end - 1),
-                text(data_at, data_end),
-            ));
-            bytes = &bytes[data_end.next_multiple_of(4)..];
+        let mut rest = io::Cursor::new(bytes);
+        loop {
+            let mut reader = NewcReader::new(rest).unwrap();
+            let entry = reader.entry();
+            if entry.is_trailer() {
+                let end = reader.finish().unwrap().position();
+                assert_eq!(end, bytes.len() as u64);
+                return entries;
+            }
+            let mut read = (
+                entry.mode(),
+                entry.rdev_minor(),
+                entry.name().into(),
+                String::new(),
+            );
+            reader.read_to_string(&mut read.3).unwrap();
+            entries.push(read);
+            rest = reader.finish().unwrap();
         }
-        assert!(bytes.is_empty());
-        entries
     }
 
     #[test]
@@ -319,8 +263,7 @@ mod tests {
                 "lib",
                 "lib/modules",
                 "lib/modules/6.12",
-                "lib/modules/6.12/igb.ko",
-                "TRAILER!!!"
+                "lib/modules/6.12/igb.ko"
             ]
         );
     }
@@ -344,7 +287,6 @@ mod tests {
                 entry(0o120_777, 0, "x/link", "y/file"),
                 entry(0o040_755, 0, "dev", ""),
                 entry(0o020_600, 1, "dev/console", ""),
-                entry(0, 0, "TRAILER!!!", ""),
             ]
         );
     }
