@@ -328,3 +328,35 @@ fn keep(mut child: Child, dropped: &Receiver<()>, port: &Port, shared: &Shared) 
     let _ = child.kill();
     let _ = child.wait();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_that_was_heard_is_spoken_to_and_one_that_was_not_is_left_alone() {
+        let said_in = |heard| {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let shared = Shared::default();
+            shared.state().heard = heard;
+            let (keeper, dropped) = channel();
+            let mut command = pdeath_command("cat");
+            let child = command.stdin(Stdio::piped()).spawn().expect("started");
+            let mut line = String::new();
+            std::thread::scope(|scope| {
+                let port = Port(Mutex::new(ours));
+                let shared = &shared;
+                scope.spawn(move || keep(child, &dropped, &port, shared));
+                let wait = SPEAK + SPEAK / 2;
+                theirs.set_read_timeout(Some(wait)).expect("set");
+                let _ = BufReader::new(&theirs).read_line(&mut line);
+                drop(keeper);
+            });
+            line
+        };
+        let said = said_in(Some(Instant::now()));
+        let message = serde_json::from_str::<ToLab>(&said).expect("a message");
+        assert!(matches!(message, ToLab::Alive), "{said}");
+        assert_eq!(said_in(None), "");
+    }
+}
