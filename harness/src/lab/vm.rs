@@ -83,6 +83,11 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How long ago it last said anything, once it has.
+    fn silence(&self) -> Option<Duration> {
+        self.state().heard.map(|heard| heard.elapsed())
+    }
+
     /// Takes whatever comes until the port is closed.
     fn listen(&self, port: UnixStream) {
         for line in BufReader::new(port).lines().map_while(Result::ok) {
@@ -216,8 +221,7 @@ impl Lab {
 
     /// How long ago it last said anything; nothing before its first word.
     pub fn silence(&self) -> Duration {
-        let heard = self.shared.state().heard;
-        heard.map_or(Duration::ZERO, |heard| heard.elapsed())
+        self.shared.silence().unwrap_or_default()
     }
 
     /// A number for a trial, and what the lab will say of it. The channel ends with the lab.
@@ -318,9 +322,8 @@ fn keep(mut child: Child, dropped: &Receiver<()>, port: &Port, shared: &Shared) 
     let limit = LAB_SILENT.start().span();
     // Else only the end of the channel comes.
     while dropped.recv_timeout(SPEAK) == Err(RecvTimeoutError::Timeout) {
-        let heard = shared.state().heard;
         // Not for ever: what nobody reads would fill the port.
-        if heard.is_some_and(|heard| heard.elapsed() <= limit) {
+        if shared.silence().is_some_and(|silence| silence <= limit) {
             // Who listens for its end is told of it.
             let _ = port.say(&ToLab::Alive);
         }

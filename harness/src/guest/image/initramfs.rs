@@ -218,6 +218,40 @@ mod tests {
     use super::*;
     use cpio::NewcReader;
 
+    #[test]
+    fn headers_are_newc_and_everything_is_aligned() {
+        let mut bytes = Vec::new();
+        let mut cpio = Cpio::new(&mut bytes);
+        cpio.file("a", 0o640, b"hello").unwrap();
+        cpio.finish().unwrap();
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(
+            text,
+            [
+                "070701",
+                "00000001",                         // inode
+                "000081a0",                         // regular, 0640
+                "00000000000000000000000100000000", // owner, group, links, time
+                "00000005",                         // size
+                "00000000000000000000000000000000", // devices
+                "00000002",                         // length of the name with its NUL
+                "00000000",
+                "a\0",
+                "hello\0\0\0",
+                "070701",
+                "00000000",
+                "00000000",
+                "00000000000000000000000100000000",
+                "00000000",
+                "00000000000000000000000000000000",
+                "0000000b",
+                "00000000",
+                "TRAILER!!!\0\0\0\0",
+            ]
+            .concat()
+        );
+    }
+
     /// (mode, device's minor number, name, data) of every entry.
     fn read_back(bytes: &[u8]) -> Vec<(u32, u32, String, String)> {
         let mut entries = Vec::new();
