@@ -113,7 +113,7 @@ fn netperf_guests(bed: &mut Testbed) -> anyhow::Result<()> {
 
 fn netperf_external(bed: &mut Testbed) -> anyhow::Result<()> {
     let programs = ready(bed)?;
-    let outside = Outside::plug(&bed.bridge, addr::guest(SECOND))?;
+    let outside = Outside::plug(&bed.bridge, None, addr::guest(SECOND))?;
     let theirs = programs.clone();
     let _server = outside.run(move || Server::start(&theirs))?;
     serve(&bed.agent)?;

@@ -1,6 +1,6 @@
 //! A host behind the bridge, with a network of its own: what the plan calls an external host.
 
-use super::addr::PREFIX_LEN;
+use super::addr::{Mac, PREFIX_LEN};
 use super::bridge::{self, Bridge};
 use super::ip;
 use super::namespace::Namespace;
@@ -10,41 +10,45 @@ use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-/// Its port on the bridge, and its own interface.
-const PORT: &str = "outside0";
-const INTERFACE: &str = "eth0";
+/// Its own interface.
+pub(super) const INTERFACE: &str = "eth0";
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A thread in a network namespace of its own, joined to the bridge by a veth pair, until it is
 /// dropped.
 pub struct Outside {
+    port: String,
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Outside {
-    /// Plugs it into `bridge`, with that address.
-    pub fn plug(bridge: &Bridge, address: Ipv4Addr) -> Result<Outside> {
+    /// Plugs it into `bridge`, with that MAC (else one of the kernel's choice) and address.
+    pub fn plug(bridge: &Bridge, mac: Option<Mac>, address: Ipv4Addr) -> Result<Outside> {
         let (jobs, inbox) = channel::<Job>();
         let (report, entered) = channel();
         let thread = std::thread::Builder::new()
             .name("outside".into())
             .spawn(move || live(&inbox, &report))
             .or_cannot_run(|| "start a thread for the external host".into())?;
-        let outside = Outside {
-            jobs: Some(jobs),
-            thread: Some(thread),
-        };
-        let namespace = entered
+        let tid = entered
             .recv()
             .unwrap_or_else(|_| Err(anyhow!("its thread ended")))
             .or_cannot_run(|| "make the external host's network".into())?;
+        let port = format!("outside{tid}");
+        let mac = mac.map_or_else(String::new, |mac| format!("address {mac} "));
         ip::run(&format!(
-            "link add {PORT} type veth peer name {INTERFACE} netns {namespace}"
+            "link add {port} type veth peer name {INTERFACE} {mac}mtu {} netns {tid}",
+            bridge.mtu()
         ))
         .or_cannot_run(|| "join the external host to the bridge".into())?;
-        bridge.attach_tap(PORT)?;
+        let outside = Outside {
+            port,
+            jobs: Some(jobs),
+            thread: Some(thread),
+        };
+        bridge.attach_tap(&outside.port)?;
         outside.run(move || {
             ip::batch(&[
                 format!("addr add {address}/{PREFIX_LEN} dev {INTERFACE}"),
@@ -53,8 +57,13 @@ impl Outside {
             .or_cannot_run(|| "set up the external host's interface".into())?;
             bridge::await_link(INTERFACE)
         })?;
-        bridge::await_link(PORT)?;
+        bridge::await_link(&outside.port)?;
         Ok(outside)
+    }
+
+    /// Its port on the bridge.
+    pub fn port(&self) -> &str {
+        &self.port
     }
 
     /// Does `work` there, and waits for it. Processes that it starts live in that network, and no
@@ -73,19 +82,10 @@ impl Outside {
     }
 }
 
-fn live(inbox: &Receiver<Job>, report: &Sender<Result<String>>) {
-    // By thread: /proc/self is the process's first.
-    let entered = Namespace::enter().map(|namespace| {
-        let path = format!(
-            "/proc/{}/task/{}/ns/net",
-            nix::unistd::getpid(),
-            nix::unistd::gettid()
-        );
-        (namespace, path)
-    });
-    let _namespace = match entered {
-        Ok((namespace, path)) => {
-            let _ = report.send(Ok(path));
+fn live(inbox: &Receiver<Job>, report: &Sender<Result<i32>>) {
+    let _namespace = match Namespace::enter() {
+        Ok(namespace) => {
+            let _ = report.send(Ok(nix::unistd::gettid().as_raw()));
             namespace
         }
         Err(error) => {
@@ -100,6 +100,8 @@ fn live(inbox: &Receiver<Job>, report: &Sender<Result<String>>) {
 
 impl Drop for Outside {
     fn drop(&mut self) {
+        // At once; without it the pair goes with the thread's namespace, a little later.
+        let _ = ip::run(&format!("link del {}", self.port));
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -1,17 +1,14 @@
 //! Deliberate breakages of the trial's network, for faults. They last as long as the namespace,
 //! unless said otherwise.
 
-use super::addr::{Mac, PREFIX_LEN};
+use super::addr::Mac;
 use super::bridge::{self, Bridge};
 use super::ip;
-use super::namespace::Namespace;
+use super::outside::{INTERFACE, Outside};
 use crate::error::OrCannotRun as _;
 use crate::run::child;
-use anyhow::{Context as _, Result};
-use nix::unistd::gettid;
+use anyhow::Result;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
 
 /// Drops every `n`-th frame (of any kind) that the guest sends through `tap`, by count and not by
 /// chance: of a run of `n` one is lost for certain; 1 drops all. It takes `nft` and nf_tables'
@@ -99,13 +96,7 @@ pub fn set_tap_mtu(tap: &str, mtu: u32) -> Result<()> {
 }
 
 /// A second host on the bridge, whose kernel answers ARP and ping; it leaves when dropped.
-pub struct SecondHost {
-    port: String,
-    /// Its thread, which ends when nobody can hand it a job any more.
-    thread: Option<(Sender<Job>, JoinHandle<()>)>,
-}
-
-type Job = Box<dyn FnOnce() -> Result<()> + Send>;
+pub struct SecondHost(Outside);
 
 /// Speaks up once, as hosts do, so that the bridge learns where the MAC is now.
 fn announce(address: Ipv4Addr) -> Result<()> {
@@ -118,73 +109,25 @@ fn announce(address: Ipv4Addr) -> Result<()> {
 /// The discard service's port (RFC 863): nobody answers.
 const DISCARD: u16 = 9;
 
-/// The interface in the second host.
-const INSIDE: &str = "eth0";
-
 impl SecondHost {
-    /// Plugs it in. Its network is a thread's own namespace, joined to the bridge by a veth pair.
+    /// Plugs it in.
     pub fn plug(bridge: &Bridge, mac: Mac, address: Ipv4Addr) -> Result<SecondHost> {
         SecondHost::try_plug(bridge, mac, address)
             .or_cannot_run(|| format!("put a second host {mac} {address} on the bridge"))
     }
 
     fn try_plug(bridge: &Bridge, mac: Mac, address: Ipv4Addr) -> Result<SecondHost> {
-        let (jobs, todo) = channel::<Job>();
-        let (done, results) = channel();
-        let thread = std::thread::Builder::new()
-            .name("second host".into())
-            .spawn(move || {
-                let namespace = Namespace::enter();
-                // A result that cannot be sent has nobody to read it.
-                let _ = done.send(namespace.map(|_| gettid().as_raw()));
-                for job in todo {
-                    let _ = done.send(job().map(|()| 0));
-                }
-            })?;
-        let ended = "the second host's thread ended";
-        let inside = |job: Job| {
-            jobs.send(job).ok().context(ended)?;
-            results.recv().context(ended)?
-        };
-        let tid = results.recv().context(ended)??;
-        let port = format!("second{tid}");
-        let mtu = bridge.mtu();
-        ip::run(&format!(
-            "link add {port} type veth peer name {INSIDE} address {mac} mtu {mtu} netns {tid}"
-        ))?;
-        inside(Box::new(move || {
-            ip::batch(&[
-                format!("addr add {address}/{PREFIX_LEN} dev {INSIDE}"),
-                format!("link set {INSIDE} up"),
-                // For the limited broadcast below.
-                format!("route add default dev {INSIDE}"),
-            ])
-        }))?;
-        bridge.attach_tap(&port)?;
-        bridge::await_link(&port)?;
-        inside(Box::new(move || {
-            bridge::await_link(INSIDE)?;
+        let host = Outside::plug(bridge, Some(mac), address)?;
+        host.run(move || {
+            // For the limited broadcast.
+            ip::run(&format!("route add default dev {INTERFACE}"))?;
             announce(address)
-        }))?;
-        Ok(SecondHost {
-            port,
-            thread: Some((jobs, thread)),
-        })
+        })?;
+        Ok(SecondHost(host))
     }
 
     /// Its port on the bridge.
     pub fn port(&self) -> &str {
-        &self.port
-    }
-}
-
-impl Drop for SecondHost {
-    fn drop(&mut self) {
-        // At once; without it the pair goes with the thread's namespace, a little later.
-        let _ = ip::run(&format!("link del {}", self.port));
-        if let Some((jobs, thread)) = self.thread.take() {
-            drop(jobs);
-            let _ = thread.join();
-        }
+        self.0.port()
     }
 }
