@@ -41,7 +41,6 @@ pub mod matrix;
 pub mod measure;
 pub mod net;
 pub mod plan;
-pub mod report;
 pub mod run;
 pub mod testbed;
 pub mod vm;

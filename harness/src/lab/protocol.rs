@@ -5,11 +5,11 @@ use crate::guest::image::GuestImage;
 use crate::host::HostFacts;
 use crate::host::accel::Proven;
 use crate::run::context::SuiteImages;
-use crate::run::events::TrialEnded;
 use crate::run::settings::Settings;
 use crate::testbed::checkpoints::Saved;
 use crate::vm::checkpoint::Mode;
 use crate::vm::cmdline::VmSpec;
+use report::events::TrialEnded;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

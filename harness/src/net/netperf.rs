@@ -3,8 +3,8 @@
 use crate::run::child::{self, Output, Waited};
 use crate::run::cpu;
 use crate::run::deadline;
-use crate::run::events::Figure;
 use anyhow::{Context as _, Result, bail, ensure};
+use report::events::Figure;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;

@@ -16,7 +16,7 @@ const RUNS_KEPT: usize = 20;
 const LOCK: &str = ".lock";
 
 /// Turns an I/O error into a sentence that says what to do, as [`CannotRun`].
-pub(super) fn on_disk<T>(result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
+pub fn on_disk<T>(result: io::Result<T>, doing: impl FnOnce() -> String) -> Result<T> {
     result.map_err(|error| {
         let advice = match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {

@@ -10,7 +10,6 @@ use crate::host::{Accel, HostFacts};
 use crate::matrix::Cell;
 use crate::matrix::schema::{Guest, Profile};
 use crate::plan::{Action, PlannedTrial};
-use crate::report;
 use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::checkpoint::store::Store;
 use crate::vm::cmdline::VmSpec;

@@ -12,7 +12,6 @@ pub mod child;
 pub mod context;
 pub mod cpu;
 pub mod deadline;
-pub mod events;
 pub mod settings;
 pub mod shell;
 pub mod trial;

@@ -5,14 +5,14 @@
 //! guess that costs nothing to lose: damaged, it is as good as absent, and the next run writes it
 //! anew.
 
-use super::events::Outcome;
 use super::slots::{Need, PROCESSOR};
 use crate::cases::Load;
 use crate::error::OrCannotRun;
 use crate::host::place::Host;
 use crate::json;
 use crate::plan::{Action, PlannedTrial};
-use crate::report::Results;
+use report::Results;
+use report::events::Outcome;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -203,7 +203,7 @@ fn read(file: &Path) -> BTreeMap<String, Took> {
 mod tests {
     use super::*;
     use crate::plan::tests::{planned, skipped_and_faulty};
-    use crate::run::events::{Event, TrialEnded};
+    use report::events::{Event, TrialEnded};
 
     /// Of what a trial wants, spent in the queue.
     const QUEUED: f64 = 0.125;

@@ -1,12 +1,11 @@
 //! One run of the harness: its events, its progress, its end.
 
 use super::context::Context;
-use super::events::{Event, EventLog, Outcome, TrialEnded};
 use super::schedule::{self, History};
 use super::settings::Settings;
 use super::slots::Slots;
 use super::{artifacts, cpu, shell, trial};
-use crate::error::OrCannotRun;
+use crate::error::{CannotRun, OrCannotRun};
 use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
 use crate::host::{Accel, HostFacts};
@@ -14,10 +13,11 @@ use crate::lab::Labs;
 use crate::matrix::Backend;
 use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
-use crate::report::progress::Progress;
-use crate::report::{self, summary};
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
+use report::events::{Event, EventLog, Outcome, TrialEnded};
+use report::progress::Progress;
+use report::summary;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
@@ -79,20 +79,26 @@ impl Session {
             )?)),
         };
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
-        let log = EventLog::create(run.path())?;
-        log.append(&Event::RunStarted {
-            unix_time: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |d| d.as_secs()),
-            properties: context
-                .as_ref()
-                .map_or_else(BTreeMap::new, |c| c.properties(selected)),
-            faults: settings.faults,
+        let log = EventLog::create(run.path());
+        let log = artifacts::on_disk(log, || {
+            format!("open the event log in {}", run.path().display())
         })?;
+        append(
+            &log,
+            &Event::RunStarted {
+                unix_time: SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .map_or(0, |d| d.as_secs()),
+                properties: context
+                    .as_ref()
+                    .map_or_else(BTreeMap::new, |c| c.properties(selected)),
+                faults: settings.faults,
+            },
+        )?;
         for trial in selected {
-            log.append(&planned_event(trial))?;
+            append(&log, &planned_event(trial))?;
             if let Action::Skip(reason) = &trial.action {
-                log.append(&Event::TrialEnded(skipped(trial, reason, &settings)))?;
+                append(&log, &Event::TrialEnded(skipped(trial, reason, &settings)))?;
             }
         }
         // nextest shows its own progress, and has a process a trial.
@@ -262,7 +268,7 @@ impl Session {
 
     /// An event log that cannot be written (disk full) is said, and must not stop the trials.
     fn record(&self, event: &Event) {
-        if let Err(error) = self.log.append(event) {
+        if let Err(error) = append(&self.log, event) {
             eprintln!("Error: {error:#}");
         }
     }
@@ -312,7 +318,8 @@ impl Session {
         let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
         let mut results = report::read(self.log.path())?;
         let root = &self.settings.root;
-        let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root);
+        let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
+            .map_err(|error| CannotRun(format!("{error:#}")).into());
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         println!("{}", summary::render(&results, colour, WIDTH));
         if let Err(error) = self.history.remember(&results) {
@@ -321,6 +328,12 @@ impl Session {
         // Told last: where a report cannot be written, the table is all there is.
         written
     }
+}
+
+fn append(log: &EventLog, event: &Event) -> anyhow::Result<()> {
+    artifacts::on_disk(log.append(event), || {
+        format!("append to the event log {}", log.path().display())
+    })
 }
 
 /// The exit code that a verdict asks for: 1 for a NIC that failed, 3 for what the harness could not

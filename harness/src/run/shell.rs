@@ -1,10 +1,10 @@
 //! `cargo xtask repro --shell`: the terminal on the VM of a trial that has just ended.
 
-use super::events::Outcome;
 use crate::testbed::Testbed;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, SetArg, Termios};
+use report::events::Outcome;
 use std::io::Write;
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};

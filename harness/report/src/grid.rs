@@ -1,7 +1,7 @@
 //! Cases by cells: the table that the terminal's and the Markdown summary share.
 
 use super::{Results, Trial, text};
-use crate::run::events::Outcome;
+use crate::events::Outcome;
 use std::collections::HashMap;
 
 /// What there is to show of one backend.

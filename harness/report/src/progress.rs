@@ -1,7 +1,7 @@
 //! A line for each trial that has ended, and on a terminal a last line with what is running.
 
 use super::{cause, summary::paint, text, word};
-use crate::run::events::Outcome;
+use crate::events::Outcome;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};

@@ -1,5 +1,9 @@
-//! Reports, from events only.
+//! What a run tells of itself, and the reports that are made of it.
+//!
+//! A run leaves `events.jsonl` ([`events`]); every report is made of it alone, at the run's end or
+//! long after.
 
+pub mod events;
 mod grid;
 pub mod junit;
 pub mod markdown;
@@ -7,8 +11,8 @@ pub mod progress;
 pub mod summary;
 mod text;
 
-use crate::run::events::{self, Event, Outcome, TrialEnded};
 use anyhow::{Context, Result};
+use events::{Event, Outcome, TrialEnded};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use text::{clean, first_line};

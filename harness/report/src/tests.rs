@@ -354,7 +354,7 @@ fn what_ran_alone_is_no_fault_of_the_schedule() {
         cpu_seconds: Some(120.0),
         ..end("netperf_host::e1000::rhel9::tap", Outcome::Passed)
     };
-    measured.figures.push(crate::run::events::tests::figure());
+    measured.figures.push(crate::events::tests::figure());
     let beside = TrialEnded {
         seconds: 10.0,
         ..end("driver::e1000::rhel9::tap", Outcome::Passed)

@@ -2,7 +2,7 @@
 
 use super::grid::{self, Part, Table};
 use super::{Results, Trial, text, word};
-use crate::run::events::Outcome;
+use crate::events::Outcome;
 use std::io::Write;
 use std::path::Path;
 

@@ -5,9 +5,8 @@
 //! of a failure, Jenkins its message: the reason is in both.
 
 use super::{HOST, Results, Trial, text};
-use crate::error::CannotRun;
-use crate::run::events::Outcome;
-use anyhow::{Context, Result};
+use crate::events::Outcome;
+use anyhow::{Context, Result, anyhow};
 use junit_report::{
     Duration, OffsetDateTime, ReportBuilder, TestCase, TestCaseBuilder, TestResult, TestSuite,
     TestSuiteBuilder,
@@ -37,11 +36,10 @@ pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
         Ok(())
     };
     write().map_err(|error| {
-        CannotRun(format!(
+        anyhow!(
             "cannot write the JUnit report {}: {error}; choose another place with --junit PATH",
             path.display()
-        ))
-        .into()
+        )
     })
 }
 

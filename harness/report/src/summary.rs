@@ -2,7 +2,7 @@
 
 use super::grid::{self, Part, Table};
 use super::{Results, Trial, text, word};
-use crate::run::events::Outcome;
+use crate::events::Outcome;
 use std::fmt::Write;
 
 /// An outcome's colour, or plain text, for terminals that take it.

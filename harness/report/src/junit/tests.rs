@@ -1,8 +1,8 @@
 //! What is written is parsed again by another road and compared with what went in.
 
 use super::*;
-use crate::report::tests::{end, failed, planned};
-use crate::run::events::{Event as RunEvent, TrialEnded};
+use crate::events::{Event as RunEvent, TrialEnded};
+use crate::tests::{end, failed, planned};
 use quick_xml::XmlVersion;
 
 /// What a guest's console, a tool's output or a user's path may hold.
@@ -201,7 +201,7 @@ fn a_naive_writer_is_caught() {
 
 #[test]
 fn names_are_unique_and_classes_have_three_parts() {
-    let xml = render(&crate::report::tests::sample(false), Path::new("/nowhere")).unwrap();
+    let xml = render(&crate::tests::sample(false), Path::new("/nowhere")).unwrap();
     let elements = parse(&xml).unwrap();
     let mut names = Vec::new();
     for case in elements.iter().filter(|e| e.is("testcase")) {
