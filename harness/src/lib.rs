@@ -4,43 +4,45 @@
 //! matrix.toml ─ matrix/ ─> cells ─┐
 //!                                 ├─ plan ─> trials ─> libtest-mimic ─> testbed ─> case ─> outcome
 //! host/ (what can run here) ──────┘                                                    │
-//! cases/ (the plan's procedures)                      report/ <─ events.jsonl <─ run/ ─┘
+//! cases/ (the plan's procedures)                      report  <─ events.jsonl <─ run/ ─┘
 //! ```
 //!
-//! Everything left of the testbed is pure and is tested without a VM; reports read events only.
+//! Modules are floors: each uses those above it in this table, and none below it (`tests/floors.rs`
+//! holds that).
 //!
-//! | module | holds |
+//! | floor | holds |
 //! | --- | --- |
-//! | [`matrix`] | `matrix.toml`: schema, expansion into cells, names |
-//! | [`host`] | what can run here: accelerator, QEMU's devices, vhost, speed |
-//! | [`plan`] | cases × cells → trials, each run or skip with a reason |
-//! | [`list`], [`explain`] | the planned trials, as text or JSON; one of them in full |
-//! | [`json`] | small files that several processes share |
-//! | [`cache`] | what is saved, as text |
-//! | [`measure`] | how long guests take to be there |
-//! | [`cases`] | the test plan's procedures, one file a family |
-//! | [`testbed`] | what one trial is handed: network, VM, guest |
-//! | [`vm`] | QEMU: command line, process, QMP, serial console |
-//! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
+//! | [`base`] | errors, deadlines, child processes, slots, artifacts, words |
+//! | [`matrix`] | `matrix.toml`: schema, expansion into cells, names; the data of every axis |
+//! | [`settings`] | what the user set |
 //! | [`net`] | namespace, bridge, taps, DHCP, ping, capture, transfer |
+//! | [`vm`] | QEMU: accelerator, command line, process, QMP, serial console, checkpoints |
+//! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
+//! | [`host`] | what can run here: accelerator, the QEMU's and the kernel's facts, vhost |
+//! | [`testbed`] | what one trial is handed: network, VM, guest |
+//! | [`cases`] | the test plan's procedures, one file a family |
+//! | [`plan`] | cases × cells → trials, each to run or to skip with a reason |
 //! | [`lab`] | the disposable host for trials whose backend this kernel does not have |
-//! | [`run`] | the harness: settings, schedule, events, deadlines, outcomes |
-//! | [`report`] | JUnit, terminal and Markdown summary, from events |
+//! | [`run`] | session, schedule, trials, outcomes |
+//! | [`inside`] | the harness inside a lab |
+//! | [`show`] | lists, explanations, what this host can do |
+//! | [`entry`] | what this process is |
+//!
+//! Everything up to the testbed is tested without a VM where it is pure; the crate `report` makes all
+//! reports, from events alone.
 
-pub mod cache;
+pub mod base;
 pub mod cases;
-pub mod doctor;
-pub mod error;
-pub mod explain;
+pub mod entry;
 pub mod guest;
 pub mod host;
-pub mod json;
+pub mod inside;
 pub mod lab;
-pub mod list;
 pub mod matrix;
-pub mod measure;
 pub mod net;
 pub mod plan;
 pub mod run;
+pub mod settings;
+pub mod show;
 pub mod testbed;
 pub mod vm;

@@ -2,14 +2,13 @@
 //! is used later, and a QEMU that cannot do it is told of.
 
 use anyhow::{Context as _, Result, anyhow, ensure};
-use harness::cases::Start;
+use harness::base::artifacts::Artifacts;
 use harness::net::userns;
 use harness::plan::PlannedTrial;
-use harness::run::artifacts::Artifacts;
 use harness::run::context::Context;
-use harness::run::settings::Settings;
-use harness::run::{self, Planned};
-use harness::testbed::Testbed;
+use harness::run::planned::planned;
+use harness::settings::Settings;
+use harness::vm::start_state::StartState;
 use libtest_mimic::{Arguments, Trial};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -65,7 +64,7 @@ fn main() -> ExitCode {
 /// What a guest says of itself.
 #[derive(Debug)]
 struct Guest {
-    start: Start,
+    start_state: StartState,
     random: String,
     clock: f64,
     host_clock: f64,
@@ -74,12 +73,12 @@ struct Guest {
 
 fn look(trial: &PlannedTrial, context: &Arc<Context>, directory: &Path) -> Result<Guest> {
     let artifacts = Artifacts::new(directory, &trial.name)?;
-    let mut bed = Testbed::build(trial, context, artifacts, |_| ())?;
+    let mut bed = context.testbed(trial, artifacts, |_| ())?;
     let link = bed.up()?;
     let text = bed.agent.sh("cat /proc/sys/kernel/random/uuid; date +%s")?;
     let (random, clock) = text.trim().split_once('\n').context("two lines")?;
     Ok(Guest {
-        start: bed.start,
+        start_state: bed.start_state,
         random: random.to_owned(),
         clock: clock.parse()?,
         host_clock: SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64(),
@@ -89,15 +88,9 @@ fn look(trial: &PlannedTrial, context: &Arc<Context>, directory: &Path) -> Resul
 
 fn two_restored_guests_are_not_alike() -> Result<()> {
     let settings = Settings::from_env()?;
-    let Planned {
-        profile,
-        facts,
-        trials,
-        ..
-    } = run::planned(&settings)?;
-    let trial = trials.into_iter().find(|trial| trial.name == WARM);
-    let trial = trial.context("the shipped matrix has it")?;
-    let context = Context::prepare(settings, profile, facts, std::slice::from_ref(&trial))?;
+    let planned = planned(&settings)?;
+    let trial = planned.trial(WARM)?.clone();
+    let context = Context::prepare(settings, planned, std::slice::from_ref(&trial))?;
     let context = Arc::new(context);
     let directory = tempfile::tempdir()?;
     let guests: Vec<Result<Guest>> = std::thread::scope(|scope| {
@@ -116,10 +109,12 @@ fn two_restored_guests_are_not_alike() -> Result<()> {
             .collect()
     });
     let guests = guests.into_iter().collect::<Result<Vec<_>>>()?;
-    let mac = context.vm_spec(&trial)?.nics[0].mac.to_string();
+    let mac = trial.vm_spec(&context.stock.kit(&trial.cell.guest)?).nics[0]
+        .mac
+        .to_string();
     for guest in &guests {
         ensure!(
-            guest.start == Start::WarmNic,
+            guest.start_state == StartState::WarmNic,
             "it was not restored: {guest:?}"
         );
         let off = (guest.clock - guest.host_clock).abs();

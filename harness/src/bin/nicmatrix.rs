@@ -2,12 +2,14 @@
 //! find the harness under a fixed name.
 
 use clap::{Parser, Subcommand};
-use harness::cases::{self, plan_items};
-use harness::host::module;
+use harness::base::words;
+use harness::cases;
 use harness::plan::nothing_matches;
-use harness::run::settings::Settings;
+use harness::run::planned::planned;
+use harness::settings::Settings;
+use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
 use harness::vm::checkpoint::store::Store;
-use harness::{cache, doctor, explain, lab, list, measure, run, vm};
+use harness::{entry, run, vm};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -96,8 +98,8 @@ enum LabVerb {
 }
 
 fn main() -> ExitCode {
-    if let Some(served) = lab::serve_if_inside().or_else(module::keep_if_asked) {
-        return run::exit(served.map(|()| ExitCode::SUCCESS));
+    if let Some(code) = entry::hidden() {
+        return code;
     }
     run::exit(dispatch(Cli::parse().verb))
 }
@@ -107,7 +109,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Run { arguments } => run::trials(arguments),
         Verb::List { filter, json, plan } => {
-            let mut trials = run::planned(&settings)?.trials;
+            let mut trials = planned(&settings)?.trials;
             let names: Vec<String> = trials.iter().map(|trial| trial.name.clone()).collect();
             let filter = filter.unwrap_or_default();
             trials.retain(|trial| trial.name.contains(&filter));
@@ -122,13 +124,12 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             print(&text)
         }
         Verb::Explain { trial } => {
-            let planned = run::planned(&settings)?;
-            let found = planned.trial(&trial)?;
-            let spec = vm::standard::spec(
-                found,
-                &run::context::kit_so_far(&settings, &planned.facts, &found.cell.guest),
-            );
-            let line = vm::cmdline::shell(&settings.qemu, &spec.arguments());
+            let plan = planned(&settings)?;
+            let found = plan.trial(&trial)?;
+            let facts = &plan.capabilities.qemu;
+            let kit = run::context::kit_so_far(&settings, facts, &found.cell.guest);
+            let spec = found.vm_spec(&kit);
+            let line = words::command_line(&settings.qemu, &spec.arguments());
             print(&explain::explain(
                 found,
                 &line,
@@ -157,19 +158,19 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Lab { what } => match what {
             LabVerb::Keep { zcopytx } => {
-                lab::verbs::keep(settings, zcopytx, |line| print(line).map(drop))?;
+                show::lab::keep(settings, zcopytx, |line| print(line).map(drop))?;
                 Ok(ExitCode::SUCCESS)
             }
-            LabVerb::Status => print(&lab::verbs::status(&settings)?),
-            LabVerb::Down => print(&lab::verbs::down(&settings)?),
+            LabVerb::Status => print(&show::lab::status(&settings)?),
+            LabVerb::Down => print(&show::lab::down(&settings)?),
             LabVerb::Shell => {
-                lab::verbs::shell(&settings)?;
+                show::lab::shell(&settings)?;
                 Ok(ExitCode::SUCCESS)
             }
         },
         Verb::Image => {
-            let planned = run::planned(&settings)?;
-            let (own, suites) = run::context::images(&settings, &planned.trials)?;
+            let plan = planned(&settings)?;
+            let (own, suites) = run::context::images(&settings, &plan.trials)?;
             let mut text = format!("{}\n", own.initrd.display());
             for built in suites.into_values() {
                 text += &match built {

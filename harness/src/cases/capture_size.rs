@@ -3,11 +3,11 @@
 use super::faults::{self, LOSSY, TAP_UNPLUGGED};
 use super::ping::SIZES;
 use super::promisc::TCPDUMP;
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::addr::HOST;
 use crate::net::frame::Frame;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, bail, ensure};
 use std::net::Ipv4Addr;
@@ -27,9 +27,9 @@ pub static CAPTURE_SIZE: Case = Case {
     plan_item: "16",
     passes: "`tcpdump -vvv` in the guest prints an echo request and a reply of each of 12 sizes, fragments added up, in the order in which they were sent, and nothing else; it drops nothing, and the tap shows the same",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[

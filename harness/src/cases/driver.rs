@@ -1,7 +1,7 @@
 //! Plan items 5 and 8: which driver serves the NIC, and what it says of itself.
 
 use super::faults::{self, BLACKLISTED, OTHER_MODEL, UNBOUND};
-use super::{Case, Fault, Load, Start};
+use super::{Case, Fault, Load, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::link::{await_link, fields};
 use crate::net::addr::Mac;
@@ -18,9 +18,9 @@ pub static DRIVER: Case = Case {
     plan_item: "5",
     passes: "`ethtool -i` names the driver that matrix.toml expects for this model on this guest, and QEMU has that model at that MAC",
     applies: |_| true,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[],
     faults: &[OTHER_MODEL, BLACKLISTED, UNBOUND],
@@ -33,9 +33,9 @@ pub static DRIVER_INFO: Case = Case {
     plan_item: "8",
     passes: "what `ethtool -i` says (driver, bus-info) agrees with sysfs, and the PCI function it names holds this NIC in QEMU's `query-pci`",
     applies: |_| true,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[],
     faults: &[

@@ -2,12 +2,13 @@
 //! its own failure must contain.
 
 use super::{Fault, Moment};
+use crate::base::words::quote;
 use crate::guest::link::Link;
 use crate::matrix::Cell;
 use crate::matrix::schema::Machine;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
-use crate::vm::cmdline::{VmSpec, is_usb, quote};
+use crate::vm::cmdline::{VmSpec, is_usb};
 
 /// Words of the failure when the guest does not show the NIC.
 pub const NO_LINK: &str = "for the guest to show the NIC";

@@ -1,7 +1,7 @@
 //! Plan item 19: `indirect_desc` and `event_idx`.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Start};
+use super::{Case, Fault, Load, StartState};
 use crate::guest::dialect::Op;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
@@ -20,9 +20,9 @@ pub static FEATURES: Case = Case {
     plan_item: "19",
     passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says they were negotiated, and traffic flows",
     applies: faults::virtio,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -57,9 +57,9 @@ pub static FEATURES_OFF: Case = Case {
     plan_item: "19",
     passes: "with indirect_desc=off,event_idx=off both bits are 0 in sysfs and in QEMU, and traffic flows",
     applies: faults::virtio,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: off,
     ops: &[Op::Address],
     faults: &[

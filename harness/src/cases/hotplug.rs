@@ -1,12 +1,12 @@
 //! Plan item 1: a NIC plugged and unplugged while the guest runs.
 
 use super::faults::{self, BLACKLISTED, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, Start, pci_add};
+use super::{Case, Fault, Load, Moment, StartState, pci_add};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::schema::Dialect;
 use crate::net::bridge;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{VmSpec, is_usb};
 use anyhow::{Context, ensure};
@@ -61,9 +61,9 @@ pub static HOTPLUG_QMP: Case = Case {
     plan_item: "1",
     passes: "QEMU lists the NIC, the guest gains that MAC, traffic flows; unplugged in both orders of netdev_del and device_del, DEVICE_DELETED arrives, the guest loses that MAC, tap and descriptor are gone; over QMP, N cycles",
     applies: |_| true,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: plugged_later,
     ops: &[Op::BeforeHotplug, Op::Address],
     faults: FAULTS,
@@ -76,9 +76,9 @@ pub static HOTPLUG_HMP: Case = Case {
     plan_item: "1",
     passes: "as hotplug_qmp, with every command typed into the human monitor; for RHEL 4 and 5 `host_net_add`, `pci_add`, `host_net_remove` and `pci_del` first, and the report says which commands really ran",
     applies: |_| true,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: plugged_later,
     ops: &[Op::BeforeHotplug, Op::Address],
     faults: FAULTS,

@@ -1,11 +1,11 @@
 //! Plan items 2 and 20: operstate follows `set_link`, and so does the traffic.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::frame::Direction;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::ensure;
 
@@ -15,9 +15,9 @@ pub static LINK_STATUS: Case = Case {
     plan_item: "2, 20",
     passes: "operstate reads up, down after `set_link off` and up again after `set_link on`; traffic stops and resumes with it",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Waits,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -43,9 +43,9 @@ pub static LINK_STATUS_OFF: Case = Case {
     plan_item: "2, 20",
     passes: "with status=off operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it",
     applies: faults::virtio,
-    start: Start::Boot,
+    start_state: StartState::Boot,
     load: Load::Waits,
-    again: None,
+    rearm: None,
     vm: |spec| spec.nics[0].properties.push("status=off".into()),
     ops: &[Op::Address],
     faults: &[

@@ -1,13 +1,13 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link;
 use crate::net::addr::Mac;
 use crate::net::bridge;
 use crate::net::sabotage::SecondHost;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
@@ -21,9 +21,9 @@ pub static MAC_CHANGE: Case = Case {
     plan_item: "4, 18. mac_change",
     passes: "the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Waits,
-    again: Some(back),
+    rearm: Some(back),
     vm: faults::same_vm,
     ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
     faults: &[

@@ -1,14 +1,14 @@
 //! Plan item 17: the guest moves to another QEMU under traffic, and its NIC with it.
 
 use super::faults::TAP_UNPLUGGED;
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link;
 use crate::matrix::schema::Dialect;
 use crate::net::addr;
 use crate::net::frame::{Frame, Icmp};
 use crate::net::{sabotage, spice};
-use crate::run::deadline;
 use crate::testbed::{Testbed, destination};
 use crate::vm::process::RefusedInMonitor;
 use anyhow::{Context, ensure};
@@ -25,9 +25,9 @@ pub static MIGRATE: Case = Case {
     plan_item: "17",
     passes: "under a stream of pings the source ends as completed and the destination runs the guest; its MAC is announced there, the stream resumes within bounds, boot id, uptime, MAC and address are the guest's own, QEMU shows the NIC; N times, to and fro",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: |spec| spec.migratable = true,
     ops: &[Op::Address],
     faults: &[

@@ -4,8 +4,8 @@
 //! what must hold, and under which faults it is shown to fail. A new case is a new entry in
 //! [`all`].
 
-pub mod after;
 mod capture_size;
+pub mod disruption;
 mod driver;
 pub(crate) mod faults;
 mod features;
@@ -21,7 +21,6 @@ mod offload_toggle;
 mod parallel_flood;
 mod pci_add;
 mod ping;
-pub mod plan_items;
 mod promisc;
 mod pxe;
 mod refused;
@@ -33,8 +32,9 @@ mod zcopy;
 use crate::guest::dialect::Op;
 use crate::matrix::Cell;
 use crate::testbed::Testbed;
+use crate::testbed::order::Moment;
 use crate::vm::cmdline::VmSpec;
-use serde::{Deserialize, Serialize};
+use crate::vm::start_state::StartState;
 
 /// A procedure of the test plan.
 pub struct Case {
@@ -47,12 +47,12 @@ pub struct Case {
     /// Which cells it makes sense for; others never exist.
     pub applies: fn(&Cell) -> bool,
     /// What its guest is restored from.
-    pub start: Start,
+    pub start_state: StartState,
     /// What it needs of the host's processors.
     pub load: Load,
-    /// For one that changes something of the NIC, and so has the variants of [`after`]: what makes its
+    /// For one that changes something of the NIC, and so has the variants of [`disruption`]: what makes its
     /// procedure possible again.
-    pub again: Option<fn(&mut Testbed) -> anyhow::Result<()>>,
+    pub rearm: Option<fn(&mut Testbed) -> anyhow::Result<()>>,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
     /// The dialect's commands that it uses, for `explain`.
@@ -61,30 +61,6 @@ pub struct Case {
     pub faults: &'static [Fault],
     /// The procedure.
     pub run: fn(&mut Testbed) -> anyhow::Result<()>,
-}
-
-/// What a case's guest is restored from. A case takes the warmest state in which all that it tests
-/// is still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Start {
-    /// A checkpoint with the NIC up and addressed: for traffic and behaviour.
-    WarmNic,
-    /// A checkpoint without the NIC, which is added and gets its driver in the trial: for probing,
-    /// negotiation, features, properties.
-    ColdDriver,
-    /// Nothing: it boots, as the boot is what it tests.
-    Boot,
-}
-
-impl Start {
-    /// As people read it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Start::WarmNic => "warm NIC",
-            Start::ColdDriver => "cold driver",
-            Start::Boot => "boot",
-        }
-    }
 }
 
 /// What a trial needs of the host's processors while it runs.
@@ -97,21 +73,6 @@ pub enum Load {
     /// Measures, and runs with no other trial beside it; keeps a processor busy where the profile does
     /// not time what it measures.
     Alone,
-}
-
-/// When a fault strikes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
-    /// The guest has booted and its NIC is up; the case has not begun.
-    Start,
-    /// The case has traffic under way, or is about to send it.
-    Traffic,
-    /// The case is about to unplug the NIC.
-    Unplug,
-    /// The case is about to ask for what must be refused.
-    Refusal,
-    /// The guest is on its way to another QEMU.
-    Migrating,
 }
 
 /// A deliberate breakage of the real thing.

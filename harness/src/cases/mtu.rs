@@ -1,11 +1,11 @@
 //! Plan items 9 and 14: the MTU, and that frames of exactly that size cross.
 
 use super::faults::{self, SMALL_TAP, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Start};
+use super::{Case, Fault, Load, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::{addr, bridge, frame};
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::ensure;
 
@@ -31,9 +31,9 @@ pub static MTU_SET: Case = Case {
     plan_item: "14",
     passes: "the MTU set (1400, then 1500) reads back; an unfragmentable ping of exactly that size crosses both ways and shows as such on the wire; one byte more is refused",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,
@@ -51,9 +51,9 @@ pub static MTU_MAX: Case = Case {
     plan_item: "9",
     passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,

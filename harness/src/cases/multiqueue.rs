@@ -1,7 +1,7 @@
 //! Plan item 22: four queue pairs.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
 use crate::guest::dialect::Op;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
@@ -21,9 +21,9 @@ pub static MULTIQUEUE: Case = Case {
     plan_item: "22",
     passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, and many flows raise interrupts on more than one input queue",
     applies: faults::virtio,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: |spec| {
         spec.cpus = QUEUES;
         spec.nics[0].queues = QUEUES;

@@ -1,7 +1,8 @@
 //! Plan item 21: netperf, from and to the guest.
 
 use super::faults::{self, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::agent::{Agent, said};
 use crate::guest::dialect::Op;
 use crate::net::addr;
@@ -9,7 +10,6 @@ use crate::net::bridge;
 use crate::net::netperf::{self, Server, Test, once_through_the_loop, sweep};
 use crate::net::outside::Outside;
 use crate::net::sabotage;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{bail, ensure};
 use std::net::Ipv4Addr;
@@ -32,9 +32,9 @@ const PLAIN: Case = Case {
     plan_item: "21, 1)",
     passes: "UDP_STREAM of the plan's ten sizes both ways between host and guest, and the plan's loop of TCP_STREAM, UDP_STREAM, TCP_RR, TCP_CRR and UDP_RR towards the guest, all end; what netperf says arrived has crossed the guest's tap; every figure is kept",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Alone,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[

@@ -1,7 +1,7 @@
 //! Plan item 11: what the NIC offloads.
 
 use super::faults::{self, OTHER_MODEL, in_guest};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::collections::BTreeMap;
@@ -35,9 +35,9 @@ pub static OFFLOAD_QUERY: Case = Case {
     plan_item: "11",
     passes: "`ethtool -k` reports all eight offloads (ufo where the kernel still has it), the model's usual ones are on, none is on without what it needs, and on virtio they agree with the negotiated feature bits and QEMU's properties",
     applies: |_| true,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[],
     faults: &[

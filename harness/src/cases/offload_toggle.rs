@@ -3,13 +3,13 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
 use super::offload::{self, OFFLOADS, State};
 use super::transfer::{self, ALTERED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::bridge;
 use crate::net::frame::{Direction, Frame};
 use crate::net::transfer::blocks;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
@@ -26,9 +26,9 @@ pub static OFFLOAD_TOGGLE: Case = Case {
     plan_item: "12",
     passes: "each of rx tx sg tso ufo gso gro lro that is not fixed reads off when switched off and on when switched on; in each state a file crosses by TCP both ways with its SHA-256, and frames beyond the MTU leave the guest only with tso on (on virtio they then do); at the end all are as before",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[

@@ -2,7 +2,8 @@
 
 use super::faults::TAP_UNPLUGGED;
 use super::ping::{PANIC, SIZES};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::net::addr;
@@ -11,7 +12,6 @@ use crate::net::capture::{Capture, Mark};
 use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::ping::Ping;
 use crate::net::sabotage;
-use crate::run::deadline;
 use crate::testbed::{Testbed, start};
 use crate::vm::cmdline::{NicSpec, VmSpec};
 use anyhow::{Context, anyhow, ensure};
@@ -40,9 +40,9 @@ pub static PARALLEL_FLOOD: Case = Case {
     passes: "a guest's rtl8139, e1000 and virtio NIC are each flooded over their own sizes at the same time; each gets its own flood and answers it itself, by the taps and the guest's counters, the guest's console stays quiet, and all three answer afterwards",
     // Once a guest: the other two NICs are beside it.
     applies: super::faults::virtio,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: beside,
     ops: &[Op::Address],
     faults: &[
@@ -150,7 +150,7 @@ fn lanes(bed: &Testbed) -> anyhow::Result<Vec<Lane>> {
     let mut lanes = Vec::new();
     for (nic, sizes) in bed.vm.spec.nics.iter().zip(LISTS) {
         let link = link::await_link(&bed.agent, nic.mac)?;
-        if nic.place > 0 && bed.start != Start::WarmNic {
+        if nic.place > 0 && bed.start_state != StartState::WarmNic {
             bed.apply(Op::Address, &link, &addr::guest_with_prefix(nic.place))?;
         }
         let address = addr::guest(nic.place);

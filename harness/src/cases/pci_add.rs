@@ -2,8 +2,8 @@
 //! `pci_del`. QEMU had them before `netdev_add` and `device_add`; each is tried first, and the report
 //! says what became of it.
 
+use crate::base::deadline;
 use crate::guest::link::Link;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{bail, ensure};
 

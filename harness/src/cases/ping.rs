@@ -1,11 +1,11 @@
 //! Plan item "2. ping the guest": every size at every interval, and floods.
 
 use super::faults::{self, LOSSY, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::capture::Mark;
 use crate::net::frame::Icmp;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 
@@ -37,9 +37,9 @@ pub static PING_SWEEP: Case = Case {
     plan_item: "2. ping, 1) and 2)",
     passes: "12 sizes × 4 intervals without loss, as ping, the guest's ICMP counters and the tap all count it; 65508 bytes get no reply at all",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Waits,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -61,9 +61,9 @@ pub static PING_FLOOD: Case = Case {
     plan_item: "2. ping, 3)",
     passes: "after a flood of every size the guest's console shows no panic, oops, call trace, NETDEV WATCHDOG or stall, and the guest still answers ping and agent",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[

@@ -1,13 +1,13 @@
 //! Plan items 6 and 13: promiscuous mode, toggled under traffic, and that it means something.
 
 use super::faults::{self, LOSSY, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Load, Moment, Start};
-use crate::error::OrCannotRun as _;
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline::Limit;
+use crate::base::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr::Mac;
 use crate::net::bridge;
-use crate::run::deadline::Limit;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::net::Ipv4Addr;
@@ -38,9 +38,9 @@ pub static PROMISC: Case = Case {
     plan_item: "6, 13",
     passes: "toggling promiscuous mode under traffic loses nothing and leaves no trace; a frame for a foreign MAC reaches the guest in promiscuous mode and not outside it; on virtio QEMU's query-rx-filter agrees",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Waits,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::PromiscOn, Op::PromiscOff],
     faults: &[

@@ -1,13 +1,13 @@
 //! Plan item 3: a VM with no kernel and no disk boots from its NIC.
 
 use super::faults::TAP_UNPLUGGED;
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::image::USERSPACE_MARK;
 use crate::matrix::schema::BootRom;
 use crate::net::capture::{self, Mark};
 use crate::net::frame::{Direction, Frame};
-use crate::run::deadline;
 use crate::testbed::{Testbed, netboot};
 use crate::vm::cmdline::{Boot, Firmware, VmSpec};
 use anyhow::{Context, bail, ensure};
@@ -57,9 +57,9 @@ pub static PXE: Case = Case {
     plan_item: "3",
     passes: "the NIC's boot ROM asks for the named file over TFTP (port 69 on the wire), and what it fetches, script, kernel and initramfs, is booted: its userspace answers, was fetched by that MAC, and reaches the host by that NIC",
     applies: |cell| cell.nic.boot_rom != BootRom::No,
-    start: Start::Boot,
+    start_state: StartState::Boot,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: |spec| from_nic(spec, Firmware::Bios),
     ops: &[Op::Address],
     faults: FAULTS,

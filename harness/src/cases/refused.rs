@@ -3,11 +3,11 @@
 
 use super::faults::{self, TAP_UNPLUGGED};
 use super::hotplug::{TUN, arguments};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::NicSpec;
 use crate::vm::standard;
@@ -83,9 +83,9 @@ pub static NETDEV_ID_IN_USE: Case = Case {
     plan_item: "1",
     passes: "QEMU refuses a netdev with the id of the NIC's own and names the id; QEMU's network, the guest's links and the NIC's traffic are as before",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[FREED, ADDED, KILLED],
@@ -113,9 +113,9 @@ pub static NETDEV_IN_USE: Case = Case {
     plan_item: "1",
     passes: "QEMU refuses a second NIC on the NIC's netdev and says that it is in use; QEMU's network, the guest's links and the NIC's traffic are as before",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -152,9 +152,9 @@ pub static MAC_REFUSED: Case = Case {
     plan_item: "4",
     passes: "QEMU refuses a NIC with a malformed MAC and names it, the guest refuses a malformed and a multicast MAC; QEMU's network, the guest's links and the NIC's traffic are as before",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::Down, Op::Mac, Op::Up],
     faults: &[
@@ -178,9 +178,9 @@ pub static QUEUES_REFUSED: Case = Case {
     plan_item: "22",
     passes: "the guest refuses one queue pair more than the NIC has, QEMU refuses a tap with 257; the guest's channels, QEMU's network, the guest's links and the NIC's traffic are as before",
     applies: faults::virtio,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: |spec| {
         spec.nics[0].queues = QUEUES;
         spec.nics[0].properties.push("mq=on".into());

@@ -1,14 +1,14 @@
 //! Plan item 15: a big file through netcat, by UDP and by TCP.
 
 use super::faults::{self, LOSSY, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
 use crate::guest::netcat::{self, RECEIVES};
 use crate::net::addr::HOST;
 use crate::net::bridge;
 use crate::net::transfer::{self, BLOCK, Crossed, TcpPort, UdpSink};
-use crate::run::deadline::{self, Deadline};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, anyhow, ensure};
 use std::time::{Duration, Instant};
@@ -40,9 +40,9 @@ pub static UDP_TRANSFER: Case = Case {
     plan_item: "15",
     passes: "of a file of numbered blocks that netcat sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -68,9 +68,9 @@ pub static TCP_TRANSFER: Case = Case {
     plan_item: "15",
     passes: "a file that netcat sends to the host, and one that it receives, have the same SHA-256 at both ends, and the tap carried all of it",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[

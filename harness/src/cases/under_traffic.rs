@@ -3,13 +3,13 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
 use super::multiqueue::{MULTIQUEUE, QUEUES};
 use super::transfer::{self, ALTERED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr::{HOST, HOST_MAC};
 use crate::net::transfer::blocks;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use std::time::Duration;
@@ -29,9 +29,9 @@ pub static MTU_TRAFFIC: Case = Case {
     plan_item: "14",
     passes: "while files cross by TCP both ways the MTU is set to 1400 and back, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: &[
@@ -67,9 +67,9 @@ pub static OFFLOAD_TRAFFIC: Case = Case {
     plan_item: "12",
     passes: "while files cross by TCP both ways checksumming by the NIC (and with it scatter-gather and segmentation) is switched off and on, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
     applies: |cell| cell.nic.offloads.iter().any(|name| name == "tx"),
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -100,9 +100,9 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
     plan_item: "22",
     passes: "while files cross by TCP both ways `ethtool -L` goes to one queue and back to four, each time after data has moved; `-l` reads it back, and each file has the same SHA-256 at both ends",
     applies: faults::virtio,
-    start: Start::ColdDriver,
+    start_state: StartState::ColdDriver,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: MULTIQUEUE.vm,
     ops: &[Op::Address],
     faults: &[

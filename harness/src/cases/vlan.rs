@@ -1,8 +1,9 @@
 //! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
 use super::faults::{self, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, Start};
-use crate::error::Skip;
+use super::{Case, Fault, Load, Moment, StartState};
+use crate::base::deadline;
+use crate::base::error::Skip;
 use crate::guest::agent::{Agent, said};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
@@ -11,7 +12,6 @@ use crate::matrix::schema::Dialect;
 use crate::net::capture::{Capture, Mark};
 use crate::net::frame::Icmp;
 use crate::net::sabotage;
-use crate::run::deadline;
 use crate::testbed::Testbed;
 use crate::testbed::peer::Peer;
 use crate::testbed::start;
@@ -49,9 +49,9 @@ pub static VLAN: Case = Case {
     plan_item: "7",
     passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Waits,
-    again: Some(faults::nothing),
+    rearm: Some(faults::nothing),
     vm: faults::same_vm,
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
     faults: &[
@@ -92,9 +92,9 @@ pub static VLAN_HOST: Case = Case {
     plan_item: "7",
     passes: "in VLAN 1, 10 and 4094 the guest answers the host, whose own kernel tags, with that tag on the tap both ways, up to full frames; once it has left it answers no more",
     applies: |cell| cell.backend != Backend::Tap,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Waits,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
     faults: &[
@@ -116,9 +116,9 @@ pub static VLAN_REFUSED: Case = Case {
     plan_item: "7",
     passes: "VLAN 4095, which 802.1Q reserves, and an id that is in use are refused with a message; what was there stays, and the guest and its NIC live on",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
     faults: &[

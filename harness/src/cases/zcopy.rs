@@ -2,10 +2,10 @@
 
 use super::faults::{self, TAP_UNPLUGGED};
 use super::transfer::{self as files, ALTERED};
-use super::{Case, Fault, Load, Moment, Start};
+use super::{Case, Fault, Load, Moment, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::host::facts::{self, ZCOPYTX};
+use crate::host::kernel_facts::{self, ZCOPYTX};
 use crate::host::vhost::{self, Counted, ZeroCopy};
 use crate::matrix::{Backend, Cell};
 use crate::net::addr::{self, Mac};
@@ -38,9 +38,9 @@ pub static ZCOPY: Case = Case {
     plan_item: "18",
     passes: "vhost_net's experimental_zcopytx reads what the cell says; frames leave the guest's own pages with 1, and never with 0; a file crosses intact both ways, and not through QEMU",
     applies: with_vhost,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Busy,
-    again: None,
+    rearm: None,
     vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
@@ -92,7 +92,7 @@ fn with_vhost(cell: &Cell) -> bool {
 fn zcopy(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let wanted = bed.cell.backend == Backend::VhostZcopy;
-    let reads = facts::of_kernel().zcopytx;
+    let reads = kernel_facts::of_this_kernel().zcopytx;
     ensure!(
         reads == Some(wanted),
         "experimental_zcopytx reads {}, this cell needs {}",

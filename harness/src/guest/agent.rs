@@ -2,9 +2,10 @@
 //! under test.
 
 use super::ended::Ended;
-use crate::error::CannotRun;
-use crate::run::deadline::{self, Limit};
-use crate::vm::cmdline::{ENDED_PORT, quote};
+use crate::base::deadline::{self, Limit};
+use crate::base::error::CannotRun;
+use crate::base::words::quote;
+use crate::vm::cmdline::ENDED_PORT;
 use crate::vm::process::AgentPorts;
 use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
@@ -99,7 +100,7 @@ impl Agent {
     /// Whether it may run commands: releases of RHEL forbid it until they are told otherwise.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`] where it may not; the agent's refusal or silence.
+    /// [`crate::base::error::CannotRun`] where it may not; the agent's refusal or silence.
     pub fn expect_allowed(&self) -> anyhow::Result<()> {
         let info = self
             .wire

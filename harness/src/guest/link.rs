@@ -1,8 +1,8 @@
 //! A NIC as the guest sees it, found by its MAC.
 
 use super::agent::Agent;
+use crate::base::deadline;
 use crate::net::addr::Mac;
-use crate::run::deadline;
 use anyhow::{Context, bail};
 use std::collections::BTreeMap;
 

@@ -4,12 +4,12 @@
 //! minutes to reach userspace), and `-cpu host` may abort. So KVM races TCG with the same image, and
 //! is used only if it is no slower.
 
-use super::Accel;
-use crate::error::{CannotRun, OrCannotRun};
+use crate::base::child::dies_with_parent;
+use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::json;
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
-use crate::json;
-use crate::run::child::dies_with_parent;
-use crate::run::settings::AccelChoice;
+use crate::settings::AccelChoice;
+use crate::vm::accel::Accel;
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -48,40 +48,6 @@ pub struct Proven {
     pub boot_seconds: f64,
     /// What deadlines are multiplied by; 1.0 on a machine as fast as the reference or faster.
     pub speed: f64,
-}
-
-impl Accel {
-    /// QEMU's arguments for this accelerator and the CPU model that goes best with it.
-    ///
-    /// Under TCG, `qemu64` has few features that the kernel would patch itself for or emulate at a
-    /// loss (`max` has ERMS: `rep movsb`, a byte a step); RDRAND seeds the guest's random numbers at
-    /// once. CMPXCHG16B is left out: before QEMU 8.0 it sets the flags by a state that may be out of
-    /// date, with a pointer's bits in EFLAGS, which an interrupt at just that instruction saves and
-    /// brings back as a single step or a nested task (Linux 6.12's allocator oopsed in one trial of
-    /// eight in a lab).
-    pub fn qemu_args(self) -> [&'static str; 4] {
-        match self {
-            Accel::Kvm => ["-accel", "kvm", "-cpu", "host"],
-            Accel::Tcg => ["-accel", "tcg", "-cpu", "qemu64,+rdrand,-cx16"],
-        }
-    }
-
-    /// As [`Accel::qemu_args`], for a real release: RHEL 9 is built for x86-64-v2 and RHEL 10 for v3,
-    /// which under TCG `max` has (AVX2 from QEMU 7.2 on).
-    pub fn qemu_args_for_release(self) -> [&'static str; 4] {
-        match self {
-            Accel::Kvm => self.qemu_args(),
-            Accel::Tcg => ["-accel", "tcg", "-cpu", "max"],
-        }
-    }
-
-    /// As people write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Accel::Kvm => "KVM",
-            Accel::Tcg => "TCG",
-        }
-    }
 }
 
 /// What the answer depends on.
@@ -180,8 +146,8 @@ pub fn prove(
 }
 
 fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
-    let binary = fs::metadata(located(qemu))
-        .or_cannot_run(|| format!("find the QEMU {}", qemu.display()))?;
+    let binary =
+        fs::metadata(qemu).or_cannot_run(|| format!("find the QEMU {}", qemu.display()))?;
     let host = nix::sys::utsname::uname().or_cannot_run(|| "ask for the host's kernel".into())?;
     let kvm_refusal = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => String::new(),
@@ -199,19 +165,6 @@ fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
         host_kernel: host.release().to_string_lossy().into_owned(),
         kvm_refusal,
     })
-}
-
-/// Where a program is that may be given by its name alone, as exec finds it.
-fn located(program: &Path) -> PathBuf {
-    let named = !program.as_os_str().to_string_lossy().contains('/');
-    std::env::var_os("PATH")
-        .filter(|_| named)
-        .and_then(|path| {
-            std::env::split_paths(&path)
-                .map(|dir| dir.join(program))
-                .find(|candidate| candidate.is_file())
-        })
-        .unwrap_or_else(|| program.into())
 }
 
 fn cached(file: &Path, key: &Key) -> Option<Proven> {

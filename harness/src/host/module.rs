@@ -22,9 +22,9 @@
 //! A process that ends by itself waits for its keeper; under nextest, which has one a trial, that may
 //! last as long as the trials beside it.
 
-use super::facts::{ZCOPYTX, switch};
-use crate::error::{CannotRun, OrCannotRun};
-use crate::run::child::{self, pdeath_command};
+use super::kernel_facts::{ZCOPYTX, switch};
+use crate::base::child::{self, pdeath_command};
+use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};

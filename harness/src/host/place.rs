@@ -1,30 +1,11 @@
 //! On which host a trial runs: this machine, or a lab.
 
-use super::HostFacts;
-use super::facts::ZCOPYTX;
+use super::Capabilities;
+use super::kernel_facts::ZCOPYTX;
+use super::qemu_facts::QemuFacts;
 use crate::matrix::Backend;
+use crate::matrix::schema::HostChoice;
 use serde::{Deserialize, Serialize};
-
-/// `host` in the matrix file, or `--host`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostChoice {
-    /// This machine where its kernel has what the backend needs, else a lab.
-    Auto,
-    /// This machine or nothing.
-    Direct,
-    /// A lab, for every trial.
-    Lab,
-}
-
-impl HostChoice {
-    /// Their words.
-    pub const WORDS: &'static [(&'static str, HostChoice)] = &[
-        ("auto", HostChoice::Auto),
-        ("direct", HostChoice::Direct),
-        ("lab", HostChoice::Lab),
-    ];
-}
 
 /// Whose kernel carries a trial's taps, bridge and vhost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,12 +18,12 @@ pub enum Host {
 }
 
 /// Where the trials with `backend` run, or why nowhere.
-pub fn host_of(backend: Backend, facts: &HostFacts, choice: HostChoice) -> Result<Host, String> {
+pub fn host_of(backend: Backend, facts: &Capabilities, choice: HostChoice) -> Result<Host, String> {
     let here = obstacle_here(backend, facts);
     match (choice, here, &facts.lab_obstacle) {
         (HostChoice::Auto | HostChoice::Direct, None, _) => Ok(Host::Direct),
         (HostChoice::Direct, Some(why), _)
-            if facts.vhost_obstacle.is_none() && facts.zcopytx.is_some() =>
+            if facts.kernel.vhost_obstacle.is_none() && facts.kernel.zcopytx.is_some() =>
         {
             Err(format!("{why}; with --allow-module-reload it is reloaded"))
         }
@@ -56,16 +37,16 @@ pub fn host_of(backend: Backend, facts: &HostFacts, choice: HostChoice) -> Resul
 }
 
 /// Why this kernel cannot carry `backend`.
-fn obstacle_here(backend: Backend, facts: &HostFacts) -> Option<String> {
+fn obstacle_here(backend: Backend, facts: &Capabilities) -> Option<String> {
     let wanted = match backend {
         Backend::Tap => return None,
         Backend::Vhost => false,
         Backend::VhostZcopy => true,
     };
-    if facts.vhost_obstacle.is_some() {
-        return facts.vhost_obstacle.clone();
+    if facts.kernel.vhost_obstacle.is_some() {
+        return facts.kernel.vhost_obstacle.clone();
     }
-    match facts.zcopytx {
+    match facts.kernel.zcopytx {
         Some(is) if is == wanted || facts.module_reload => None,
         Some(is) => Some(format!(
             "vhost_net is loaded with experimental_zcopytx={}, this cell needs {}",
@@ -85,17 +66,9 @@ const DEVICES: [&str; 2] = ["virtio-9p-pci", "virtserialport"];
 const LEFT_MIB: u64 = 1024;
 
 /// Why there can be no lab of `memory_mib` on a machine with `machine_mib`.
-pub fn lab_obstacle(
-    qemu_version: &str,
-    devices: &[String],
-    memory_mib: u32,
-    machine_mib: u64,
-) -> Option<String> {
-    let missing = DEVICES
-        .iter()
-        .find(|d| !devices.iter().any(|has| has == *d));
-    if let Some(missing) = missing {
-        return Some(format!("QEMU {qemu_version} has no device {missing}"));
+pub fn lab_obstacle(qemu: &QemuFacts, memory_mib: u32, machine_mib: u64) -> Option<String> {
+    if let Some(missing) = DEVICES.iter().find(|device| !qemu.has_device(device)) {
+        return Some(format!("QEMU {} has no device {missing}", qemu.version));
     }
     let needed = u64::from(memory_mib) + LEFT_MIB;
     (machine_mib < needed).then(|| {
@@ -108,44 +81,46 @@ pub fn lab_obstacle(
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::capable;
     use super::*;
 
     #[test]
     fn a_lab_needs_memory_and_9p() {
-        let devices = DEVICES.map(str::to_owned);
-        assert_eq!(lab_obstacle("7.2.0", &devices, 3072, 8000), None);
-        insta::assert_snapshot!(
-            lab_obstacle("7.2.0", &devices, 3072, 4000).unwrap_or_default(), @"its memory of 3072 MiB ([lab] in the matrix file) and 1024 MiB beside it are more than this machine's 4000 MiB");
-        insta::assert_snapshot!(
-            lab_obstacle("7.2.0", &devices[1..], 3072, 8000).unwrap_or_default(), @"QEMU 7.2.0 has no device virtio-9p-pci");
+        let obstacle = |devices: &[&str], machine_mib| {
+            let host = capable(|host| {
+                host.qemu.devices = devices.iter().map(|d| (*d).to_owned()).collect();
+            });
+            lab_obstacle(&host.qemu, 3072, machine_mib).unwrap_or_default()
+        };
+        assert_eq!(obstacle(&DEVICES, 8000), "");
+        insta::assert_snapshot!(obstacle(&DEVICES, 4000), @"its memory of 3072 MiB ([lab] in the matrix file) and 1024 MiB beside it are more than this machine's 4000 MiB");
+        insta::assert_snapshot!(obstacle(&DEVICES[1..], 8000), @"QEMU 7.2.0 has no device virtio-9p-pci");
     }
 
     #[test]
     fn a_module_that_may_be_reloaded_is_no_obstacle_where_there_is_one() {
-        let facts = |module_reload, zcopytx| HostFacts {
-            vhost_obstacle: None,
-            zcopytx,
-            module_reload,
-            ..crate::plan::tests::facts()
+        let host = |module_reload, zcopytx| {
+            capable(|host| {
+                host.kernel.zcopytx = zcopytx;
+                host.module_reload = module_reload;
+            })
         };
         let backends = [Backend::Tap, Backend::Vhost, Backend::VhostZcopy];
         for choice in [HostChoice::Auto, HostChoice::Direct] {
             for zcopytx in [false, true] {
-                let facts = facts(true, Some(zcopytx));
+                let host = host(true, Some(zcopytx));
                 for backend in backends {
-                    assert_eq!(host_of(backend, &facts, choice), Ok(Host::Direct));
+                    assert_eq!(host_of(backend, &host, choice), Ok(Host::Direct));
                 }
             }
         }
-        let direct = |facts: &HostFacts| {
-            host_of(Backend::VhostZcopy, facts, HostChoice::Direct).unwrap_err()
+        let direct = |host: &Capabilities| {
+            host_of(Backend::VhostZcopy, host, HostChoice::Direct).unwrap_err()
         };
-        insta::assert_snapshot!(direct(&facts(false, Some(false))), @"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded");
-        insta::assert_snapshot!(direct(&facts(true, None)), @"vhost_net does not say its experimental_zcopytx (no /sys/module/vhost_net/parameters/experimental_zcopytx)");
-        let none = HostFacts {
-            vhost_obstacle: Some("this kernel has no vhost_net".into()),
-            ..facts(true, None)
-        };
+        insta::assert_snapshot!(direct(&host(false, Some(false))), @"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded");
+        insta::assert_snapshot!(direct(&host(true, None)), @"vhost_net does not say its experimental_zcopytx (no /sys/module/vhost_net/parameters/experimental_zcopytx)");
+        let mut none = host(true, None);
+        none.kernel.vhost_obstacle = Some("this kernel has no vhost_net".into());
         assert_eq!(direct(&none), "this kernel has no vhost_net");
     }
 }

@@ -1,7 +1,7 @@
 //! vhost-net as the kernel shows it: the threads that serve a QEMU's queues, and the frames that they
 //! send out of the guest's own pages.
 
-use crate::error::{CannotRun, OrCannotRun};
+use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Context as _, Result};
 use std::fs;
 use std::path::{Path, PathBuf};

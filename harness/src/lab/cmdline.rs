@@ -1,7 +1,7 @@
 //! The lab's QEMU command line, and the script that its init reads. Pure.
 
-use crate::host::Accel;
-use crate::vm::cmdline::quote;
+use crate::base::words::quote;
+use crate::vm::accel::Accel;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -93,7 +93,7 @@ impl LabSpec {
 
 /// What differs from lab to lab inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Start {
+pub struct StartScript {
     /// vhost_net's `experimental_zcopytx`.
     pub zcopytx: bool,
     /// See [`LabSpec::artifacts`].
@@ -108,7 +108,7 @@ pub struct Start {
     pub program: PathBuf,
 }
 
-impl Start {
+impl StartScript {
     /// The script, for busybox's shell.
     pub fn script(&self) -> String {
         let path = |path: &Path| quote(&path.to_string_lossy());
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn the_command_line_in_full() {
         let words = spec().arguments();
-        let text = crate::vm::cmdline::shell(Path::new("qemu"), &words);
+        let text = crate::base::words::command_line(Path::new("qemu"), &words);
         insta::assert_snapshot!(text, @r"
         qemu \
           -L /fw \
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn whatever_a_path_holds_the_shell_takes_it_as_it_is() {
-        let start = Start {
+        let start = StartScript {
             zcopytx: true,
             artifacts: "/tmp/it's here/runs".into(),
             checkpoints: "/tmp/it's here/checkpoints".into(),

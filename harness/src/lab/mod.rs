@@ -8,7 +8,7 @@
 //! # What it sees
 //! This machine's root, read-only over 9p and kept in its page cache; tmpfs over `/tmp` and `/run`;
 //! the directory of the runs, for writing. In there the same program runs that runs outside
-//! ([`inside`]), chrooted to that root, so that every path means the same on both sides. Nothing is
+//! ([`crate::inside`]), chrooted to that root, so that every path means the same on both sides. Nothing is
 //! installed, and QEMU's death takes all of it away.
 //!
 //! # How a trial runs there
@@ -38,29 +38,30 @@
 //! trials that were in it, with the end of its console; the next trial gets a new one.
 
 pub mod cmdline;
-pub mod inside;
 pub mod protocol;
 pub mod shared;
-pub mod verbs;
 pub mod vm;
 
-use crate::error::{CannotRun, OrCannotRun};
-use crate::host::Accel;
+use crate::base::deadline::Limit;
+use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::slots::{Need, Slot, Slots};
+use crate::host::Capabilities;
 use crate::host::accel::Proven;
-use crate::host::place::{Host, HostChoice};
+use crate::host::machine;
+use crate::host::place::Host;
 use crate::matrix::Backend;
+use crate::matrix::schema::HostChoice;
 use crate::plan::PlannedTrial;
-use crate::run::context::Context;
-use crate::run::deadline::Limit;
-use crate::run::schedule;
-use crate::run::settings::Settings;
-use crate::run::slots::{Need, Slot, Slots};
+use crate::settings::Settings;
+use crate::testbed::checkpoints::{GuestReply, GuestRequest};
 use crate::testbed::start::Source;
-use anyhow::{Context as _, Result, anyhow};
+use crate::testbed::stock::Stock;
+use crate::vm::accel::Accel;
+use anyhow::{Context as _, Result};
 use cmdline::LabSpec;
-use protocol::{FromLab, Grant, ToLab, Up, Want, Work};
+use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
-use shared::Wish;
+use shared::Request;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -96,26 +97,48 @@ const NESTED_TCG: f64 = 20.0;
 /// as much again, as QEMU must keep them from each other with every atomic access.
 const TCG_CPUS: usize = 1;
 
-/// The way to a trial's lab.
-struct Talk {
-    lab: Way,
-    up: Up,
+/// What the harness outside has found out and built, as far as a lab needs it.
+pub struct Outside<'a> {
+    /// The user's settings.
+    pub settings: &'a Settings,
+    /// What this host can do.
+    pub capabilities: &'a Capabilities,
+    /// What VMs run under.
+    pub proven: &'a Proven,
+    /// What testbeds are made from.
+    pub stock: &'a Stock,
+    /// The files that guests are made of beside the built image.
+    pub guest_files: &'a [PathBuf],
+}
+
+/// A trial's connection to its lab.
+struct Connection {
+    route: Route,
+    hello: Hello,
     heard: Receiver<FromLab>,
 }
 
-enum Way {
+enum Route {
     Own(Arc<Lab>, u64),
     Shared(UnixStream),
 }
 
-impl Talk {
-    fn own(lab: Arc<Lab>, up: Up) -> Talk {
+impl Connection {
+    fn own(lab: Arc<Lab>, hello: Hello) -> Connection {
         let (number, heard) = lab.trial();
-        let lab = Way::Own(lab, number);
-        Talk { lab, up, heard }
+        let route = Route::Own(lab, number);
+        Connection {
+            route,
+            hello,
+            heard,
+        }
     }
 
-    fn shared(stream: UnixStream, reader: BufReader<UnixStream>, up: Up) -> Result<Talk> {
+    fn shared(
+        stream: UnixStream,
+        reader: BufReader<UnixStream>,
+        hello: Hello,
+    ) -> Result<Connection> {
         let (sender, heard) = channel();
         std::thread::Builder::new()
             .name("shared lab".into())
@@ -130,15 +153,19 @@ impl Talk {
                 }
             })
             .or_cannot_run(|| "start a thread".into())?;
-        let lab = Way::Shared(stream);
-        Ok(Talk { lab, up, heard })
+        let route = Route::Shared(stream);
+        Ok(Connection {
+            route,
+            hello,
+            heard,
+        })
     }
 
     /// Says something of the trial, whose number is filled in.
     fn say(&self, message: impl FnOnce(u64) -> ToLab) -> Result<()> {
-        match &self.lab {
-            Way::Own(lab, number) => lab.say(&message(*number)),
-            Way::Shared(stream) => {
+        match &self.route {
+            Route::Own(lab, number) => lab.say(&message(*number)),
+            Route::Shared(stream) => {
                 // The keeper has its own number for it.
                 let line = serde_json::to_string(&message(0))? + "\n";
                 let mut stream: &UnixStream = stream;
@@ -151,7 +178,7 @@ impl Talk {
 
     /// Ends a lab that has said nothing for too long, and says so; a shared one is its keeper's.
     fn silent(&self) -> Option<String> {
-        let Way::Own(lab, _) = &self.lab else {
+        let Route::Own(lab, _) = &self.route else {
             return None;
         };
         let silence = lab.silence();
@@ -165,18 +192,18 @@ impl Talk {
 
     /// What became of the lab.
     fn death(&self) -> String {
-        match &self.lab {
-            Way::Own(lab, _) => format!("the lab ended under the trial: {:#}", lab.death()),
-            Way::Shared(_) => {
+        match &self.route {
+            Route::Own(lab, _) => format!("the lab ended under the trial: {:#}", lab.death()),
+            Route::Shared(_) => {
                 "the lab that was up ended under the trial: `cargo xtask lab status` tells where its console is".into()
             }
         }
     }
 }
 
-impl Drop for Talk {
+impl Drop for Connection {
     fn drop(&mut self) {
-        if let Way::Own(lab, number) = &self.lab {
+        if let Route::Own(lab, number) = &self.route {
             lab.forget(*number);
         }
     }
@@ -186,13 +213,13 @@ impl Drop for Talk {
 pub struct Labs {
     directory: PathBuf,
     memory_mib: u32,
-    labs: [Mutex<Option<Start>>; 2],
+    labs: [Mutex<Option<Started>>; 2],
     /// What each can carry.
     slots: [Slots; 2],
 }
 
 /// A lab that was started: one that did not come up would not the next time.
-type Start = Result<(Arc<Lab>, Up), String>;
+type Started = Result<(Arc<Lab>, Hello), String>;
 
 impl Labs {
     /// None yet. Their transcripts go to `directory`. `accel` is what they will run under.
@@ -202,7 +229,7 @@ impl Labs {
             directory,
             memory_mib,
             labs: Default::default(),
-            slots: [(); 2].map(|()| Slots::new(schedule::carried(cpus, u64::MAX))),
+            slots: [(); 2].map(|()| Slots::new(machine::carried(cpus, u64::MAX))),
         }
     }
 
@@ -214,61 +241,61 @@ impl Labs {
     }
 
     /// Runs a trial in the lab that it needs.
-    pub fn run(&self, trial: &PlannedTrial, context: &Context, run: &Path) -> TrialEnded {
+    pub fn run(&self, trial: &PlannedTrial, outside: &Outside, run: &Path) -> TrialEnded {
         let begun = Instant::now();
-        let ended = self.try_run(trial, context, run).unwrap_or_else(|error| {
+        let ended = self.try_run(trial, outside, run).unwrap_or_else(|error| {
             let message = format!("{error:#}");
             self.lost(trial, Outcome::Broken { message })
         });
         TrialEnded {
             // As it looks from outside.
             seconds: begun.elapsed().as_secs_f64(),
-            reproduce: context.settings.reproduce(&trial.name),
+            reproduce: outside.settings.reproduce(&trial.name),
             ..ended
         }
     }
 
-    fn try_run(&self, trial: &PlannedTrial, context: &Context, run: &Path) -> Result<TrialEnded> {
+    fn try_run(&self, trial: &PlannedTrial, outside: &Outside, run: &Path) -> Result<TrialEnded> {
         let zcopytx = with_zcopytx(trial);
         let mut lab_start_seconds = None;
-        let talk = match shared::connect(&context.settings, zcopytx, Wish::Trial)? {
-            Some((stream, reader, up)) => Talk::shared(stream, reader, up)?,
+        let connection = match shared::connect(outside.settings, zcopytx, Request::Trial)? {
+            Some((stream, reader, up)) => Connection::shared(stream, reader, up)?,
             None => {
-                let (lab, up, took) = self.lab(zcopytx, context)?;
+                let (lab, up, took) = self.lab(zcopytx, outside)?;
                 lab_start_seconds = took.map(|took| took.as_secs_f64());
-                Talk::own(lab, up)
+                Connection::own(lab, up)
             }
         };
-        talk.say(|trial_number| ToLab::Run {
+        connection.say(|trial_number| ToLab::Run {
             trial: trial_number,
-            work: Box::new(work(trial, context, run)),
+            job: Box::new(job(trial, outside, run)),
         })?;
         // Checkpoints stay for as long as the trial may read them.
         let mut held = Vec::new();
         let ended = loop {
-            match talk.heard.recv_timeout(LOOK) {
-                Ok(FromLab::Wanted { want, .. }) => {
-                    let grant = grant(trial, context, &want, &mut held);
-                    let grant = grant.map_err(|error| format!("{error:#}"));
-                    talk.say(|trial| ToLab::Granted { trial, grant })?;
+            match connection.heard.recv_timeout(LOOK) {
+                Ok(FromLab::GuestRequested { request, .. }) => {
+                    let reply = reply(trial, outside, &request, &mut held);
+                    let reply = reply.map_err(|error| format!("{error:#}"));
+                    connection.say(|trial| ToLab::GuestReplied { trial, reply })?;
                 }
                 Ok(FromLab::Ended { ended, .. }) => break *ended,
-                Ok(FromLab::Up(_) | FromLab::Alive) => {}
+                Ok(FromLab::Hello(_) | FromLab::Alive) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(message) = talk.silent() {
+                    if let Some(message) = connection.silent() {
                         break self.lost(trial, Outcome::Failed { message });
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    let message = talk.death();
+                    let message = connection.death();
                     break self.lost(trial, Outcome::Failed { message });
                 }
             }
         };
         Ok(TrialEnded {
             host: Some(match &ended.host {
-                Some(inside) => format!("{}, {inside}", describe(&talk.up)),
-                None => describe(&talk.up),
+                Some(inside) => format!("{}, {inside}", describe(&connection.hello)),
+                None => describe(&connection.hello),
             }),
             lab_start_seconds,
             ..ended
@@ -285,7 +312,7 @@ impl Labs {
     }
 
     /// The lab with that setting; started where there is none that lives, and then how long that took.
-    fn lab(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up, Option<Duration>)> {
+    fn lab(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello, Option<Duration>)> {
         let mut place = self.labs[usize::from(zcopytx)]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -294,7 +321,7 @@ impl Labs {
             Some(Err(why)) => return Err(CannotRun(why.clone()).into()),
             _ => *place = None,
         }
-        let started = self.start(zcopytx, context);
+        let started = self.start(zcopytx, outside);
         *place = Some(match &started {
             Ok(lab) => Ok(lab.clone()),
             Err(error) => Err(format!("{error:#}")),
@@ -304,7 +331,7 @@ impl Labs {
         Ok((lab, up, Some(took)))
     }
 
-    fn start(&self, zcopytx: bool, context: &Context) -> Result<(Arc<Lab>, Up)> {
+    fn start(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello)> {
         let directory = (1..)
             .map(|n| {
                 self.directory
@@ -312,7 +339,7 @@ impl Labs {
             })
             .find(|directory| !directory.exists())
             .context("the numbers are used up")?;
-        let lab = start(zcopytx, context, &directory, self.memory_mib)?;
+        let lab = start(zcopytx, outside, &directory, self.memory_mib)?;
         let up = lab
             .wait_up(LAB_UP.start())
             .or_cannot_run(|| "start the lab".into())?;
@@ -337,20 +364,20 @@ fn with_zcopytx(trial: &PlannedTrial) -> bool {
 /// The virtual CPUs of a lab.
 fn cpus(accel: Accel) -> usize {
     match accel {
-        Accel::Kvm => schedule::processors(),
+        Accel::Kvm => machine::processors(),
         Accel::Tcg => TCG_CPUS,
     }
 }
 
 /// Starts a lab with its transcripts in `directory`.
-fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) -> Result<Lab> {
-    let settings = &context.settings;
-    let image = &context.image;
+fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) -> Result<Lab> {
+    let settings = outside.settings;
+    let image = &outside.stock.image;
     let initrd = image.lab_initrd.clone();
     let spec = LabSpec {
-        accel: context.proven.accel,
+        accel: outside.proven.accel,
         memory_mib,
-        cpus: cpus(context.proven.accel) as u32,
+        cpus: cpus(outside.proven.accel) as u32,
         kernel: image.kernel().to_owned(),
         initrd: initrd
             .context("the guest image has no initramfs for it")
@@ -371,7 +398,7 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
         settings.matrix.clone(),
     ];
     visible.extend(settings.firmware.iter().cloned());
-    visible.extend(crate::run::matrix(settings)?.guest_files().cloned());
+    visible.extend(outside.guest_files.iter().cloned());
     // What holds others comes before them.
     visible.sort();
     let mut environment = vec![
@@ -382,7 +409,7 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
     environment.extend(
         std::env::vars().filter(|(name, _)| name == "PATH" || name.starts_with("NICMATRIX_IMAGE_")),
     );
-    let script = cmdline::Start {
+    let script = cmdline::StartScript {
         zcopytx,
         artifacts: settings.runs(),
         checkpoints: settings.checkpoints(),
@@ -394,25 +421,25 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
 }
 
 /// All that the harness inside need not find out.
-fn work(trial: &PlannedTrial, context: &Context, run: &Path) -> Work {
-    let proven = &context.proven;
+fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
+    let proven = outside.proven;
     let slower = match proven.accel {
         Accel::Tcg => NESTED_TCG,
         // Measured inside, as it is under TCG where KVM works inside.
         Accel::Kvm => 1.0,
     };
-    Work {
+    Job {
         trial: trial.name.clone(),
         run: run.to_owned(),
         settings: Settings {
             host: Some(HostChoice::Direct),
             // Its kernel has one setting for all that run in it.
             allow_module_reload: false,
-            ..context.settings.clone()
+            ..outside.settings.clone()
         },
-        facts: context.facts.clone(),
-        image: context.image.clone(),
-        suites: context.suites.clone(),
+        qemu: outside.stock.facts.clone(),
+        image: outside.stock.image.clone(),
+        suites: outside.stock.suites.clone(),
         proven: Proven {
             speed: proven.speed * slower,
             ..proven.clone()
@@ -421,16 +448,19 @@ fn work(trial: &PlannedTrial, context: &Context, run: &Path) -> Work {
 }
 
 /// What a guest of `trial` is to be started from; a checkpoint's lock goes to `held`.
-fn grant(
+fn reply(
     trial: &PlannedTrial,
-    context: &Context,
-    want: &Want,
+    outside: &Outside,
+    request: &GuestRequest,
     held: &mut Vec<Source>,
-) -> Result<Grant> {
-    let Want { start, spec, plain } = want;
-    let (source, notes) = context
-        .checkpoints
-        .source(*start, spec, plain, &trial.cell.guest)?;
+) -> Result<GuestReply> {
+    let GuestRequest {
+        start_state,
+        spec,
+        plain,
+    } = request;
+    let (source, notes) =
+        (outside.stock.checkpoints).source(*start_state, spec, plain, &trial.cell.guest)?;
     let checkpoint = match &source {
         Source::Boot => None,
         Source::Restore(checkpoint, saved) => {
@@ -438,25 +468,14 @@ fn grant(
         }
     };
     held.push(source);
-    Ok(Grant { checkpoint, notes })
+    Ok(GuestReply { checkpoint, notes })
 }
 
 /// A trial's host, for the reports.
-fn describe(up: &Up) -> String {
-    let setting = match up.zcopytx {
+pub fn describe(hello: &Hello) -> String {
+    let setting = match hello.zcopytx {
         Some(on) => format!(", vhost_net with experimental_zcopytx={}", u8::from(on)),
         None => String::new(),
     };
-    format!("lab, Linux {}{setting}", up.release)
-}
-
-/// What `NICMATRIX_INSIDE` makes of this program.
-///
-/// # Errors
-/// As [`inside::serve`].
-pub fn serve_if_inside() -> Option<Result<()>> {
-    std::env::var_os(INSIDE).map(|_| {
-        inside::serve()?;
-        Err(anyhow!("the lab's port was closed"))
-    })
+    format!("lab, Linux {}{setting}", hello.release)
 }

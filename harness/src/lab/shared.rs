@@ -5,13 +5,12 @@
 //! the lines are those of [`super::protocol`], passed on with the lab's own number for the trial. So
 //! whoever asks for the trial also answers for its checkpoints, as with a lab of its own.
 
-use super::protocol::{FromLab, ToLab, Up};
+use super::protocol::{FromLab, Hello, ToLab};
 use super::vm::Lab;
-use super::{LAB_SILENT, LAB_UP, describe, start};
-use crate::error::{CannotRun, OrCannotRun};
+use super::{LAB_SILENT, LAB_UP, Outside, describe, start};
+use crate::base::error::{CannotRun, OrCannotRun};
 use crate::matrix::Backend;
-use crate::run::context::Context;
-use crate::run::settings::Settings;
+use crate::settings::Settings;
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -27,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// What a connection is for; its first line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Wish {
+pub enum Request {
     /// To run a trial; lines of [`ToLab`] follow.
     Trial,
     /// To know about it.
@@ -62,23 +61,23 @@ fn socket(directory: &Path) -> PathBuf {
 pub fn connect(
     settings: &Settings,
     zcopytx: bool,
-    wish: Wish,
-) -> Result<Option<(UnixStream, BufReader<UnixStream>, Up)>> {
+    request: Request,
+) -> Result<Option<(UnixStream, BufReader<UnixStream>, Hello)>> {
     let directory = directory(settings, zcopytx);
     let Ok(mut stream) = UnixStream::connect(socket(&directory)) else {
         return Ok(None);
     };
-    if wish == Wish::Trial {
+    if request == Request::Trial {
         expect_same_program(&directory)?;
     }
     let mut reader = BufReader::new(stream.try_clone()?);
-    writeln!(stream, "{}", serde_json::to_string(&wish)?)?;
+    writeln!(stream, "{}", serde_json::to_string(&request)?)?;
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let up = serde_json::from_str(&line)
+    let hello = serde_json::from_str(&line)
         .with_context(|| format!("the lab in {} says {line:?}", directory.display()))
         .or_cannot_run(|| "speak with the lab that is up".into())?;
-    Ok(Some((stream, reader, up)))
+    Ok(Some((stream, reader, hello)))
 }
 
 /// The program inside is the one that was there when the lab was started.
@@ -100,12 +99,12 @@ fn expect_same_program(directory: &Path) -> Result<()> {
 /// # Errors
 /// One that is up already; a lab that does not come up, or ends.
 pub fn keep(
-    context: &Context,
+    outside: &Outside,
     zcopytx: bool,
     memory_mib: u32,
     ready: impl FnOnce(&str) -> Result<()>,
 ) -> Result<()> {
-    let directory = directory(&context.settings, zcopytx);
+    let directory = directory(outside.settings, zcopytx);
     std::fs::create_dir_all(&directory)
         .or_cannot_run(|| format!("create {}", directory.display()))?;
     let lock = File::create(directory.join("lock"))
@@ -116,14 +115,14 @@ pub fn keep(
     let socket = socket(&directory);
     // A keeper that was killed left it: nobody listens there.
     let _ = std::fs::remove_file(&socket);
-    let lab = Arc::new(start(zcopytx, context, &directory, memory_mib)?);
-    let up = lab
+    let lab = Arc::new(start(zcopytx, outside, &directory, memory_mib)?);
+    let hello = lab
         .wait_up(LAB_UP.start())
         .or_cannot_run(|| "start the lab".into())?;
     let listener = UnixListener::bind(&socket)
         .or_cannot_run(|| format!("listen on {} (at most 107 bytes)", socket.display()))?;
     let seconds = lab.started.elapsed().as_secs_f64();
-    ready(&format!("{}, up in {seconds:.1} s", describe(&up)))?;
+    ready(&format!("{}, up in {seconds:.1} s", describe(&hello)))?;
     let (watched, place) = (lab.clone(), socket.clone());
     std::thread::Builder::new()
         .name("watch".into())
@@ -140,12 +139,12 @@ pub fn keep(
         .or_cannot_run(|| "start a thread".into())?;
     for stream in listener.incoming() {
         let stream = stream.or_cannot_run(|| "take a connection".into())?;
-        let (lab, up, place) = (lab.clone(), up.clone(), socket.clone());
+        let (lab, hello, place) = (lab.clone(), hello.clone(), socket.clone());
         std::thread::Builder::new()
             .name("connection".into())
             .spawn(move || {
                 // An error: whoever was there has gone.
-                if serve(&stream, &lab, &up).unwrap_or(false) {
+                if serve(&stream, &lab, &hello).unwrap_or(false) {
                     let _ = std::fs::remove_file(&place);
                     std::process::exit(0);
                 }
@@ -156,21 +155,21 @@ pub fn keep(
 }
 
 /// Serves a connection; whether the lab is to end.
-fn serve(stream: &UnixStream, lab: &Lab, up: &Up) -> Result<bool> {
+fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let wish: Wish = serde_json::from_str(&line)?;
+    let request: Request = serde_json::from_str(&line)?;
     let mut writer = stream.try_clone()?;
-    writeln!(writer, "{}", serde_json::to_string(up)?)?;
-    match wish {
-        Wish::Status => Ok(false),
-        Wish::Down => Ok(true),
-        Wish::Shell => {
+    writeln!(writer, "{}", serde_json::to_string(hello)?)?;
+    match request {
+        Request::Status => Ok(false),
+        Request::Down => Ok(true),
+        Request::Shell => {
             lab.shell(stream)?;
             Ok(false)
         }
-        Wish::Trial => {
+        Request::Trial => {
             let (number, heard) = lab.trial();
             let told = std::thread::spawn(move || {
                 for message in heard {
@@ -186,13 +185,10 @@ fn serve(stream: &UnixStream, lab: &Lab, up: &Up) -> Result<bool> {
             });
             for line in reader.lines().map_while(Result::ok) {
                 let message = match serde_json::from_str(&line)? {
-                    ToLab::Run { work, .. } => ToLab::Run {
+                    ToLab::Run { job, .. } => ToLab::Run { trial: number, job },
+                    ToLab::GuestReplied { reply, .. } => ToLab::GuestReplied {
                         trial: number,
-                        work,
-                    },
-                    ToLab::Granted { grant, .. } => ToLab::Granted {
-                        trial: number,
-                        grant,
+                        reply,
                     },
                     ToLab::Alive => continue,
                 };

@@ -9,11 +9,11 @@
 //! given something once a second, with which the forgotten one is taken as well.
 
 use super::LAB_SILENT;
-use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, Start};
-use super::protocol::{FromLab, ToLab, Up};
-use crate::error::OrCannotRun;
-use crate::run::child::pdeath_command;
-use crate::run::deadline::Deadline;
+use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
+use super::protocol::{FromLab, Hello, ToLab};
+use crate::base::child::pdeath_command;
+use crate::base::deadline::Deadline;
+use crate::base::error::OrCannotRun;
 use crate::vm::process::{SERIAL_LOG, transcript, write_command_line};
 use crate::vm::serial::Serial;
 use anyhow::{Result, anyhow};
@@ -65,7 +65,7 @@ impl Port {
 
 #[derive(Default)]
 struct State {
-    up: Option<Up>,
+    up: Option<Hello>,
     heard: Option<Instant>,
     ended: bool,
     trials: BTreeMap<u64, Sender<FromLab>>,
@@ -98,9 +98,9 @@ impl Shared {
             let mut state = self.state();
             state.heard = Some(Instant::now());
             match message {
-                FromLab::Up(up) => state.up = Some(up),
+                FromLab::Hello(up) => state.up = Some(up),
                 FromLab::Alive => {}
-                FromLab::Wanted { trial, .. } | FromLab::Ended { trial, .. } => {
+                FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
                     if let Some(sender) = state.trials.get(&trial) {
                         // Whoever asked may have given up.
                         let _ = sender.send(message);
@@ -121,8 +121,8 @@ impl Lab {
     /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`]: QEMU cannot be executed, the directory not be written to.
-    pub fn start(qemu: &Path, spec: &LabSpec, start: &Start) -> Result<Lab> {
+    /// [`crate::base::error::CannotRun`]: QEMU cannot be executed, the directory not be written to.
+    pub fn start(qemu: &Path, spec: &LabSpec, start: &StartScript) -> Result<Lab> {
         let directory = &spec.directory;
         std::fs::create_dir_all(directory)
             .and_then(|()| std::fs::write(directory.join(START), start.script()))
@@ -195,7 +195,7 @@ impl Lab {
     ///
     /// # Errors
     /// The deadline, or the lab's end, with what its console showed.
-    pub fn wait_up(&self, deadline: Deadline) -> Result<Up> {
+    pub fn wait_up(&self, deadline: Deadline) -> Result<Hello> {
         let mut state = self.shared.state();
         loop {
             if let Some(up) = &state.up {

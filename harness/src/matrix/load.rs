@@ -1,13 +1,13 @@
 //! From the text of `matrix.toml` to a [`Matrix`].
 
 use super::Backend;
-use super::read::{Placed, Reader, Section, unknown};
+use super::disruption::Disruption;
+use super::read::{Placed, Reader, Section};
 use super::schema::{
-    Axes, BootRom, Dialect, Exclude, From, Guest, Machine, Matrix, MatrixError, Nic, NicOverride,
-    Profile,
+    Axes, BootMode, BootRom, Dialect, Exclude, Guest, HostChoice, Machine, Matrix, MatrixError,
+    Nic, NicOverride, Profile,
 };
-use crate::cases::after::After;
-use crate::host::place::HostChoice;
+use crate::base::words::unknown;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,10 @@ const BOOT_ROMS: &[(&str, BootRom)] = &[
     ("both", BootRom::Both),
 ];
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
-const STARTS: &[(&str, From)] = &[("checkpoint", From::Checkpoint), ("boot", From::Boot)];
+const STARTS: &[(&str, BootMode)] = &[
+    ("checkpoint", BootMode::Checkpoint),
+    ("boot", BootMode::Boot),
+];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
 /// The test plan's offloads, in ethtool's short names.
 pub const OFFLOADS: &[&str] = &["rx", "tx", "sg", "tso", "ufo", "gso", "gro", "lro"];
@@ -344,15 +347,15 @@ fn profile(
     };
     let starts = match section.has("starts") {
         true => section.choices("starts", STARTS),
-        false => Some(vec![From::Checkpoint]),
+        false => Some(vec![BootMode::Checkpoint]),
     };
     let after = match section.has("after") {
-        true => section.choices("after", &After::WORDS),
+        true => section.choices("after", &Disruption::WORDS),
         false => Some(Vec::new()),
     };
     Some(Profile {
-        starts: starts?,
-        after: after?,
+        boot_modes: starts?,
+        disruptions: after?,
         ping_count: ping_count?,
         flood_count: flood_count?,
         hotplug_cycles: hotplug_cycles?,

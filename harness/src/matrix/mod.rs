@@ -1,5 +1,6 @@
 //! `matrix.toml`, from text to cells. Pure.
 
+pub mod disruption;
 pub mod expand;
 pub mod load;
 pub mod name;

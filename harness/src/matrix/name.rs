@@ -9,7 +9,7 @@ use std::fmt;
 pub struct TrialName<'a> {
     /// The case.
     pub case: &'a str,
-    /// How it differs from the plain case: `boot`, or a word of [`crate::cases::after`].
+    /// How it differs from the plain case: `boot`, or a word of [`super::disruption`].
     pub variant: Option<&'a str>,
     /// The fault under which it runs.
     pub fault: Option<&'a str>,

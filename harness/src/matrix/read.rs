@@ -1,6 +1,7 @@
 //! Reads TOML tables strictly: collects every mistake with its line, what is allowed and what was
 //! probably meant.
 
+use crate::base::words::unknown;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
@@ -318,27 +319,4 @@ fn one_of<T>(words: &[(&str, T)]) -> String {
 
 fn wrong_type(what: &str, value: &DeValue, wanted: &str) -> String {
     format!("{what} is of type {}, wanted is {wanted}", value.type_str())
-}
-
-/// "unknown KIND `WORD`", the nearest allowed word if one is near, and all that is allowed.
-pub(crate) fn unknown<'a>(
-    kind: &str,
-    word: &str,
-    allowed: impl IntoIterator<Item = &'a str>,
-) -> String {
-    let allowed: Vec<&str> = allowed.into_iter().collect();
-    let mut sentence = format!("unknown {kind} `{word}`");
-    let nearest = allowed
-        .iter()
-        .map(|a| (strsim::normalized_damerau_levenshtein(a, word), a))
-        .filter(|(likeness, _)| *likeness >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    if let Some((_, nearest)) = nearest {
-        sentence += &format!(", did you mean `{nearest}`?");
-    }
-    match allowed.as_slice() {
-        [] => sentence += " (there is none at all)",
-        words => sentence += &format!(" (allowed: {})", words.join(", ")),
-    }
-    sentence
 }

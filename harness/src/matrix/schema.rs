@@ -1,9 +1,8 @@
 //! The data of `matrix.toml`.
 
 use super::Backend;
-use super::read::unknown;
-use crate::cases::after::After;
-use crate::host::place::HostChoice;
+use super::disruption::Disruption;
+use crate::base::words::unknown;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -185,9 +184,9 @@ pub struct Profile {
     /// Only these cases; all when absent.
     pub cases: Option<Vec<String>>,
     /// What guests start from, each a trial.
-    pub starts: Vec<From>,
+    pub boot_modes: Vec<BootMode>,
     /// What cases that change something also go on through, each a trial.
-    pub after: Vec<After>,
+    pub disruptions: Vec<Disruption>,
     /// The `nic` axis in this profile; that of `[axes]` when absent.
     pub nics: Option<Vec<String>>,
     /// The `guest` axis in this profile; that of `[axes]` when absent.
@@ -211,7 +210,7 @@ impl Profile {
 /// What a profile's guests start from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum From {
+pub enum BootMode {
     /// The checkpoint that the case asks for.
     Checkpoint,
     /// A boot, `case@boot`: for what only a boot shows.
@@ -258,6 +257,27 @@ impl Exclude {
     pub fn matches_case(&self, case: &str) -> bool {
         self.case.as_deref().is_none_or(|c| c == case)
     }
+}
+
+/// `host` in the matrix file, or `--host`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostChoice {
+    /// This machine where its kernel has what the backend needs, else a lab.
+    Auto,
+    /// This machine or nothing.
+    Direct,
+    /// A lab, for every trial.
+    Lab,
+}
+
+impl HostChoice {
+    /// Their words.
+    pub const WORDS: &'static [(&'static str, HostChoice)] = &[
+        ("auto", HostChoice::Auto),
+        ("direct", HostChoice::Direct),
+        ("lab", HostChoice::Lab),
+    ];
 }
 
 /// All of `matrix.toml`. Its axes name tables that exist.

@@ -2,8 +2,8 @@
 
 use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac, PREFIX_LEN};
 use super::ip;
-use crate::error::OrCannotRun as _;
-use crate::run::deadline::LINK_PASSES;
+use crate::base::deadline::LINK_PASSES;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{

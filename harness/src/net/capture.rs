@@ -3,7 +3,7 @@
 
 use super::frame::{Frame, summary};
 use super::ring::{Raw, Ring};
-use crate::error::OrCannotRun as _;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -2,9 +2,9 @@
 
 use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, IPV6_NETWORK, Mac};
 use super::bridge;
-use crate::error::OrCannotRun as _;
-use crate::run::child::{self, Output, Waited};
-use crate::run::cpu;
+use crate::base::child::{self, Output, Waited};
+use crate::base::cpu;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Result, bail};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
 //! iproute2, in the calling thread's namespace.
 
-use crate::run::child;
+use crate::base::child;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 

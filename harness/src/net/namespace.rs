@@ -1,7 +1,7 @@
 //! The network namespace that belongs to one thread.
 
 use super::ip;
-use crate::error::OrCannotRun as _;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;

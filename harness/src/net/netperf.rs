@@ -1,8 +1,8 @@
 //! netperf: what the plan measures, its command lines, its answers, and its server on the host.
 
-use crate::run::child::{self, Output, Waited};
-use crate::run::cpu;
-use crate::run::deadline;
+use crate::base::child::{self, Output, Waited};
+use crate::base::cpu;
+use crate::base::deadline;
 use anyhow::{Context as _, Result, bail, ensure};
 use report::events::Figure;
 use std::collections::BTreeMap;

@@ -4,7 +4,7 @@ use super::addr::{Mac, PREFIX_LEN};
 use super::bridge::{self, Bridge};
 use super::ip;
 use super::namespace::Namespace;
-use crate::error::OrCannotRun as _;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Result, anyhow};
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, Sender, channel};

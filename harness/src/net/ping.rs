@@ -1,9 +1,9 @@
 //! The host's ping (iputils), at a guest.
 
 use super::ping_report::PingReport;
-use crate::error::OrCannotRun as _;
-use crate::run::child::{self, Output, Waited};
-use crate::run::cpu;
+use crate::base::child::{self, Output, Waited};
+use crate::base::cpu;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

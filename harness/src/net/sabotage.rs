@@ -5,8 +5,8 @@ use super::addr::Mac;
 use super::bridge::{self, Bridge};
 use super::ip;
 use super::outside::{INTERFACE, Outside};
-use crate::error::OrCannotRun as _;
-use crate::run::child;
+use crate::base::child;
+use crate::base::error::OrCannotRun as _;
 use anyhow::Result;
 use std::net::{Ipv4Addr, UdpSocket};
 

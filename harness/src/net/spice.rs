@@ -1,7 +1,7 @@
 //! A SPICE server as a client meets it: the link messages, by which it says who it is and whether it
 //! takes one (SPICE protocol, "Link").
 
-use crate::run::deadline::{self, Deadline};
+use crate::base::deadline::{self, Deadline};
 use anyhow::{Context as _, ensure};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -2,8 +2,8 @@
 //! sockets: the guest's end is what is under test.
 
 use super::addr::HOST;
-use crate::error::OrCannotRun as _;
-use crate::run::deadline::Deadline;
+use crate::base::deadline::Deadline;
+use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};

@@ -1,6 +1,6 @@
 //! `/dev/net/tun`, out of which QEMU makes its taps.
 
-use crate::error::CannotRun;
+use crate::base::error::CannotRun;
 use anyhow::Result;
 use std::fs::OpenOptions;
 use std::io;

@@ -1,6 +1,6 @@
 //! An ordinary user's way to a network of his own: root inside a user namespace.
 
-use crate::error::CannotRun;
+use crate::base::error::CannotRun;
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};

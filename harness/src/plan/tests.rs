@@ -1,8 +1,11 @@
 use super::*;
-use crate::cases::{Load, Moment, Start};
+use crate::cases::Load;
 use crate::guest::dialect::Op;
-use crate::host::place::HostChoice;
+use crate::host::tests::capable;
 use crate::matrix::load::{load, parse};
+use crate::matrix::schema::HostChoice;
+use crate::testbed::order::Moment;
+use crate::vm::start_state::StartState;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -21,9 +24,9 @@ const PLAIN: Case = Case {
     plan_item: "5",
     passes: "the driver bound is the one expected",
     applies: |_| true,
-    start: Start::WarmNic,
+    start_state: StartState::WarmNic,
     load: Load::Alone,
-    again: None,
+    rearm: None,
     vm: |_| (),
     ops: &[],
     faults: &[NO_FAULT],
@@ -51,8 +54,8 @@ static CASES: &[&Case] = &[
     &Case {
         name: "features",
         plan_item: "19",
-        start: Start::Boot,
-        again: Some(|_| Ok(())),
+        start_state: StartState::Boot,
+        rearm: Some(|_| Ok(())),
         applies: |cell| cell.nic.is_virtio(),
         faults: &[],
         ..PLAIN
@@ -107,23 +110,11 @@ fn matrix(extra: &str) -> Matrix {
     matrix
 }
 
-/// A host that can do everything, with zcopy off.
-pub(crate) fn facts() -> HostFacts {
-    HostFacts {
-        qemu_version: "7.2.0".into(),
-        qemu_devices: vec!["virtio-net-pci".into(), "e1000".into()],
-        qemu_machines: vec!["pc".into(), "q35".into()],
-        spice: true,
-        uefi: Some("OVMF.fd".into()),
-        vhost_obstacle: None,
-        zcopytx: Some(false),
-        module_reload: false,
-        lab_obstacle: Some("none is wanted".into()),
-        missing_suites: BTreeMap::new(),
-    }
+fn facts() -> Capabilities {
+    capable(|_| ())
 }
 
-fn on(facts: &HostFacts, matrix: &Matrix, profile: &str, faults: bool) -> Vec<PlannedTrial> {
+fn on(facts: &Capabilities, matrix: &Matrix, profile: &str, faults: bool) -> Vec<PlannedTrial> {
     plan(
         matrix,
         CASES,
@@ -195,10 +186,9 @@ pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
     let mut matrix = load(&path, &names).unwrap();
     let profile = matrix.profile(profile).unwrap().clone();
     matrix.use_axes(&profile);
-    let facts = HostFacts {
-        qemu_devices: matrix.nics.values().map(|nic| nic.device.clone()).collect(),
-        ..facts()
-    };
+    let facts = capable(|host| {
+        host.qemu.devices = matrix.nics.values().map(|nic| nic.device.clone()).collect();
+    });
     plan(&matrix, cases, &profile, &facts, false, None)
 }
 
@@ -292,7 +282,7 @@ fn with_vhost_only_some_cases_may_run_and_they_do_so_on_one_guest() {
 
 #[test]
 fn a_trial_runs_here_where_it_can_and_else_in_a_lab() {
-    let hosts = |host, facts: &HostFacts| -> String {
+    let hosts = |host, facts: &Capabilities| -> String {
         let mut matrix = matrix("");
         matrix.host = host;
         on(facts, &matrix, "smoke", false)
@@ -304,10 +294,9 @@ fn a_trial_runs_here_where_it_can_and_else_in_a_lab() {
             })
             .collect()
     };
-    let with_lab = HostFacts {
-        lab_obstacle: None,
-        ..facts()
-    };
+    let with_lab = capable(|host| {
+        host.lab_obstacle = None;
+    });
     insta::assert_snapshot!(hosts(HostChoice::Auto, &with_lab), @"
     driver::virtio::rhel9::tap: Direct
     driver::virtio::rhel9::vhost: Direct
@@ -357,11 +346,10 @@ fn shards_make_up_the_whole() {
     let part = |k, facts| names(&plan(&matrix, CASES, profile, facts, false, Some((k, 3))));
     let whole = names(&on(&facts(), &matrix, "smoke", false));
     // Another host, that can do less, must take the same share.
-    let other = HostFacts {
-        vhost_obstacle: Some("none".into()),
-        qemu_devices: vec![],
-        ..facts()
-    };
+    let other = capable(|host| {
+        host.kernel.vhost_obstacle = Some("none".into());
+        host.qemu.devices = vec![];
+    });
     let parts = [part(1, &facts()), part(2, &other), part(3, &facts())];
     for (i, name) in whole.iter().enumerate() {
         assert_eq!(parts[i % 3][i / 3], *name);
@@ -369,7 +357,7 @@ fn shards_make_up_the_whole() {
     assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), whole.len());
 }
 
-fn verdicts(facts: &HostFacts, extra: &str) -> String {
+fn verdicts(facts: &Capabilities, extra: &str) -> String {
     on(facts, &matrix(extra), "smoke", false)
         .iter()
         .filter(|t| t.case.name == "driver")
@@ -382,11 +370,11 @@ fn verdicts(facts: &HostFacts, extra: &str) -> String {
 
 #[test]
 fn without_vhost_net() {
-    let facts = HostFacts {
-        vhost_obstacle: Some("this kernel has no vhost_net (no /dev/vhost-net)".into()),
-        zcopytx: None,
-        ..facts()
-    };
+    let facts = capable(|host| {
+        host.kernel.vhost_obstacle =
+            Some("this kernel has no vhost_net (no /dev/vhost-net)".into());
+        host.kernel.zcopytx = None;
+    });
     insta::assert_snapshot!(verdicts(&facts, ""), @r"
         driver::virtio::rhel9::tap: run
         driver::virtio::rhel9::vhost: this kernel has no vhost_net (no /dev/vhost-net)
@@ -406,10 +394,9 @@ fn a_kernel_that_cannot_be_had() {
         guest.suite = Some("sid".into());
     }
     let why = "the kernel of Debian sid is not to be had: no route".to_owned();
-    let facts = HostFacts {
-        missing_suites: BTreeMap::from([("sid".to_owned(), why.clone())]),
-        ..facts()
-    };
+    let facts = capable(|host| {
+        host.missing_suites = BTreeMap::from([("sid".to_owned(), why.clone())]);
+    });
     for trial in on(&facts, &matrix, "smoke", false) {
         let skipped = trial.action == Action::Skip(why.clone());
         let zcopy = trial.cell.backend == Backend::VhostZcopy;
@@ -434,19 +421,17 @@ fn vhost_net_has_one_zcopy_setting_at_a_time() {
         driver::e1000::rhel9::tap: run
         driver::e1000::rhel6::tap: run
     ");
-    let on = HostFacts {
-        zcopytx: Some(true),
-        ..facts()
-    };
+    let on = capable(|host| {
+        host.kernel.zcopytx = Some(true);
+    });
     assert!(verdicts(&on, "").contains(
         "driver::virtio::rhel9::vhost: \
          vhost_net is loaded with experimental_zcopytx=1, this cell needs 0; with --allow-module-reload it is reloaded\n\
          driver::virtio::rhel9::vhost_zcopy: run\n"
     ));
-    let unknown = HostFacts {
-        zcopytx: None,
-        ..facts()
-    };
+    let unknown = capable(|host| {
+        host.kernel.zcopytx = None;
+    });
     assert!(
         verdicts(&unknown, "").contains(
             "driver::virtio::rhel9::vhost: vhost_net does not say its experimental_zcopytx"
@@ -456,11 +441,10 @@ fn vhost_net_has_one_zcopy_setting_at_a_time() {
 
 #[test]
 fn a_qemu_that_lacks_something() {
-    let facts = HostFacts {
-        qemu_devices: vec!["virtio-net-pci".into()],
-        qemu_machines: vec!["q35".into()],
-        ..facts()
-    };
+    let facts = capable(|host| {
+        host.qemu.devices = vec!["virtio-net-pci".into()];
+        host.qemu.machines = vec!["q35".into()];
+    });
     insta::assert_snapshot!(verdicts(&facts, ""), @r"
         driver::virtio::rhel9::tap: run
         driver::virtio::rhel9::vhost: run
@@ -486,17 +470,16 @@ fn a_vm_that_needs_what_is_not_here_is_skipped() {
         ..PLAIN
     };
     static BOTH: &[&Case] = &[&PXE, &SPICE];
-    let verdict = |facts: &HostFacts, case: &str| {
+    let verdict = |facts: &Capabilities, case: &str| {
         let matrix = matrix("");
         let smoke = matrix.profile("smoke").unwrap();
         let trials = plan(&matrix, BOTH, smoke, facts, false, None);
         find(trials, &format!("{case}::virtio::rhel9::tap")).action
     };
-    let without = HostFacts {
-        uefi: None,
-        spice: false,
-        ..facts()
-    };
+    let without = capable(|host| {
+        host.qemu.uefi = None;
+        host.qemu.spice = false;
+    });
     for case in ["driver", "flood"] {
         assert_eq!(verdict(&facts(), case), Action::Run);
     }
@@ -555,20 +538,20 @@ fn near_filters_are_suggested() {
 #[test]
 fn every_case_also_boots_where_the_profile_says_so_and_none_boots_twice() {
     let trials = on(&facts(), &matrix(""), "both", false);
-    let of = |name: &str| -> Vec<(String, Start)> {
+    let of = |name: &str| -> Vec<(String, StartState)> {
         let ours = trials.iter().filter(|t| t.name.starts_with(name));
         ours.filter(|t| t.name.ends_with("virtio::rhel9::tap"))
-            .map(|t| (t.name.clone(), t.start))
+            .map(|t| (t.name.clone(), t.start_state))
             .collect()
     };
     // It changes nothing, and so goes through nothing.
     let driver = [
-        ("driver::virtio::rhel9::tap".into(), Start::WarmNic),
-        ("driver@boot::virtio::rhel9::tap".into(), Start::Boot),
+        ("driver::virtio::rhel9::tap".into(), StartState::WarmNic),
+        ("driver@boot::virtio::rhel9::tap".into(), StartState::Boot),
     ];
     assert_eq!(of("driver"), driver);
     let features = ["features", "features@again", "features@reboot"];
-    let features = features.map(|case| (format!("{case}::virtio::rhel9::tap"), Start::Boot));
+    let features = features.map(|case| (format!("{case}::virtio::rhel9::tap"), StartState::Boot));
     assert_eq!(of("features"), features);
     // Under its faults a case is on trial, not a start.
     let faulty = on(&facts(), &matrix(""), "both", true);

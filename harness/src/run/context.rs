@@ -1,24 +1,28 @@
 //! What all trials of a process share: proved once, read by all.
 
-use super::deadline;
-use super::settings::{AccelChoice, Settings};
-use crate::cases::Start;
-use crate::error::Skip;
+use super::planned::Planned;
+use crate::base::artifacts::Artifacts;
+use crate::base::deadline;
+use crate::base::error::Skip;
 use crate::guest::image::{self, GuestImage};
+use crate::host::Capabilities;
 use crate::host::accel::{self, Proven};
-use crate::host::{Accel, HostFacts};
-use crate::matrix::Cell;
+use crate::host::qemu_facts::QemuFacts;
+use crate::lab::Outside;
 use crate::matrix::schema::{Guest, Profile};
 use crate::plan::{Action, PlannedTrial};
+use crate::settings::{AccelChoice, Settings};
+use crate::testbed::Testbed;
 use crate::testbed::checkpoints::Checkpoints;
+use crate::testbed::stock::{self, Stock, SuiteImages};
+use crate::vm::accel::Accel;
 use crate::vm::checkpoint::store::Store;
-use crate::vm::cmdline::VmSpec;
-use crate::vm::standard::{self, Kit};
+use crate::vm::process::Handle;
+use crate::vm::standard::Kit;
+use crate::vm::start_state::StartState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-
-/// By suite, the built image with its kernel, or why there is none.
-pub type SuiteImages = BTreeMap<String, Result<GuestImage, Skip>>;
+use std::sync::Arc;
 
 /// Everything a trial needs beyond itself.
 pub struct Context {
@@ -27,15 +31,13 @@ pub struct Context {
     /// How often and how long.
     pub profile: Profile,
     /// What this host can do.
-    pub facts: HostFacts,
-    /// The built image with the system's own kernel.
-    pub image: GuestImage,
-    /// The built images with other suites' kernels.
-    pub suites: SuiteImages,
+    pub capabilities: Capabilities,
     /// The accelerator, with why.
     pub proven: Proven,
-    /// Saved guests.
-    pub checkpoints: Checkpoints,
+    /// What testbeds are made from.
+    pub stock: Arc<Stock>,
+    /// The files that guests of the matrix are made of beside the built image.
+    pub guest_files: Vec<PathBuf>,
 }
 
 impl Context {
@@ -43,11 +45,10 @@ impl Context {
     /// where it is not proved, sets the speed factor.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`], with what to do about it.
+    /// [`crate::base::error::CannotRun`], with what to do about it.
     pub fn prepare(
         settings: Settings,
-        profile: Profile,
-        facts: HostFacts,
+        planned: Planned,
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
         let say = |line: &str| eprintln!("{line}");
@@ -60,99 +61,87 @@ impl Context {
             settings.accel,
             &say,
         )?;
-        deadline::set_speed(proven.speed);
-        let version = facts.qemu_version.clone();
         let store = Store::new(settings.checkpoints());
+        let version = planned.capabilities.qemu.version.clone();
         let checkpoints = Checkpoints::new(store, settings.qemu.clone(), version);
-        Ok(Context {
-            checkpoints,
+        Ok(Context::new(
             settings,
-            profile,
-            facts,
+            planned,
+            proven,
             image,
             suites,
-            proven,
-        })
+            checkpoints,
+        ))
     }
 
-    /// The built image that stands in for `guest`.
-    ///
-    /// # Errors
-    /// [`Skip`], where the suite that it stands on could not be had.
-    pub fn image_of(&self, guest: &Guest) -> Result<&GuestImage, Skip> {
-        match guest
-            .kernel_suite()
-            .and_then(|suite| self.suites.get(suite))
-        {
-            None => Ok(&self.image),
-            Some(built) => built.as_ref().map_err(Clone::clone),
+    /// Of what is found out and built. Sets the speed factor.
+    pub fn new(
+        settings: Settings,
+        planned: Planned,
+        proven: Proven,
+        image: GuestImage,
+        suites: SuiteImages,
+        checkpoints: Checkpoints,
+    ) -> Context {
+        deadline::set_speed(proven.speed);
+        let stock = Stock {
+            qemu: settings.qemu.clone(),
+            facts: planned.capabilities.qemu.clone(),
+            firmware: settings.firmware.clone(),
+            accel: proven.accel,
+            image,
+            suites,
+            checkpoints,
+            warmest: match settings.boot {
+                true => StartState::Boot,
+                false => StartState::WarmNic,
+            },
+            echo: settings.show,
+        };
+        Context {
+            stock: Arc::new(stock),
+            guest_files: planned.matrix.guest_files().cloned().collect(),
+            profile: planned.profile,
+            capabilities: planned.capabilities,
+            settings,
+            proven,
         }
     }
 
-    /// Kernel, initramfs and kernel parameters of `guest`, as a boot loader takes them.
+    /// The testbed of a trial, built on the calling thread; `started` is handed QEMU as soon as there is
+    /// one.
     ///
     /// # Errors
-    /// As [`Context::image_of`].
-    pub fn bootable(&self, guest: &Guest) -> Result<(PathBuf, PathBuf, &'static str), Skip> {
-        let image = self.image_of(guest)?;
-        let own = |file: &Option<PathBuf>, built: &PathBuf| file.as_ref().unwrap_or(built).clone();
-        Ok((
-            own(&guest.kernel, &image.bzimage),
-            own(&guest.initrd, &image.initrd),
-            image::KERNEL_CMDLINE,
-        ))
+    /// As [`Testbed::build`]; [`Skip`], where the guest's image could not be built.
+    pub fn testbed(
+        &self,
+        trial: &PlannedTrial,
+        artifacts: Artifacts,
+        started: impl FnOnce(Handle),
+    ) -> anyhow::Result<Testbed> {
+        let kit = self.stock.kit(&trial.cell.guest)?;
+        let order = trial.order(&self.profile, kit);
+        Testbed::build(order, &self.stock, artifacts, started)
+    }
+
+    /// What a lab needs of it.
+    pub fn outside(&self) -> Outside<'_> {
+        Outside {
+            settings: &self.settings,
+            capabilities: &self.capabilities,
+            proven: &self.proven,
+            stock: &self.stock,
+            guest_files: &self.guest_files,
+        }
     }
 
     /// "QEMU 7.2.22 under TCG", the line above the progress; why TCG is in the reports.
     pub fn headline(&self) -> String {
         format!(
             "QEMU {} under {}",
-            self.facts.qemu_version,
+            self.capabilities.qemu.version,
             self.proven.accel.name()
         )
-    }
-
-    /// The VM of a trial.
-    ///
-    /// # Errors
-    /// As [`Context::image_of`].
-    pub fn vm_spec(&self, trial: &PlannedTrial) -> Result<VmSpec, Skip> {
-        Ok(standard::spec(trial, &self.kit(&trial.cell.guest)?))
-    }
-
-    /// The VM of a trial as it would be without the trial's fault.
-    ///
-    /// # Errors
-    /// As [`Context::image_of`].
-    pub fn plain_vm_spec(&self, trial: &PlannedTrial) -> Result<VmSpec, Skip> {
-        Ok(standard::plain(trial, &self.kit(&trial.cell.guest)?))
-    }
-
-    /// The VM of a cell with its NIC in that place, and nothing that a case asks for.
-    ///
-    /// # Errors
-    /// As [`Context::image_of`].
-    pub fn bare_vm_spec(&self, cell: &Cell, place: u8) -> Result<VmSpec, Skip> {
-        Ok(standard::bare(cell, &self.kit(&cell.guest)?, place))
-    }
-
-    /// What a guest that is not itself on trial starts from.
-    pub fn warmest(&self) -> Start {
-        if self.settings.boot {
-            Start::Boot
-        } else {
-            Start::WarmNic
-        }
-    }
-
-    fn kit(&self, guest: &Guest) -> Result<Kit, Skip> {
-        let image = self.image_of(guest)?;
-        Ok(kit(
-            &self.settings,
-            Some(image),
-            self.proven.accel,
-            &self.facts,
-        ))
     }
 
     /// The guests of `selected` for which the built image stands in, each with the kernel that it
@@ -162,7 +151,7 @@ impl Context {
         let guests = selected.iter().map(|trial| &trial.cell.guest);
         guests
             .filter(|guest| guest.is_stand_in() && names.insert(&guest.name))
-            .filter_map(|guest| Some((guest, self.image_of(guest).ok()?)))
+            .filter_map(|guest| Some((guest, self.stock.image_of(guest).ok()?)))
             .map(|(guest, image)| {
                 format!(
                     "{} ({} kernel {})",
@@ -188,7 +177,7 @@ impl Context {
             "qemu",
             format!(
                 "{} ({})",
-                self.facts.qemu_version,
+                self.capabilities.qemu.version,
                 self.settings.qemu.display()
             ),
         );
@@ -209,7 +198,7 @@ impl Context {
 /// built where they are not built.
 ///
 /// # Errors
-/// [`crate::error::CannotRun`], with what to do about it.
+/// [`crate::base::error::CannotRun`], with what to do about it.
 pub fn images(
     settings: &Settings,
     selected: &[PlannedTrial],
@@ -235,7 +224,7 @@ pub fn images(
 }
 
 /// What a guest's VMs get, of what is built and proved already.
-pub fn kit_so_far(settings: &Settings, facts: &HostFacts, guest: &Guest) -> Kit {
+pub fn kit_so_far(settings: &Settings, facts: &QemuFacts, guest: &Guest) -> Kit {
     let image = image::built(&settings.images(), guest.kernel_suite());
     let own = image::built(&settings.images(), None);
     let (qemu, firmware) = (&settings.qemu, &settings.firmware);
@@ -253,22 +242,5 @@ pub fn kit_so_far(settings: &Settings, facts: &HostFacts, guest: &Guest) -> Kit 
         (None, AccelChoice::Kvm) => Accel::Kvm,
         (None, _) => Accel::Tcg,
     };
-    kit(settings, image.as_ref(), accel, facts)
-}
-
-/// What image, settings and QEMU give every VM; placeholders stand for an image that is not built.
-fn kit(settings: &Settings, image: Option<&GuestImage>, accel: Accel, facts: &HostFacts) -> Kit {
-    let (kernel, initrd) = match image {
-        Some(image) => (image.kernel().to_owned(), image.initrd.clone()),
-        None => ("VMLINUX-OF-THE-IMAGE".into(), "INITRD-OF-THE-IMAGE".into()),
-    };
-    Kit {
-        accel,
-        kernel,
-        initrd,
-        parameters: image::KERNEL_CMDLINE.to_owned(),
-        firmware: settings.firmware.clone(),
-        uefi: facts.uefi.clone().unwrap_or_else(|| "OVMF".into()),
-        generation_id: facts.qemu_devices.iter().any(|device| device == "vmgenid"),
-    }
+    stock::kit(image.as_ref(), accel, firmware, facts)
 }

@@ -7,46 +7,27 @@
 //! Exit codes: 0 all passed or skipped, 1 a NIC failed (or, under faults, a case is blind), 2 bad
 //! input, 3 the harness could not run, 130 interrupted.
 
-pub mod artifacts;
-pub mod child;
 pub mod context;
-pub mod cpu;
-pub mod deadline;
-pub mod settings;
+pub mod planned;
 pub mod shell;
 pub mod trial;
 
 pub(crate) mod schedule;
 mod session;
-pub mod slots;
 
-use crate::cases::Start;
-use crate::error::CannotRun;
-use crate::guest::image;
-use crate::host::module::{self, Module};
-use crate::host::place::{self, Host};
-use crate::host::{HostFacts, facts};
-use crate::matrix::load;
-use crate::matrix::schema::{From, Matrix, Profile};
+use crate::base::error::CannotRun;
+use crate::host::place::Host;
+use crate::net;
 use crate::plan::{self, Action, PlannedTrial};
-use crate::{cases, lab, net};
+use crate::settings::Settings;
 use libtest_mimic::{Arguments, Trial};
+use planned::planned;
 use session::Session;
-use settings::Settings;
-use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 /// The run, once it is known that something is to be run.
 static SESSION: OnceLock<Session> = OnceLock::new();
-
-/// Entry point of the test binary.
-pub fn main() -> ExitCode {
-    if let Some(served) = lab::serve_if_inside().or_else(module::keep_if_asked) {
-        return exit(served.map(|()| ExitCode::SUCCESS));
-    }
-    exit(libtest(Arguments::from_args()))
-}
 
 /// Runs trials as the test binary does, with `arguments` of libtest.
 ///
@@ -66,116 +47,6 @@ pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
         let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
         ExitCode::from(if cannot_run { 3 } else { 2 })
     })
-}
-
-/// The plan of a matrix on this host.
-pub struct Planned {
-    /// The matrix.
-    pub matrix: Matrix,
-    /// The profile that was asked for.
-    pub profile: Profile,
-    /// What this host can do.
-    pub facts: HostFacts,
-    /// Its trials.
-    pub trials: Vec<PlannedTrial>,
-}
-
-impl Planned {
-    /// The trial of that name.
-    ///
-    /// # Errors
-    /// When there is none, with the nearest names.
-    pub fn trial(&self, name: &str) -> anyhow::Result<&PlannedTrial> {
-        let found = self.trials.iter().find(|trial| trial.name == name);
-        found.ok_or_else(|| {
-            let names: Vec<String> = self.trials.iter().map(|t| t.name.clone()).collect();
-            plan::nothing_matches(&names, name, true)
-        })
-    }
-}
-
-/// Reads the matrix and plans it for this host. Quick: nothing is built or booted.
-///
-/// # Errors
-/// Bad input in the matrix; a QEMU that does not answer.
-pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
-    let cache = settings.host_cache();
-    // While another process reloads the module, this kernel seems to have none.
-    let _still = match settings.allow_module_reload {
-        true => Some(Module::of_kernel(&cache).still()?),
-        false => None,
-    };
-    let facts = facts::facts(&settings.qemu, &settings.firmware, &cache)?;
-    planned_with(settings, facts)
-}
-
-/// The matrix, with the images that the environment names.
-///
-/// # Errors
-/// Bad input in it.
-pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
-    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
-    let mut matrix = load::load(&settings.matrix, &names)?;
-    matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
-    Ok(matrix)
-}
-
-/// As [`planned`], where the facts are known.
-///
-/// # Errors
-/// Bad input in the matrix.
-pub fn planned_with(settings: &Settings, mut facts: HostFacts) -> anyhow::Result<Planned> {
-    let mut matrix = matrix(settings)?;
-    let mut profile = matrix.profile(&settings.profile)?.clone();
-    matrix.use_axes(&profile);
-    if settings.boot {
-        // All of them boot, under their plain names.
-        profile.starts = vec![From::Checkpoint];
-    }
-    if let Some(host) = settings.host {
-        matrix.host = host;
-    }
-    facts.module_reload = settings.allow_module_reload;
-    facts.lab_obstacle = place::lab_obstacle(
-        &facts.qemu_version,
-        &facts.qemu_devices,
-        matrix.lab_memory_mib,
-        schedule::machine_mib(),
-    );
-    facts.missing_suites = missing_suites(&matrix, settings);
-    let mut trials = plan::plan(
-        &matrix,
-        cases::all(),
-        &profile,
-        &facts,
-        settings.faults,
-        settings.shard,
-    );
-    if settings.boot {
-        trials
-            .iter_mut()
-            .for_each(|trial| trial.start = Start::Boot);
-    }
-    Ok(Planned {
-        matrix,
-        profile,
-        facts,
-        trials,
-    })
-}
-
-/// The suites of the matrix whose kernels cannot be had here, each with why.
-fn missing_suites(matrix: &Matrix, settings: &Settings) -> BTreeMap<String, String> {
-    let suites: BTreeSet<&str> = (matrix.axes.guest.iter())
-        .filter_map(|name| matrix.guests.get(name)?.kernel_suite())
-        .collect();
-    suites
-        .into_iter()
-        .filter_map(|suite| {
-            let why = image::obstacle(&settings.images(), suite)?;
-            Some((suite.to_owned(), why))
-        })
-        .collect()
 }
 
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -204,13 +75,8 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
-    let opened = Session::open(
-        settings,
-        plan.profile,
-        plan.facts,
-        plan.matrix.lab_memory_mib,
-        &selected,
-    )?;
+    let mut trials = std::mem::take(&mut plan.trials);
+    let opened = Session::open(settings, plan, &selected)?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
         // Progress and table say it all, and libtest panics where its lines cannot be written.
@@ -221,9 +87,9 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     arguments.test_threads.get_or_insert(threads);
     // In the plan's order, one at a time is easier to follow, and no slower.
     if arguments.test_threads != Some(1) {
-        session.schedule(&mut plan.trials);
+        session.schedule(&mut trials);
     }
-    let trials = plan.trials.into_iter().map(as_libtest).collect();
+    let trials = trials.into_iter().map(as_libtest).collect();
     session.watch_signals()?;
     // The verdicts are in the events, which know more kinds of them than libtest does.
     let _ = libtest_mimic::run(&arguments, trials);

@@ -5,11 +5,11 @@
 //! guess that costs nothing to lose: damaged, it is as good as absent, and the next run writes it
 //! anew.
 
-use super::slots::{Need, PROCESSOR};
+use crate::base::error::OrCannotRun;
+use crate::base::json;
+use crate::base::slots::{Need, PROCESSOR};
 use crate::cases::Load;
-use crate::error::OrCannotRun;
 use crate::host::place::Host;
-use crate::json;
 use crate::plan::{Action, PlannedTrial};
 use report::Results;
 use report::events::Outcome;
@@ -29,44 +29,6 @@ const QEMU_MIB: u64 = 160;
 
 /// The least that is taken, of a processor: a guest that waits still has a clock.
 pub const LEAST: u32 = PROCESSOR / 10;
-
-/// Trials that want a processor at once, on the average, for each that there is. With one, a
-/// processor would be idle whenever the trials happen to wait together; many more, and guests stand
-/// still for so long that their own clocks complain.
-const READY: f64 = 1.5;
-
-/// Processors that this process may use.
-pub fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, |n| n.get())
-}
-
-/// What this host has to give: its processors, and the memory that is free now.
-pub fn host() -> Need {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let memory_mib = mib(&text, "MemAvailable:").unwrap_or(u64::MAX);
-    carried(processors(), memory_mib)
-}
-
-/// What so many processors, with that memory, carry at once.
-pub fn carried(processors: usize, memory_mib: u64) -> Need {
-    Need {
-        processors: (f64::from(PROCESSOR) * READY * processors as f64) as u32,
-        memory_mib,
-    }
-}
-
-/// The machine's memory, MiB.
-pub fn machine_mib() -> u64 {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    mib(&text, "MemTotal:").unwrap_or(u64::MAX)
-}
-
-/// A line of `/proc/meminfo`.
-fn mib(meminfo: &str, name: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024)
-}
 
 /// What a trial took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -387,13 +349,5 @@ mod tests {
         let history = History::default();
         history.remember(&Results::from_events(&events)).unwrap();
         assert!(history.took(&with_load(Load::Busy, "a")).is_none());
-    }
-
-    #[test]
-    fn free_memory_is_read() {
-        let text = "MemTotal:       24683520 kB\nMemFree:  1 kB\nMemAvailable:   24275968 kB\n";
-        assert_eq!(mib(text, "MemAvailable:"), Some(23707));
-        assert_eq!(mib("MemTotal: 1 kB\n", "MemAvailable:"), None);
-        assert!(host().processors >= PROCESSOR);
     }
 }

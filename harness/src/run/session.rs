@@ -1,18 +1,20 @@
 //! One run of the harness: its events, its progress, its end.
 
 use super::context::Context;
+use super::planned::Planned;
 use super::schedule::{self, History};
-use super::settings::Settings;
-use super::slots::Slots;
-use super::{artifacts, cpu, shell, trial};
-use crate::error::{CannotRun, OrCannotRun};
+use super::{shell, trial};
+use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::slots::Slots;
+use crate::base::{artifacts, cpu};
+use crate::host::machine;
 use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
-use crate::host::{Accel, HostFacts};
 use crate::lab::Labs;
 use crate::matrix::Backend;
-use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
+use crate::settings::Settings;
+use crate::vm::accel::Accel;
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
 use report::events::{Event, EventLog, Outcome, TrialEnded};
@@ -60,21 +62,19 @@ impl Session {
     /// What [`Context::prepare`] cannot do; a log that cannot be written.
     pub fn open(
         settings: Settings,
-        profile: Profile,
-        facts: HostFacts,
-        lab_memory_mib: u32,
+        planned: Planned,
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Session> {
         let runs = selected
             .iter()
             .filter(|trial| trial.action == Action::Run)
             .count();
+        let lab_memory_mib = planned.matrix.lab_memory_mib;
         let context = match runs {
             0 => None,
             _ => Some(Arc::new(Context::prepare(
                 settings.clone(),
-                profile,
-                facts,
+                planned,
                 selected,
             )?)),
         };
@@ -130,7 +130,7 @@ impl Session {
             progress,
             run,
             history,
-            slots: Slots::new(schedule::host()),
+            slots: Slots::new(machine::spare()),
             begun: Instant::now(),
             cpu_before: cpu::of_process(),
             closed: Mutex::new(false),
@@ -209,7 +209,7 @@ impl Session {
                     }
                 }
             },
-            Host::Lab => self.labs.run(planned, context, self.run.path()),
+            Host::Lab => self.labs.run(planned, &context.outside(), self.run.path()),
         };
         let weigh = |worst: u8| match (worst, code(&ended.outcome)) {
             (1, _) | (_, 1) => 1,
@@ -291,7 +291,7 @@ impl Session {
             harness_peak_kib: getrusage(UsageWho::RUSAGE_SELF)
                 .map_or(0, |usage| usage.max_rss() as u64),
             cpu_seconds: Some((cpu::of_process() - self.cpu_before).as_secs_f64()),
-            processors: Some(schedule::processors()),
+            processors: Some(machine::processors()),
         });
         if let Some(progress) = &self.progress {
             progress.finish();

@@ -1,18 +1,20 @@
 //! One trial: on a thread of its own, under a deadline, judged.
 
-use super::artifacts::Artifacts;
 use super::context::Context;
-use super::cpu;
-use super::deadline;
 use super::shell;
-use crate::cases::{Fault, Moment, Start};
-use crate::error::{CannotRun, Skip};
+use crate::base::artifacts::Artifacts;
+use crate::base::error::{CannotRun, Skip};
+use crate::base::{cpu, deadline};
+use crate::cases::Fault;
+use crate::cases::disruption;
 use crate::matrix::schema::Profile;
 use crate::net::netperf;
 use crate::plan::PlannedTrial;
 use crate::testbed::Testbed;
+use crate::testbed::order::Moment;
 use crate::vm::process::{Handle, SERIAL_LOG};
 use crate::vm::serial;
+use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
 use report::events::{Figure, Outcome, TrialEnded};
 use std::panic::AssertUnwindSafe;
@@ -34,7 +36,7 @@ struct Attempt {
     /// How long its VM was in the queue for a processor, where the kernel tells.
     queued: Option<Duration>,
     case: Duration,
-    start: Option<Start>,
+    start: Option<StartState>,
     boot: Option<Duration>,
     first_ping: Option<Duration>,
     peak_kib: Option<u64>,
@@ -140,7 +142,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
     let limit = match context.settings.shell {
         true => None,
         false => {
-            let runs = 1 + u32::from(trial.after.is_some());
+            let runs = 1 + u32::from(trial.disruption.is_some());
             Some(deadline::TRIAL.start_with(allowance(&context.profile) * runs))
         }
     };
@@ -212,7 +214,7 @@ fn attempt(
         Err(error) => return broken(format!("{error:#}")),
     };
     let directory = artifacts.dir().to_owned();
-    let mut bed = match Testbed::build(trial, context, artifacts, started) {
+    let mut bed = match context.testbed(trial, artifacts, started) {
         Ok(bed) => bed,
         Err(error) => {
             let outcome = judge(Err(error));
@@ -232,10 +234,9 @@ fn attempt(
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
         bed.moment(Moment::Start)?;
         (trial.case.run)(&mut bed)?;
-        if let Some(after) = trial.after {
-            let word = after.word();
-            after
-                .happen(&mut bed, trial.case)
+        if let Some(disruption) = trial.disruption {
+            let word = disruption.word();
+            disruption::happen(disruption, &mut bed, trial.case)
                 .with_context(|| format!("in the {word} after it had held"))?;
             (trial.case.run)(&mut bed).with_context(|| format!("after {word}, the second time"))?;
         }
@@ -267,7 +268,7 @@ fn attempt(
         cpu: None,
         queued: None,
         case,
-        start: Some(bed.start),
+        start: Some(bed.start_state),
         boot: Some(bed.boot),
         first_ping: bed.first_ping,
         peak_kib: bed.vm.peak_kib(),

@@ -1,20 +1,19 @@
 //! Which checkpoint a guest starts from, and how one is made.
 
-use super::start::{self, Place, Source};
-use crate::cases::Start;
-use crate::error::{CannotRun, OrCannotRun};
+use super::start::{self, Launch, Source};
+use crate::base::deadline::{self, Limit};
+use crate::base::error::{CannotRun, OrCannotRun};
 use crate::guest::dialect::Op;
 use crate::guest::link;
-use crate::lab::protocol::{Grant, Want};
 use crate::matrix::schema::Guest;
 use crate::net::addr;
 use crate::net::bridge::{self, Bridge};
 use crate::net::namespace::Namespace;
-use crate::run::deadline::{self, Limit};
 use crate::vm::checkpoint::key::Origin;
 use crate::vm::checkpoint::store::{RAM, STATE, Store};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
+use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -37,10 +36,10 @@ pub enum Saved {
 
 impl Saved {
     /// The case's word for it.
-    pub fn start(self) -> Start {
+    pub fn start_state(self) -> StartState {
         match self {
-            Saved::WithNics => Start::WarmNic,
-            Saved::WithoutNics => Start::ColdDriver,
+            Saved::WithNics => StartState::WarmNic,
+            Saved::WithoutNics => StartState::ColdDriver,
         }
     }
 
@@ -57,19 +56,39 @@ impl Saved {
     }
 }
 
-/// Where guests come from, when asked by somebody who cannot make a checkpoint.
-type Elsewhere = Box<dyn Fn(Want) -> anyhow::Result<Grant> + Send + Sync>;
+/// A guest that is to be started, and from what; asked by a harness that makes no checkpoints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuestRequest {
+    /// The state that its case asks for.
+    pub start_state: StartState,
+    /// The VM.
+    pub spec: VmSpec,
+    /// The VM as it would be without the trial's fault.
+    pub plain: VmSpec,
+}
+
+/// What a guest is started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestReply {
+    /// A checkpoint's directory, how it is restored, and the state that was saved; none for a boot.
+    pub checkpoint: Option<(PathBuf, Mode, Saved)>,
+    /// Why it is no warmer one.
+    pub notes: Vec<String>,
+}
+
+/// Answers where a guest starts from, in place of a store.
+type Elsewhere = Box<dyn Fn(GuestRequest) -> anyhow::Result<GuestReply> + Send + Sync>;
 
 /// The checkpoints of a run.
 pub struct Checkpoints(Which);
 
 enum Which {
-    Own(Own),
+    Store(Maker),
     Elsewhere(Elsewhere),
 }
 
-/// Those that are made here.
-struct Own {
+/// Makes those that are missing from its store.
+struct Maker {
     store: Store,
     qemu: PathBuf,
     version: String,
@@ -79,7 +98,7 @@ struct Own {
 impl Checkpoints {
     /// In `store`, of guests under `qemu`.
     pub fn new(store: Store, qemu: PathBuf, version: String) -> Checkpoints {
-        Checkpoints(Which::Own(Own {
+        Checkpoints(Which::Store(Maker {
             store,
             qemu,
             version,
@@ -99,35 +118,35 @@ impl Checkpoints {
     /// [`CannotRun`] when the host does not let a checkpoint be made or read.
     pub fn source(
         &self,
-        wanted: Start,
+        wanted: StartState,
         spec: &VmSpec,
         plain: &VmSpec,
         guest: &Guest,
     ) -> anyhow::Result<(Source, Vec<String>)> {
         match &self.0 {
-            Which::Own(own) => own.source(wanted, spec, plain, guest),
+            Which::Store(own) => own.source(wanted, spec, plain, guest),
             Which::Elsewhere(ask) => {
-                let grant = ask(Want {
-                    start: wanted,
+                let reply = ask(GuestRequest {
+                    start_state: wanted,
                     spec: spec.clone(),
                     plain: plain.clone(),
                 })?;
-                let source = match grant.checkpoint {
+                let source = match reply.checkpoint {
                     None => Source::Boot,
                     Some((directory, mode, saved)) => {
                         Source::Restore(Checkpoint::unlocked(directory, mode), saved)
                     }
                 };
-                Ok((source, grant.notes))
+                Ok((source, reply.notes))
             }
         }
     }
 }
 
-impl Own {
+impl Maker {
     fn source(
         &self,
-        wanted: Start,
+        wanted: StartState,
         spec: &VmSpec,
         plain: &VmSpec,
         guest: &Guest,
@@ -194,8 +213,8 @@ impl Own {
             let bridge = Bridge::create(bridge::MTU)?;
             let checkpoint = Checkpoint::unlocked(directory.to_owned(), mode);
             let source = Source::Restore(checkpoint, saved);
-            let place = self.place(directory);
-            start::up(&place, spec.clone(), &source, &bridge, |_| (), |_| Ok(())).map(drop)
+            let launch = self.launch(directory);
+            start::up(&launch, spec.clone(), &source, &bridge, |_| (), |_| Ok(())).map(drop)
         })
     }
 
@@ -212,8 +231,8 @@ impl Own {
             room_for(&spec, directory)?;
             spec.ram = Ram::Shared(directory.join(RAM));
         }
-        let place = self.place(directory);
-        let up = start::up(&place, spec, &Source::Boot, &bridge, |_| (), |_| Ok(()))?;
+        let launch = self.launch(directory);
+        let up = start::up(&launch, spec, &Source::Boot, &bridge, |_| (), |_| Ok(()))?;
         if guest.initrd.is_none() {
             up.agent.until("[ -e /run/booted ]", BOOTED, "ps")?;
         }
@@ -227,8 +246,8 @@ impl Own {
         up.vm.save(mode, &directory.join(STATE))
     }
 
-    fn place<'a>(&'a self, directory: &'a Path) -> Place<'a> {
-        Place {
+    fn launch<'a>(&'a self, directory: &'a Path) -> Launch<'a> {
+        Launch {
             qemu: &self.qemu,
             directory,
             show: false,
@@ -266,7 +285,7 @@ fn preparation(spec: &VmSpec, guest: &Guest) -> Vec<String> {
 }
 
 /// The states that a VM can start from in place of a boot, the warmest first.
-fn candidates(wanted: Start, spec: &VmSpec, plain: &VmSpec) -> &'static [Saved] {
+fn candidates(wanted: StartState, spec: &VmSpec, plain: &VmSpec) -> &'static [Saved] {
     let without_nics = |spec: &VmSpec| Saved::WithoutNics.of(spec);
     // What it writes to its disk would not be saved.
     let disk = matches!(spec.boot, Boot::Disk(_));
@@ -274,12 +293,12 @@ fn candidates(wanted: Start, spec: &VmSpec, plain: &VmSpec) -> &'static [Saved] 
     let usb = |nic: &NicSpec| is_usb(&nic.device) && !nic.hotplug;
     if disk
         || spec.nics.iter().any(usb)
-        || wanted == Start::Boot
+        || wanted == StartState::Boot
         || without_nics(spec) != without_nics(plain)
     {
         return &[];
     }
-    if wanted == Start::WarmNic && spec.nics == plain.nics {
+    if wanted == StartState::WarmNic && spec.nics == plain.nics {
         &[Saved::WithNics, Saved::WithoutNics]
     } else {
         &[Saved::WithoutNics]

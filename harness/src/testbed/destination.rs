@@ -1,12 +1,13 @@
 //! Live migration: a second QEMU, with a tap of its own on the same bridge, that the guest moves to.
 
 use super::Testbed;
-use crate::error::OrCannotRun;
+use super::stock::Stock;
+use crate::base::deadline;
+use crate::base::error::OrCannotRun;
 use crate::guest::agent::Agent;
 use crate::net::addr;
 use crate::net::capture::{Capture, Mark};
 use crate::net::frame::Frame;
-use crate::run::deadline;
 use crate::vm::cmdline::{Ram, VmSpec};
 use crate::vm::process::Vm;
 use crate::vm::wire::EventMark;
@@ -54,13 +55,8 @@ impl Testbed {
         let directory = self.artifacts.dir().join(format!("destination{round}"));
         std::fs::create_dir_all(&directory)
             .or_cannot_run(|| format!("create {}", directory.display()))?;
-        let settings = &self.context.settings;
-        let mut vm = Vm::start(
-            &settings.qemu,
-            spec(&self.vm.spec),
-            &directory,
-            settings.show,
-        )?;
+        let Stock { qemu, echo, .. } = &*self.stock;
+        let mut vm = Vm::start(qemu, spec(&self.vm.spec), &directory, *echo)?;
         let tap = &vm.spec.nics[0].tap;
         self.bridge.attach_tap(tap)?;
         let wire = Capture::start(tap)?;
@@ -69,12 +65,7 @@ impl Testbed {
             File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
         };
         let stream = vm.take_agent().context("the agent's socket was taken")?;
-        let agent = Agent::expected(
-            stream,
-            create("agent.log")?,
-            create("commands.log")?,
-            settings.show,
-        )?;
+        let agent = Agent::expected(stream, create("agent.log")?, create("commands.log")?, *echo)?;
         vm.call_raw("migrate-incoming", json!({ "uri": uri() }))?;
         // The guest then runs as soon as it is there.
         vm.call(&qapi::qmp::cont {})?;

@@ -31,7 +31,7 @@ impl Testbed {
             }
         }
         // A fault's trial is meant to fail, and a guest that panicked says no more.
-        if self.fault.is_none() && self.expect_quiet_kernel().is_ok() {
+        if self.strike.is_none() && self.expect_quiet_kernel().is_ok() {
             let _ = self.agent.run(GUEST_STATE);
         }
     }

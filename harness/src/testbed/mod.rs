@@ -5,11 +5,14 @@ pub mod checkpoints;
 pub mod destination;
 mod forensics;
 pub mod netboot;
+pub mod order;
 pub mod peer;
 pub mod start;
+pub mod stock;
 
-use crate::cases::{Fault, Moment, Start};
-use crate::error::{OrCannotRun, Skip};
+use crate::base::artifacts::Artifacts;
+use crate::base::deadline::{self, Limit};
+use crate::base::error::{OrCannotRun, Skip};
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -23,26 +26,27 @@ use crate::net::frame::{self, Direction, Frame};
 use crate::net::namespace::Namespace;
 use crate::net::ping::Ping;
 use crate::net::ping_report::PingReport;
-use crate::plan::PlannedTrial;
-use crate::run::artifacts::Artifacts;
-use crate::run::context::Context;
-use crate::run::deadline::{self, Limit};
 use crate::vm::cmdline::{Boot, NicSpec};
 use crate::vm::process::{Handle, Vm};
+use crate::vm::standard::{self, Kit};
+use crate::vm::start_state::StartState;
 use anyhow::{Context as _, bail, ensure};
 use netboot::Served;
+use order::{Moment, Order, Strike};
 use peer::Peer;
 use report::events::Figure;
-use start::{Place, Source};
+use start::{Launch, Source};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use stock::Stock;
 
 /// A trial's own network, VM and guest. Everything ends when it is dropped, or when its thread
 /// ends in any other way.
 pub struct Testbed {
-    context: Arc<Context>,
+    stock: Arc<Stock>,
+    kit: Kit,
     /// The cell under test.
     pub cell: Arc<Cell>,
     /// How often and how long.
@@ -64,7 +68,9 @@ pub struct Testbed {
     /// Whatever a fault must keep alive.
     pub kept: Vec<Box<dyn std::any::Any>>,
     /// What the guest was in fact started from.
-    pub start: Start,
+    pub start_state: StartState,
+    /// Whether the NIC under test still has the address that it was saved with.
+    pub addressed: bool,
     /// From exec to the agent's first answer.
     pub boot: Duration,
     /// From exec to the first ping answered, of a guest restored with its NIC up.
@@ -78,7 +84,7 @@ pub struct Testbed {
     /// is held.
     _source: Source,
     _namespace: Namespace,
-    fault: Option<&'static Fault>,
+    strike: Option<Strike>,
     struck: bool,
 }
 
@@ -87,20 +93,26 @@ impl Testbed {
     /// `started` is handed QEMU's handle as soon as there is one.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest
+    /// [`crate::base::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest
     /// does not come up.
     pub fn build(
-        trial: &PlannedTrial,
-        context: &Arc<Context>,
+        order: Order,
+        stock: &Arc<Stock>,
         artifacts: Artifacts,
         started: impl FnOnce(Handle),
     ) -> anyhow::Result<Testbed> {
-        let spec = context.vm_spec(trial)?;
-        let guest = &trial.cell.guest;
-        let plain = context.plain_vm_spec(trial)?;
-        let (source, notes) = context
+        let Order {
+            cell,
+            spec,
+            plain,
+            start_state,
+            profile,
+            strike,
+            kit,
+        } = order;
+        let (source, notes) = stock
             .checkpoints
-            .source(trial.start, &spec, &plain, guest)?;
+            .source(start_state, &spec, &plain, &cell.guest)?;
         let namespace = Namespace::enter()?;
         let bridge = Bridge::create(bridge::MTU)?;
         let host = Capture::start(bridge::NAME)?;
@@ -112,28 +124,30 @@ impl Testbed {
         let served = match spec.boot {
             Boot::Network(_) => {
                 let root = artifacts.dir().join("tftp");
-                Some(Served::new(root, &bridge, context.bootable(guest)?)?)
+                Some(Served::new(root, &bridge, stock.bootable(&cell.guest)?)?)
             }
             _ => None,
         };
         let net_boot = served.as_ref().map(|served| served.net_boot(true));
         let dhcp = Dhcp::start_with(&hosts, net_boot.as_ref())?;
-        let place = Place {
-            qemu: &context.settings.qemu,
+        let launch = Launch {
+            qemu: &stock.qemu,
             directory: artifacts.dir(),
-            show: context.settings.show,
+            show: stock.echo,
         };
         let mut capture = None;
-        let up = start::up(&place, spec, &source, &bridge, started, |nics| {
+        let up = start::up(&launch, spec, &source, &bridge, started, |nics| {
             if let Some(nic) = nics.first() {
                 capture = Some(Capture::start(&nic.tap)?);
             }
             Ok(())
         })?;
+        let start_state = source.start_state();
         Ok(Testbed {
-            context: context.clone(),
-            cell: trial.cell.clone(),
-            profile: context.profile.clone(),
+            stock: stock.clone(),
+            kit,
+            cell,
+            profile,
             agent: up.agent,
             vm: up.vm,
             bridge,
@@ -142,7 +156,8 @@ impl Testbed {
             served,
             notes,
             kept: Vec::new(),
-            start: source.start(),
+            start_state,
+            addressed: start_state == StartState::WarmNic,
             boot: up.after,
             first_ping: up.first_ping,
             artifacts,
@@ -150,7 +165,7 @@ impl Testbed {
             host: Some(host),
             _source: source,
             _namespace: namespace,
-            fault: trial.fault,
+            strike,
             struck: false,
         })
     }
@@ -160,16 +175,16 @@ impl Testbed {
     /// # Errors
     /// When the breakage itself cannot be made.
     pub fn moment(&mut self, moment: Moment) -> anyhow::Result<()> {
-        match self.fault {
-            Some(fault) if fault.moment == moment && !self.struck => {
+        match self.strike {
+            Some(strike) if strike.moment == moment && !self.struck => {
                 self.struck = true;
-                (fault.inject)(self).or_cannot_run(|| format!("inject the fault {}", fault.name))
+                (strike.inject)(self).or_cannot_run(|| format!("inject the fault {}", strike.name))
             }
             _ => Ok(()),
         }
     }
 
-    /// Whether this trial's fault has struck.
+    /// Whether its strike has fallen.
     pub fn struck(&self) -> bool {
         self.struck
     }
@@ -213,13 +228,8 @@ impl Testbed {
     /// # Errors
     /// As [`Testbed::build`].
     pub fn peer(&self, place: u8) -> anyhow::Result<Peer> {
-        Peer::plug(
-            &self.context,
-            &self.cell,
-            &self.bridge,
-            &self.artifacts,
-            place,
-        )
+        let spec = standard::bare(&self.cell, &self.kit, place);
+        Peer::plug(&self.stock, &self.cell, spec, &self.bridge, &self.artifacts)
     }
 
     /// The capture on the tap of the NIC under test.
@@ -246,7 +256,7 @@ impl Testbed {
     /// # Errors
     /// [`Skip`], where there is none or the guest has none.
     pub fn netperf(&self) -> anyhow::Result<PathBuf> {
-        let programs = self.context.image.host_programs.clone();
+        let programs = self.stock.image.host_programs.clone();
         let programs = programs.ok_or_else(|| {
             Skip("netperf was not to be had when the guest image was built: it is in Debian's non-free".into())
         })?;
@@ -302,7 +312,7 @@ impl Testbed {
     /// When the guest does not show the NIC, or no ping is answered in time.
     pub fn up(&mut self) -> anyhow::Result<Link> {
         let link = self.link()?;
-        if self.start != Start::WarmNic {
+        if !self.addressed {
             let address = addr::guest_with_prefix(0);
             self.apply(Op::Address, &link, &address)?;
         }

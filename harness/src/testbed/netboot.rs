@@ -1,7 +1,7 @@
 //! What a VM without kernel and disk boots from its NIC: a script for iPXE, which is in QEMU's boot
 //! ROMs, and the guest's kernel and initramfs, in a directory that TFTP serves.
 
-use crate::error::OrCannotRun;
+use crate::base::error::OrCannotRun;
 use crate::net::bridge::Bridge;
 use crate::net::dhcp::NetBoot;
 use std::path::{Path, PathBuf};
@@ -78,7 +78,7 @@ fn script(parameters: &str) -> String {
 /// Puts the first `bytes` of a served file in its place.
 ///
 /// # Errors
-/// [`crate::error::CannotRun`], when it cannot be read or written.
+/// [`crate::base::error::CannotRun`], when it cannot be read or written.
 pub fn truncate(file: &Path, bytes: usize) -> anyhow::Result<()> {
     let cut = || -> std::io::Result<()> {
         let mut content = std::fs::read(file)?;

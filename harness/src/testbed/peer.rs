@@ -1,8 +1,10 @@
 //! A second guest in a trial, for traffic between guests.
 
-use super::start::{self, Place};
-use crate::cases::Start;
-use crate::error::OrCannotRun;
+use super::start::{self, Launch};
+use super::stock::Stock;
+use crate::base::artifacts::Artifacts;
+use crate::base::deadline;
+use crate::base::error::OrCannotRun;
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -10,11 +12,9 @@ use crate::matrix::Cell;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
 use crate::net::capture::Capture;
-use crate::run::artifacts::Artifacts;
-use crate::run::context::Context;
-use crate::run::deadline;
-use crate::vm::cmdline::NicSpec;
+use crate::vm::cmdline::{NicSpec, VmSpec};
 use crate::vm::process::Vm;
+use crate::vm::start_state::StartState;
 use anyhow::Context as _;
 use std::net::Ipv4Addr;
 
@@ -31,35 +31,31 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it in the calling thread's network; its transcripts go to `peerN` in the trial's
-    /// artifacts.
+    /// Starts `spec`, a VM of `cell`, in the calling thread's network; its transcripts go to `peerN` in
+    /// the trial's artifacts.
     ///
     /// # Errors
     /// As [`start::up`]; a NIC that is not shown or not reached.
     pub(super) fn plug(
-        context: &Context,
+        stock: &Stock,
         cell: &Cell,
+        spec: VmSpec,
         bridge: &Bridge,
         artifacts: &Artifacts,
-        place: u8,
     ) -> anyhow::Result<Peer> {
+        let place = spec.nics[0].place;
         let directory = artifacts.dir().join(format!("peer{place}"));
         std::fs::create_dir_all(&directory)
             .or_cannot_run(|| format!("create {}", directory.display()))?;
-        let spec = context.bare_vm_spec(cell, place)?;
-        let wanted = context.warmest();
-        let (source, _) = context
-            .checkpoints
-            .source(wanted, &spec, &spec, &cell.guest)?;
-        let show = context.settings.show;
-        let host = Place {
-            qemu: &context.settings.qemu,
+        let (source, _) = (stock.checkpoints).source(stock.warmest, &spec, &spec, &cell.guest)?;
+        let launch = Launch {
+            qemu: &stock.qemu,
             directory: &directory,
-            show,
+            show: stock.echo,
         };
         let mut wire = None;
         let up = start::up(
-            &host,
+            &launch,
             spec,
             &source,
             bridge,
@@ -71,7 +67,7 @@ impl Peer {
         )
         .with_context(|| format!("the peer in place {place}"))?;
         let link = link::await_link(&up.agent, up.vm.spec.nics[0].mac)?;
-        if source.start() != Start::WarmNic {
+        if source.start_state() != StartState::WarmNic {
             let address = addr::guest_with_prefix(place);
             let command = cell
                 .guest

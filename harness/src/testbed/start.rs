@@ -1,16 +1,16 @@
 //! Brings a guest up: restored from a checkpoint where there can be one, else booted.
 
 use super::checkpoints::Saved;
-use crate::cases::Start;
+use crate::base::deadline::{self, Deadline, Limit};
 use crate::guest::agent::Agent;
 use crate::guest::network_manager;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
-use crate::run::deadline::{self, Deadline, Limit};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
 use crate::vm::process::{Handle, Vm, transcript};
+use crate::vm::start_state::StartState;
 use anyhow::anyhow;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -41,16 +41,16 @@ pub enum Source {
 
 impl Source {
     /// The state that its guest is in when it answers.
-    pub fn start(&self) -> Start {
+    pub fn start_state(&self) -> StartState {
         match self {
-            Source::Boot => Start::Boot,
-            Source::Restore(_, saved) => saved.start(),
+            Source::Boot => StartState::Boot,
+            Source::Restore(_, saved) => saved.start_state(),
         }
     }
 }
 
-/// Where QEMU is and where its transcripts go.
-pub struct Place<'a> {
+/// How a QEMU is started: which, and where its transcripts go.
+pub struct Launch<'a> {
     /// The QEMU under test.
     pub qemu: &'a Path,
     /// Gets `qemu.sh`, `qmp.log`, `serial.log`, `agent.log`, `commands.log`.
@@ -64,10 +64,10 @@ pub struct Place<'a> {
 /// taps before the guest runs.
 ///
 /// # Errors
-/// [`crate::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest does not
+/// [`crate::base::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest does not
 /// come up.
 pub fn up(
-    place: &Place,
+    launch: &Launch,
     mut spec: VmSpec,
     source: &Source,
     bridge: &Bridge,
@@ -80,7 +80,7 @@ pub fn up(
             spec.ram = Ram::Private(checkpoint.ram());
         }
     }
-    let mut vm = Vm::start(place.qemu, spec, place.directory, place.show)?;
+    let mut vm = Vm::start(launch.qemu, spec, launch.directory, launch.show)?;
     started(vm.handle());
     let nics: Vec<NicSpec> = vm
         .spec
@@ -99,13 +99,13 @@ pub fn up(
     if let Source::Restore(checkpoint, _) = source {
         vm.restore(checkpoint)?;
     }
-    let create = |name: &str| transcript(place.directory, name);
+    let create = |name: &str| transcript(launch.directory, name);
     if let Boot::Network(_) = vm.spec.boot {
         let agent = Agent::expected(
             ports,
             create("agent.log")?,
             create("commands.log")?,
-            place.show,
+            launch.show,
         )?;
         return Ok(Up {
             after: vm.started.elapsed(),
@@ -119,19 +119,19 @@ pub fn up(
         ports,
         create("agent.log")?,
         create("commands.log")?,
-        place.show,
+        launch.show,
     );
     let agent = agent.map_err(|error| did_not_come_up(&vm, source, &error))?;
     let after = vm.started.elapsed();
     let mut first_ping = None;
-    match source.start() {
-        Start::Boot => {
+    match source.start_state() {
+        StartState::Boot => {
             if let Boot::Disk(_) = vm.spec.boot {
                 agent.expect_allowed()?;
                 network_manager::stand_aside(&agent)?;
             }
         }
-        Start::WarmNic => {
+        StartState::WarmNic => {
             for nic in &nics {
                 first_reply(addr::guest(nic.place), deadline::FIRST_PING)
                     .map_err(|error| error.context("the restored guest is not reached"))?;
@@ -139,7 +139,7 @@ pub fn up(
             }
             agent.set_clock()?;
         }
-        Start::ColdDriver => {
+        StartState::ColdDriver => {
             agent.set_clock()?;
             // Each NIC on the command line is new to the guest; its driver is loaded as for any
             // that is plugged in.

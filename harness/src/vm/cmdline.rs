@@ -1,8 +1,8 @@
 //! From a VM's description to QEMU's command line. Pure.
 
-use crate::host::Accel;
 use crate::matrix::schema::Machine;
 use crate::net::addr::{HOST, Mac};
+use crate::vm::accel::Accel;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -316,33 +316,6 @@ impl Arguments {
         self.push(option);
         self.push(value);
     }
-}
-
-/// A command line that a shell takes as it stands, an option a line.
-pub fn shell(program: &std::path::Path, arguments: &[OsString]) -> String {
-    let mut text = bare_or_quoted(&program.to_string_lossy());
-    for argument in arguments {
-        let argument = argument.to_string_lossy();
-        let starts_option = argument.starts_with('-');
-        text += if starts_option { " \\\n  " } else { " " };
-        text += &bare_or_quoted(&argument);
-    }
-    text
-}
-
-/// A word as `shell` writes it: as it stands where a shell takes it so.
-fn bare_or_quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,.:/+@%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        quote(word)
-    }
-}
-
-/// A word that a shell takes as one, whatever is in it.
-pub fn quote(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]

@@ -5,10 +5,11 @@ use super::checkpoint::{Checkpoint, Mode};
 use super::cmdline::{self, VmSpec};
 use super::serial::Serial;
 use super::wire::{Closed, Wire};
-use crate::error::OrCannotRun;
-use crate::run::child::pdeath_command;
-use crate::run::cpu;
-use crate::run::deadline::{self, Limit};
+use crate::base::child::pdeath_command;
+use crate::base::cpu;
+use crate::base::deadline::{self, Limit};
+use crate::base::error::OrCannotRun;
+use crate::base::words;
 use anyhow::{Context, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
 use serde_json::json;
@@ -29,7 +30,7 @@ pub const SERIAL_LOG: &str = "serial.log";
 /// A new file beside a VM's others.
 ///
 /// # Errors
-/// [`crate::error::CannotRun`]: the directory cannot be written to.
+/// [`crate::base::error::CannotRun`]: the directory cannot be written to.
 pub fn transcript(directory: &Path, name: &str) -> anyhow::Result<File> {
     let path = directory.join(name);
     File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
@@ -44,7 +45,7 @@ pub fn write_command_line(
     qemu: &Path,
     arguments: &[OsString],
 ) -> anyhow::Result<()> {
-    let line = cmdline::shell(qemu, arguments) + "\n";
+    let line = words::command_line(qemu, arguments) + "\n";
     std::fs::write(directory.join("qemu.sh"), line)
         .or_cannot_run(|| "write the QEMU command line".into())
 }
@@ -113,7 +114,7 @@ impl Vm {
     /// go to `directory`; `echo` shows the console on stderr too.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`] when it cannot be executed; a plain error with exit status and
+    /// [`crate::base::error::CannotRun`] when it cannot be executed; a plain error with exit status and
     /// stderr when it ends before its greeting.
     pub fn start(qemu: &Path, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
         let arguments = spec.arguments();
@@ -217,7 +218,7 @@ impl Vm {
         )?;
         // The guest runs on until QEMU stops it: one that was stopped before is restored stopped.
         let mark = self.qmp.mark();
-        let uri = format!("exec:cat >{}", cmdline::quote(&file.to_string_lossy()));
+        let uri = format!("exec:cat >{}", words::quote(&file.to_string_lossy()));
         self.call_raw("migrate", json!({ "uri": uri }))?;
         let ended = self
             .qmp

@@ -1,6 +1,6 @@
 //! The serial console: recorded, watched for trouble in every trial, and waited on.
 
-use crate::run::deadline::Deadline;
+use crate::base::deadline::Deadline;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -258,7 +258,7 @@ mod tests {
         guest
             .write_all(b"Oops: Oops: 0010 [#1] PREEMPT\r\n")
             .unwrap();
-        let deadline = crate::run::deadline::QMP_REPLY.start();
+        let deadline = crate::base::deadline::QMP_REPLY.start();
         serial
             .wait(deadline, |text| text.contains("Oops").then_some(()))
             .unwrap();

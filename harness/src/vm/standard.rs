@@ -1,12 +1,9 @@
-//! The standard VM of a trial: what its guest and NIC say, then what its case and fault ask for.
-//! Pure.
+//! The standard VM of a cell: what its guest and its NIC say. Pure.
 
 use super::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
-use crate::cases::Case;
-use crate::host::Accel;
 use crate::matrix::{Backend, Cell};
 use crate::net::addr;
-use crate::plan::PlannedTrial;
+use crate::vm::accel::Accel;
 use std::path::PathBuf;
 
 /// What a VM needs that the matrix does not say.
@@ -26,38 +23,6 @@ pub struct Kit {
     pub uefi: PathBuf,
     /// Whether this QEMU has `vmgenid`.
     pub generation_id: bool,
-}
-
-/// The VM of `trial`.
-pub fn spec(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
-    let mut spec = plain(trial, kit);
-    if let Some(fault) = trial.fault {
-        (fault.vm)(&mut spec);
-    }
-    spec
-}
-
-/// The VM of `trial`, as it would be without the trial's fault.
-pub fn plain(trial: &PlannedTrial, kit: &Kit) -> VmSpec {
-    let mut spec = bare(&trial.cell, kit, 0);
-    (trial.case.vm)(&mut spec);
-    spec
-}
-
-/// The VM of a case on a cell with nothing of this host in it: tells what it needs of the host.
-pub fn sketch(case: &Case, cell: &Cell) -> VmSpec {
-    let kit = Kit {
-        accel: Accel::Tcg,
-        kernel: PathBuf::new(),
-        initrd: PathBuf::new(),
-        parameters: String::new(),
-        firmware: Vec::new(),
-        uefi: PathBuf::new(),
-        generation_id: false,
-    };
-    let mut spec = bare(cell, &kit, 0);
-    (case.vm)(&mut spec);
-    spec
 }
 
 /// The VM of a cell, with one NIC in that place; nothing that a case asks for.

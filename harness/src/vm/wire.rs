@@ -2,7 +2,7 @@
 //! envelopes leniently (qapi alone refuses an event or enum value that it does not know), and
 //! qapi's types serve the commands and their replies.
 
-use crate::run::deadline::{Deadline, Limit};
+use crate::base::deadline::{Deadline, Limit};
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::fs::File;

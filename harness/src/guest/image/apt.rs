@@ -1,7 +1,7 @@
 //! apt, without root and without touching what is installed or listed.
 
 use super::tool::run;
-use crate::error::OrCannotRun;
+use crate::base::error::OrCannotRun;
 use anyhow::Result;
 use std::fs;
 use std::path::{Path, PathBuf};

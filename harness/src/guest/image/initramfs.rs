@@ -6,7 +6,7 @@
 //! larger file (zstd 0.4 s, lz4 0.1 s slower to userspace).
 
 use super::programs;
-use crate::error::OrCannotRun;
+use crate::base::error::OrCannotRun;
 use anyhow::Result;
 use cpio::NewcBuilder;
 use std::collections::BTreeSet;

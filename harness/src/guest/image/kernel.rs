@@ -1,7 +1,7 @@
 //! The kernel as QEMU boots it quickest, and the modules that the guest may need.
 
 use super::tool::run;
-use crate::error::OrCannotRun;
+use crate::base::error::OrCannotRun;
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::Elf;
 use std::collections::{BTreeMap, BTreeSet};
@@ -134,7 +134,7 @@ fn payload(image: &[u8]) -> Result<(&'static str, &[u8])> {
 fn decompress(tool: &str, from: &Path, to: &Path) -> Result<()> {
     let input = File::open(from).or_cannot_run(|| format!("open {}", from.display()))?;
     let output = File::create(to).or_cannot_run(|| format!("create {}", to.display()))?;
-    let done = crate::run::child::dies_with_parent(
+    let done = crate::base::child::dies_with_parent(
         Command::new(tool)
             .args(["-d", "-c"])
             .stdin(input)

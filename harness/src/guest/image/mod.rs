@@ -21,7 +21,7 @@ mod store;
 mod suite;
 mod tool;
 
-use crate::error::{CannotRun, OrCannotRun, Skip};
+use crate::base::error::{CannotRun, OrCannotRun, Skip};
 use anyhow::{Context, Result};
 use apt::Apt;
 use nix::errno::Errno;

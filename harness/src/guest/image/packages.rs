@@ -2,8 +2,8 @@
 
 use super::apt::Apt;
 use super::tool;
-use crate::error::{CannotRun, OrCannotRun};
-use crate::run::child::dies_with_parent;
+use crate::base::child::dies_with_parent;
+use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;

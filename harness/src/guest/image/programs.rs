@@ -1,7 +1,7 @@
 //! The guest's programs, and the shared libraries that they need.
 
 use super::tool::run;
-use crate::error::{CannotRun, OrCannotRun};
+use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 
 use super::apt::Apt;
 use super::packages::{Package, field, is_kernel, os_release};
-use crate::error::OrCannotRun;
+use crate::base::error::OrCannotRun;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fmt::Write;

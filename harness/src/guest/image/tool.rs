@@ -1,6 +1,6 @@
 //! A tool of the distribution, run to its end.
 
-use crate::run::child::dies_with_parent;
+use crate::base::child::dies_with_parent;
 use anyhow::{Context, Result, bail};
 use std::process::{Command, Output, Stdio};
 

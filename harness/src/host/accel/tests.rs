@@ -98,16 +98,6 @@ fn the_tail_is_short_and_clean() {
 }
 
 #[test]
-fn a_bare_name_is_looked_up_as_exec_does() {
-    assert!(located(Path::new("sh")).is_absolute());
-    assert_eq!(located(Path::new("./sh")), Path::new("./sh"));
-    assert_eq!(
-        located(Path::new("no-such-qemu")),
-        Path::new("no-such-qemu")
-    );
-}
-
-#[test]
 fn the_answer_is_kept_for_what_it_depends_on() {
     let dir = tempfile::tempdir().unwrap();
     let qemu = dir.path().join("qemu");

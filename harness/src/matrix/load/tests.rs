@@ -100,10 +100,10 @@ fn a_good_file() {
                     "driver",
                 ],
             ),
-            starts: [
+            boot_modes: [
                 Checkpoint,
             ],
-            after: [],
+            disruptions: [],
             nics: None,
             guests: None,
         },

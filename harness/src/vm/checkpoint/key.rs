@@ -1,8 +1,8 @@
 //! What a checkpoint depends on: when any of it changes, so does the key, and another is made.
 
-use crate::error::OrCannotRun;
-use crate::host::Accel;
-use crate::run::child::pdeath_command;
+use crate::base::child::pdeath_command;
+use crate::base::error::OrCannotRun;
+use crate::vm::accel::Accel;
 use crate::vm::cmdline::{Boot, Ram, VmSpec};
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
@@ -20,7 +20,7 @@ impl Origin {
     /// Of a QEMU with its `-L` directories.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`] where QEMU cannot be executed.
+    /// [`crate::base::error::CannotRun`] where QEMU cannot be executed.
     pub fn of(
         qemu: &Path,
         version: &str,

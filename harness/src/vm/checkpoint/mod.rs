@@ -14,7 +14,7 @@
 //! kept only if the guest answers.
 //!
 //! # From which state
-//! Each case says what it starts from ([`crate::cases::Start`]). *Warm NIC*: saved with the NIC up
+//! Each case says what it starts from ([`crate::vm::start_state::StartState`]). *Warm NIC*: saved with the NIC up
 //! and addressed; the tap behind it is another one, which no guest can tell. *Cold driver*: saved
 //! without a NIC; it is on the restoring QEMU's command line, and the guest is told to look at its
 //! PCI bus again, so that probe, negotiation and driver load all happen in the trial. *Boot*: not

@@ -2,8 +2,8 @@
 //! and is looked at before each use.
 
 use super::{Checkpoint, Mode};
-use crate::error::OrCannotRun;
-use crate::json;
+use crate::base::error::OrCannotRun;
+use crate::base::json;
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -103,7 +103,7 @@ impl Store {
     /// can be none. `make` fills the directory it is given. Whoever comes while it is made waits.
     ///
     /// # Errors
-    /// [`crate::error::CannotRun`] when the store cannot be used, and what `make` gives as such.
+    /// [`crate::base::error::CannotRun`] when the store cannot be used, and what `make` gives as such.
     pub fn get(
         &self,
         key: &str,

@@ -1,17 +1,17 @@
 //! `explain`: a trial in full, before it runs. Pure.
 
-use crate::cases::Start;
 use crate::host::place::Host;
 use crate::plan::{Action, PlannedTrial};
+use crate::vm::start_state::StartState;
 use std::fmt::Write;
 
-fn start(start: Start) -> &'static str {
+fn start(start: StartState) -> &'static str {
     match start {
-        Start::WarmNic => "from a checkpoint with its NIC up",
-        Start::ColdDriver => {
+        StartState::WarmNic => "from a checkpoint with its NIC up",
+        StartState::ColdDriver => {
             "from a checkpoint without its NIC, which is then plugged in and gets its driver"
         }
-        Start::Boot => "by booting",
+        StartState::Boot => "by booting",
     }
 }
 
@@ -36,11 +36,11 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
     }
     row("plan item", case.plan_item);
     row("passes if", case.passes);
-    row("starts", start(trial.start));
-    if let Some(after) = trial.after {
+    row("starts", start(trial.start_state));
+    if let Some(disruption) = trial.disruption {
         row(
             "goes on",
-            &format!("through {}, and must hold again", after.word()),
+            &format!("through {}, and must hold again", disruption.word()),
         );
     }
     if let Some(fault) = trial.fault {

@@ -1,12 +1,10 @@
 //! Everything the user can set, from `NICMATRIX_*` variables: libtest's arguments are fixed, so
 //! `cargo xtask` passes its flags this way, and `cargo test` and nextest users set them directly.
 
-use crate::host::place::HostChoice;
-use crate::matrix::read::unknown;
-use crate::vm::cmdline::quote;
+use crate::base::words::{self, is_program, quote, unknown};
+use crate::matrix::schema::HostChoice;
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// `--accel`
@@ -239,11 +237,7 @@ fn shard(value: &str) -> anyhow::Result<(u32, u32)> {
 /// The QEMU that was asked for (a bare name is looked up on PATH, a path taken from the root), or
 /// the first that there is.
 fn qemu(asked: Option<&str>, path: &str, places: &[&str], root: &Path) -> anyhow::Result<PathBuf> {
-    let on_path = |name: &str| {
-        std::env::split_paths(path)
-            .map(|directory| directory.join(name))
-            .find(|file| is_program(file))
-    };
+    let on_path = |name: &str| words::on_path(name, path.as_ref());
     let Some(asked) = asked else {
         let elsewhere = || {
             places
@@ -279,11 +273,6 @@ fn qemu(asked: Option<&str>, path: &str, places: &[&str], root: &Path) -> anyhow
         file.display()
     );
     Ok(file)
-}
-
-fn is_program(file: &Path) -> bool {
-    file.metadata()
-        .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -1,71 +1,38 @@
 //! What a case goes on through in a variant `case@word`, to hold again afterwards: a NIC that works
 //! once may not after a reboot, a reset or a reload of its driver.
 
-use super::{Case, Start};
+use super::Case;
+use crate::base::deadline;
 use crate::guest::link;
-use crate::run::deadline;
+use crate::matrix::disruption::Disruption;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
-use serde::Serialize;
 use serde_json::json;
 
 /// Ethernet's, which a driver begins with.
 const DEFAULT_MTU: u32 = 1500;
 
-/// What happens between a case's first run and its second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum After {
-    /// Nothing: it holds twice.
-    Again,
-    /// The VM stands still and goes on (`stop`, `cont`).
-    StopCont,
-    /// The guest reboots by itself.
-    Reboot,
-    /// The machine is reset (`system_reset`).
-    SystemReset,
-    /// The guest unloads the NIC's driver and loads it again.
-    Reload,
-}
-
-impl After {
-    /// Each, by its word in a profile's `after` and in a trial's name.
-    pub const WORDS: [(&str, After); 5] = [
-        ("again", After::Again),
-        ("stop_cont", After::StopCont),
-        ("reboot", After::Reboot),
-        ("system_reset", After::SystemReset),
-        ("reload", After::Reload),
-    ];
-
-    /// As in a trial's name.
-    pub fn word(self) -> &'static str {
-        let found = Self::WORDS.iter().find(|(_, after)| *after == self);
-        found.map_or("", |(word, _)| word)
-    }
-
-    /// Makes it happen, and shows that it did.
-    ///
-    /// # Errors
-    /// When the guest does not live through it, or is not then as it should be.
-    pub(crate) fn happen(self, bed: &mut Testbed, case: &Case) -> anyhow::Result<()> {
-        let again = |bed: &mut Testbed| {
-            // Addresses that the case took away are set anew.
-            bed.start = Start::Boot;
-            case.again.map_or(Ok(()), |again| again(bed))
-        };
-        match self {
-            After::Again => again(bed),
-            After::StopCont => {
-                stop_cont(bed)?;
-                again(bed)
-            }
-            After::Reboot => boot_anew(bed, |bed| bed.agent.start("reboot -f").map(drop)),
-            After::SystemReset => boot_anew(bed, |bed| {
-                bed.vm.call(&qapi::qmp::system_reset {}).map(drop)
-            }),
-            After::Reload => reload(bed),
+/// Makes `disruption` happen to `bed`, and shows that it did.
+///
+/// # Errors
+/// When the guest does not live through it, or is not then as it should be.
+pub(crate) fn happen(disruption: Disruption, bed: &mut Testbed, case: &Case) -> anyhow::Result<()> {
+    let rearm = |bed: &mut Testbed| {
+        // Addresses that the case took away are set anew.
+        bed.addressed = false;
+        case.rearm.map_or(Ok(()), |rearm| rearm(bed))
+    };
+    match disruption {
+        Disruption::Again => rearm(bed),
+        Disruption::StopCont => {
+            stop_cont(bed)?;
+            rearm(bed)
         }
+        Disruption::Reboot => boot_anew(bed, |bed| bed.agent.start("reboot -f").map(drop)),
+        Disruption::SystemReset => boot_anew(bed, |bed| {
+            bed.vm.call(&qapi::qmp::system_reset {}).map(drop)
+        }),
+        Disruption::Reload => reload(bed),
     }
 }
 
@@ -121,7 +88,7 @@ fn reload(bed: &mut Testbed) -> anyhow::Result<()> {
 
 /// Nothing that was set is left: the NIC, if it is plugged, has its own MAC and the default MTU.
 fn as_new(bed: &mut Testbed) -> anyhow::Result<()> {
-    bed.start = Start::Boot;
+    bed.addressed = false;
     if bed.nic().hotplug {
         return Ok(());
     }

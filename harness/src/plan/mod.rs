@@ -1,14 +1,17 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
-use crate::cases::after::After;
-use crate::cases::{Case, Fault, Load, Start};
-use crate::host::HostFacts;
+mod vm;
+
+use crate::base::words;
+use crate::cases::{Case, Fault, Load};
+use crate::host::Capabilities;
 use crate::host::place::{Host, host_of};
+use crate::matrix::disruption::Disruption;
 use crate::matrix::name::TrialName;
-use crate::matrix::schema::{Exclude, From, Matrix, Profile};
+use crate::matrix::schema::{BootMode, Exclude, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::cmdline::{Boot, Firmware};
-use crate::vm::standard;
+use crate::vm::start_state::StartState;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -31,9 +34,9 @@ pub struct PlannedTrial {
     /// Where it runs.
     pub cell: Arc<Cell>,
     /// What its guest starts from, where it can be had.
-    pub start: Start,
+    pub start_state: StartState,
     /// What it goes on through, to hold again.
-    pub after: Option<After>,
+    pub disruption: Option<Disruption>,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
     /// What it needs of the host's processors: its case's, but that nothing is measured under a fault,
@@ -54,13 +57,13 @@ pub fn plan(
     matrix: &Matrix,
     cases: &'static [&'static Case],
     profile: &Profile,
-    facts: &HostFacts,
+    facts: &Capabilities,
     faults: bool,
     shard: Option<(u32, u32)>,
 ) -> Vec<PlannedTrial> {
-    let cells: Vec<Place> = matrix
+    let cells: Vec<PlannedCell> = matrix
         .cells()
-        .map(|c| Place::new(c, matrix, facts))
+        .map(|c| PlannedCell::new(c, matrix, facts))
         .collect();
     let chosen = |case: &&&Case| match &profile.cases {
         Some(names) => names.iter().any(|name| name == case.name),
@@ -93,12 +96,12 @@ pub fn plan(
 fn on_its_guests<'p, 'm>(
     case: &Case,
     profile: &Profile,
-    places: Vec<&'p Place<'m>>,
-) -> Vec<&'p Place<'m>> {
+    places: Vec<&'p PlannedCell<'m>>,
+) -> Vec<&'p PlannedCell<'m>> {
     let named = |names: &[String]| names.iter().position(|name| name == case.name);
     let one = named(&profile.on_one_guest);
     let with_vhost = profile.with_vhost.as_deref().and_then(named);
-    let mut chosen: Vec<&Place> = Vec::new();
+    let mut chosen: Vec<&PlannedCell> = Vec::new();
     for (turn, lane) in lanes(places.clone()).into_iter().enumerate() {
         let taken = one.map(|first| first + turn);
         let taken = match lane[0].cell.backend {
@@ -111,13 +114,13 @@ fn on_its_guests<'p, 'm>(
             Some(taken) => chosen.push(lane[taken % lane.len()]),
         }
     }
-    let is_chosen = |place: &&Place| chosen.iter().any(|one| std::ptr::eq(*one, *place));
+    let is_chosen = |place: &&PlannedCell| chosen.iter().any(|one| std::ptr::eq(*one, *place));
     places.into_iter().filter(is_chosen).collect()
 }
 
 /// The places of each NIC and backend.
-fn lanes<'p, 'm>(places: Vec<&'p Place<'m>>) -> Vec<Vec<&'p Place<'m>>> {
-    let mut lanes: Vec<Vec<&Place>> = Vec::new();
+fn lanes<'p, 'm>(places: Vec<&'p PlannedCell<'m>>) -> Vec<Vec<&'p PlannedCell<'m>>> {
+    let mut lanes: Vec<Vec<&PlannedCell>> = Vec::new();
     for place in places {
         let lane = lanes.iter_mut().find(|lane| {
             let (a, b) = (&lane[0].cell, &place.cell);
@@ -136,24 +139,30 @@ fn lanes<'p, 'm>(places: Vec<&'p Place<'m>>) -> Vec<Vec<&'p Place<'m>>> {
 fn plain_variants<'p, 'm>(
     case: &'static Case,
     profile: &Profile,
-    places: Vec<&'p Place<'m>>,
+    places: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<Variant<'p, 'm>> {
-    let starts = profile.starts.iter().map(|from| match from {
-        From::Checkpoint => case.start,
-        From::Boot => Start::Boot,
+    let starts = profile.boot_modes.iter().map(|from| match from {
+        BootMode::Checkpoint => case.start_state,
+        BootMode::Boot => StartState::Boot,
     });
-    let mut wanted: Vec<(Start, Option<After>)> = starts.map(|start| (start, None)).collect();
+    let mut wanted: Vec<(StartState, Option<Disruption>)> =
+        starts.map(|start| (start, None)).collect();
     wanted.dedup();
-    if case.again.is_some() {
-        wanted.extend(profile.after.iter().map(|after| (case.start, Some(*after))));
+    if case.rearm.is_some() {
+        wanted.extend(
+            profile
+                .disruptions
+                .iter()
+                .map(|disruption| (case.start_state, Some(*disruption))),
+        );
     }
     places
         .into_iter()
         .flat_map(|place| {
-            wanted.iter().map(move |(start, after)| Variant {
+            wanted.iter().map(move |(start, disruption)| Variant {
                 place,
-                start: *start,
-                after: *after,
+                start_state: *start,
+                disruption: *disruption,
                 fault: None,
             })
         })
@@ -163,7 +172,10 @@ fn plain_variants<'p, 'm>(
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
 /// is on trial is the case, not the guest. The guests take turns. With vhost only those that cannot be
 /// shown on the same NIC without it.
-fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Vec<Variant<'p, 'm>> {
+fn fault_variants<'p, 'm>(
+    case: &'static Case,
+    places: Vec<&'p PlannedCell<'m>>,
+) -> Vec<Variant<'p, 'm>> {
     let on_tap = |fault: &Fault, nic: &str| {
         let mut taps = (places.iter())
             .filter(|place| place.cell.backend == Backend::Tap && place.cell.nic.name == nic);
@@ -172,7 +184,7 @@ fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Ve
     let mut variants = Vec::new();
     for (turn, lane) in lanes(places.clone()).iter().enumerate() {
         for (index, fault) in case.faults.iter().enumerate() {
-            let shown = |place: &&&Place| {
+            let shown = |place: &&&PlannedCell| {
                 let Cell { nic, backend, .. } = &*place.cell;
                 (fault.applies)(&place.cell)
                     && (*backend == Backend::Tap || !on_tap(fault, &nic.name))
@@ -181,8 +193,8 @@ fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Ve
             if let Some(place) = able.get((turn + index) % able.len().max(1)) {
                 variants.push(Variant {
                     place,
-                    start: case.start,
-                    after: None,
+                    start_state: case.start_state,
+                    disruption: None,
                     fault: Some(fault),
                 });
             }
@@ -193,19 +205,22 @@ fn fault_variants<'p, 'm>(case: &'static Case, places: Vec<&'p Place<'m>>) -> Ve
 
 /// A trial of a case, before it is one.
 struct Variant<'p, 'm> {
-    place: &'p Place<'m>,
-    start: Start,
-    after: Option<After>,
+    place: &'p PlannedCell<'m>,
+    start_state: StartState,
+    disruption: Option<Disruption>,
     fault: Option<&'static Fault>,
 }
 
 impl Variant<'_, '_> {
     fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
         let Variant { place, fault, .. } = *self;
-        let boots = self.start == Start::Boot && case.start != Start::Boot;
+        let boots = self.start_state == StartState::Boot && case.start_state != StartState::Boot;
         let name = TrialName {
             case: case.name,
-            variant: self.after.map(After::word).or(boots.then_some("boot")),
+            variant: self
+                .disruption
+                .map(Disruption::word)
+                .or(boots.then_some("boot")),
             fault: fault.map(|f| f.name),
             nic: &place.cell.nic.name,
             guest: &place.cell.guest.name,
@@ -215,8 +230,8 @@ impl Variant<'_, '_> {
             name: name.to_string(),
             case,
             cell: place.cell.clone(),
-            start: self.start,
-            after: self.after,
+            start_state: self.start_state,
+            disruption: self.disruption,
             fault,
             load: match case.load {
                 Load::Alone if fault.is_some() || !profile.measures() => Load::Busy,
@@ -229,21 +244,21 @@ impl Variant<'_, '_> {
 }
 
 /// A cell, with what decides about its trials.
-struct Place<'m> {
+struct PlannedCell<'m> {
     cell: Arc<Cell>,
     excludes: Vec<&'m Exclude>,
-    facts: &'m HostFacts,
+    facts: &'m Capabilities,
     /// On which machine its trials run, or why on none.
     host: Result<Host, String>,
     /// Why nothing can run there, whatever the machine.
     obstacle: Option<String>,
 }
 
-impl<'m> Place<'m> {
-    fn new(cell: Cell, matrix: &'m Matrix, facts: &'m HostFacts) -> Self {
+impl<'m> PlannedCell<'m> {
+    fn new(cell: Cell, matrix: &'m Matrix, facts: &'m Capabilities) -> Self {
         let about_cell =
             |e: &&Exclude| e.matches_cell(&cell.nic.name, &cell.guest.name, cell.backend);
-        Place {
+        PlannedCell {
             excludes: matrix.excludes.iter().filter(about_cell).collect(),
             obstacle: obstacle(&cell, facts),
             host: host_of(cell.backend, facts, matrix.host),
@@ -269,14 +284,14 @@ impl<'m> Place<'m> {
     }
 }
 
-fn obstacle(cell: &Cell, facts: &HostFacts) -> Option<String> {
-    let qemu = &facts.qemu_version;
+fn obstacle(cell: &Cell, facts: &Capabilities) -> Option<String> {
+    let qemu = &facts.qemu.version;
     let device = &cell.nic.device;
-    if !facts.qemu_devices.contains(device) {
+    if !facts.qemu.devices.contains(device) {
         return Some(format!("QEMU {qemu} has no device model {device}"));
     }
     let machine = cell.guest.machine.name();
-    if !facts.qemu_machines.iter().any(|m| m == machine) {
+    if !facts.qemu.machines.iter().any(|m| m == machine) {
         return Some(format!("QEMU {qemu} has no machine type {machine}"));
     }
     let suite = cell.guest.kernel_suite();
@@ -284,22 +299,22 @@ fn obstacle(cell: &Cell, facts: &HostFacts) -> Option<String> {
 }
 
 /// What the case's VM needs beyond its cell, and this host lacks.
-fn obstacle_to(case: &Case, cell: &Cell, facts: &HostFacts) -> Option<String> {
-    let spec = standard::sketch(case, cell);
+fn obstacle_to(case: &Case, cell: &Cell, facts: &Capabilities) -> Option<String> {
+    let spec = vm::sketch(case, cell);
     if let Boot::Network(firmware) = spec.boot {
         if cell.guest.image.is_some() {
             return Some(
                 "the guest is a disk image, and has no kernel that a NIC could fetch".into(),
             );
         }
-        if firmware == Firmware::Uefi && facts.uefi.is_none() {
+        if firmware == Firmware::Uefi && facts.qemu.uefi.is_none() {
             return Some("OVMF is not installed here (Debian's package ovmf)".into());
         }
     }
-    if spec.spice.is_some() && !facts.spice {
+    if spec.spice.is_some() && !facts.qemu.spice {
         return Some(format!(
             "QEMU {} has no SPICE here (Debian from 13 on: qemu-system-modules-spice)",
-            facts.qemu_version
+            facts.qemu.version
         ));
     }
     if spec.migratable && cell.guest.image.is_some() {
@@ -308,8 +323,6 @@ fn obstacle_to(case: &Case, cell: &Cell, facts: &HostFacts) -> Option<String> {
     None
 }
 
-/// How alike two names must be, of 1, to be worth suggesting.
-const ALIKE: f64 = 0.5;
 /// How much less alike than the best a further suggestion may be.
 const ALMOST: f64 = 0.1;
 /// How many suggestions are made.
@@ -329,12 +342,7 @@ pub fn nearest(names: &[String], filter: &str, exact: bool) -> Vec<String> {
             candidates.extend(words.windows(parts).map(|window| window.join("::")));
         }
     }
-    let mut scored: Vec<(f64, String)> = candidates
-        .into_iter()
-        .map(|c| (strsim::normalized_damerau_levenshtein(&c, filter), c))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let scored = words::alike(filter, candidates);
     let best = scored.first().map_or(0.0, |(likeness, _)| *likeness);
     scored
         .into_iter()

@@ -1,14 +1,16 @@
 //! The harness inside the lab: runs what it is told, and says how it went.
 
-use super::cmdline::PORT;
-use super::protocol::{FromLab, Grant, ToLab, Up, Want, Work};
-use crate::error::{CannotRun, OrCannotRun};
-use crate::host::accel;
-use crate::host::{Accel, facts};
+use crate::base::error::{CannotRun, OrCannotRun};
+use crate::host::{accel, kernel_facts};
+use crate::lab::cmdline::PORT;
+use crate::lab::protocol::{FromLab, Hello, Job, ToLab};
+use crate::plan::Action;
 use crate::run::context::Context;
-use crate::run::settings::AccelChoice;
-use crate::run::{self, deadline, trial};
-use crate::testbed::checkpoints::Checkpoints;
+use crate::run::planned::planned_with;
+use crate::run::trial;
+use crate::settings::AccelChoice;
+use crate::testbed::checkpoints::{Checkpoints, GuestReply, GuestRequest};
+use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Mode;
 use crate::vm::checkpoint::store::{RAM, Store};
 use anyhow::{Context as _, Result, bail};
@@ -33,9 +35,9 @@ static NO_KVM: AtomicBool = AtomicBool::new(false);
 
 /// Speaks, a message at a time.
 #[derive(Clone)]
-struct Voice(Arc<Mutex<File>>);
+struct Port(Arc<Mutex<File>>);
 
-impl Voice {
+impl Port {
     fn say(&self, message: &FromLab) -> Result<()> {
         let line = serde_json::to_string(message)? + "\n";
         let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -45,29 +47,29 @@ impl Voice {
 }
 
 /// The trials under way that may be waiting for an answer.
-type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<Grant, String>>>>>;
+type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<GuestReply, String>>>>>;
 
 /// Serves the harness outside for as long as the lab lives.
 ///
 /// # Errors
 /// Outside a lab; a port that cannot be read or written.
 pub fn serve() -> Result<()> {
-    let port = port()?;
-    let open = || File::options().read(true).write(true).open(&port);
-    let writer = open().or_cannot_run(|| format!("open {}", port.display()))?;
+    let device = port_device()?;
+    let open = || File::options().read(true).write(true).open(&device);
+    let writer = open().or_cannot_run(|| format!("open {}", device.display()))?;
     let reader = writer.try_clone()?;
-    let voice = Voice(Arc::new(Mutex::new(writer)));
-    let kernel = facts::of_kernel();
+    let port = Port(Arc::new(Mutex::new(writer)));
+    let kernel = kernel_facts::of_this_kernel();
     let release = nix::sys::utsname::uname().map_or_else(
         |_| String::new(),
         |uname| uname.release().to_string_lossy().into_owned(),
     );
-    voice.say(&FromLab::Up(Up {
+    port.say(&FromLab::Hello(Hello {
         release,
         vhost_obstacle: kernel.vhost_obstacle,
         zcopytx: kernel.zcopytx,
     }))?;
-    let heart = voice.clone();
+    let heart = port.clone();
     std::thread::Builder::new()
         .name("alive".into())
         .spawn(move || {
@@ -78,47 +80,47 @@ pub fn serve() -> Result<()> {
         .or_cannot_run(|| "start a thread".into())?;
     let waiting = Waiting::default();
     for line in BufReader::new(reader).lines() {
-        let line = line.or_cannot_run(|| format!("read {}", port.display()))?;
+        let line = line.or_cannot_run(|| format!("read {}", device.display()))?;
         match serde_json::from_str(&line)
             .context("the lab's port gave a line of another version")?
         {
-            ToLab::Run { trial, work } => {
+            ToLab::Run { trial, job } => {
                 let (sender, granted) = channel();
                 lock(&waiting).insert(trial, sender);
-                let (voice, waiting) = (voice.clone(), waiting.clone());
+                let (port, waiting) = (port.clone(), waiting.clone());
                 std::thread::Builder::new()
-                    .name(work.trial.clone())
+                    .name(job.trial.clone())
                     .spawn(move || {
-                        let asking = voice.clone();
+                        let asking = port.clone();
                         let granted = Mutex::new(granted);
-                        let ask = move |want: Want| -> Result<Grant> {
-                            let want = Box::new(want);
-                            asking.say(&FromLab::Wanted { trial, want })?;
+                        let ask = move |request: GuestRequest| -> Result<GuestReply> {
+                            let request = Box::new(request);
+                            asking.say(&FromLab::GuestRequested { trial, request })?;
                             let granted = granted.lock().unwrap_or_else(PoisonError::into_inner);
                             match granted.recv() {
-                                Ok(Ok(grant)) => {
-                                    read_ahead(&grant);
-                                    Ok(grant)
+                                Ok(Ok(reply)) => {
+                                    read_ahead(&reply);
+                                    Ok(reply)
                                 }
                                 Ok(Err(why)) => bail!(CannotRun(why)),
                                 Err(_) => bail!(CannotRun("nobody answers the lab".into())),
                             }
                         };
-                        let name = work.trial.clone();
-                        let ended = run_trial(*work, Box::new(ask)).unwrap_or_else(|error| {
+                        let name = job.trial.clone();
+                        let ended = run_trial(*job, Box::new(ask)).unwrap_or_else(|error| {
                             let message = format!("{error:#}");
                             TrialEnded::unmeasured(name, Outcome::Broken { message })
                         });
                         lock(&waiting).remove(&trial);
                         let ended = Box::new(ended);
                         // Nobody is left to hear that the port is closed.
-                        let _ = voice.say(&FromLab::Ended { trial, ended });
+                        let _ = port.say(&FromLab::Ended { trial, ended });
                     })
                     .or_cannot_run(|| "start a thread for a trial".into())?;
             }
-            ToLab::Granted { trial, grant } => {
+            ToLab::GuestReplied { trial, reply } => {
                 if let Some(sender) = lock(&waiting).get(&trial) {
-                    let _ = sender.send(grant);
+                    let _ = sender.send(reply);
                 }
             }
             ToLab::Alive => {}
@@ -130,8 +132,8 @@ pub fn serve() -> Result<()> {
 /// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest: one
 /// that maps the file touches it page by page, and each of them would be a round trip to the machine
 /// (12 s to the agent's answer in place of 7).
-fn read_ahead(grant: &Grant) {
-    let Some((directory, Mode::Mapped, _)) = &grant.checkpoint else {
+fn read_ahead(reply: &GuestReply) {
+    let Some((directory, Mode::Mapped, _)) = &reply.checkpoint else {
         return;
     };
     let file = File::open(directory.join(RAM));
@@ -144,7 +146,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// The character device of the lab's port.
-fn port() -> Result<PathBuf> {
+fn port_device() -> Result<PathBuf> {
     let ports = std::fs::read_dir("/sys/class/virtio-ports").into_iter();
     ports
         .flatten()
@@ -156,22 +158,22 @@ fn port() -> Result<PathBuf> {
         .ok_or_else(|| CannotRun(format!("this is no lab: it has no port {PORT}")).into())
 }
 
-type Ask = Box<dyn Fn(Want) -> Result<Grant> + Send + Sync>;
+type Ask = Box<dyn Fn(GuestRequest) -> Result<GuestReply> + Send + Sync>;
 
 /// Runs a trial as if here were everywhere.
-fn run_trial(work: Work, ask: Ask) -> Result<TrialEnded> {
-    let Work {
+fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
+    let Job {
+        trial: name,
+        run,
         settings,
-        facts: outside,
+        qemu,
         image,
         suites,
         proven,
-        ..
-    } = work;
+    } = job;
     // QEMU is the same; the kernel is another.
-    let facts = facts::of_kernel().within(outside);
-    let planned = run::planned_with(&settings, facts)?;
-    let trial = planned.trial(&work.trial)?.clone();
+    let planned = planned_with(&settings, qemu)?;
+    let trial = planned.trial(&name)?.clone();
     let own = PathBuf::from(OWN);
     let say = |line: &str| eprintln!("{line}");
     let prove = |choice| {
@@ -194,22 +196,20 @@ fn run_trial(work: Work, ask: Ask) -> Result<TrialEnded> {
         // What TCG emulates does not depend on what it runs on.
         Accel::Tcg => Checkpoints::elsewhere(ask),
         Accel::Kvm => {
-            let version = planned.facts.qemu_version.clone();
+            let version = planned.capabilities.qemu.version.clone();
             let store = Store::disposable(own.join("checkpoints"));
             Checkpoints::new(store, settings.qemu.clone(), version)
         }
     };
-    deadline::set_speed(proven.speed);
-    let context = Arc::new(Context {
+    let context = Arc::new(Context::new(
         settings,
-        profile: planned.profile,
-        facts: planned.facts,
+        planned,
+        proven,
         image,
         suites,
-        proven,
         checkpoints,
-    });
-    if let crate::plan::Action::Skip(reason) = &trial.action {
+    ));
+    if let Action::Skip(reason) = &trial.action {
         let reason = reason.clone();
         return Ok(TrialEnded::unmeasured(
             trial.name,
@@ -218,6 +218,6 @@ fn run_trial(work: Work, ask: Ask) -> Result<TrialEnded> {
     }
     Ok(TrialEnded {
         host: Some(format!("guests under {}", context.proven.accel.name())),
-        ..trial::run(&trial, &context, &work.run)
+        ..trial::run(&trial, &context, &run)
     })
 }

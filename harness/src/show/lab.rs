@@ -1,13 +1,13 @@
 //! `cargo xtask lab`: the labs that several runs share.
 
-use super::describe;
-use super::shared::{self, Wish};
-use crate::error::{CannotRun, OrCannotRun};
+use crate::base::error::{CannotRun, OrCannotRun};
+use crate::lab::describe;
+use crate::lab::shared::{self, Request};
 use crate::net;
 use crate::run::context::Context;
-use crate::run::settings::Settings;
+use crate::run::planned::planned;
 use crate::run::shell::Raw;
-use crate::run::{self, Planned};
+use crate::settings::Settings;
 use anyhow::{Result, bail};
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
@@ -29,18 +29,14 @@ pub fn keep(
     zcopytx: bool,
     ready: impl FnOnce(&str) -> Result<()>,
 ) -> Result<()> {
-    let Planned {
-        matrix,
-        profile,
-        facts,
-        ..
-    } = run::planned(&settings)?;
-    if let Some(why) = &facts.lab_obstacle {
+    let planned = planned(&settings)?;
+    let memory_mib = planned.matrix.lab_memory_mib;
+    if let Some(why) = &planned.capabilities.lab_obstacle {
         bail!(CannotRun(format!("there can be no lab: {why}")));
     }
     net::userns::enter_if_needed()?;
-    let context = Context::prepare(settings, profile, facts, &[])?;
-    shared::keep(&context, zcopytx, matrix.lab_memory_mib, |line| {
+    let context = Context::prepare(settings, planned, &[])?;
+    shared::keep(&context.outside(), zcopytx, memory_mib, |line| {
         ready(&format!("{line}\n"))
     })
 }
@@ -52,7 +48,7 @@ pub fn keep(
 pub fn status(settings: &Settings) -> Result<String> {
     let mut text = String::new();
     for zcopytx in ZCOPYTX {
-        let state = match shared::connect(settings, zcopytx, Wish::Status)? {
+        let state = match shared::connect(settings, zcopytx, Request::Status)? {
             Some((_, _, up)) => describe(&up),
             None => "down".to_owned(),
         };
@@ -68,7 +64,7 @@ pub fn status(settings: &Settings) -> Result<String> {
 pub fn down(settings: &Settings) -> Result<String> {
     let mut text = String::new();
     for zcopytx in ZCOPYTX {
-        if let Some((_, mut reader, _)) = shared::connect(settings, zcopytx, Wish::Down)? {
+        if let Some((_, mut reader, _)) = shared::connect(settings, zcopytx, Request::Down)? {
             // Its end is the connection's.
             let _ = reader.read(&mut [0]);
             let _ = writeln!(text, "{} is down", shared::name(zcopytx));
@@ -86,7 +82,7 @@ pub fn down(settings: &Settings) -> Result<String> {
 /// When none is up.
 pub fn shell(settings: &Settings) -> Result<()> {
     for zcopytx in ZCOPYTX {
-        let Some((stream, mut reader, up)) = shared::connect(settings, zcopytx, Wish::Shell)?
+        let Some((stream, mut reader, up)) = shared::connect(settings, zcopytx, Request::Shell)?
         else {
             continue;
         };

@@ -2,20 +2,23 @@
 
 use crate::cases;
 use crate::guest::image;
-use crate::host::{Accel, HostFacts, accel, facts};
+use crate::host::accel;
+use crate::host::kernel_facts::{self, KernelFacts};
+use crate::host::qemu_facts::{self, QemuFacts};
 use crate::matrix::load;
-use crate::run::settings::Settings;
+use crate::settings::Settings;
+use crate::vm::accel::Accel;
 
 /// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
 pub fn examine(settings: &Settings) -> String {
     let mut lines = Lines(String::new());
-    match facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache()) {
+    match qemu_facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache()) {
         Err(error) => lines.lack("QEMU", &format!("{error:#}; no trial can run")),
         Ok(facts) => {
             let at = settings.qemu.display();
-            lines.ok("QEMU", &format!("{} at {at}", facts.qemu_version));
+            lines.ok("QEMU", &format!("{} at {at}", facts.version));
             models(settings, &facts, &mut lines);
-            vhost(&facts, &mut lines);
+            vhost(&kernel_facts::of_this_kernel(), &mut lines);
         }
     }
     let say = |line: &str| eprintln!("{line}");
@@ -56,7 +59,7 @@ pub fn examine(settings: &Settings) -> String {
     lines.0
 }
 
-fn models(settings: &Settings, facts: &HostFacts, lines: &mut Lines) {
+fn models(settings: &Settings, facts: &QemuFacts, lines: &mut Lines) {
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     match load::load(&settings.matrix, &names) {
         Err(error) => lines.lack("matrix", &error.to_string()),
@@ -76,7 +79,7 @@ fn models(settings: &Settings, facts: &HostFacts, lines: &mut Lines) {
                 .filter_map(|name| matrix.nics.get(name))
             {
                 let (name, device) = (&nic.name, &nic.device);
-                if facts.qemu_devices.contains(device) {
+                if facts.has_device(device) {
                     lines.ok("NIC model", &format!("{name}: QEMU has {device}"));
                 } else {
                     lines.lack(
@@ -89,7 +92,7 @@ fn models(settings: &Settings, facts: &HostFacts, lines: &mut Lines) {
     }
 }
 
-fn vhost(facts: &HostFacts, lines: &mut Lines) {
+fn vhost(facts: &KernelFacts, lines: &mut Lines) {
     match (facts.vhost_obstacle.is_none(), facts.zcopytx) {
         (false, _) => lines.lack(
             "vhost",

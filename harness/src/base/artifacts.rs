@@ -1,6 +1,6 @@
 //! Where a run leaves its files: a directory a run, and in it a directory a trial.
 
-use crate::error::CannotRun;
+use crate::base::error::CannotRun;
 use anyhow::Result;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File, OpenOptions};

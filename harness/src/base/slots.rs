@@ -68,7 +68,7 @@ struct Line {
 
 /// Where one joins the line.
 #[derive(Clone, Copy)]
-enum Place {
+enum Joins {
     First,
     Last,
 }
@@ -101,15 +101,15 @@ impl Slots {
 
     /// Waits for a slot. A need beyond the whole is all of it.
     pub fn wait(&self, need: Need) -> Slot<'_> {
-        self.wait_at(Place::Last, need)
+        self.wait_at(Joins::Last, need)
     }
 
     /// As [`Slots::wait`], before all who wait: for one that holds what is scarcer.
     pub fn wait_first(&self, need: Need) -> Slot<'_> {
-        self.wait_at(Place::First, need)
+        self.wait_at(Joins::First, need)
     }
 
-    fn wait_at(&self, place: Place, need: Need) -> Slot<'_> {
+    fn wait_at(&self, place: Joins, need: Need) -> Slot<'_> {
         let need = need.min(self.whole);
         let mut line = self.lock();
         let ticket = line.join(place, need);
@@ -136,7 +136,7 @@ impl Drop for Slot<'_> {
 }
 
 impl Line {
-    fn join(&mut self, place: Place, need: Need) -> u64 {
+    fn join(&mut self, place: Joins, need: Need) -> u64 {
         self.tickets += 1;
         let waiter = Waiter {
             ticket: self.tickets,
@@ -144,8 +144,8 @@ impl Line {
             passed: 0,
         };
         match place {
-            Place::First => self.waiting.insert(0, waiter),
-            Place::Last => self.waiting.push(waiter),
+            Joins::First => self.waiting.insert(0, waiter),
+            Joins::Last => self.waiting.push(waiter),
         }
         self.tickets
     }
@@ -218,7 +218,7 @@ mod tests {
         /// Its ticket.
         fn join(&mut self, need: Need) -> u64 {
             let need = need.min(self.slots.whole);
-            let ticket = self.slots.lock().join(Place::Last, need);
+            let ticket = self.slots.lock().join(Joins::Last, need);
             self.admit();
             ticket
         }
@@ -259,10 +259,10 @@ mod tests {
     fn one_that_joins_first_is_next() {
         let slots = Slots::new(need(PROCESSOR, 1000));
         let mut line = slots.lock();
-        let inside = line.join(Place::Last, BUSY);
+        let inside = line.join(Joins::Last, BUSY);
         assert!(line.enter(inside));
-        let last = line.join(Place::Last, BUSY);
-        let first = line.join(Place::First, BUSY);
+        let last = line.join(Joins::Last, BUSY);
+        let first = line.join(Joins::First, BUSY);
         line.leave(BUSY);
         assert!(!line.enter(last));
         assert!(line.enter(first));

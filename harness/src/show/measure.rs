@@ -1,14 +1,13 @@
 //! How long a trial's guest takes to be there, over and over: `nicmatrix restores`. The figures of
 //! `cargo xtask bench`, and the soak that shows that a restore does not fail once in a thousand.
 
-use crate::error::{CannotRun, OrCannotRun};
+use crate::base::artifacts::Artifacts;
+use crate::base::error::{CannotRun, OrCannotRun};
 use crate::net;
 use crate::plan::{Action, PlannedTrial};
-use crate::run::artifacts::Artifacts;
 use crate::run::context::Context;
-use crate::run::settings::Settings;
-use crate::run::{self, Planned};
-use crate::testbed::Testbed;
+use crate::run::planned::planned;
+use crate::settings::Settings;
 use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 use std::path::Path;
@@ -43,9 +42,8 @@ pub fn restores(
     at_once: usize,
     mut report: impl FnMut(&Sample) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let planned = run::planned(settings)?;
+    let planned = planned(settings)?;
     let trial = &planned.trial(name)?.clone();
-    let Planned { profile, facts, .. } = planned;
     if let Action::Skip(reason) = &trial.action {
         return Err(CannotRun(format!("{name} cannot run here: {reason}")).into());
     }
@@ -53,8 +51,7 @@ pub fn restores(
     net::tun::check()?;
     let context = Arc::new(Context::prepare(
         settings.clone(),
-        profile,
-        facts,
+        planned,
         std::slice::from_ref(trial),
     )?);
     let directory = tempfile::Builder::new()
@@ -100,7 +97,7 @@ fn one(
     let bed = std::fs::create_dir_all(directory)
         .or_cannot_run(|| format!("create {}", directory.display()))
         .and_then(|()| Artifacts::new(directory, &trial.name))
-        .and_then(|artifacts| Testbed::build(trial, context, artifacts, |_| ()))
+        .and_then(|artifacts| context.testbed(trial, artifacts, |_| ()))
         .and_then(|mut bed| {
             let first_ping = match bed.first_ping {
                 Some(after) => after,
@@ -117,7 +114,7 @@ fn one(
     let unique_kib = bed.as_ref().ok().and_then(|(bed, _)| bed.vm.unique_kib());
     all_up.wait();
     let (bed, first_ping) = bed?;
-    let (start, boot) = (bed.start, bed.boot);
+    let (start, boot) = (bed.start_state, bed.boot);
     let ending = Instant::now();
     drop(bed);
     Ok(Sample {

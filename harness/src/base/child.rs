@@ -1,6 +1,6 @@
 //! Child processes that cannot outlive the harness.
 
-use super::cpu;
+use super::{cpu, words};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::prctl;
@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, PipeReader, Read as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -50,10 +50,8 @@ fn locate(program: &OsStr) -> OsString {
         return program.into();
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
+    words::on_path(program, &path)
+        .or_else(|| words::on_path(program, OsStr::new("/usr/sbin:/sbin")))
         .map_or_else(|| program.into(), Into::into)
 }
 
@@ -63,15 +61,7 @@ pub fn command_line(command: &Command) -> String {
     let name = program.file_name().unwrap_or(program.as_os_str());
     std::iter::once(name)
         .chain(command.get_args())
-        .map(|word| {
-            let word = word.to_string_lossy();
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_=+,./:@%".contains(c);
-            if !word.is_empty() && word.chars().all(plain) {
-                word.into_owned()
-            } else {
-                format!("'{}'", word.replace('\'', r"'\''"))
-            }
-        })
+        .map(|word| words::quote_where_needed(&word.to_string_lossy()))
         .collect::<Vec<_>>()
         .join(" ")
 }

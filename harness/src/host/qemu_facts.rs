@@ -1,9 +1,8 @@
-//! What the QEMU under test has, asked of itself over QMP, and what this kernel has.
+//! What a QEMU has, asked of itself over QMP.
 
-use super::HostFacts;
-use crate::error::CannotRun;
-use crate::json;
-use crate::run::child::dies_with_parent;
+use crate::base::child::dies_with_parent;
+use crate::base::error::CannotRun;
+use crate::base::json;
 use anyhow::{Context, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
@@ -12,9 +11,8 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::{fs::MetadataExt, process::CommandExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,82 +35,45 @@ const MODULES: &[&str] = &[
     "/usr/lib64/qemu-kvm",
 ];
 
-/// Whether vhost_net sends from the guest's own pages.
-pub const ZCOPYTX: &str = "/sys/module/vhost_net/parameters/experimental_zcopytx";
-
 /// OVMF with its variables in one file, as `-bios` takes it.
 const UEFI: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd"];
 
-/// The facts about `qemu` and this kernel. QEMU's are cached in `cache_dir` until its file, its
-/// modules or `firmware` change; the kernel's never.
-pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Result<HostFacts> {
+/// The facts of one QEMU that decide whether a trial can run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuFacts {
+    /// As `query-version` gives it, for example "7.2.22".
+    pub version: String,
+    /// `-device` models that it has (`-device help`).
+    pub devices: Vec<String>,
+    /// Machine types that it has.
+    pub machines: Vec<String>,
+    /// Whether it takes `-spice`.
+    pub spice: bool,
+    /// OVMF, where it is installed.
+    pub uefi: Option<PathBuf>,
+}
+
+impl QemuFacts {
+    /// Whether it has the `-device` model.
+    pub fn has_device(&self, device: &str) -> bool {
+        self.devices.iter().any(|has| has == device)
+    }
+}
+
+/// The facts of `qemu`, cached in `cache_dir` until its file, its modules or `firmware` change.
+///
+/// # Errors
+/// [`CannotRun`], when it does not answer as a QEMU.
+pub fn facts(qemu: &Path, firmware: &[PathBuf], cache_dir: &Path) -> anyhow::Result<QemuFacts> {
     let asked = cached(qemu, firmware, cache_dir)
         .map_err(|e| anyhow::Error::new(CannotRun(format!("{e:#}"))))?;
-    let kernel = of_kernel();
-    Ok(HostFacts {
-        qemu_version: asked.version,
-        qemu_devices: asked.devices,
-        qemu_machines: asked.machines,
+    Ok(QemuFacts {
+        version: asked.version,
+        devices: asked.devices,
+        machines: asked.machines,
         spice: asked.spice,
         uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
-        vhost_obstacle: kernel.vhost_obstacle,
-        zcopytx: kernel.zcopytx,
-        module_reload: false,
-        lab_obstacle: None,
-        missing_suites: BTreeMap::new(),
     })
-}
-
-/// What a kernel has for vhost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelFacts {
-    /// See [`HostFacts::vhost_obstacle`].
-    pub vhost_obstacle: Option<String>,
-    /// See [`HostFacts::zcopytx`].
-    pub zcopytx: Option<bool>,
-}
-
-impl KernelFacts {
-    /// The facts of a host with this kernel, and `other` in all else.
-    pub fn within(self, other: HostFacts) -> HostFacts {
-        HostFacts {
-            vhost_obstacle: self.vhost_obstacle,
-            zcopytx: self.zcopytx,
-            ..other
-        }
-    }
-}
-
-/// What this kernel has for vhost, now.
-pub fn of_kernel() -> KernelFacts {
-    // Opening it loads the module where it is not yet loaded, so its parameter is read after.
-    let vhost_obstacle = vhost_obstacle(Path::new("/dev/vhost-net"));
-    let zcopytx = std::fs::read_to_string(ZCOPYTX).ok();
-    KernelFacts {
-        vhost_obstacle,
-        zcopytx: zcopytx.and_then(|text| switch(text.trim())),
-    }
-}
-
-fn vhost_obstacle(device: &Path) -> Option<String> {
-    let opened = File::options().read(true).write(true).open(device);
-    let path = device.display();
-    match opened {
-        Ok(_) => None,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            Some(format!("this kernel has no vhost_net (no {path})"))
-        }
-        Err(e) => Some(format!("vhost_net cannot be used: cannot open {path}: {e}")),
-    }
-}
-
-/// A module parameter: an int (`0`, `1`) or a bool (`N`, `Y`).
-pub(super) fn switch(text: &str) -> Option<bool> {
-    match text {
-        "0" | "N" => Some(false),
-        "1" | "Y" => Some(true),
-        _ => None,
-    }
 }
 
 /// What a QEMU says of itself.

@@ -1,6 +1,6 @@
 //! The items of the manual test plan, and which cases carry each.
 
-use super::Case;
+use crate::cases::Case;
 use crate::plan::{Action, PlannedTrial};
 use std::fmt::Write;
 

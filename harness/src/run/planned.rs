@@ -1,0 +1,123 @@
+//! The plan of a matrix on this host, before anything is built or booted.
+
+use crate::cases;
+use crate::guest::image;
+use crate::host::module::Module;
+use crate::host::qemu_facts::{self, QemuFacts};
+use crate::host::{Capabilities, kernel_facts, machine, place};
+use crate::matrix::load;
+use crate::matrix::schema::{BootMode, Matrix, Profile};
+use crate::plan::{self, PlannedTrial};
+use crate::settings::Settings;
+use crate::vm::start_state::StartState;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The plan of a matrix on this host.
+pub struct Planned {
+    /// The matrix.
+    pub matrix: Matrix,
+    /// The profile that was asked for.
+    pub profile: Profile,
+    /// What this host can do.
+    pub capabilities: Capabilities,
+    /// Its trials.
+    pub trials: Vec<PlannedTrial>,
+}
+
+impl Planned {
+    /// The trial of that name.
+    ///
+    /// # Errors
+    /// When there is none, with the nearest names.
+    pub fn trial(&self, name: &str) -> anyhow::Result<&PlannedTrial> {
+        let found = self.trials.iter().find(|trial| trial.name == name);
+        found.ok_or_else(|| {
+            let names: Vec<String> = self.trials.iter().map(|t| t.name.clone()).collect();
+            plan::nothing_matches(&names, name, true)
+        })
+    }
+}
+
+/// Reads the matrix and plans it for this host. Quick: nothing is built or booted.
+///
+/// # Errors
+/// Bad input in the matrix; a QEMU that does not answer.
+pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
+    let cache = settings.host_cache();
+    // While another process reloads the module, this kernel seems to have none.
+    let _still = match settings.allow_module_reload {
+        true => Some(Module::of_kernel(&cache).still()?),
+        false => None,
+    };
+    let qemu = qemu_facts::facts(&settings.qemu, &settings.firmware, &cache)?;
+    planned_with(settings, qemu)
+}
+
+/// The matrix, with the images that the environment names.
+///
+/// # Errors
+/// Bad input in it.
+pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
+    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
+    let mut matrix = load::load(&settings.matrix, &names)?;
+    matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
+    Ok(matrix)
+}
+
+/// As [`planned`], where the facts of the QEMU under test are known.
+///
+/// # Errors
+/// Bad input in the matrix.
+pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Planned> {
+    let mut matrix = matrix(settings)?;
+    let mut profile = matrix.profile(&settings.profile)?.clone();
+    matrix.use_axes(&profile);
+    if settings.boot {
+        // All of them boot, under their plain names.
+        profile.boot_modes = vec![BootMode::Checkpoint];
+    }
+    if let Some(host) = settings.host {
+        matrix.host = host;
+    }
+    let lab_obstacle = place::lab_obstacle(&qemu, matrix.lab_memory_mib, machine::machine_mib());
+    let capabilities = Capabilities {
+        qemu,
+        kernel: kernel_facts::of_this_kernel(),
+        module_reload: settings.allow_module_reload,
+        lab_obstacle,
+        missing_suites: missing_suites(&matrix, settings),
+    };
+    let mut trials = plan::plan(
+        &matrix,
+        cases::all(),
+        &profile,
+        &capabilities,
+        settings.faults,
+        settings.shard,
+    );
+    if settings.boot {
+        trials
+            .iter_mut()
+            .for_each(|trial| trial.start_state = StartState::Boot);
+    }
+    Ok(Planned {
+        matrix,
+        profile,
+        capabilities,
+        trials,
+    })
+}
+
+/// The suites of the matrix whose kernels cannot be had here, each with why.
+fn missing_suites(matrix: &Matrix, settings: &Settings) -> BTreeMap<String, String> {
+    let suites: BTreeSet<&str> = (matrix.axes.guest.iter())
+        .filter_map(|name| matrix.guests.get(name)?.kernel_suite())
+        .collect();
+    suites
+        .into_iter()
+        .filter_map(|suite| {
+            let why = image::obstacle(&settings.images(), suite)?;
+            Some((suite.to_owned(), why))
+        })
+        .collect()
+}

@@ -1,0 +1,53 @@
+//! What a testbed is built from: all that is known of one trial before its VM starts.
+
+use super::Testbed;
+use crate::matrix::Cell;
+use crate::matrix::schema::Profile;
+use crate::vm::cmdline::VmSpec;
+use crate::vm::standard::Kit;
+use crate::vm::start_state::StartState;
+use std::sync::Arc;
+
+/// A testbed to be built.
+pub struct Order {
+    /// The cell under test.
+    pub cell: Arc<Cell>,
+    /// Its VM, finished.
+    pub spec: VmSpec,
+    /// Its VM as it would be without what a fault changes: tells which checkpoint fits.
+    pub plain: VmSpec,
+    /// What its guest starts from, where that can be.
+    pub start_state: StartState,
+    /// How often and how long.
+    pub profile: Profile,
+    /// What it is struck with.
+    pub strike: Option<Strike>,
+    /// What further VMs of the same cell are made of.
+    pub kit: Kit,
+}
+
+/// What a testbed is struck with, once.
+#[derive(Clone, Copy)]
+pub struct Strike {
+    /// For messages.
+    pub name: &'static str,
+    /// When.
+    pub moment: Moment,
+    /// A change of the running testbed.
+    pub inject: fn(&mut Testbed) -> anyhow::Result<()>,
+}
+
+/// When a strike falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The guest has booted and its NIC is up; the case has not begun.
+    Start,
+    /// The case has traffic under way, or is about to send it.
+    Traffic,
+    /// The case is about to unplug the NIC.
+    Unplug,
+    /// The case is about to ask for what must be refused.
+    Refusal,
+    /// The guest is on its way to another QEMU.
+    Migrating,
+}
