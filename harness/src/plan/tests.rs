@@ -557,3 +557,21 @@ fn every_case_also_boots_where_the_profile_says_so_and_none_boots_twice() {
     let faulty = on(&facts(), &matrix(""), "both", true);
     assert!(faulty.iter().all(|t| !t.name.contains('@')));
 }
+
+#[test]
+fn the_shipped_file() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
+    let cases: Vec<&str> = crate::cases::all().iter().map(|c| c.name).collect();
+    let matrix = crate::matrix::load::load(&path, &cases).unwrap();
+    // 3 models and 3 guests by tap, virtio and 3 guests by 3 backends
+    assert_eq!(matrix.cells().count(), 3 * 3 + 3 * 3);
+    assert!(
+        matrix
+            .guests
+            .values()
+            .all(crate::matrix::schema::Guest::is_stand_in)
+    );
+    for profile in ["smoke", "full", "soak"] {
+        matrix.profile(profile).unwrap();
+    }
+}
