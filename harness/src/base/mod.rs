@@ -6,5 +6,6 @@ pub mod cpu;
 pub mod deadline;
 pub mod error;
 pub mod json;
+pub mod panics;
 pub mod slots;
 pub mod words;

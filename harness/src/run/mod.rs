@@ -14,6 +14,7 @@ pub mod trial;
 
 pub(crate) mod schedule;
 mod session;
+mod verdicts;
 
 use crate::base::error::CannotRun;
 use crate::host::place::Host;

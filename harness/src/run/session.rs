@@ -3,10 +3,11 @@
 use super::context::Context;
 use super::planned::Planned;
 use super::schedule::{self, History};
+use super::verdicts::Verdicts;
 use super::{shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::slots::Slots;
-use crate::base::{artifacts, cpu};
+use crate::base::{artifacts, cpu, panics};
 use crate::host::machine;
 use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
@@ -24,10 +25,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Width of the summary where the terminal's is not known.
@@ -51,8 +52,7 @@ pub struct Session {
     /// Processor time that was used up before.
     cpu_before: Duration,
     closed: Mutex<bool>,
-    /// The exit code so far, of this process's own trials: under nextest the log is shared.
-    worst: AtomicU8,
+    verdicts: Mutex<Verdicts>,
 }
 
 impl Session {
@@ -69,6 +69,8 @@ impl Session {
             .iter()
             .filter(|trial| trial.action == Action::Run)
             .count();
+        let to_run = selected.iter().filter(|trial| trial.action == Action::Run);
+        let verdicts = Verdicts::owing(to_run.map(|trial| &*trial.name));
         let lab_memory_mib = planned.matrix.lab_memory_mib;
         let context = match runs {
             0 => None,
@@ -134,7 +136,7 @@ impl Session {
             begun: Instant::now(),
             cpu_before: cpu::of_process(),
             closed: Mutex::new(false),
-            worst: AtomicU8::new(0),
+            verdicts: Mutex::new(verdicts),
         })
     }
 
@@ -184,6 +186,26 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
+        let run = AssertUnwindSafe(|| self.run_in_slot(planned, context));
+        let ended = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+            let message = format!("the harness panicked: {}", panics::words(&*panic));
+            self.broken(planned, message)
+        });
+        let recorded = self.record(&Event::TrialEnded(ended.clone()));
+        self.verdicts()
+            .take(&planned.name, &ended.outcome, recorded);
+        if let Some(progress) = &self.progress {
+            progress.ended(
+                &planned.name,
+                &ended.outcome,
+                Duration::from_secs_f64(ended.seconds),
+            );
+        }
+        self.for_libtest(ended)
+    }
+
+    /// Runs one trial, when there is a slot for it.
+    fn run_in_slot(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
         let need = self.history.need(planned);
         // What waits for its lab needs no slot yet, and what has one there leaves it idle no longer than
         // it must.
@@ -198,37 +220,24 @@ impl Session {
         if let Some(progress) = &self.progress {
             progress.started(&planned.name);
         }
-        let ended = match planned.host {
+        match planned.host {
             Host::Direct => match self.hold_module(planned.cell.backend) {
                 Ok(_held) => trial::run(planned, context, self.run.path()),
-                Err(error) => {
-                    let message = format!("{error:#}");
-                    TrialEnded {
-                        reproduce: self.settings.reproduce(&planned.name),
-                        ..TrialEnded::unmeasured(planned.name.clone(), Outcome::Broken { message })
-                    }
-                }
+                Err(error) => self.broken(planned, format!("{error:#}")),
             },
             Host::Lab => self.labs.run(planned, &context.outside(), self.run.path()),
-        };
-        let weigh = |worst: u8| match (worst, code(&ended.outcome)) {
-            (1, _) | (_, 1) => 1,
-            (worst, code) => worst.max(code),
-        };
-        let _ = self
-            .worst
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |worst| {
-                Some(weigh(worst))
-            });
-        self.record(&Event::TrialEnded(ended.clone()));
-        if let Some(progress) = &self.progress {
-            progress.ended(
-                &planned.name,
-                &ended.outcome,
-                Duration::from_secs_f64(ended.seconds),
-            );
         }
-        self.for_libtest(ended)
+    }
+
+    fn broken(&self, planned: &PlannedTrial, message: String) -> TrialEnded {
+        TrialEnded {
+            reproduce: self.settings.reproduce(&planned.name),
+            ..TrialEnded::unmeasured(planned.name.clone(), Outcome::Broken { message })
+        }
+    }
+
+    fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
+        self.verdicts.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     /// Where vhost_net may be reloaded: holds it as `backend` needs it.
@@ -266,11 +275,14 @@ impl Session {
         Err(text.into())
     }
 
-    /// An event log that cannot be written (disk full) is said, and must not stop the trials.
-    fn record(&self, event: &Event) {
-        if let Err(error) = append(&self.log, event) {
+    /// An event log that cannot be written (disk full) is said, and must not stop the trials. Whether it
+    /// was written.
+    fn record(&self, event: &Event) -> bool {
+        let appended = append(&self.log, event);
+        if let Err(error) = &appended {
             eprintln!("Error: {error:#}");
         }
+        appended.is_ok()
     }
 
     /// Writes the last event and the reports, shows the table, puts vhost_net back where it was
@@ -307,8 +319,14 @@ impl Session {
             reloader.put_back();
         }
         reported?;
-        let worst = self.worst.load(Ordering::Relaxed);
-        Ok(ExitCode::from(if interrupted { 130 } else { worst }))
+        if interrupted {
+            return Ok(ExitCode::from(130));
+        }
+        let verdicts = self.verdicts();
+        for trial in verdicts.lost() {
+            eprintln!("Error: {trial} was to run, and its verdict is not in the event log");
+        }
+        Ok(ExitCode::from(verdicts.code()))
     }
 
     /// The reports of the whole run. nextest writes its own, of all its processes.
@@ -334,16 +352,6 @@ fn append(log: &EventLog, event: &Event) -> anyhow::Result<()> {
     artifacts::on_disk(log.append(event), || {
         format!("append to the event log {}", log.path().display())
     })
-}
-
-/// The exit code that a verdict asks for: 1 for a NIC that failed, 3 for what the harness could not
-/// run. A failed NIC outweighs it.
-fn code(outcome: &Outcome) -> u8 {
-    match outcome {
-        Outcome::Failed { .. } => 1,
-        Outcome::Broken { .. } | Outcome::Interrupted => 3,
-        Outcome::Passed | Outcome::Flaky { .. } | Outcome::Skipped { .. } => 0,
-    }
 }
 
 fn planned_event(trial: &PlannedTrial) -> Event {
