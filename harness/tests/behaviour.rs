@@ -10,7 +10,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use own::{ENDS, LOOK, Own, Process, Started, Traces};
-use own::{changed_matrix, expect_words, interfaces, matrix, refused};
+use own::{changed_matrix, expect_words, interfaces, matrix, nicmatrix, refused};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -104,6 +104,32 @@ fn a_script_for_qemu_must_exec_it_and_answer() {
     let all = fs::read_dir("/proc").expect("/proc").flatten();
     let mut lines = all.map(|entry| Process(entry.path()).line());
     assert!(!lines.any(|line| line.trim() == mark), "its child lives on");
+}
+
+#[test]
+fn a_panic_around_a_trial_is_broken_and_never_green() {
+    let own = Own::new();
+    // A proof of the accelerator of its own, for this test to damage.
+    let host = Path::new(&own.dir).join("host");
+    fs::remove_file(&host).expect("a link");
+    let mut doctor = nicmatrix(&["doctor"]);
+    doctor.env("NICMATRIX_DIR", &own.dir);
+    assert!(doctor.output().expect("it runs").status.success());
+    let proof = host.join("accel-auto.json");
+    let text = fs::read_to_string(&proof).expect("the proof");
+    let mut proof_of: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    // No deadline can be as long as that.
+    proof_of["proven"]["speed"] = 1e300.into();
+    fs::write(&proof, proof_of.to_string()).expect("written");
+    let words = ["0 passed, 0 failed, 1 broken", "the harness panicked"];
+    let dir = [("NICMATRIX_DIR", &*own.dir), ("NICMATRIX_TABLE", "1")];
+    refused(&["--exact", TRIAL], &dir, 3, &words);
+    let nextest = [
+        ("NICMATRIX_DIR", &*own.dir),
+        ("NEXTEST", "1"),
+        ("NICMATRIX_RUN", "panics"),
+    ];
+    refused(&["--exact", TRIAL], &nextest, 3, &["the harness panicked"]);
 }
 
 #[test]
