@@ -3,28 +3,8 @@
 use super::HostFacts;
 use super::facts::ZCOPYTX;
 use crate::matrix::Backend;
+pub use report::flags::HostChoice;
 use serde::{Deserialize, Serialize};
-
-/// `host` in the matrix file, or `--host`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostChoice {
-    /// This machine where its kernel has what the backend needs, else a lab.
-    Auto,
-    /// This machine or nothing.
-    Direct,
-    /// A lab, for every trial.
-    Lab,
-}
-
-impl HostChoice {
-    /// Their words.
-    pub const WORDS: &'static [(&'static str, HostChoice)] = &[
-        ("auto", HostChoice::Auto),
-        ("direct", HostChoice::Direct),
-        ("lab", HostChoice::Lab),
-    ];
-}
 
 /// Whose kernel carries a trial's taps, bridge and vhost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
