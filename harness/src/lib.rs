@@ -24,12 +24,14 @@
 //! | [`guest`] | image, agent, dialect, a NIC as the guest sees it |
 //! | [`net`] | namespace, bridge, taps, DHCP, ping, capture, transfer |
 //! | [`lab`] | the disposable host for trials whose backend this kernel does not have |
+//! | [`entry`] | what this process is |
 //! | [`run`] | the harness: settings, schedule, events, deadlines, outcomes |
 //! | [`report`] | JUnit, terminal and Markdown summary, from events |
 
 pub mod cache;
 pub mod cases;
 pub mod doctor;
+pub mod entry;
 pub mod error;
 pub mod explain;
 pub mod guest;

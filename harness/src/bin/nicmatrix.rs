@@ -3,11 +3,10 @@
 
 use clap::{Parser, Subcommand};
 use harness::cases::{self, plan_items};
-use harness::host::module;
 use harness::plan::nothing_matches;
 use harness::run::settings::Settings;
 use harness::vm::checkpoint::store::Store;
-use harness::{cache, doctor, explain, lab, list, measure, run, vm};
+use harness::{cache, doctor, entry, explain, lab, list, measure, run, vm};
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -96,10 +95,7 @@ enum LabVerb {
 }
 
 fn main() -> ExitCode {
-    if let Some(served) = lab::serve_if_inside().or_else(module::keep_if_asked) {
-        return run::exit(served.map(|()| ExitCode::SUCCESS));
-    }
-    run::exit(dispatch(Cli::parse().verb))
+    entry::main(|| dispatch(Cli::parse().verb))
 }
 
 fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {

@@ -56,7 +56,7 @@ use crate::run::schedule;
 use crate::run::settings::Settings;
 use crate::run::slots::{Need, Slot, Slots};
 use crate::testbed::start::Source;
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use cmdline::LabSpec;
 use protocol::{FromLab, Grant, ToLab, Up, Want, Work};
 use report::events::{Outcome, TrialEnded};
@@ -69,8 +69,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vm::Lab;
 
-/// Set where the program is to be the harness inside.
-pub const INSIDE: &str = "NICMATRIX_INSIDE";
+/// This program's first argument where it is the harness inside. No trial's name can hold a `/`.
+pub const INSIDE: &str = "nicmatrix/inside";
 
 /// From exec to the first word of the harness inside: 6 s under TCG.
 const LAB_UP: Limit = Limit {
@@ -375,7 +375,6 @@ fn start(zcopytx: bool, context: &Context, directory: &Path, memory_mib: u32) ->
     // What holds others comes before them.
     visible.sort();
     let mut environment = vec![
-        (INSIDE.to_owned(), "1".to_owned()),
         ("HOME".to_owned(), "/root".to_owned()),
         ("TMPDIR".to_owned(), "/tmp".to_owned()),
     ];
@@ -448,15 +447,4 @@ fn describe(up: &Up) -> String {
         None => String::new(),
     };
     format!("lab, Linux {}{setting}", up.release)
-}
-
-/// What `NICMATRIX_INSIDE` makes of this program.
-///
-/// # Errors
-/// As [`inside::serve`].
-pub fn serve_if_inside() -> Option<Result<()>> {
-    std::env::var_os(INSIDE).map(|_| {
-        inside::serve()?;
-        Err(anyhow!("the lab's port was closed"))
-    })
 }

@@ -21,15 +21,14 @@ mod session;
 pub mod slots;
 
 use crate::cases::Start;
-use crate::error::CannotRun;
 use crate::guest::image;
-use crate::host::module::{self, Module};
+use crate::host::module::Module;
 use crate::host::place::{self, Host};
 use crate::host::{HostFacts, facts};
 use crate::matrix::load;
 use crate::matrix::schema::{From, Matrix, Profile};
 use crate::plan::{self, Action, PlannedTrial};
-use crate::{cases, lab, net};
+use crate::{cases, net};
 use libtest_mimic::{Arguments, Trial};
 use session::Session;
 use settings::Settings;
@@ -40,12 +39,12 @@ use std::sync::OnceLock;
 /// The run, once it is known that something is to be run.
 static SESSION: OnceLock<Session> = OnceLock::new();
 
-/// Entry point of the test binary.
-pub fn main() -> ExitCode {
-    if let Some(served) = lab::serve_if_inside().or_else(module::keep_if_asked) {
-        return exit(served.map(|()| ExitCode::SUCCESS));
-    }
-    exit(libtest(Arguments::from_args()))
+/// Runs trials as this process's arguments, which are libtest's, say.
+///
+/// # Errors
+/// As [`trials`].
+pub fn main() -> anyhow::Result<ExitCode> {
+    libtest(Arguments::from_args())
 }
 
 /// Runs trials as the test binary does, with `arguments` of libtest.
@@ -56,16 +55,6 @@ pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
     // The first word is the program's name.
     let words = std::iter::once("matrix".to_owned()).chain(arguments);
     libtest(Arguments::from_iter(words))
-}
-
-/// Reports an error that ended the harness, and chooses the exit code.
-pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|error| {
-        // nextest takes a line that starts so as the failure's message.
-        eprintln!("Error: {error:#}");
-        let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
-        ExitCode::from(if cannot_run { 3 } else { 2 })
-    })
 }
 
 /// The plan of a matrix on this host.
