@@ -102,7 +102,7 @@ pub struct Conditions {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Selection {
-    /// Run every case under each of its faults; one that stays green is a failure
+    /// Every case under each of its faults; one that stays green is a failure
     #[arg(long)]
     pub faults: bool,
     /// Only the K-th of N parts, from 1
