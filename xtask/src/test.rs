@@ -387,6 +387,40 @@ mod tests {
     }
 
     #[test]
+    fn of_the_users_settings_those_count_that_say_on_what_the_runs_are() {
+        let variables = [
+            ("NICMATRIX_QEMU", "/opt/qemu"),
+            ("NICMATRIX_FIRMWARE", "/opt/bios"),
+            ("NICMATRIX_ACCEL", "tcg"),
+            ("NICMATRIX_MATRIX", "m.toml"),
+            ("NICMATRIX_DIR", "/work"),
+        ];
+        let ignored = [
+            ("NICMATRIX_HOST", "lab"),
+            ("NICMATRIX_ALLOW_MODULE_RELOAD", "1"),
+            ("NICMATRIX_BOOT", "1"),
+            ("NICMATRIX_PROFILE", "soak"),
+            ("NICMATRIX_FAULTS", "1"),
+            ("NICMATRIX_RETRIES", "3"),
+            ("NICMATRIX_SHARD", "1/4"),
+            ("NICMATRIX_JUNIT", "j.xml"),
+            ("NICMATRIX_SHELL", "1"),
+        ];
+        let place = |given: &[(&str, &str)]| {
+            let given = given.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+            Place {
+                root: "/".into(),
+                cwd: "/".into(),
+                variables: Flags::from_variables(&given.collect()).unwrap(),
+            }
+        };
+        let kept = place(&variables);
+        assert_eq!(ours(&kept), kept.variables);
+        let all = [&variables[..], &ignored[..]].concat();
+        assert_eq!(ours(&place(&all)), kept.variables);
+    }
+
+    #[test]
     fn what_booted_is_not_booted_again() {
         let mut run = run(&[("pxe::a", Verdict::Passed), ("ping::a", Verdict::Passed)]);
         run.trials[0].start = Some("boot".into());
