@@ -52,7 +52,7 @@ type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<GuestReply, String>>>>>;
 /// Serves the harness outside for as long as the lab lives.
 ///
 /// # Errors
-/// Outside a lab; a port that cannot be read or written.
+/// Outside a lab; a port that cannot be read or written, or was closed.
 pub fn serve() -> Result<()> {
     let device = port_device()?;
     let open = || File::options().read(true).write(true).open(&device);
@@ -126,7 +126,7 @@ pub fn serve() -> Result<()> {
             ToLab::Alive => {}
         }
     }
-    Ok(())
+    bail!("the lab's port was closed")
 }
 
 /// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest: one

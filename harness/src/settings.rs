@@ -1,157 +1,135 @@
-//! Everything the user can set, from `NICMATRIX_*` variables: libtest's arguments are fixed, so
-//! `cargo xtask` passes its flags this way, and `cargo test` and nextest users set them directly.
+//! The user's settings ([`report::flags`]) as they hold here: defaults filled in, paths absolute, and the
+//! QEMU found.
 
-use crate::base::words::{self, is_program, quote, unknown};
-use crate::matrix::schema::HostChoice;
-use anyhow::{Context, bail, ensure};
+use crate::base::words::{self, is_program, quote};
+use anyhow::{Context, ensure};
+use report::flags::{self, Conditions, Flags, Output, Results, Selection, Terminal, named};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// `--accel`
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AccelChoice {
-    /// KVM where it is shown to work, else TCG.
-    Auto,
-    /// KVM or nothing.
-    Kvm,
-    /// TCG even where KVM works.
-    Tcg,
-}
+pub use report::flags::{AccelChoice, HostChoice};
 
-/// The user's settings.
+/// The user's settings; [`report::flags`] says what each is.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settings {
     /// Root of the workspace.
     pub root: PathBuf,
-    /// `NICMATRIX_MATRIX`: the matrix file.
+    /// The matrix file.
     pub matrix: PathBuf,
-    /// `NICMATRIX_PROFILE`: `smoke`, `full`, `soak` or another of the file.
+    /// A profile of it.
     pub profile: String,
-    /// `NICMATRIX_QEMU`: the QEMU under test.
+    /// The QEMU under test.
     pub qemu: PathBuf,
-    /// `NICMATRIX_FIRMWARE`: QEMU's `-L` directories, separated by `:`.
+    /// Its `-L` directories.
     pub firmware: Vec<PathBuf>,
-    /// `NICMATRIX_ACCEL`: `auto`, `kvm` or `tcg`.
+    /// How guest code is run.
     pub accel: AccelChoice,
-    /// `NICMATRIX_HOST`: `auto`, `direct` or `lab`, in place of the matrix file's.
+    /// In place of the matrix file's.
     pub host: Option<HostChoice>,
-    /// `NICMATRIX_ALLOW_MODULE_RELOAD=1`: trials on this machine reload vhost_net with the setting that
-    /// they need ([`crate::host::module`]).
+    /// See [`crate::host::module`].
     pub allow_module_reload: bool,
-    /// `NICMATRIX_RETRIES`: further tries of a trial that failed.
+    /// Further tries of a trial that failed.
     pub retries: u32,
-    /// `NICMATRIX_BOOT=1`: every guest boots, none is restored from a checkpoint.
+    /// Every guest boots.
     pub boot: bool,
-    /// `NICMATRIX_SHARD`: `K/N`, the K-th (from 1) of N equal parts of the plan.
+    /// The K-th (from 1) of N parts.
     pub shard: Option<(u32, u32)>,
-    /// `NICMATRIX_FAULTS=1`: every case under each of its faults.
+    /// Every case under each of its faults.
     pub faults: bool,
-    /// `NICMATRIX_JUNIT`: where the JUnit file goes.
+    /// Where the JUnit file goes.
     pub junit: Option<PathBuf>,
-    /// `NICMATRIX_TABLE=1`: progress and a table in place of libtest's lines.
+    /// Progress and a table in place of libtest's lines.
     pub table: bool,
-    /// `NICMATRIX_SHOW=1`: console, commands and their output on stderr as they come.
+    /// All that is said to and by the VM on stderr as it comes.
     pub show: bool,
-    /// `NICMATRIX_SHELL=1`: the terminal on the VM at a trial's end.
+    /// The terminal on the VM at a trial's end.
     pub shell: bool,
     /// `NEXTEST=1`: run by nextest, a process a trial; it does progress and reports.
     pub nextest: bool,
-    /// `NICMATRIX_RUN`, else nextest's run id: the name of the run's directory, shared by the
-    /// processes that are given the same.
+    /// [`flags::RUN`], else nextest's run id: the name of the run's directory, shared by the processes
+    /// that are given the same.
     pub run: Option<String>,
-    /// `NICMATRIX_DIR`: images, caches and artifacts; `target/nicmatrix` by default.
+    /// Images, caches and artifacts.
     pub dir: PathBuf,
 }
 
 /// Where distributions put QEMU beside the directories on PATH: RHEL, then everybody else.
 const QEMU_PLACES: &[&str] = &["/usr/libexec/qemu-kvm", "/usr/bin/qemu-system-x86_64"];
-const DEFAULT_PROFILE: &str = "smoke";
-const DEFAULT_MATRIX: &str = "matrix.toml";
-const ACCELS: &[(&str, AccelChoice)] = &[
-    ("auto", AccelChoice::Auto),
-    ("kvm", AccelChoice::Kvm),
-    ("tcg", AccelChoice::Tcg),
-];
 
 impl Settings {
     /// From the environment.
+    ///
+    /// # Errors
+    /// A setting that is not understood; files and directories that are not there.
     pub fn from_env() -> anyhow::Result<Settings> {
-        for (name, value) in std::env::vars_os() {
-            let ours = name.to_string_lossy().starts_with("NICMATRIX_");
-            ensure!(
-                !ours || value.to_str().is_some(),
-                "{} is not valid UTF-8: {}",
-                name.display(),
-                value.display()
-            );
-        }
-        Self::from_vars(|name| std::env::var(name).ok())
+        Self::from_variables(&flags::variables()?)
     }
 
-    /// From variables got by name. An empty one counts as absent.
-    pub fn from_vars(get: impl Fn(&str) -> Option<String>) -> anyhow::Result<Settings> {
-        let get = |name: &str| get(name).filter(|value| !value.is_empty());
-        let (whose, root) = ["NEXTEST_WORKSPACE_ROOT", "NICMATRIX_ROOT"]
-            .into_iter()
-            .find_map(|name| Some((name, get(name)?)))
-            .unwrap_or((
-                "NICMATRIX_ROOT is not set, and where this was built",
-                concat!(env!("CARGO_MANIFEST_DIR"), "/..").into(),
-            ));
-        let root = Path::new(&root)
-            .canonicalize()
-            .with_context(|| format!("{whose}: cannot find {root}"))?;
-        let path =
-            |name: &str, default: &str| root.join(get(name).unwrap_or_else(|| default.to_string()));
-
-        let mut firmware = Vec::new();
-        for directory in get("NICMATRIX_FIRMWARE").iter().flat_map(|v| v.split(':')) {
-            let directory = root.join(directory);
-            ensure!(
-                directory.is_dir(),
-                "NICMATRIX_FIRMWARE: there is no directory {}; wanted are QEMU's -L directories, \
-                 separated by `:`",
-                directory.display()
-            );
-            firmware.push(directory);
-        }
-        let accel = get("NICMATRIX_ACCEL").unwrap_or_else(|| "auto".into());
-        let accel = choice("NICMATRIX_ACCEL", "accelerator", &accel, ACCELS)?;
-        let host = get("NICMATRIX_HOST")
-            .map(|host| choice("NICMATRIX_HOST", "host", &host, HostChoice::WORDS))
-            .transpose()?;
-        let retries = get("NICMATRIX_RETRIES").unwrap_or_else(|| "0".into());
-        let switch = |name: &str| match get(name).as_deref() {
-            None | Some("0") => Ok(false),
-            Some("1") => Ok(true),
-            Some(other) => bail!("{name} is `{other}`, allowed are 0 and 1"),
-        };
-        Ok(Settings {
-            matrix: path("NICMATRIX_MATRIX", DEFAULT_MATRIX),
-            profile: get("NICMATRIX_PROFILE").unwrap_or_else(|| DEFAULT_PROFILE.into()),
-            qemu: qemu(
-                get("NICMATRIX_QEMU").as_deref(),
-                &get("PATH").unwrap_or_default(),
-                QEMU_PLACES,
-                &root,
-            )?,
+    /// From these variables. An empty one counts as absent.
+    ///
+    /// # Errors
+    /// As [`Settings::from_env`].
+    pub fn from_variables(variables: &BTreeMap<String, String>) -> anyhow::Result<Settings> {
+        let get = |name: &str| variables.get(name).filter(|value| !value.is_empty());
+        let Flags {
+            conditions,
+            selection: Selection { faults, shard },
+            results: Results { retries, junit },
+            terminal: Terminal { shell },
+            output: Output { table, show, dir },
+        } = Flags::from_variables(variables)?;
+        let Conditions {
+            profile,
+            matrix,
+            qemu: asked_qemu,
             firmware,
             accel,
             host,
-            allow_module_reload: switch("NICMATRIX_ALLOW_MODULE_RELOAD")?,
-            retries: retries.parse().ok().with_context(|| {
-                format!("NICMATRIX_RETRIES is `{retries}`, wanted is a whole number, 0 or more")
-            })?,
-            shard: get("NICMATRIX_SHARD").map(|v| shard(&v)).transpose()?,
-            boot: switch("NICMATRIX_BOOT")?,
-            faults: switch("NICMATRIX_FAULTS")?,
-            table: switch("NICMATRIX_TABLE")?,
-            show: switch("NICMATRIX_SHOW")?,
-            shell: switch("NICMATRIX_SHELL")?,
-            nextest: switch("NEXTEST")?,
-            run: get("NICMATRIX_RUN").or_else(|| get("NEXTEST_RUN_ID")),
-            junit: get("NICMATRIX_JUNIT").map(|value| root.join(value)),
-            dir: path("NICMATRIX_DIR", "target/nicmatrix"),
+            allow_module_reload,
+            boot,
+        } = conditions;
+
+        let built_at = concat!(env!("CARGO_MANIFEST_DIR"), "/..").to_owned();
+        let (whose, root) = ["NEXTEST_WORKSPACE_ROOT", flags::ROOT]
+            .into_iter()
+            .find_map(|name| Some((name, get(name)?)))
+            .unwrap_or(("where this was built", &built_at));
+        let root = Path::new(root)
+            .canonicalize()
+            .with_context(|| format!("{whose}: cannot find {root}"))?;
+        let path = |given: Option<PathBuf>, default: &str| {
+            root.join(given.unwrap_or_else(|| default.into()))
+        };
+        let firmware: Vec<PathBuf> = firmware.iter().map(|each| root.join(each)).collect();
+        for directory in &firmware {
+            ensure!(
+                directory.is_dir(),
+                "{}: there is no directory {}; expected QEMU's -L directories, in the variable separated by `:`",
+                named("firmware"),
+                directory.display()
+            );
+        }
+        let search = get("PATH").map_or("", String::as_str);
+        Ok(Settings {
+            matrix: path(matrix, flags::DEFAULT_MATRIX),
+            profile: profile.unwrap_or_else(|| flags::DEFAULT_PROFILE.into()),
+            qemu: qemu(asked_qemu.as_deref(), search, QEMU_PLACES, &root)?,
+            firmware,
+            accel: accel.unwrap_or(AccelChoice::Auto),
+            host,
+            allow_module_reload,
+            retries: retries.unwrap_or(0),
+            shard,
+            boot,
+            faults,
+            table,
+            show,
+            shell,
+            nextest: get("NEXTEST").is_some_and(|value| value == "1"),
+            run: get(flags::RUN).or_else(|| get("NEXTEST_RUN_ID")).cloned(),
+            junit: junit.map(|file| root.join(file)),
+            dir: path(dir, flags::DEFAULT_DIR),
             root,
         })
     }
@@ -172,72 +150,35 @@ impl Settings {
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")
     }
-    /// The command that runs one trial again, with the settings that are not the defaults.
+    /// The command that runs one trial again, with the conditions that are not the defaults.
     pub fn reproduce(&self, trial: &str) -> String {
-        let mut words = vec!["cargo xtask repro".to_owned(), quote(trial)];
-        let mut option = |name: &str, value: &str| words.push(format!("{name} {}", quote(value)));
-        if self.profile != DEFAULT_PROFILE {
-            option("--profile", &self.profile);
+        let is_default_matrix = self.matrix == self.root.join(flags::DEFAULT_MATRIX);
+        let is_usual_qemu = QEMU_PLACES.contains(&&*self.qemu.to_string_lossy());
+        let conditions = Conditions {
+            profile: (self.profile != flags::DEFAULT_PROFILE).then(|| self.profile.clone()),
+            matrix: (!is_default_matrix).then(|| self.matrix.clone()),
+            qemu: (!is_usual_qemu).then(|| self.qemu.clone()),
+            firmware: self.firmware.clone(),
+            accel: Some(self.accel).filter(|accel| *accel != AccelChoice::Auto),
+            host: self.host,
+            allow_module_reload: self.allow_module_reload,
+            boot: self.boot,
+        };
+        let mut command = format!("cargo xtask repro {}", quote(trial));
+        for (flag, value) in conditions.as_flags() {
+            command += &format!(" {flag}");
+            if let Some(value) = value {
+                command += &format!(" {}", quote(&value));
+            }
         }
-        if self.matrix != self.root.join(DEFAULT_MATRIX) {
-            option("--matrix", &self.matrix.to_string_lossy());
-        }
-        if !QEMU_PLACES.contains(&&*self.qemu.to_string_lossy()) {
-            option("--qemu", &self.qemu.to_string_lossy());
-        }
-        for directory in &self.firmware {
-            option("--firmware", &directory.to_string_lossy());
-        }
-        if let Some((word, _)) = ACCELS
-            .iter()
-            .skip(1)
-            .find(|(_, accel)| *accel == self.accel)
-        {
-            option("--accel", word);
-        }
-        let host = HostChoice::WORDS
-            .iter()
-            .find(|(_, host)| Some(*host) == self.host);
-        if let Some((word, _)) = host {
-            words.push(format!("--host {word}"));
-        }
-        if self.allow_module_reload {
-            words.push("--allow-module-reload".into());
-        }
-        if self.boot {
-            words.push("--boot".into());
-        }
-        words.join(" ")
+        command
     }
-}
-
-/// What the word `given` in the variable `name` means; the words are of a `kind`.
-fn choice<T: Copy>(name: &str, kind: &str, given: &str, words: &[(&str, T)]) -> anyhow::Result<T> {
-    match words.iter().find(|(word, _)| *word == given) {
-        Some((_, meaning)) => Ok(*meaning),
-        None => {
-            let allowed = words.iter().map(|(word, _)| *word);
-            bail!("{name}: {}", unknown(kind, given, allowed))
-        }
-    }
-}
-
-fn shard(value: &str) -> anyhow::Result<(u32, u32)> {
-    let parts = value.split_once('/').and_then(|(k, n)| {
-        let (k, n) = (k.parse().ok()?, n.parse().ok()?);
-        (1..=n).contains(&k).then_some((k, n))
-    });
-    parts.with_context(|| {
-        format!(
-            "NICMATRIX_SHARD is `{value}`, wanted is K/N, the K-th of N parts, with K from 1 to N"
-        )
-    })
 }
 
 /// The QEMU that was asked for (a bare name is looked up on PATH, a path taken from the root), or
 /// the first that there is.
-fn qemu(asked: Option<&str>, path: &str, places: &[&str], root: &Path) -> anyhow::Result<PathBuf> {
-    let on_path = |name: &str| words::on_path(name, path.as_ref());
+fn qemu(asked: Option<&Path>, path: &str, places: &[&str], root: &Path) -> anyhow::Result<PathBuf> {
+    let on_path = |name: &Path| words::on_path(name, path.as_ref());
     let Some(asked) = asked else {
         let elsewhere = || {
             places
@@ -245,31 +186,34 @@ fn qemu(asked: Option<&str>, path: &str, places: &[&str], root: &Path) -> anyhow
                 .map(PathBuf::from)
                 .find(|file| is_program(file))
         };
-        return on_path("qemu-system-x86_64")
+        return on_path(Path::new("qemu-system-x86_64"))
             .or_else(elsewhere)
             .with_context(|| {
                 format!(
                     "there is no QEMU: no qemu-system-x86_64 on PATH, and none of {}; install \
-                     the package qemu-system-x86 (on RHEL qemu-kvm), or name one in NICMATRIX_QEMU",
-                    places.join(", ")
+                     the package qemu-system-x86 (on RHEL qemu-kvm), or name one with {}",
+                    places.join(", "),
+                    named("qemu")
                 )
             });
     };
-    let file = match asked.contains('/') {
+    let name = named("qemu");
+    let file = match asked.to_string_lossy().contains('/') {
         true => root.join(asked),
         false => on_path(asked).with_context(|| {
-            format!("NICMATRIX_QEMU is `{asked}`, but no such program is on PATH")
+            let asked = asked.display();
+            format!("{name} is `{asked}`, but no such program is on PATH")
         })?,
     };
     ensure!(
         file.exists(),
-        "NICMATRIX_QEMU: there is no file {}; the package qemu-system-x86 brings \
+        "{name}: there is no file {}; the package qemu-system-x86 brings \
          /usr/bin/qemu-system-x86_64",
         file.display()
     );
     ensure!(
         is_program(&file),
-        "NICMATRIX_QEMU: {} is not an executable file",
+        "{name}: {} is not an executable file",
         file.display()
     );
     Ok(file)
@@ -279,14 +223,13 @@ fn qemu(asked: Option<&str>, path: &str, places: &[&str], root: &Path) -> anyhow
 mod tests {
     use super::*;
 
-    fn settings(vars: &[(&str, &str)]) -> anyhow::Result<Settings> {
-        let get = |name: &str| {
-            let given = vars.iter().find(|(n, _)| *n == name);
-            // Any program will do: nothing here runs it.
-            let default = (name == "NICMATRIX_QEMU").then_some("/bin/sh");
-            given.map(|(_, v)| *v).or(default).map(String::from)
-        };
-        Settings::from_vars(get)
+    fn settings(given: &[(&str, &str)]) -> anyhow::Result<Settings> {
+        // Any program will do for QEMU: nothing here runs it.
+        let all = [("NICMATRIX_QEMU", "/bin/sh")]
+            .iter()
+            .chain(given)
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Settings::from_variables(&all.collect())
     }
 
     fn complaint(name: &str, value: &str) -> String {
@@ -307,51 +250,41 @@ mod tests {
         assert_eq!(s.accel, AccelChoice::Auto);
         assert_eq!((s.retries, s.shard, s.faults), (0, None, false));
         assert!(!s.allow_module_reload);
-        assert_eq!(s.junit, None);
+        assert_eq!((s.junit, s.run, s.nextest), (None, None, false));
     }
 
     #[test]
-    fn everything_set() {
+    fn relative_paths_are_meant_from_the_root() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("pc-bios")).unwrap();
         let s = settings(&[
             ("NICMATRIX_ROOT", root.to_str().unwrap()),
             ("NICMATRIX_MATRIX", "other.toml"),
-            ("NICMATRIX_PROFILE", "full"),
-            ("NICMATRIX_FIRMWARE", "/usr:/etc"),
-            ("NICMATRIX_ACCEL", "tcg"),
-            ("NICMATRIX_RETRIES", "2"),
-            ("NICMATRIX_SHARD", "2/3"),
-            ("NICMATRIX_FAULTS", "1"),
-            ("NICMATRIX_ALLOW_MODULE_RELOAD", "1"),
+            ("NICMATRIX_FIRMWARE", "pc-bios:/etc"),
             ("NICMATRIX_JUNIT", "/elsewhere/junit.xml"),
             ("NICMATRIX_DIR", "work"),
         ])
         .unwrap();
         assert_eq!(s.matrix, root.join("other.toml"));
-        assert_eq!(s.profile, "full");
-        assert_eq!(s.firmware, [Path::new("/usr"), Path::new("/etc")]);
-        assert_eq!(s.accel, AccelChoice::Tcg);
-        assert_eq!((s.retries, s.shard, s.faults), (2, Some((2, 3)), true));
-        assert!(s.allow_module_reload);
-        assert!(s.reproduce("a").ends_with(" --allow-module-reload"));
+        assert_eq!(s.firmware, [root.join("pc-bios"), "/etc".into()]);
         assert_eq!(s.junit.as_deref(), Some(Path::new("/elsewhere/junit.xml")));
         assert_eq!(s.dir, root.join("work"));
     }
 
     #[test]
-    fn nextest_knows_the_root_best() {
+    fn nextest_knows_root_and_run() {
         let s = settings(&[
             ("NICMATRIX_ROOT", "/usr"),
             ("NEXTEST_WORKSPACE_ROOT", "/etc"),
-        ]);
-        assert_eq!(s.unwrap().root, Path::new("/etc"));
-    }
-
-    #[test]
-    fn an_empty_variable_is_absent() {
-        let s = settings(&[("NICMATRIX_PROFILE", ""), ("NICMATRIX_SHARD", "")]).unwrap();
-        assert_eq!((s.profile.as_str(), s.shard), ("smoke", None));
+            ("NEXTEST_RUN_ID", "1"),
+            ("NEXTEST", "1"),
+        ])
+        .unwrap();
+        assert_eq!(s.root, Path::new("/etc"));
+        assert_eq!((s.run.as_deref(), s.nextest), (Some("1"), true));
+        let named = settings(&[("NICMATRIX_RUN", "2"), ("NEXTEST_RUN_ID", "1")]);
+        assert_eq!(named.unwrap().run.as_deref(), Some("2"));
     }
 
     #[test]
@@ -364,30 +297,42 @@ mod tests {
             ("NICMATRIX_QEMU", "qemu-nowhere"),
             ("NICMATRIX_FIRMWARE", "/usr:/nowhere"),
             ("NICMATRIX_ACCEL", "kmv"),
-            ("NICMATRIX_RETRIES", "-1"),
-            ("NICMATRIX_SHARD", "0/3"),
-            ("NICMATRIX_SHARD", "4/3"),
-            ("NICMATRIX_SHARD", "1"),
-            ("NICMATRIX_FAULTS", "yes"),
-            ("NICMATRIX_ALLOW_MODULE_RELOAD", "vhost_net"),
+            ("NICMATRIX_BOOTS", "1"),
         ]
         .map(|(name, value)| complaint(name, value) + "\n")
         .concat();
         insta::assert_snapshot!(all, @r"
-            NICMATRIX_ROOT: cannot find /nowhere: No such file or directory (os error 2)
-            NICMATRIX_QEMU: there is no file /nowhere/qemu; the package qemu-system-x86 brings /usr/bin/qemu-system-x86_64
-            NICMATRIX_QEMU: /etc/passwd is not an executable file
-            NICMATRIX_QEMU: /etc is not an executable file
-            NICMATRIX_QEMU is `qemu-nowhere`, but no such program is on PATH
-            NICMATRIX_FIRMWARE: there is no directory /nowhere; wanted are QEMU's -L directories, separated by `:`
-            NICMATRIX_ACCEL: unknown accelerator `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
-            NICMATRIX_RETRIES is `-1`, wanted is a whole number, 0 or more
-            NICMATRIX_SHARD is `0/3`, wanted is K/N, the K-th of N parts, with K from 1 to N
-            NICMATRIX_SHARD is `4/3`, wanted is K/N, the K-th of N parts, with K from 1 to N
-            NICMATRIX_SHARD is `1`, wanted is K/N, the K-th of N parts, with K from 1 to N
-            NICMATRIX_FAULTS is `yes`, allowed are 0 and 1
-            NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, allowed are 0 and 1
+        NICMATRIX_ROOT: cannot find /nowhere: No such file or directory (os error 2)
+        --qemu (NICMATRIX_QEMU): there is no file /nowhere/qemu; the package qemu-system-x86 brings /usr/bin/qemu-system-x86_64
+        --qemu (NICMATRIX_QEMU): /etc/passwd is not an executable file
+        --qemu (NICMATRIX_QEMU): /etc is not an executable file
+        --qemu (NICMATRIX_QEMU) is `qemu-nowhere`, but no such program is on PATH
+        --firmware (NICMATRIX_FIRMWARE): there is no directory /nowhere; expected QEMU's -L directories, in the variable separated by `:`
+        NICMATRIX_ACCEL: unknown value `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
+        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
         ");
+    }
+
+    #[test]
+    fn what_differs_from_the_defaults_is_reproduced() {
+        let again = |given: &[(&str, &str)]| settings(given).unwrap().reproduce("driver!a::b");
+        let usual = |given: &[(&str, &str)]| again(given).replace(" --qemu '/bin/sh'", "");
+        assert_eq!(
+            again(&[]),
+            "cargo xtask repro 'driver!a::b' --qemu '/bin/sh'"
+        );
+        let default = [("NICMATRIX_PROFILE", "smoke"), ("NICMATRIX_ACCEL", "auto")];
+        assert_eq!(usual(&default), "cargo xtask repro 'driver!a::b'");
+        let given = [
+            ("NICMATRIX_PROFILE", "full"),
+            ("NICMATRIX_MATRIX", "/etc/m.toml"),
+            ("NICMATRIX_FIRMWARE", "/usr:/etc"),
+            ("NICMATRIX_ACCEL", "tcg"),
+            ("NICMATRIX_HOST", "direct"),
+            ("NICMATRIX_ALLOW_MODULE_RELOAD", "1"),
+            ("NICMATRIX_BOOT", "1"),
+        ];
+        insta::assert_snapshot!(usual(&given), @"cargo xtask repro 'driver!a::b' --profile 'full' --matrix '/etc/m.toml' --firmware '/usr' --firmware '/etc' --accel 'tcg' --host 'direct' --allow-module-reload --boot");
     }
 
     #[test]
@@ -399,10 +344,10 @@ mod tests {
             Path::new("/bin/sh")
         );
         assert_eq!(
-            qemu(Some("sh"), "/nowhere:/bin", &[], root).unwrap(),
+            qemu(Some(Path::new("sh")), "/nowhere:/bin", &[], root).unwrap(),
             Path::new("/bin/sh")
         );
         let none = found("/nowhere", &["/nowhere/a", "/nowhere/b"]).unwrap_err();
-        insta::assert_snapshot!(none, @"there is no QEMU: no qemu-system-x86_64 on PATH, and none of /nowhere/a, /nowhere/b; install the package qemu-system-x86 (on RHEL qemu-kvm), or name one in NICMATRIX_QEMU");
+        insta::assert_snapshot!(none, @"there is no QEMU: no qemu-system-x86_64 on PATH, and none of /nowhere/a, /nowhere/b; install the package qemu-system-x86 (on RHEL qemu-kvm), or name one with --qemu (NICMATRIX_QEMU)");
     }
 }

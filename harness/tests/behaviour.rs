@@ -16,6 +16,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A trial that boots a VM and takes some seconds.
@@ -191,9 +192,55 @@ fn a_typo_in_a_setting_or_in_the_matrix_names_what_is_allowed() {
     typo("NICMATRIX_SHARD", "3/2", &["3/2", "K/N"]);
     typo("NICMATRIX_RETRIES", "-1", &["-1", "whole number"]);
     typo("NICMATRIX_MATRIX", "nowhere.toml", &["nowhere.toml"]);
+    typo("NICMATRIX_PROFLIE", "full", &["PROFLIE", "`PROFILE`"]);
+    typo("NICMATRIX_SETTINGS", "{", &["NICMATRIX_SETTINGS"]);
     let directory = tempfile::tempdir().expect("a directory");
     let path = changed_matrix(directory.path(), "[axes]", "[axes]\nnicc = []\n");
     typo("NICMATRIX_MATRIX", &path, &["matrix.toml:", "nicc", "nic"]);
+}
+
+#[test]
+fn the_hidden_words_are_arguments_of_the_program_itself_alone() {
+    let none = [
+        ("nicmatrix/inside", "this is no lab"),
+        ("nicmatrix/keeper", "expected a module"),
+    ];
+    for (hidden, words) in none {
+        let output = nicmatrix(&[hidden]).output().expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(words), "{said}");
+        // libtest's filter
+        refused(&[hidden], &[], 2, &["matches none of the"]);
+    }
+}
+
+#[test]
+fn the_program_is_its_own_keeper_of_vhost_net() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| directory.path().join(name);
+    // Written by a process of its own: one that this process has open for writing could be inherited by
+    // another test's child, and then not be executed.
+    let modprobe = r#"printf '#!/bin/sh\ncd "${0%%/*}"\necho "$*" >>calls\n[ "$1" = -r ] && exec rm parameter\necho "${2#*=}" >parameter\n' >modprobe; chmod +x modprobe"#;
+    let made = Command::new("sh")
+        .args(["-c", modprobe])
+        .current_dir(&directory)
+        .status();
+    assert!(made.expect("it runs").success());
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("read");
+    let found = format!(r#"{{"boot":"{}","value":"0"}}"#, boot.trim());
+    fs::write(file("lock"), found).expect("written");
+    fs::write(file("parameter"), "1\n").expect("written");
+    let module = format!(
+        r#"{{"modprobe":{:?},"parameter":{:?},"lock":{:?},"keeper":[]}}"#,
+        file("modprobe"),
+        file("parameter"),
+        file("lock")
+    );
+    let output = nicmatrix(&["nicmatrix/keeper", &module]).output();
+    let output = output.expect("it runs");
+    assert!(output.status.success(), "{output:?}");
+    let calls = fs::read_to_string(file("calls")).expect("read");
+    assert_eq!(calls, "-r vhost_net\nvhost_net experimental_zcopytx=0\n");
 }
 
 #[test]

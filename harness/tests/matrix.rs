@@ -2,5 +2,5 @@
 //! `cargo xtask matrix` all run this one.
 
 fn main() -> std::process::ExitCode {
-    harness::entry::main()
+    harness::entry::main(harness::run::main)
 }

@@ -4,9 +4,10 @@ mod restores;
 
 use crate::build::Harness;
 use crate::events::{Run, Trial, Verdict};
-use crate::matrix::Settings;
+use crate::settings::{Settings, hand_over};
 use crate::{Place, child};
 use anyhow::{Context, Result, bail, ensure};
+use report::flags::{DEFAULT_MATRIX, Flags, HostChoice};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -109,10 +110,10 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     let bench = Bench {
         place,
         harness: args.settings.prepare(place)?,
-        settings: &args.settings,
+        flags: args.settings.with(place, Flags::default())?,
     };
     // Whatever is proved and built once is not part of a trial.
-    let mut image = bench.command(&bench.harness.nicmatrix);
+    let mut image = bench.command(&bench.harness.nicmatrix, &bench.flags)?;
     child::check("building the guest image", image.arg("image"))?;
 
     let mut figures = Vec::new();
@@ -129,7 +130,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     figures.push(Figure::of("the latter by the former", "", ratio)?.at_most(1.0 / 3.0));
 
     eprintln!("running the smoke profile");
-    let smoke = bench.matrix(&[], &[])?;
+    let smoke = bench.matrix(&[], &bench.flags)?;
     let ran = smoke
         .trials
         .iter()
@@ -236,23 +237,22 @@ fn by_case(trials: &[Trial]) -> Result<Vec<Figure>> {
 struct Bench<'a> {
     place: &'a Place,
     harness: Harness,
-    settings: &'a Settings,
+    flags: Flags,
 }
 
 impl Bench<'_> {
-    fn command(&self, program: &Path) -> Command {
+    fn command(&self, program: &Path, flags: &Flags) -> Result<Command> {
+        let mut flags = flags.clone();
+        flags.output.table = true;
         let mut command = Command::new(program);
-        command
-            .current_dir(&self.place.root)
-            .env("NICMATRIX_TABLE", "1")
-            .envs(self.settings.env(&self.place.cwd));
-        command
+        hand_over(&mut command, self.place, &flags)?;
+        Ok(command)
     }
 
     /// Runs trials; a run that is not green measures nothing.
-    fn matrix(&self, args: &[&str], variables: &[(&str, &str)]) -> Result<Run> {
-        let mut command = self.command(&self.harness.matrix);
-        command.args(args).envs(variables.iter().copied());
+    fn matrix(&self, args: &[&str], flags: &Flags) -> Result<Run> {
+        let mut command = self.command(&self.harness.matrix, flags)?;
+        command.args(args);
         let what = child::describe(&command);
         let directory = Run::name(&mut command, &self.place.harness_dir());
         let (status, output) = child::output(command, false)?;
@@ -268,9 +268,10 @@ impl Bench<'_> {
         let mut up = Vec::new();
         while up.len() < wanted {
             let before = up.len();
-            let mut variables = vec![("NICMATRIX_HOST", "direct")];
-            variables.extend(boot.then_some(("NICMATRIX_BOOT", "1")));
-            let run = self.matrix(&[SMALL, "--test-threads", "1"], &variables)?;
+            let mut flags = self.flags.clone();
+            flags.conditions.host = Some(HostChoice::Direct);
+            flags.conditions.boot |= boot;
+            let run = self.matrix(&[SMALL, "--test-threads", "1"], &flags)?;
             up.extend(run.trials.into_iter().filter(|t| t.boot_seconds.is_some()));
             ensure!(
                 up.len() > before,
@@ -288,11 +289,10 @@ impl Bench<'_> {
         let mut times = Vec::new();
         let mut count = 0;
         for _ in 0..LISTINGS {
-            let mut command = self.command(&self.harness.matrix);
-            command
-                .arg("--list")
-                .env("NICMATRIX_MATRIX", matrix)
-                .stderr(Stdio::inherit());
+            let mut flags = self.flags.clone();
+            flags.conditions.matrix = Some(matrix.to_owned());
+            let mut command = self.command(&self.harness.matrix, &flags)?;
+            command.arg("--list").stderr(Stdio::inherit());
             let begun = Instant::now();
             let output = command.output().context("cannot list the trials")?;
             times.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -309,14 +309,10 @@ impl Bench<'_> {
     }
 
     fn matrix_file(&self) -> PathBuf {
-        let mut given = self.settings.env(&self.place.cwd).into_iter();
-        let given = given
-            .find(|(name, _)| *name == "NICMATRIX_MATRIX")
-            .map(|(_, path)| path);
-        let file = given.or_else(|| crate::var("NICMATRIX_MATRIX"));
+        let given = self.flags.conditions.matrix.as_deref();
         self.place
             .root
-            .join(file.unwrap_or_else(|| "matrix.toml".into()))
+            .join(given.unwrap_or(DEFAULT_MATRIX.as_ref()))
     }
 
     /// Writes a matrix like `file`, which makes `count` trials, with enough guests for

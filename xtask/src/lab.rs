@@ -1,9 +1,11 @@
 //! `cargo xtask lab`: a disposable host with vhost_net that several runs share.
 
-use crate::matrix::Settings;
+use crate::settings::Settings;
 use crate::{Place, child};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
+use report::flags::Flags;
+use report::words::OneOf;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -30,7 +32,7 @@ enum What {
     #[command(after_help = "Example:\n  cargo xtask lab up --backend vhost_zcopy")]
     Up {
         /// Only the one for this backend
-        #[arg(long)]
+        #[arg(long, value_parser = OneOf::<Backend>::new())]
         backend: Option<Backend>,
         #[command(flatten)]
         settings: Box<Settings>,
@@ -64,7 +66,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         What::Shell => "shell",
         What::Down => "down",
     };
-    let mut command = Settings::default().command(place, |harness| &harness.nicmatrix)?;
+    let mut command = Settings::default().command(place, |h| &h.nicmatrix, Flags::default())?;
     command.args(["lab", word]);
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }
@@ -80,7 +82,7 @@ fn up(place: &Place, settings: &Settings, backend: Backend) -> Result<()> {
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let log = directory.join(format!("{name}.log"));
     let log_file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = settings.command(place, |harness| &harness.nicmatrix)?;
+    let mut command = settings.command(place, |h| &h.nicmatrix, Flags::default())?;
     command
         .args(["lab", "keep"])
         .args((backend == Backend::VhostZcopy).then_some("--zcopytx"))

@@ -1,7 +1,7 @@
 //! The project's commands: `cargo xtask --help`.
 //!
-//! It finds or installs what a run needs, builds the harness, and runs it with the user's flags as
-//! `NICMATRIX_*` variables. What a trial is and how it went only the harness knows; of a finished
+//! It finds or installs what a run needs, builds the harness, and hands it the user's settings
+//! ([`report::flags`]). What a trial is and how it went only the harness knows; of a finished
 //! run, this reads `events.jsonl`.
 
 mod bench;
@@ -13,17 +13,20 @@ mod events;
 mod lab;
 mod matrix;
 mod repro;
+mod settings;
 mod setup;
 mod test;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::ffi::OsString;
+use report::flags::{self, BadSetting, Flags};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The exit code where neither harness nor xtask could do its work; says nothing of a NIC.
 const CANNOT_RUN: u8 = 3;
+/// The exit code of bad input, as clap and the harness have it.
+const BAD_INPUT: u8 = 2;
 
 #[derive(Parser)]
 #[command(
@@ -31,7 +34,9 @@ const CANNOT_RUN: u8 = 3;
     bin_name = "cargo xtask",
     about = "Regression tests for QEMU/KVM virtual NICs",
     after_help = "Exit codes: 0 all passed or skipped, 1 a NIC failed, 2 bad input, \
-                  3 the tests could not run, 130 interrupted."
+                  3 the tests could not run, 130 interrupted.\n\n\
+                  A setting may also be given as a variable: NICMATRIX_ALLOW_MODULE_RELOAD=1 for\n\
+                  --allow-module-reload, NICMATRIX_PROFILE=full for --profile full. A flag wins."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -65,6 +70,8 @@ pub struct Place {
     pub root: PathBuf,
     /// The directory that the user's relative paths are meant from.
     pub cwd: PathBuf,
+    /// The settings that the user's variables make.
+    pub variables: Flags,
 }
 
 impl Place {
@@ -77,13 +84,18 @@ impl Place {
             .context("xtask/ has no directory above it")?
             .to_owned();
         let cwd = std::env::current_dir().context("cannot tell the current directory")?;
-        Ok(Place { root, cwd })
+        let variables = Flags::from_variables(&flags::variables()?)?;
+        Ok(Place {
+            root,
+            cwd,
+            variables,
+        })
     }
 
     /// Images, caches and artifacts of the harness.
     pub fn harness_dir(&self) -> PathBuf {
-        self.root
-            .join(var("NICMATRIX_DIR").unwrap_or_else(|| "target/nicmatrix".into()))
+        let given = self.variables.output.dir.as_deref();
+        self.root.join(given.unwrap_or(flags::DEFAULT_DIR.as_ref()))
     }
 
     /// `path` as short as it can be said from where the user stands.
@@ -92,15 +104,10 @@ impl Place {
     }
 }
 
-/// A variable of the harness; an empty one counts as absent, as it does there.
-pub fn var(name: &str) -> Option<OsString> {
-    std::env::var_os(name).filter(|value| !value.is_empty())
-}
-
 fn run(verb: Verb) -> Result<ExitCode> {
     let place = Place::find()?;
     match verb {
-        Verb::Matrix(args) => matrix::run(&place, &args),
+        Verb::Matrix(args) => matrix::run(&place, *args),
         Verb::Repro(args) => repro::run(&place, &args),
         Verb::Doctor => doctor::run(&place),
         Verb::Setup(args) => setup::run(&args),
@@ -120,7 +127,10 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             eprintln!("error: {e:#}");
-            ExitCode::from(CANNOT_RUN)
+            ExitCode::from(match e.is::<BadSetting>() {
+                true => BAD_INPUT,
+                false => CANNOT_RUN,
+            })
         }
     }
 }

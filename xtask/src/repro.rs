@@ -1,8 +1,10 @@
 //! `cargo xtask repro`: one trial with everything shown.
 
-use crate::matrix::{self, Settings};
+use crate::matrix;
+use crate::settings::Settings;
 use crate::{Place, child};
 use anyhow::Result;
+use report::flags::{Flags, Output, Terminal};
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -10,16 +12,15 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask repro mac_change::e1000::rhel6::tap
   cargo xtask repro mac_change::e1000::rhel6::tap --shell --qemu ~/qemu/build/qemu-system-x86_64
-  cargo xtask repro 'ping_sweep!loss::virtio::rhel9::tap'";
+  cargo xtask repro 'ping_sweep!lossy::virtio::rhel6::tap'";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The trial's full name (see `cargo xtask matrix list`)
     trial: String,
-    /// Keep the VM at the end, with serial console and monitor on this terminal
-    #[arg(long)]
-    shell: bool,
+    #[command(flatten)]
+    terminal: Terminal,
     #[command(flatten)]
     settings: Settings,
 }
@@ -34,19 +35,24 @@ impl Args {
         ]
     }
 
-    fn env(&self) -> Vec<(&'static str, &'static str)> {
-        let mut env = vec![("NICMATRIX_TABLE", "1"), ("NICMATRIX_SHOW", "1")];
-        if self.shell {
-            env.push(("NICMATRIX_SHELL", "1"));
+    /// Besides the conditions.
+    fn flags(&self) -> Flags {
+        Flags {
+            selection: matrix::selection_of(&self.trial),
+            terminal: self.terminal.clone(),
+            output: Output {
+                table: true,
+                show: true,
+                ..Output::default()
+            },
+            ..Flags::default()
         }
-        env.extend(matrix::faults(matrix::under_fault(&self.trial)));
-        env
     }
 }
 
 pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    let mut command = args.settings.command(place, |h| &h.matrix)?;
-    command.args(args.argv()).envs(args.env());
+    let mut command = args.settings.command(place, |h| &h.matrix, args.flags())?;
+    command.args(args.argv());
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }
 
@@ -81,18 +87,10 @@ mod tests {
 
     #[test]
     fn the_name_tells_of_fault_mode() {
-        let plain = parse("driver::virtio::rhel9::tap");
-        assert_eq!(
-            plain.env(),
-            [("NICMATRIX_TABLE", "1"), ("NICMATRIX_SHOW", "1")]
-        );
-        let fault = parse("driver!unbind::virtio::rhel9::tap --shell");
-        let expected = [
-            ("NICMATRIX_TABLE", "1"),
-            ("NICMATRIX_SHOW", "1"),
-            ("NICMATRIX_SHELL", "1"),
-            ("NICMATRIX_FAULTS", "1"),
-        ];
-        assert_eq!(fault.env(), expected);
+        let plain = parse("driver::virtio::rhel9::tap").flags();
+        assert!(!plain.selection.faults && !plain.terminal.shell);
+        assert!(plain.output.table && plain.output.show);
+        let fault = parse("driver!unbound::virtio::rhel9::tap --shell").flags();
+        assert!(fault.selection.faults && fault.terminal.shell);
     }
 }

@@ -4,8 +4,10 @@ mod tally;
 
 use crate::build::Harness;
 use crate::events::{Run, Trial, Verdict};
+use crate::settings::hand_over;
 use crate::{Place, build, child, doctor, setup};
 use anyhow::{Context, Result, bail, ensure};
+use report::flags::{Conditions, Flags, HostChoice};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -86,7 +88,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     setup::ensure(
         setup::For::Tests,
         !args.no_install,
-        crate::var("NICMATRIX_QEMU").is_some(),
+        place.variables.conditions.qemu.is_some(),
     )?;
     let nextest = doctor::has_nextest(place);
     let mut report = Report::default();
@@ -125,20 +127,23 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         Ok((workspace_tests(place, nextest)?, ()))
     })?;
     let direct = report.step("smoke profile", || {
-        let (run, success) = matrix(place, &harness, &[], [])?;
+        let (run, success) = matrix(place, &harness, ours(place), [])?;
         Ok((Tally::of(&run).judged(success), run))
     })?;
     report.step("boots agree with checkpoints", || {
         let direct = direct.as_ref().context(NO_DIRECT)?;
         let (restored, booted) = by_start(direct);
         let skips = booted.iter().flat_map(|name| ["--skip", name]);
-        let more = [("NICMATRIX_BOOT", "1"), HERE];
-        let (run, _) = matrix(place, &harness, &more, skips)?;
+        let mut flags = here(place);
+        flags.conditions.boot = true;
+        let (run, _) = matrix(place, &harness, flags, skips)?;
         agree(&restored, &run, "from a boot")?;
         Ok((Tally::PASSED, ()))
     })?;
     report.step("faults", || {
-        let (run, success) = matrix(place, &harness, &[("NICMATRIX_FAULTS", "1")], [])?;
+        let mut flags = ours(place);
+        flags.selection.faults = true;
+        let (run, success) = matrix(place, &harness, flags, [])?;
         Ok((Tally::of(&run).judged(success), ()))
     })?;
     report.step("nextest agrees", || {
@@ -218,28 +223,32 @@ fn test_targets(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What decides over a run of the matrix; the rest is left to its defaults, whatever the user has
-/// set, so that all runs here are the same.
-const OURS: [&str; 8] = [
-    "NICMATRIX_HOST",
-    "NICMATRIX_ALLOW_MODULE_RELOAD",
-    "NICMATRIX_BOOT",
-    "NICMATRIX_PROFILE",
-    "NICMATRIX_FAULTS",
-    "NICMATRIX_RETRIES",
-    "NICMATRIX_SHARD",
-    "NICMATRIX_JUNIT",
-];
-
-fn with_defaults<'a>(command: &'a mut Command, place: &Place) -> &'a mut Command {
-    OURS.iter().for_each(|name| {
-        command.env_remove(name);
-    });
-    command.current_dir(&place.root)
+/// The settings of the runs here: the user's variables say which QEMU and how, and where things are kept;
+/// what else decides over a run is left to its defaults, so that all runs here are the same.
+fn ours(place: &Place) -> Flags {
+    let Flags {
+        conditions, output, ..
+    } = place.variables.clone();
+    Flags {
+        conditions: Conditions {
+            matrix: conditions.matrix,
+            qemu: conditions.qemu,
+            firmware: conditions.firmware,
+            accel: conditions.accel,
+            ..Conditions::default()
+        },
+        output,
+        ..Flags::default()
+    }
 }
 
-/// What was run in labs once is not run there again: a boot inside takes minutes without KVM.
-const HERE: (&str, &str) = ("NICMATRIX_HOST", "direct");
+/// As [`ours`], on this machine itself. What was run in labs once is not run there again: a boot inside
+/// takes minutes without KVM.
+fn here(place: &Place) -> Flags {
+    let mut flags = ours(place);
+    flags.conditions.host = Some(HostChoice::Direct);
+    flags
+}
 
 /// A run without the trials whose guests booted in it, and the names of those: to boot them again shows
 /// nothing.
@@ -254,26 +263,24 @@ fn by_start(run: &Run) -> (Run, Vec<&str>) {
     (rest, booted.map(|trial| &*trial.trial).collect())
 }
 
-/// Runs the matrix with `more` variables and `arguments` of libtest; its trials, and whether it ended
-/// well.
+/// Runs the matrix with these settings and `arguments` of libtest; its trials, and whether it ended well.
 fn matrix<'a>(
     place: &Place,
     harness: &Harness,
-    more: &[(&str, &str)],
+    mut flags: Flags,
     arguments: impl IntoIterator<Item = &'a str>,
 ) -> Result<(Run, bool)> {
+    flags.output.table = true;
     let mut command = Command::new(&harness.matrix);
-    with_defaults(&mut command, place)
-        .args(arguments)
-        .env("NICMATRIX_TABLE", "1")
-        .envs(more.iter().copied());
-    finished(place, &mut command)
+    hand_over(&mut command, place, &flags)?;
+    finished(place, command.args(arguments))
 }
 
 fn under_nextest(place: &Place) -> Result<Run> {
     let mut command = child::cargo(&place.root);
     command.args(["nextest", "run", "--package", "harness", "--test", "matrix"]);
-    let (run, success) = finished(place, with_defaults(&mut command, place).envs([HERE]))?;
+    hand_over(&mut command, place, &here(place))?;
+    let (run, success) = finished(place, &mut command)?;
     let reds = Tally::of(&run).failed;
     ensure!(
         success == (reds == 0),
@@ -377,6 +384,40 @@ mod tests {
             "{error}"
         );
         assert!(agree(&run(&[]), &run(&[])).is_err());
+    }
+
+    #[test]
+    fn of_the_users_settings_those_count_that_say_on_what_the_runs_are() {
+        let variables = [
+            ("NICMATRIX_QEMU", "/opt/qemu"),
+            ("NICMATRIX_FIRMWARE", "/opt/bios"),
+            ("NICMATRIX_ACCEL", "tcg"),
+            ("NICMATRIX_MATRIX", "m.toml"),
+            ("NICMATRIX_DIR", "/work"),
+        ];
+        let ignored = [
+            ("NICMATRIX_HOST", "lab"),
+            ("NICMATRIX_ALLOW_MODULE_RELOAD", "1"),
+            ("NICMATRIX_BOOT", "1"),
+            ("NICMATRIX_PROFILE", "soak"),
+            ("NICMATRIX_FAULTS", "1"),
+            ("NICMATRIX_RETRIES", "3"),
+            ("NICMATRIX_SHARD", "1/4"),
+            ("NICMATRIX_JUNIT", "j.xml"),
+            ("NICMATRIX_SHELL", "1"),
+        ];
+        let place = |given: &[(&str, &str)]| {
+            let given = given.iter().map(|(n, v)| ((*n).into(), (*v).into()));
+            Place {
+                root: "/".into(),
+                cwd: "/".into(),
+                variables: Flags::from_variables(&given.collect()).unwrap(),
+            }
+        };
+        let kept = place(&variables);
+        assert_eq!(ours(&kept), kept.variables);
+        let all = [&variables[..], &ignored[..]].concat();
+        assert_eq!(ours(&place(&all)), kept.variables);
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! long after.
 
 pub mod events;
+pub mod flags;
 mod grid;
 pub mod junit;
 pub mod markdown;
 pub mod progress;
 pub mod summary;
 mod text;
+pub mod words;
 
 use anyhow::{Context, Result};
 use events::{Event, Outcome, TrialEnded};

@@ -1,42 +1,9 @@
 //! Words of the user and of a shell: the nearest allowed one, quoting, programs on PATH.
 
+pub use report::words::{alike, unknown};
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-
-/// How alike two words must be, of 1, for one to be suggested in place of the other.
-const ALIKE: f64 = 0.5;
-
-/// How alike two words are, of 1.
-fn likeness(one: &str, other: &str) -> f64 {
-    strsim::normalized_damerau_levenshtein(one, other)
-}
-
-/// Those of `candidates` that are alike enough to `word` to be worth suggesting, with how alike they
-/// are, the likeliest first.
-pub fn alike<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>) -> Vec<(f64, S)> {
-    let mut scored: Vec<(f64, S)> = candidates
-        .into_iter()
-        .map(|candidate| (likeness(candidate.as_ref(), word), candidate))
-        .filter(|(likeness, _)| *likeness >= ALIKE)
-        .collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
-    scored
-}
-
-/// "unknown KIND `WORD`", the nearest allowed word if one is near, and all that is allowed.
-pub fn unknown<'a>(kind: &str, word: &str, allowed: impl IntoIterator<Item = &'a str>) -> String {
-    let allowed: Vec<&str> = allowed.into_iter().collect();
-    let mut sentence = format!("unknown {kind} `{word}`");
-    if let Some((_, nearest)) = alike(word, &allowed).first() {
-        sentence += &format!(", did you mean `{nearest}`?");
-    }
-    match allowed.as_slice() {
-        [] => sentence += " (there is none at all)",
-        words => sentence += &format!(" (allowed: {})", words.join(", ")),
-    }
-    sentence
-}
 
 /// A word that a shell takes as one, whatever is in it.
 pub fn quote(word: &str) -> String {
@@ -89,20 +56,6 @@ mod tests {
             command_line("qemu".as_ref(), &words),
             "qemu \\\n  -append 'a b' \\\n  -x 'it'\\''s' ''"
         );
-    }
-
-    #[test]
-    fn the_nearest_word_is_suggested_only_where_it_is_near() {
-        let allowed = ["auto", "kvm", "tcg"];
-        assert_eq!(
-            unknown("accelerator", "kmv", allowed),
-            "unknown accelerator `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)"
-        );
-        assert_eq!(
-            unknown("accelerator", "hvf", []),
-            "unknown accelerator `hvf` (there is none at all)"
-        );
-        assert!(!unknown("accelerator", "zzzzz", allowed).contains("did you mean"));
     }
 
     #[test]

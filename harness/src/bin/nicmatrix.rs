@@ -98,10 +98,7 @@ enum LabVerb {
 }
 
 fn main() -> ExitCode {
-    if let Some(code) = entry::hidden() {
-        return code;
-    }
-    run::exit(dispatch(Cli::parse().verb))
+    entry::main(|| dispatch(Cli::parse().verb))
 }
 
 fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {

@@ -25,7 +25,7 @@
 use super::kernel_facts::{ZCOPYTX, switch};
 use crate::base::child::{self, pdeath_command};
 use crate::base::error::{CannotRun, OrCannotRun};
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -41,8 +41,9 @@ use std::time::{Duration, Instant};
 const MODULE: &str = "vhost_net";
 const PARAMETER: &str = "experimental_zcopytx";
 
-/// Makes this program a keeper; the [`Module`] as JSON.
-const KEEPER: &str = "NICMATRIX_KEEPER";
+/// This program's first argument where it is a keeper; the second is the [`Module`] as JSON. No trial's
+/// name can hold a `/`.
+pub const KEEPER: &str = "nicmatrix/keeper";
 
 /// How long a module may be in use that nobody holds: by a VM that is just ending.
 const IN_USE: Duration = Duration::from_secs(30);
@@ -61,7 +62,7 @@ pub struct Module {
     /// The file that reads as the parameter; not there when the module is not loaded.
     parameter: PathBuf,
     lock: PathBuf,
-    /// This program as a keeper.
+    /// This program as a keeper, less the module.
     keeper: Vec<String>,
 }
 
@@ -87,7 +88,7 @@ impl Module {
             parameter: ZCOPYTX.into(),
             lock: host_cache.join("vhost_net.lock"),
             // By this name it is the same program after it was built anew.
-            keeper: vec!["/proc/self/exe".into()],
+            keeper: vec!["/proc/self/exe".into(), KEEPER.into()],
         }
     }
 
@@ -287,7 +288,7 @@ impl Reloader {
         // It outlives this process; a Ctrl-C is sent to this one's group alone.
         let child = Command::new(program)
             .args(arguments)
-            .env(KEEPER, module)
+            .arg(module)
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -313,18 +314,17 @@ impl Reloader {
     }
 }
 
-/// What [`KEEPER`] makes of this program: waits for the end of the process that started it, then puts
-/// the module back.
+/// What [`KEEPER`] makes of this program, with the arguments after it: waits for the end of the process
+/// that started it, then puts the module back.
 ///
 /// # Errors
 /// [`CannotRun`]: it cannot be put back, and stays written down.
-pub fn keep_if_asked() -> Option<Result<()>> {
-    let module = std::env::var(KEEPER).ok()?;
-    Some(keep(&module))
-}
-
-fn keep(module: &str) -> Result<()> {
-    let module: Module = serde_json::from_str(module)?;
+pub fn keep(arguments: &[String]) -> Result<()> {
+    let [module] = arguments else {
+        bail!("expected a module after {KEEPER}, found {arguments:?}");
+    };
+    let module: Module = serde_json::from_str(module)
+        .with_context(|| format!("the module after {KEEPER} is not understood"))?;
     // An error ends it as well.
     let _ = io::copy(&mut io::stdin(), &mut io::sink());
     module

@@ -4,7 +4,7 @@ use super::Capabilities;
 use super::kernel_facts::ZCOPYTX;
 use super::qemu_facts::QemuFacts;
 use crate::matrix::Backend;
-use crate::matrix::schema::HostChoice;
+use report::flags::HostChoice;
 use serde::{Deserialize, Serialize};
 
 /// Whose kernel carries a trial's taps, bridge and vhost.

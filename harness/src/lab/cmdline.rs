@@ -1,5 +1,6 @@
 //! The lab's QEMU command line, and the script that its init reads. Pure.
 
+use super::INSIDE;
 use crate::base::words::quote;
 use crate::vm::accel::Accel;
 use std::ffi::OsString;
@@ -119,13 +120,14 @@ impl StartScript {
             .map(|(name, value)| format!(" {}", quote(&format!("{name}={value}"))))
             .collect();
         format!(
-            "zcopytx={}\nartifacts={}\ncheckpoints={}\nvisible() {{\n\t:\n{}}}\ninside() {{\n\tchroot /host env -i{} {}\n}}\n",
+            "zcopytx={}\nartifacts={}\ncheckpoints={}\nvisible() {{\n\t:\n{}}}\ninside() {{\n\tchroot /host env -i{} {} {}\n}}\n",
             u8::from(self.zcopytx),
             path(&self.artifacts),
             path(&self.checkpoints),
             visible.concat(),
             environment.concat(),
             path(&self.program),
+            quote(INSIDE),
         )
     }
 }
@@ -207,7 +209,7 @@ mod tests {
         	bind '/tmp/it'\''s here'
         }
         inside() {
-        	chroot /host env -i 'PATH=/usr/bin:/bin' '/tmp/it'\''s here/nicmatrix'
+        	chroot /host env -i 'PATH=/usr/bin:/bin' '/tmp/it'\''s here/nicmatrix' 'nicmatrix/inside'
         }
         ");
     }

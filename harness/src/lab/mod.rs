@@ -50,7 +50,6 @@ use crate::host::accel::Proven;
 use crate::host::machine;
 use crate::host::place::Host;
 use crate::matrix::Backend;
-use crate::matrix::schema::HostChoice;
 use crate::plan::PlannedTrial;
 use crate::settings::Settings;
 use crate::testbed::checkpoints::{GuestReply, GuestRequest};
@@ -61,6 +60,7 @@ use anyhow::{Context as _, Result};
 use cmdline::LabSpec;
 use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
+use report::flags::HostChoice;
 use shared::Request;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -70,8 +70,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vm::Lab;
 
-/// Set where the program is to be the harness inside.
-pub const INSIDE: &str = "NICMATRIX_INSIDE";
+/// This program's first argument where it is the harness inside. No trial's name can hold a `/`.
+pub const INSIDE: &str = "nicmatrix/inside";
 
 /// From exec to the first word of the harness inside: 6 s under TCG.
 const LAB_UP: Limit = Limit {
@@ -402,7 +402,6 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
     // What holds others comes before them.
     visible.sort();
     let mut environment = vec![
-        (INSIDE.to_owned(), "1".to_owned()),
         ("HOME".to_owned(), "/root".to_owned()),
         ("TMPDIR".to_owned(), "/tmp".to_owned()),
     ];

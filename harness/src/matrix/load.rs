@@ -4,10 +4,11 @@ use super::Backend;
 use super::disruption::Disruption;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
-    Axes, BootMode, BootRom, Dialect, Exclude, Guest, HostChoice, Machine, Matrix, MatrixError,
-    Nic, NicOverride, Profile,
+    Axes, BootMode, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic,
+    NicOverride, Profile,
 };
 use crate::base::words::unknown;
+use report::flags::HostChoice;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

@@ -3,6 +3,7 @@
 use super::Backend;
 use super::disruption::Disruption;
 use crate::base::words::unknown;
+use report::flags::HostChoice;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -257,27 +258,6 @@ impl Exclude {
     pub fn matches_case(&self, case: &str) -> bool {
         self.case.as_deref().is_none_or(|c| c == case)
     }
-}
-
-/// `host` in the matrix file, or `--host`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostChoice {
-    /// This machine where its kernel has what the backend needs, else a lab.
-    Auto,
-    /// This machine or nothing.
-    Direct,
-    /// A lab, for every trial.
-    Lab,
-}
-
-impl HostChoice {
-    /// Their words.
-    pub const WORDS: &'static [(&'static str, HostChoice)] = &[
-        ("auto", HostChoice::Auto),
-        ("direct", HostChoice::Direct),
-        ("lab", HostChoice::Lab),
-    ];
 }
 
 /// All of `matrix.toml`. Its axes name tables that exist.

@@ -3,9 +3,9 @@ use crate::cases::Load;
 use crate::guest::dialect::Op;
 use crate::host::tests::capable;
 use crate::matrix::load::{load, parse};
-use crate::matrix::schema::HostChoice;
 use crate::testbed::order::Moment;
 use crate::vm::start_state::StartState;
+use report::flags::HostChoice;
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -16,7 +16,6 @@ pub(crate) mod schedule;
 mod session;
 mod verdicts;
 
-use crate::base::error::CannotRun;
 use crate::host::place::Host;
 use crate::net;
 use crate::plan::{self, Action, PlannedTrial};
@@ -30,6 +29,14 @@ use std::sync::OnceLock;
 /// The run, once it is known that something is to be run.
 static SESSION: OnceLock<Session> = OnceLock::new();
 
+/// Runs trials as this process's arguments, which are libtest's, say.
+///
+/// # Errors
+/// As [`trials`].
+pub fn main() -> anyhow::Result<ExitCode> {
+    libtest(Arguments::from_args())
+}
+
 /// Runs trials as the test binary does, with `arguments` of libtest.
 ///
 /// # Errors
@@ -38,16 +45,6 @@ pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
     // The first word is the program's name.
     let words = std::iter::once("matrix".to_owned()).chain(arguments);
     libtest(Arguments::from_iter(words))
-}
-
-/// Reports an error that ended the harness, and chooses the exit code.
-pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
-    result.unwrap_or_else(|error| {
-        // nextest takes a line that starts so as the failure's message.
-        eprintln!("Error: {error:#}");
-        let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
-        ExitCode::from(if cannot_run { 3 } else { 2 })
-    })
 }
 
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {

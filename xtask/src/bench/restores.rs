@@ -65,7 +65,7 @@ impl Bench<'_> {
     }
 
     fn starts(&self, trial: &str, times: usize, at_once: usize) -> Result<Vec<Sample>> {
-        let mut command = self.command(&self.harness.nicmatrix);
+        let mut command = self.command(&self.harness.nicmatrix, &self.flags)?;
         command.args(["restores", trial]).args([
             "--times",
             &times.to_string(),

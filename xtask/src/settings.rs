@@ -1,0 +1,112 @@
+//! The settings of the commands that run something, and how the harness is handed them.
+
+use crate::build::{self, Harness};
+use crate::{Place, setup};
+use anyhow::Result;
+use report::flags::{self, Conditions, Flags};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What is run, and on what.
+#[derive(clap::Args, Default)]
+pub struct Settings {
+    #[command(flatten)]
+    conditions: Conditions,
+    /// Never install packages: fail and say what is missing
+    #[arg(long)]
+    no_install: bool,
+}
+
+impl Settings {
+    /// All settings: these and `more` as the user gave them by flags, and by variables where no flag says
+    /// otherwise.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn with(&self, place: &Place, more: Flags) -> Result<Flags> {
+        let conditions = self.conditions.clone();
+        let given = Flags { conditions, ..more };
+        Ok(given.meant_from(&place.cwd).or(&place.variables)?)
+    }
+
+    /// What a run with these settings needs, built and installed.
+    pub fn prepare(&self, place: &Place) -> Result<Harness> {
+        let own_qemu = self.conditions.qemu.is_some() || place.variables.conditions.qemu.is_some();
+        setup::ensure(setup::For::Trials, !self.no_install, own_qemu)?;
+        build::harness(&place.root)
+    }
+
+    /// One of the harness's programs, with these settings and `more`.
+    pub fn command(
+        &self,
+        place: &Place,
+        which: fn(&Harness) -> &PathBuf,
+        more: Flags,
+    ) -> Result<Command> {
+        let flags = self.with(place, more)?;
+        let mut command = Command::new(which(&self.prepare(place)?));
+        hand_over(&mut command, place, &flags)?;
+        Ok(command)
+    }
+}
+
+/// Runs a command of the harness in the workspace with these settings.
+///
+/// # Errors
+/// A path that is not UTF-8.
+pub fn hand_over(command: &mut Command, place: &Place, flags: &Flags) -> Result<()> {
+    command
+        .current_dir(&place.root)
+        .env(flags::ALL, flags.to_json()?);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+    use report::flags::Output;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn a_flag_is_meant_from_here_and_a_variable_as_it_is() {
+        let line = ["x", "--matrix", "m.toml", "--boot"];
+        let settings = Line::parse_from(line).settings;
+        let place = Place {
+            root: "/root".into(),
+            cwd: "/home/u".into(),
+            variables: Flags {
+                conditions: Conditions {
+                    matrix: Some("other.toml".into()),
+                    qemu: Some("build/qemu".into()),
+                    ..Conditions::default()
+                },
+                ..Flags::default()
+            },
+        };
+        let output = Output {
+            table: true,
+            ..Output::default()
+        };
+        let more = Flags {
+            output: output.clone(),
+            ..Flags::default()
+        };
+        let expected = Flags {
+            conditions: Conditions {
+                matrix: Some("/home/u/m.toml".into()),
+                qemu: Some("build/qemu".into()),
+                boot: true,
+                ..Conditions::default()
+            },
+            output,
+            ..Flags::default()
+        };
+        assert_eq!(settings.with(&place, more).unwrap(), expected);
+    }
+}
