@@ -27,10 +27,10 @@ use std::path::{Path, PathBuf};
 pub const ALL: &str = "NICMATRIX_SETTINGS";
 
 /// The name of the run's directory: given by what starts several processes for one run, as nextest
-/// does with `NEXTEST_RUN_ID`. No setting of a user's.
+/// does with `NEXTEST_RUN_ID`. It is not a setting.
 pub const RUN: &str = "NICMATRIX_RUN";
 
-/// The workspace's root, where it is not where the harness was built. No setting of a user's.
+/// The workspace's root, where it is not where the harness was built. It is not a setting.
 pub const ROOT: &str = "NICMATRIX_ROOT";
 
 /// `--profile`, where it is not given.
