@@ -83,6 +83,9 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     bed.moment(Moment::Traffic)?;
     let count = bed.profile.ping_count;
+    // What `up` asked may still be under way: it is over once a later request has been answered, as a
+    // NIC takes things in turn.
+    bed.expect_replies(1, 48)?;
     let echoes = guest_echoes(bed)?;
     let mark = bed.wire()?.mark()?;
     for interval in INTERVALS {

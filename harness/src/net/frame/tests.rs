@@ -233,15 +233,3 @@ fn fragment(identification: u16, offset: u16, icmp: &[u8], more: bool) -> Frame 
     bytes.extend_from_slice(icmp);
     frame(bytes)
 }
-
-#[test]
-fn only_whole_echo_replies_count() {
-    let echo = |kind: u8| [&[kind, 0, 0, 0, 0, 7, 0, 1][..], &[0; 8]].concat();
-    let first = fragment(1, 0, &echo(0), true);
-    let last = fragment(1, 16, &[0; 8], false);
-    let whole = fragment(2, 0, &echo(0), false);
-    let request = fragment(3, 0, &echo(8), false);
-    assert_eq!(whole_echo_replies(&[first.clone(), last.clone()]), 1);
-    assert_eq!(whole_echo_replies(&[first, whole, request]), 1);
-    assert_eq!(whole_echo_replies(&[last]), 0);
-}
