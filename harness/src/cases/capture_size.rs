@@ -3,7 +3,7 @@
 use super::faults::{self, LOSSY, TAP_UNPLUGGED};
 use super::ping::SIZES;
 use super::promisc::TCPDUMP;
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::addr::HOST;
@@ -34,7 +34,7 @@ pub static CAPTURE_SIZE: Case = Case {
     ops: &[Op::Address],
     faults: &[
         Fault {
-            red: "tcpdump shows echoes of",
+            red: Red::Says("tcpdump shows echoes of"),
             ..LOSSY
         },
         Fault {
@@ -44,7 +44,7 @@ pub static CAPTURE_SIZE: Case = Case {
                 let report = bed.ping().count(1).size(1000).run()?;
                 report.expect_all_answered(1)
             },
-            red: "tcpdump shows echoes of",
+            red: Red::Says("tcpdump shows echoes of"),
             ..TAP_UNPLUGGED
         },
     ],

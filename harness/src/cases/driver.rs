@@ -1,7 +1,7 @@
 //! Plan items 5 and 8: which driver serves the NIC, and what it says of itself.
 
 use super::faults::{self, BLACKLISTED, OTHER_MODEL, UNBOUND};
-use super::{Case, Fault, Load, StartState};
+use super::{Case, Fault, Load, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::link::{await_link, fields};
 use crate::net::addr::Mac;
@@ -56,7 +56,7 @@ pub static DRIVER_INFO: Case = Case {
                 bed.apply(Op::Mac, &first, &OTHER_MAC.to_string())?;
                 bed.apply(Op::Mac, &second, &first.mac.to_string())
             },
-            red: "QEMU has",
+            red: Red::Says("QEMU has"),
             ..OTHER_MODEL
         },
     ],

@@ -1,7 +1,8 @@
 //! Breakages that several cases share. A case takes one by struct update and names the words that
 //! its own failure must contain.
 
-use super::{Fault, Moment};
+use super::{Fault, Moment, Red};
+use crate::base::deadline;
 use crate::base::words::quote;
 use crate::guest::link::Link;
 use crate::matrix::Cell;
@@ -10,10 +11,10 @@ use crate::net::sabotage;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{VmSpec, is_usb};
 
-/// Words of the failure when the guest does not show the NIC.
-pub const NO_LINK: &str = "for the guest to show the NIC";
-/// Words of the failure when the host does not reach the guest at all.
-pub const NO_PING: &str = "for the first ping reply";
+/// The guest does not show the NIC.
+pub const NO_LINK: Red = Red::Missed(deadline::LINK_APPEARS);
+/// The host does not reach the guest at all.
+pub const NO_PING: Red = Red::Missed(deadline::FIRST_PING);
 
 /// No change of the VM.
 pub fn same_vm(_: &mut VmSpec) {}
@@ -116,7 +117,7 @@ pub const OTHER_MODEL: Fault = Fault {
         spec.nics[0].device = other.into();
     },
     inject: nothing,
-    red: "is bound by the driver",
+    red: Red::Says("is bound by the driver"),
     ..TAP_UNPLUGGED
 };
 

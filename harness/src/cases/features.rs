@@ -1,7 +1,7 @@
 //! Plan item 19: `indirect_desc` and `event_idx`.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, StartState};
+use super::{Case, Fault, Load, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
@@ -31,7 +31,7 @@ pub static FEATURES: Case = Case {
             breaks: "QEMU does not offer indirect_desc",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("indirect_desc=off".into()),
-            red: "feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 0",
+            red: Red::Says("feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 0"),
             ..OTHER_MODEL
         },
         Fault {
@@ -39,7 +39,7 @@ pub static FEATURES: Case = Case {
             breaks: "QEMU does not offer event_idx",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("event_idx=off".into()),
-            red: "feature bit 29 (VIRTIO_RING_F_EVENT_IDX) is 0",
+            red: Red::Says("feature bit 29 (VIRTIO_RING_F_EVENT_IDX) is 0"),
             ..OTHER_MODEL
         },
         Fault {
@@ -72,7 +72,7 @@ pub static FEATURES_OFF: Case = Case {
                     .properties
                     .extend(["indirect_desc=on".into(), "event_idx=on".into()])
             },
-            red: "feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 1",
+            red: Red::Says("feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 1"),
             ..OTHER_MODEL
         },
         Fault {

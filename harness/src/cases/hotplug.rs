@@ -1,7 +1,7 @@
 //! Plan item 1: a NIC plugged and unplugged while the guest runs.
 
 use super::faults::{self, BLACKLISTED, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState, pci_add};
+use super::{Case, Fault, Load, Moment, Red, StartState, pci_add};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -30,7 +30,7 @@ const FAULTS: &[Fault] = &[
         applies: |cell| !is_usb(&cell.nic.device),
         moment: Moment::Unplug,
         inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
-        red: "for DEVICE_DELETED",
+        red: Red::Missed(deadline::DEVICE_DELETED),
         ..TAP_UNPLUGGED
     },
     Fault {
@@ -39,7 +39,7 @@ const FAULTS: &[Fault] = &[
         applies: |cell| is_usb(&cell.nic.device),
         moment: Moment::Unplug,
         inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
-        red: "for an answer of the guest agent",
+        red: Red::Missed(deadline::AGENT_REPLY),
         ..TAP_UNPLUGGED
     },
     Fault {
@@ -50,7 +50,7 @@ const FAULTS: &[Fault] = &[
             spec.globals
                 .push("PIIX4_PM.acpi-root-pci-hotplug=off".into())
         },
-        red: "device_add was refused",
+        red: Red::Says("device_add was refused"),
         ..OTHER_MODEL
     },
 ];

@@ -1,7 +1,7 @@
 //! Plan items 2 and 20: operstate follows `set_link`, and so does the traffic.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
@@ -26,7 +26,7 @@ pub static LINK_STATUS: Case = Case {
             breaks: "QEMU does not offer the link-status feature (status=off)",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("status=off".into()),
-            red: "operstate of",
+            red: Red::Missed(deadline::OPERSTATE),
             ..OTHER_MODEL
         },
         Fault {
@@ -54,7 +54,7 @@ pub static LINK_STATUS_OFF: Case = Case {
             breaks: "QEMU offers the link-status feature (status=on)",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("status=on".into()),
-            red: "operstate of",
+            red: Red::Missed(deadline::OPERSTATE),
             ..OTHER_MODEL
         },
         Fault {

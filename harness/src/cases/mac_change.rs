@@ -1,7 +1,7 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link;
@@ -38,7 +38,7 @@ pub static MAC_CHANGE: Case = Case {
                 bed.kept.push(Box::new(host));
                 Ok(())
             },
-            red: "the old MAC",
+            red: Red::Says("the old MAC"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -49,7 +49,7 @@ pub static MAC_CHANGE: Case = Case {
                 bed.dhcp = None;
                 Ok(())
             },
-            red: "no DHCPACK for the new MAC",
+            red: Red::Says("no DHCPACK for the new MAC"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -57,7 +57,7 @@ pub static MAC_CHANGE: Case = Case {
             breaks: "QEMU does not let the driver program its MAC (ctrl_mac_addr=off)",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("ctrl_mac_addr=off".into()),
-            red: "new MAC",
+            red: Red::Says("new MAC"),
             ..OTHER_MODEL
         },
     ],

@@ -1,7 +1,7 @@
 //! Plan item 17: the guest moves to another QEMU under traffic, and its NIC with it.
 
 use super::faults::TAP_UNPLUGGED;
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link;
@@ -36,7 +36,7 @@ pub static MIGRATE: Case = Case {
             name: "unannounced",
             breaks: "ARP and RARP that leave the destination's tap are dropped",
             inject: |_| sabotage::drop_announcements(destination::TAP),
-            red: "no announcement of",
+            red: Red::Says("no announcement of"),
             ..TAP_UNPLUGGED
         },
         CANCELLED,
@@ -57,7 +57,7 @@ pub static SPICE_MIGRATE: Case = Case {
             name: "no_spice_port",
             breaks: "nothing is let through to the destination's SPICE port",
             inject: |_| sabotage::drop_tcp(destination::SPICE[1]),
-            red: "no SPICE server takes a client at 198.18.0.1:5931",
+            red: Red::Says("no SPICE server takes a client at 198.18.0.1:5931"),
             ..TAP_UNPLUGGED
         },
         DESTINATION_UNPLUGGED,
@@ -71,7 +71,7 @@ const DESTINATION_UNPLUGGED: Fault = Fault {
     name: "destination_unplugged",
     breaks: "the destination's tap is taken out of the bridge",
     inject: |bed| sabotage::unplug(&bed.bridge, destination::TAP),
-    red: "no announcement of",
+    red: Red::Says("no announcement of"),
     ..TAP_UNPLUGGED
 };
 
@@ -80,7 +80,7 @@ const CANCELLED: Fault = Fault {
     breaks: "the migration is cancelled under way",
     moment: Moment::Migrating,
     inject: |bed| bed.vm.call(&qapi::qmp::migrate_cancel {}).map(drop),
-    red: "the migration ended as \"cancelled\"",
+    red: Red::Says("the migration ended as \"cancelled\""),
     ..TAP_UNPLUGGED
 };
 

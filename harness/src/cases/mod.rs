@@ -29,12 +29,15 @@ mod under_traffic;
 mod vlan;
 mod zcopy;
 
+use crate::base::deadline::{Limit, Missed};
+use crate::base::error::find;
 use crate::guest::dialect::Op;
 use crate::matrix::Cell;
 use crate::testbed::Testbed;
 use crate::testbed::order::Moment;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::start_state::StartState;
+use std::fmt;
 
 /// A procedure of the test plan.
 pub struct Case {
@@ -89,8 +92,37 @@ pub struct Fault {
     pub moment: Moment,
     /// A change of the running testbed.
     pub inject: fn(&mut Testbed) -> anyhow::Result<()>,
-    /// Words that the failure must contain: red for this reason and no other.
-    pub red: &'static str,
+    /// What the failure must be.
+    pub red: Red,
+}
+
+/// How a case fails under a fault: for this reason and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Red {
+    /// This limit is missed.
+    Missed(Limit),
+    /// The failure's message has these words.
+    Says(&'static str),
+}
+
+impl Red {
+    /// Whether `error` is this failure.
+    pub fn holds(&self, error: &anyhow::Error) -> bool {
+        match self {
+            Red::Missed(limit) => find::<Missed>(error).is_some_and(|m| m.limit == *limit),
+            Red::Says(words) => format!("{error:#}").contains(words),
+        }
+    }
+}
+
+impl fmt::Display for Red {
+    /// A clause, to follow "if" or "that".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Red::Missed(limit) => write!(f, "the wait for {} is in vain", limit.what),
+            Red::Says(words) => write!(f, "the failure says {words:?}"),
+        }
+    }
 }
 
 /// Every case, in the plan's order.

@@ -1,7 +1,7 @@
 //! Plan items 9 and 14: the MTU, and that frames of exactly that size cross.
 
 use super::faults::{self, SMALL_TAP, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, StartState};
+use super::{Case, Fault, Load, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
@@ -16,11 +16,11 @@ const ETHERNET: usize = 14;
 
 const FAULTS: &[Fault] = &[
     Fault {
-        red: "with the MTU at",
+        red: Red::Says("with the MTU at"),
         ..SMALL_TAP
     },
     Fault {
-        red: "replies came back",
+        red: Red::Says("replies came back"),
         ..TAP_UNPLUGGED
     },
 ];

@@ -1,7 +1,7 @@
 //! Plan item 22: four queue pairs.
 
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
@@ -40,21 +40,21 @@ pub static MULTIQUEUE: Case = Case {
                 spec.nics[0].queues = 1;
                 spec.nics[0].properties = vec!["mq=off".into()];
             },
-            red: "ethtool -L",
+            red: Red::Says("ethtool -L"),
             ..OTHER_MODEL
         },
         Fault {
             name: "no_vectors",
             breaks: "QEMU's NIC has 2 MSI-X vectors, so that queues share one",
             vm: |spec| spec.nics[0].properties = vec!["mq=on".into(), "vectors=2".into()],
-            red: "input vectors",
+            red: Red::Says("input vectors"),
             ..OTHER_MODEL
         },
         Fault {
             name: "back_to_one",
             breaks: "the guest goes back to one queue before the traffic",
             inject: |bed| in_guest(bed, "ethtool -L DEV combined 1").map(drop),
-            red: "on more than one queue",
+            red: Red::Says("on more than one queue"),
             ..TAP_UNPLUGGED
         },
     ],

@@ -1,7 +1,7 @@
 //! Plan item 21: netperf, from and to the guest.
 
 use super::faults::{self, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::agent::{Agent, said};
 use crate::guest::dialect::Op;
@@ -23,7 +23,7 @@ const NO_SERVER: Fault = Fault {
     name: "no_server",
     breaks: "the guest's netserver is killed",
     inject: |bed| bed.agent.sh("killall netserver").map(drop),
-    red: "ended with",
+    red: Red::Says("ended with"),
     ..TAP_UNPLUGGED
 };
 
@@ -43,7 +43,7 @@ const PLAIN: Case = Case {
             name: "short_cut",
             breaks: "the host itself takes the guest's address, and talks to itself",
             inject: |bed| sabotage::take_address(bed.address()),
-            red: "crossed the guest's tap",
+            red: Red::Says("crossed the guest's tap"),
             ..TAP_UNPLUGGED
         },
     ],
@@ -61,7 +61,7 @@ pub static NETPERF_GUESTS: Case = Case {
     faults: &[
         NO_SERVER,
         Fault {
-            red: "are you sure there is a netserver",
+            red: Red::Says("are you sure there is a netserver"),
             ..TAP_UNPLUGGED
         },
     ],

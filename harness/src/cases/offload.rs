@@ -1,7 +1,7 @@
 //! Plan item 11: what the NIC offloads.
 
 use super::faults::{self, OTHER_MODEL, in_guest};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::collections::BTreeMap;
@@ -48,14 +48,14 @@ pub static OFFLOAD_QUERY: Case = Case {
             inject: |bed| in_guest(bed, "ethtool -K DEV tx off").map(drop),
             applies: |cell| cell.nic.offloads.iter().any(|name| name == "tx"),
             vm: faults::same_vm,
-            red: "tx-checksumming is off",
+            red: Red::Says("tx-checksumming is off"),
         },
         Fault {
             name: "csum_off",
             breaks: "QEMU offers no checksum offload",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("csum=off".into()),
-            red: "tx-checksumming is off",
+            red: Red::Says("tx-checksumming is off"),
             ..OTHER_MODEL
         },
     ],

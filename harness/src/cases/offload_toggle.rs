@@ -3,7 +3,7 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
 use super::offload::{self, OFFLOADS, State};
 use super::transfer::{self, ALTERED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
@@ -37,7 +37,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             breaks: "the guest's ethtool says that it switched offloads and does not",
             applies: switchable,
             inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
-            red: "reads back",
+            red: Red::Says("reads back"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -51,7 +51,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
                     "[ \"$1\" = -K ] || \"$REAL\" \"$@\" | sed 's/: on/: off/'",
                 )
             },
-            red: "although tso is off",
+            red: Red::Says("although tso is off"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -59,7 +59,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             breaks: "the guest's kernel is told to build no packet beyond the MTU (gso_max_segs 1)",
             applies: faults::virtio,
             inject: |bed| faults::in_guest(bed, "ip link set dev DEV gso_max_segs 1").map(drop),
-            red: "although tso is on",
+            red: Red::Says("although tso is on"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -71,7 +71,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             breaks: "QEMU offers no checksum offload",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("csum=off".into()),
-            red: "tx cannot be switched",
+            red: Red::Says("tx cannot be switched"),
             ..OTHER_MODEL
         },
         Fault {
@@ -80,7 +80,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             applies: switchable,
             moment: Moment::Start,
             inject: |bed| wrap(bed, "ethtool", "\"$REAL\" \"$@\" | sed 's/$/ [fixed]/'"),
-            red: "cannot be switched",
+            red: Red::Says("cannot be switched"),
             ..TAP_UNPLUGGED
         },
     ],

@@ -2,7 +2,7 @@
 
 use super::faults::TAP_UNPLUGGED;
 use super::ping::{PANIC, SIZES};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -53,7 +53,7 @@ pub static PARALLEL_FLOOD: Case = Case {
                 let tap = &bed.vm.spec.nics[2].tap;
                 sabotage::unplug(&bed.bridge, tap)
             },
-            red: "the e1000 no longer answers",
+            red: Red::Says("the e1000 no longer answers"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -65,7 +65,7 @@ pub static PARALLEL_FLOOD: Case = Case {
                     .collect();
                 bed.agent.sh(&forget.join(" && ")).map(drop)
             },
-            red: "of another NIC left through",
+            red: Red::Says("of another NIC left through"),
             ..TAP_UNPLUGGED
         },
     ],

@@ -1,7 +1,7 @@
 //! Plan item "2. ping the guest": every size at every interval, and floods.
 
 use super::faults::{self, LOSSY, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::capture::Mark;
@@ -27,7 +27,7 @@ pub(super) const PANIC: Fault = Fault {
         let command = "sleep 0.1; echo c >/proc/sysrq-trigger";
         bed.agent.start(command).map(drop)
     },
-    red: "the guest's console shows a panic",
+    red: Red::Says("the guest's console shows a panic"),
     ..TAP_UNPLUGGED
 };
 
@@ -44,11 +44,11 @@ pub static PING_SWEEP: Case = Case {
     ops: &[Op::Address],
     faults: &[
         Fault {
-            red: "replies came back",
+            red: Red::Says("replies came back"),
             ..LOSSY
         },
         Fault {
-            red: "replies came back",
+            red: Red::Says("replies came back"),
             ..TAP_UNPLUGGED
         },
     ],
@@ -72,7 +72,7 @@ pub static PING_FLOOD: Case = Case {
             name: "stopped",
             breaks: "QEMU stops the guest's CPUs while it is flooded",
             inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
-            red: "the guest no longer answers after the flood",
+            red: Red::Says("the guest no longer answers after the flood"),
             ..TAP_UNPLUGGED
         },
     ],

@@ -1,7 +1,7 @@
 //! Plan items 6 and 13: promiscuous mode, toggled under traffic, and that it means something.
 
 use super::faults::{self, LOSSY, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline::Limit;
 use crate::base::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
@@ -55,7 +55,7 @@ pub static PROMISC: Case = Case {
                 bed.agent
                     .until("grep -q listening /tmp/holder", TCPDUMP, "cat /tmp/holder")
             },
-            red: "outside promiscuous mode",
+            red: Red::Says("outside promiscuous mode"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -63,11 +63,11 @@ pub static PROMISC: Case = Case {
             breaks: "QEMU's NIC has no RX filter (ctrl_rx=off), so it passes every frame",
             applies: faults::virtio,
             vm: |spec| spec.nics[0].properties.push("ctrl_rx=off".into()),
-            red: "outside promiscuous mode",
+            red: Red::Says("outside promiscuous mode"),
             ..OTHER_MODEL
         },
         Fault {
-            red: "while promiscuous mode was toggled",
+            red: Red::Says("while promiscuous mode was toggled"),
             ..LOSSY
         },
     ],

@@ -1,7 +1,7 @@
 //! Plan item 3: a VM with no kernel and no disk boots from its NIC.
 
 use super::faults::TAP_UNPLUGGED;
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::image::USERSPACE_MARK;
@@ -30,7 +30,7 @@ const FAULTS: &[Fault] = &[
         breaks: "DHCP names the boot file, and there is no TFTP server",
         moment: Moment::Start,
         inject: |bed| bed.serve_boot(false),
-        red: "`kernel` was not asked for",
+        red: Red::Says("`kernel` was not asked for"),
         ..TAP_UNPLUGGED
     },
     Fault {
@@ -38,7 +38,7 @@ const FAULTS: &[Fault] = &[
         breaks: "TFTP serves the first 64 KiB of the initramfs",
         moment: Moment::Start,
         inject: |bed| netboot::truncate(&bed.boot_file(netboot::INITRD)?, 64 << 10),
-        red: "the guest's console shows a panic",
+        red: Red::Says("the guest's console shows a panic"),
         ..TAP_UNPLUGGED
     },
     Fault {
@@ -46,7 +46,7 @@ const FAULTS: &[Fault] = &[
         breaks: "QEMU takes the NIC's link down before the VM starts",
         moment: Moment::Start,
         inject: |bed| bed.set_link(false),
-        red: "`boot.ipxe` was not asked for",
+        red: Red::Says("`boot.ipxe` was not asked for"),
         ..TAP_UNPLUGGED
     },
 ];

@@ -3,8 +3,9 @@
 
 use super::faults::{self, TAP_UNPLUGGED};
 use super::hotplug::{TUN, arguments};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
+use crate::base::error::find;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -32,7 +33,7 @@ const FREED: Fault = Fault {
     breaks: "the netdev under test is deleted first, so that its id is free",
     moment: Moment::Refusal,
     inject: |bed| delete_netdev(bed, &bed.nic().netdev_id()),
-    red: "was accepted",
+    red: Red::Says("was accepted"),
     ..TAP_UNPLUGGED
 };
 
@@ -44,7 +45,7 @@ const KILLED: Fault = Fault {
         bed.vm.handle().kill();
         Ok(())
     },
-    red: "QEMU ended with signal",
+    red: Red::Says("QEMU ended with signal"),
     ..TAP_UNPLUGGED
 };
 
@@ -53,13 +54,13 @@ const ADDED: Fault = Fault {
     name: "added",
     breaks: "QEMU is given another netdev after the refusal",
     inject: |bed| add_netdev(bed, &standard::nic(&bed.cell, 1)),
-    red: "QEMU's network has changed",
+    red: Red::Says("QEMU's network has changed"),
     ..TAP_UNPLUGGED
 };
 
 /// The NIC under test is there still, but cut off.
 const CUT_OFF: Fault = Fault {
-    red: "replies came back",
+    red: Red::Says("replies came back"),
     ..TAP_UNPLUGGED
 };
 
@@ -73,7 +74,7 @@ const SWALLOWED: Fault = Fault {
         let mut tools = ["ip", "ifconfig", "ethtool"].iter();
         tools.try_for_each(|tool| faults::wrap(bed, tool, swallow))
     },
-    red: "was accepted",
+    red: Red::Says("was accepted"),
     ..TAP_UNPLUGGED
 };
 
@@ -130,7 +131,7 @@ pub static NETDEV_IN_USE: Case = Case {
         Fault {
             name: "no_netdev",
             breaks: "the netdev under test is deleted first, so that QEMU refuses for another reason",
-            red: "does not name the cause",
+            red: Red::Says("does not name the cause"),
             ..FREED
         },
         CUT_OFF,
@@ -163,7 +164,7 @@ pub static MAC_REFUSED: Case = Case {
             name: "no_netdev",
             breaks: "the second NIC's netdev is deleted first, so that QEMU refuses for another reason",
             inject: |bed| delete_netdev(bed, &standard::nic(&bed.cell, 1).netdev_id()),
-            red: "does not name the cause",
+            red: Red::Says("does not name the cause"),
             ..FREED
         },
         ADDED,
@@ -201,7 +202,7 @@ pub static QUEUES_REFUSED: Case = Case {
             breaks: "there is a netdev of that id, so that QEMU refuses for another reason",
             moment: Moment::Refusal,
             inject: |bed| add_netdev(bed, &standard::nic(&bed.cell, 1)),
-            red: "does not name the cause",
+            red: Red::Says("does not name the cause"),
             ..TAP_UNPLUGGED
         },
         CUT_OFF,
@@ -366,10 +367,7 @@ fn refused_by_qemu(
     let Err(error) = bed.vm.call_raw(command, arguments) else {
         bail!("`{asked}` was accepted");
     };
-    match error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<Refused>())
-    {
+    match find::<Refused>(&error) {
         Some(refused) => names_causes(&asked, &refused.desc, causes),
         None => Err(error),
     }

@@ -1,7 +1,7 @@
 //! Plan item 15: a big file through netcat, by UDP and by TCP.
 
 use super::faults::{self, LOSSY, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
@@ -30,7 +30,7 @@ pub(super) const ALTERED: Fault = Fault {
         let command = format!("printf x | dd of={SENT} bs=1 seek=100000 conv=notrunc");
         bed.agent.sh(&command).map(drop)
     },
-    red: "arrived at the host as",
+    red: Red::Says("arrived at the host as"),
     ..TAP_UNPLUGGED
 };
 
@@ -47,15 +47,15 @@ pub static UDP_TRANSFER: Case = Case {
     ops: &[Op::Address],
     faults: &[
         Fault {
-            red: "corrupt",
+            red: Red::Says("corrupt"),
             ..ALTERED
         },
         Fault {
-            red: "blocks were lost",
+            red: Red::Says("blocks were lost"),
             ..LOSSY
         },
         Fault {
-            red: "blocks were lost",
+            red: Red::Says("blocks were lost"),
             ..TAP_UNPLUGGED
         },
     ],
@@ -86,11 +86,11 @@ pub static TCP_TRANSFER: Case = Case {
                     .iter()
                     .try_for_each(|program| wrap(bed, program, &script))
             },
-            red: "arrived at the guest as",
+            red: Red::Says("arrived at the guest as"),
             ..TAP_UNPLUGGED
         },
         Fault {
-            red: "for the transfer",
+            red: Red::Missed(deadline::TRANSFER),
             ..TAP_UNPLUGGED
         },
     ],
@@ -256,15 +256,20 @@ fn ended<T>(
     host: anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let guest = bed.agent.finish(running, Duration::ZERO);
-    let told = match &guest {
-        Ok(output) if output.code == 0 => None,
-        Ok(output) => Some(format!("ended with {}: {}", output.code, said(output))),
-        Err(error) => Some(format!("{error:#}")),
-    };
-    match (host, told) {
-        (host, None) => host.with_context(|| format!("the host's end of `{command}`")),
-        (Ok(_), Some(told)) => Err(anyhow!("in the guest, `{command}` {told}")),
-        (Err(error), Some(told)) => Err(error.context(format!("in the guest, `{command}` {told}"))),
+    let in_guest = format!("in the guest, `{command}`");
+    match (host, guest) {
+        (host, Ok(output)) if output.code == 0 => {
+            host.with_context(|| format!("the host's end of `{command}`"))
+        }
+        (host, Ok(output)) => {
+            let told = format!("{in_guest} ended with {}: {}", output.code, said(&output));
+            Err(match host {
+                Ok(_) => anyhow!(told),
+                Err(error) => error.context(told),
+            })
+        }
+        (Ok(_), Err(guest)) => Err(guest.context(in_guest)),
+        (Err(error), Err(guest)) => Err(error.context(format!("{in_guest}: {guest:#}"))),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
 use super::multiqueue::{MULTIQUEUE, QUEUES};
 use super::transfer::{self, ALTERED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
@@ -46,7 +46,7 @@ pub static MTU_TRAFFIC: Case = Case {
                 let script = "case \" $* \" in *' mtu '*) exit;; esac; exec \"$REAL\" \"$@\"";
                 wrap(bed, program, script)
             },
-            red: "did not take",
+            red: Red::Says("did not take"),
             ..TAP_UNPLUGGED
         },
     ],
@@ -78,7 +78,7 @@ pub static OFFLOAD_TRAFFIC: Case = Case {
             name: "ignored",
             breaks: "the guest's ethtool says that it switched offloads and does not",
             inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
-            red: "did not take",
+            red: Red::Says("did not take"),
             ..TAP_UNPLUGGED
         },
     ],
@@ -114,7 +114,7 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
                 spec.nics[0].queues = 1;
                 spec.nics[0].properties = vec!["mq=off".into()];
             },
-            red: "was refused",
+            red: Red::Says("was refused"),
             ..OTHER_MODEL
         },
     ],

@@ -1,7 +1,7 @@
 //! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
 use super::faults::{self, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::base::error::Skip;
 use crate::guest::agent::{Agent, said};
@@ -39,7 +39,7 @@ const NOT_LEFT: Fault = Fault {
     name: "not_left",
     breaks: "the guest's tool says that it left the VLAN and does not",
     inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
-    red: "is still there",
+    red: Red::Says("is still there"),
     ..TAP_UNPLUGGED
 };
 
@@ -63,21 +63,21 @@ pub static VLAN: Case = Case {
                 sabotage::retag(&bed.nic().tap, first, second)?;
                 sabotage::retag(PEER_TAP, second, first)
             },
-            red: "were answered although",
+            red: Red::Says("were answered although"),
             ..TAP_UNPLUGGED
         },
         Fault {
             name: "retagged",
             breaks: "the host moves the guest's frames to a VLAN that nobody is in",
             inject: |bed| sabotage::retag(&bed.nic().tap, IDS[0], 2),
-            red: "the other guest's tap shows no ARP request",
+            red: Red::Says("the other guest's tap shows no ARP request"),
             ..TAP_UNPLUGGED
         },
         Fault {
             name: "dropped",
             breaks: "the tagged frames that the other guest sends are dropped on its tap",
             inject: |_| sabotage::drop_tagged(PEER_TAP),
-            red: "replies came back",
+            red: Red::Says("replies came back"),
             ..TAP_UNPLUGGED
         },
         NOT_LEFT,
@@ -102,7 +102,7 @@ pub static VLAN_HOST: Case = Case {
             name: "filtered",
             breaks: "the bridge lets no frame of a VLAN pass",
             inject: |_| sabotage::filter_vlans(),
-            red: "did not answer",
+            red: Red::Missed(deadline::FIRST_PING),
             ..TAP_UNPLUGGED
         },
         NOT_LEFT,
@@ -131,14 +131,14 @@ pub static VLAN_REFUSED: Case = Case {
                     "*4095*) exec \"$REAL\" $(echo \"$*\" | sed s/4095/4094/g)",
                 )
             },
-            red: "was not refused",
+            red: Red::Says("was not refused"),
             ..TAP_UNPLUGGED
         },
         Fault {
             name: "silent",
             breaks: "the guest's tool refuses without a word",
             inject: |bed| lie(bed, "*4095*) exit 1"),
-            red: "without a message",
+            red: Red::Says("without a message"),
             ..TAP_UNPLUGGED
         },
         TAP_UNPLUGGED,

@@ -2,7 +2,7 @@
 
 use super::faults::{self, TAP_UNPLUGGED};
 use super::transfer::{self as files, ALTERED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::host::kernel_facts::{self, ZCOPYTX};
@@ -51,7 +51,7 @@ pub static ZCOPY: Case = Case {
             applies: with_vhost,
             moment: Moment::Start,
             inject: read_otherwise,
-            red: "this cell needs",
+            red: Red::Says("this cell needs"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -63,7 +63,7 @@ pub static ZCOPY: Case = Case {
                 let link = bed.link()?;
                 bed.apply(Op::Mtu, &link, "200")
             },
-            red: "left the guest's own pages",
+            red: Red::Says("left the guest's own pages"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -82,7 +82,7 @@ pub const NOT_USED: Fault = Fault {
     vm: |spec| spec.nics[0].vhost = false,
     moment: Moment::Start,
     inject: faults::nothing,
-    red: NOT_SERVED,
+    red: Red::Says(NOT_SERVED),
 };
 
 fn with_vhost(cell: &Cell) -> bool {

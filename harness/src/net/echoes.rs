@@ -139,7 +139,7 @@ mod tests {
         more: bool,
     ) -> Frame {
         let length = 20 + payload.len() as u8;
-        let [high, low] = (offset / 8 | u16::from(more) << 13).to_be_bytes();
+        let [high, low] = ((offset / 8) | (u16::from(more) << 13)).to_be_bytes();
         let ip = [
             0x45,
             0,
@@ -223,7 +223,7 @@ mod tests {
         let head = [&[0, 0, 0, 0, 0, 2, 0, 1][..], &[0; 8]].concat();
         let first = fragment(way, 9, 0, &head, true);
         let last = fragment(way, 9, 16, &[0; 8], false);
-        let of = |frames: &[Frame]| answers(&[&[sent.clone()], frames].concat(), 1);
+        let of = |frames: &[Frame]| answers(&[std::slice::from_ref(&sent), frames].concat(), 1);
         assert_eq!(of(&[first.clone(), last.clone()]), (1, 0));
         assert_eq!(of(&[last.clone(), first.clone()]), (1, 0), "in any order");
         assert_eq!(of(std::slice::from_ref(&first)), (0, 0));

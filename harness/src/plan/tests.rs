@@ -1,5 +1,5 @@
 use super::*;
-use crate::cases::Load;
+use crate::cases::{Load, Red};
 use crate::guest::dialect::Op;
 use crate::host::tests::capable;
 use crate::matrix::load::{load, parse};
@@ -16,7 +16,7 @@ const NO_FAULT: Fault = Fault {
     vm: |_| (),
     moment: Moment::Start,
     inject: |_| Ok(()),
-    red: "no reply",
+    red: Red::Says("no reply"),
 };
 
 const PLAIN: Case = Case {

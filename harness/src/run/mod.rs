@@ -15,7 +15,7 @@ pub mod trial;
 pub(crate) mod schedule;
 mod session;
 
-use crate::base::error::CannotRun;
+use crate::base::error::{CannotRun, find};
 use crate::host::place::Host;
 use crate::net;
 use crate::plan::{self, Action, PlannedTrial};
@@ -44,7 +44,7 @@ pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         // nextest takes a line that starts so as the failure's message.
         eprintln!("Error: {error:#}");
-        let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
+        let cannot_run = find::<CannotRun>(&error).is_some();
         ExitCode::from(if cannot_run { 3 } else { 2 })
     })
 }

@@ -45,7 +45,7 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
     }
     if let Some(fault) = trial.fault {
         row("fault", &format!("{}: {}", fault.name, fault.breaks));
-        row("red if", &format!("the failure says \"{}\"", fault.red));
+        row("red if", &fault.red.to_string());
     }
     let offloads = match nic.offloads.is_empty() {
         true => "none".into(),
