@@ -1,11 +1,12 @@
 //! Plan item 15: a big file through netcat, by UDP and by TCP.
 
-use super::faults::{self, LOSSY, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, Red, StartState};
+use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED, wrap};
+use super::{Case, Fault, Moment, Red};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
 use crate::guest::netcat::{self, RECEIVES};
+use crate::matrix::schema::Profile;
 use crate::net::addr::HOST;
 use crate::net::bridge;
 use crate::net::transfer::{self, BLOCK, Crossed, TcpPort, UdpSink};
@@ -31,7 +32,7 @@ pub(super) const ALTERED: Fault = Fault {
         bed.agent.sh(&command).map(drop)
     },
     red: Red::Says("arrived at the host as"),
-    ..TAP_UNPLUGGED
+    ..IN_TRAFFIC
 };
 
 /// Plan item 15.
@@ -39,12 +40,8 @@ pub static UDP_TRANSFER: Case = Case {
     name: "udp_transfer",
     plan_item: "15",
     passes: "of a file of numbered blocks that netcat sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds,
     faults: &[
         Fault {
             red: Red::Says("corrupt"),
@@ -60,6 +57,7 @@ pub static UDP_TRANSFER: Case = Case {
         },
     ],
     run: udp_transfer,
+    ..Case::PLAIN
 };
 
 /// The same by TCP, both ways.
@@ -67,12 +65,8 @@ pub static TCP_TRANSFER: Case = Case {
     name: "tcp_transfer",
     plan_item: "15",
     passes: "a file that netcat sends to the host, and one that it receives, have the same SHA-256 at both ends, and the tap carried all of it",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds,
     faults: &[
         ALTERED,
         Fault {
@@ -87,7 +81,7 @@ pub static TCP_TRANSFER: Case = Case {
                     .try_for_each(|program| wrap(bed, program, &script))
             },
             red: Red::Says("arrived at the guest as"),
-            ..TAP_UNPLUGGED
+            ..IN_TRAFFIC
         },
         Fault {
             red: Red::Missed(deadline::TRANSFER),
@@ -95,7 +89,13 @@ pub static TCP_TRANSFER: Case = Case {
         },
     ],
     run: tcp_transfer,
+    ..Case::PLAIN
 };
+
+/// The file is written, hashed, sent each way, and hashed again.
+pub(super) fn seconds(profile: &Profile) -> f64 {
+    f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 6.0
+}
 
 fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;

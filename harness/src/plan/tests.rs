@@ -1,10 +1,9 @@
 use super::*;
-use crate::cases::{Load, Red};
+use crate::cases::{Load, Red, faults};
 use crate::guest::dialect::Op;
 use crate::host::tests::capable;
 use crate::matrix::load::{load, parse};
 use crate::matrix::schema::HostChoice;
-use crate::testbed::order::Moment;
 use crate::vm::start_state::StartState;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,25 +11,17 @@ use std::path::Path;
 const NO_FAULT: Fault = Fault {
     name: "unplugged",
     breaks: "the tap is taken off the bridge",
-    applies: |_| true,
-    vm: |_| (),
-    moment: Moment::Start,
-    inject: |_| Ok(()),
     red: Red::Says("no reply"),
+    ..faults::AT_START
 };
 
 const PLAIN: Case = Case {
     name: "driver",
     plan_item: "5",
     passes: "the driver bound is the one expected",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
     load: Load::Alone,
-    rearm: None,
-    vm: |_| (),
-    ops: &[],
     faults: &[NO_FAULT],
-    run: |_| Ok(()),
+    ..Case::PLAIN
 };
 
 static CASES: &[&Case] = &[
@@ -108,6 +99,12 @@ fn matrix(extra: &str) -> Matrix {
     let mut matrix = parse(&text, Path::new("m.toml"), &["driver", "flood", "features"]).unwrap();
     matrix.host = HostChoice::Direct;
     matrix
+}
+
+/// A profile with these figures.
+pub(crate) fn profile(figures: &str) -> Profile {
+    let matrix = matrix(&format!("[profiles.own]\n{figures}"));
+    matrix.profile("own").unwrap().clone()
 }
 
 fn facts() -> Capabilities {

@@ -3,12 +3,12 @@
 use super::context::Context;
 use super::shell;
 use crate::base::artifacts::Artifacts;
+use crate::base::cpu;
+use crate::base::deadline::{self, Deadline};
 use crate::base::error::{CannotRun, Skip, find};
-use crate::base::{cpu, deadline};
 use crate::cases::Fault;
 use crate::cases::disruption;
 use crate::matrix::schema::Profile;
-use crate::net::netperf;
 use crate::plan::PlannedTrial;
 use crate::testbed::Testbed;
 use crate::testbed::order::Moment;
@@ -105,18 +105,15 @@ fn tries(retries: u32, mut attempt: impl FnMut() -> Attempt) -> (u32, Attempt) {
     unreachable!("the tries are numbered without end")
 }
 
-/// How long the profile's figures make a case, beyond [`deadline::TRIAL`]: the sweep's slowest
-/// interval and replies, a flood of 12 sizes at a millisecond an echo, two unplugs a cycle, a
-/// migration, a file that is made, hashed and sent both ways.
-fn allowance(profile: &Profile) -> Duration {
-    let seconds = f64::from(profile.ping_count) * 12.0 * 0.3
-        + f64::from(profile.flood_count) * 12.0 * 0.01
-        + f64::from(profile.hotplug_cycles) * 30.0
-        + f64::from(profile.migrations) * 30.0
-        + f64::from(profile.promisc_seconds)
-        + f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 4.0
-        + f64::from(profile.netperf_seconds.unwrap_or(0)) * netperf::LONGEST;
-    Duration::from_secs_f64(seconds * deadline::speed())
+/// How long `trial` may take.
+fn limit(trial: &PlannedTrial, profile: &Profile) -> Deadline {
+    let own = (trial.case.seconds)(profile);
+    let more = match trial.disruption {
+        None => own,
+        // What the guest goes through and the second run may take as long again.
+        Some(_) => own + deadline::TRIAL.seconds + own,
+    };
+    deadline::TRIAL.start_with(Duration::from_secs_f64(more * deadline::speed()))
 }
 
 /// One try on a thread of its own (its network namespace and its children end with it), watched.
@@ -141,13 +138,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
         Err(error) => return broken(format!("cannot start a thread for the trial: {error}")),
     };
     // A person at the console has all the time in the world.
-    let limit = match context.settings.shell {
-        true => None,
-        false => {
-            let runs = 1 + u32::from(trial.disruption.is_some());
-            Some(deadline::TRIAL.start_with(allowance(&context.profile) * runs))
-        }
-    };
+    let limit = (!context.settings.shell).then(|| limit(trial, &context.profile));
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         Some(limit) => receiver.recv_timeout(limit.span()),
@@ -349,7 +340,8 @@ fn under_fault(
 mod tests {
     use super::*;
     use crate::base::error::OrCannotRun as _;
-    use crate::cases::{Red, faults};
+    use crate::cases::{Case, Red, faults};
+    use crate::matrix::disruption::Disruption;
 
     #[test]
     fn markers_are_found_wherever_they_are_in_the_chain() {
@@ -430,6 +422,35 @@ mod tests {
             assert_eq!((made, last.outcome), expected);
             assert_eq!(outcomes.len(), 0);
         }
+    }
+
+    #[test]
+    fn a_trial_may_take_as_long_as_its_own_case_and_twice_that_when_it_runs_twice() {
+        let profile = |figures: &str| {
+            let text = "ping_count = 1\nflood_count = 1\npromisc_seconds = 1\nmigrations = 1\n";
+            let text = format!("{text}transfer_mib = 1\n{figures}");
+            crate::plan::tests::profile(&text)
+        };
+        let (few, many) = (
+            profile("hotplug_cycles = 1"),
+            profile("hotplug_cycles = 100"),
+        );
+        static SLOW: Case = Case {
+            seconds: |profile| f64::from(profile.hotplug_cycles),
+            ..Case::PLAIN
+        };
+        let span = |case, profile, disruption| {
+            let trial = PlannedTrial {
+                case,
+                disruption,
+                ..crate::plan::tests::planned("driver::e1000::rhel9::tap")
+            };
+            limit(&trial, profile).span().as_secs()
+        };
+        assert_eq!(span(&SLOW, &few, None), 241);
+        assert_eq!(span(&SLOW, &many, None), 340);
+        assert_eq!(span(&SLOW, &many, Some(Disruption::Again)), 680);
+        assert_eq!(span(&Case::PLAIN, &many, None), 240);
     }
 
     #[test]
