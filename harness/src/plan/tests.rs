@@ -177,6 +177,15 @@ pub(crate) fn many() -> Vec<PlannedTrial> {
 
 /// What the shipped matrix comes to in `profile`, on a host that can do everything.
 pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
+    all_shipped(profile, false)
+}
+
+/// As [`shipped`], each case under each of its faults.
+pub(crate) fn shipped_under_faults(profile: &str) -> Vec<PlannedTrial> {
+    all_shipped(profile, true)
+}
+
+fn all_shipped(profile: &str, faults: bool) -> Vec<PlannedTrial> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
     let cases = crate::cases::all();
     let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
@@ -186,7 +195,7 @@ pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
     let facts = capable(|host| {
         host.qemu.devices = matrix.nics.values().map(|nic| nic.device.clone()).collect();
     });
-    plan(&matrix, cases, &profile, &facts, false, None)
+    plan(&matrix, cases, &profile, &facts, faults, None)
 }
 
 fn names(trials: &[PlannedTrial]) -> Vec<String> {

@@ -34,7 +34,13 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
         },
         Action::Skip(reason) => row("here", &format!("is skipped: {reason}")),
     }
-    row("plan item", case.plan_item);
+    row(
+        "plan item",
+        match case.plan_item {
+            "" => "none: the case is beyond the plan",
+            item => item,
+        },
+    );
     row("passes if", case.passes);
     row("starts", start(trial.start_state));
     if let Some(disruption) = trial.disruption {
