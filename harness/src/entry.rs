@@ -3,7 +3,7 @@
 //! The harness starts itself for the latter two, whichever of its programs it is: `nicmatrix`, or the test
 //! binary `matrix`. It tells itself so with the first argument, before libtest or clap read any.
 
-use crate::base::error::CannotRun;
+use crate::base::error::{CannotRun, find};
 use crate::host::module;
 use crate::inside;
 use crate::lab;
@@ -45,7 +45,7 @@ fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         // nextest takes a line that starts so as the failure's message.
         eprintln!("Error: {error:#}");
-        let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
+        let cannot_run = find::<CannotRun>(&error).is_some();
         ExitCode::from(if cannot_run { 3 } else { 2 })
     })
 }

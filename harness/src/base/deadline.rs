@@ -17,7 +17,8 @@ pub fn speed() -> f64 {
     SPEED.get().copied().unwrap_or(1.0)
 }
 
-/// A limit with a name; [`Limit::start`] makes it a [`Deadline`].
+/// A limit with a name; [`Limit::start`] makes it a [`Deadline`]. Two are the same when they await the
+/// same.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
     /// What is awaited; reads after "waited 20 s for".
@@ -177,6 +178,14 @@ pub const TRIAL: Limit = Limit {
     seconds: 240.0,
 };
 
+impl PartialEq for Limit {
+    fn eq(&self, other: &Limit) -> bool {
+        self.what == other.what
+    }
+}
+
+impl Eq for Limit {}
+
 impl Limit {
     /// Starts the clock, scaled by this host's speed.
     pub fn start(self) -> Deadline {
@@ -188,7 +197,7 @@ impl Limit {
         let span = Duration::from_secs_f64(self.seconds * speed()) + more;
         let now = Instant::now();
         Deadline {
-            what: self.what,
+            limit: self,
             started: now,
             ends: now + span,
         }
@@ -198,7 +207,7 @@ impl Limit {
 /// A running limit.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
-    what: &'static str,
+    limit: Limit,
     started: Instant,
     ends: Instant,
 }
@@ -215,19 +224,32 @@ impl Deadline {
         self.ends - self.started
     }
 
-    /// "waited 20.0 s for X; saw Y instead".
+    /// The error when it is over: a [`Missed`]. `seen` says what there was instead.
     pub fn missed(&self, seen: impl Display) -> anyhow::Error {
-        anyhow::anyhow!(
-            "waited {:.1} s for {}; {seen}",
-            self.started.elapsed().as_secs_f64(),
-            self.what
-        )
+        anyhow::Error::new(Missed {
+            limit: self.limit,
+            waited: self.started.elapsed(),
+            seen: seen.to_string(),
+        })
     }
+}
+
+/// A deadline that was missed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("waited {:.1} s for {}; {seen}", .waited.as_secs_f64(), .limit.what)]
+pub struct Missed {
+    /// Which.
+    pub limit: Limit,
+    /// How long it was waited for.
+    pub waited: Duration,
+    /// What there was instead.
+    pub seen: String,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::find;
 
     #[test]
     fn a_missed_deadline_says_what_was_awaited_and_what_was_seen() {
@@ -237,8 +259,29 @@ mod tests {
         }
         .start();
         assert!(deadline.left().is_none());
-        let text = deadline.missed("saw 3 ARP requests instead").to_string();
-        assert_eq!(text, "waited 0.0 s for a reply; saw 3 ARP requests instead");
+        let error = deadline.missed("saw 3 ARP requests instead");
+        assert_eq!(
+            error.to_string(),
+            "waited 0.0 s for a reply; saw 3 ARP requests instead"
+        );
+        let error = error.context("in round 2");
+        let missed: &Missed = find(&error).unwrap();
+        assert_eq!(missed.limit.what, "a reply");
+        assert_ne!(missed.limit, FIRST_PING);
+    }
+
+    #[test]
+    fn no_two_limits_await_the_same() {
+        let (limits, _) = include_str!("deadline.rs")
+            .split_once("impl PartialEq")
+            .unwrap();
+        let names = limits
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("what: "));
+        let names: Vec<&str> = names.collect();
+        let distinct: std::collections::BTreeSet<&&str> = names.iter().collect();
+        assert!(names.len() > 20, "{names:?}");
+        assert_eq!(distinct.len(), names.len(), "{names:?}");
     }
 
     #[test]

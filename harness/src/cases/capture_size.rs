@@ -1,9 +1,9 @@
 //! Plan item 16: the packet sizes that tcpdump shows in the guest.
 
-use super::faults::{self, LOSSY, TAP_UNPLUGGED};
+use super::faults::{IN_TRAFFIC, LOSSY};
 use super::ping::SIZES;
 use super::promisc::TCPDUMP;
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::addr::HOST;
@@ -26,15 +26,10 @@ pub static CAPTURE_SIZE: Case = Case {
     name: "capture_size",
     plan_item: "16",
     passes: "`tcpdump -vvv` in the guest prints an echo request and a reply of each of 12 sizes, fragments added up, in the order in which they were sent, and nothing else; it drops nothing, and the tap shows the same",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
         Fault {
-            red: "tcpdump shows echoes of",
+            red: Red::Says("tcpdump shows echoes of"),
             ..LOSSY
         },
         Fault {
@@ -44,11 +39,12 @@ pub static CAPTURE_SIZE: Case = Case {
                 let report = bed.ping().count(1).size(1000).run()?;
                 report.expect_all_answered(1)
             },
-            red: "tcpdump shows echoes of",
-            ..TAP_UNPLUGGED
+            red: Red::Says("tcpdump shows echoes of"),
+            ..IN_TRAFFIC
         },
     ],
     run: capture_size,
+    ..Case::PLAIN
 };
 
 /// An IPv4 packet or a fragment of one.

@@ -1,7 +1,7 @@
 //! Plan items 5 and 8: which driver serves the NIC, and what it says of itself.
 
-use super::faults::{self, BLACKLISTED, OTHER_MODEL, UNBOUND};
-use super::{Case, Fault, Load, StartState};
+use super::faults::{AT_START, BLACKLISTED, OTHER_MODEL, UNBOUND};
+use super::{Case, Fault, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::link::{await_link, fields};
 use crate::net::addr::Mac;
@@ -17,14 +17,10 @@ pub static DRIVER: Case = Case {
     name: "driver",
     plan_item: "5",
     passes: "`ethtool -i` names the driver that matrix.toml expects for this model on this guest, and QEMU has that model at that MAC",
-    applies: |_| true,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
-    ops: &[],
     faults: &[OTHER_MODEL, BLACKLISTED, UNBOUND],
     run: driver,
+    ..Case::PLAIN
 };
 
 /// Plan item 8.
@@ -32,18 +28,13 @@ pub static DRIVER_INFO: Case = Case {
     name: "driver_info",
     plan_item: "8",
     passes: "what `ethtool -i` says (driver, bus-info) agrees with sysfs, and the PCI function it names holds this NIC in QEMU's `query-pci`",
-    applies: |_| true,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
-    ops: &[],
     faults: &[
         UNBOUND,
         Fault {
             name: "swapped",
             breaks: "the guest swaps the MACs of two NICs, so that the one under test is in another slot",
-            vm: |spec| {
+            vm: |spec, _| {
                 let mut second = spec.nics[0].clone();
                 second.place = 1;
                 second.id = "nic1".into();
@@ -56,11 +47,12 @@ pub static DRIVER_INFO: Case = Case {
                 bed.apply(Op::Mac, &first, &OTHER_MAC.to_string())?;
                 bed.apply(Op::Mac, &second, &first.mac.to_string())
             },
-            red: "QEMU has",
-            ..OTHER_MODEL
+            red: Red::Says("QEMU has"),
+            ..AT_START
         },
     ],
     run: driver_info,
+    ..Case::PLAIN
 };
 
 fn driver(bed: &mut Testbed) -> anyhow::Result<()> {

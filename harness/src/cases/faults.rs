@@ -1,31 +1,24 @@
 //! Breakages that several cases share. A case takes one by struct update and names the words that
 //! its own failure must contain.
 
-use super::{Fault, Moment};
+use super::{Fault, Moment, Red};
+use crate::base::deadline;
 use crate::base::words::quote;
 use crate::guest::link::Link;
 use crate::matrix::Cell;
 use crate::matrix::schema::Machine;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
-use crate::vm::cmdline::{VmSpec, is_usb};
+use crate::vm::cmdline::is_usb;
 
-/// Words of the failure when the guest does not show the NIC.
-pub const NO_LINK: &str = "for the guest to show the NIC";
-/// Words of the failure when the host does not reach the guest at all.
-pub const NO_PING: &str = "for the first ping reply";
-
-/// No change of the VM.
-pub fn same_vm(_: &mut VmSpec) {}
+/// The guest does not show the NIC.
+pub const NO_LINK: Red = Red::Missed(deadline::LINK_APPEARS);
+/// The host does not reach the guest at all.
+pub const NO_PING: Red = Red::Missed(deadline::FIRST_PING);
 
 /// Nothing to do in the running testbed.
 pub fn nothing(_: &mut Testbed) -> anyhow::Result<()> {
     Ok(())
-}
-
-/// Can be shown on every cell.
-pub fn anywhere(_: &Cell) -> bool {
-    true
 }
 
 /// Can be shown on virtio alone.
@@ -33,18 +26,34 @@ pub fn virtio(cell: &Cell) -> bool {
     cell.nic.is_virtio()
 }
 
+/// Strikes before the case begins, on every cell, and breaks nothing yet. Name, sentence and what the
+/// failure must be are still to be given, and a change of the VM or of the testbed.
+pub const AT_START: Fault = Fault {
+    name: "",
+    breaks: "",
+    applies: |_| true,
+    vm: |_, _| (),
+    moment: Moment::Start,
+    inject: nothing,
+    red: Red::Says(""),
+};
+
+/// As [`AT_START`], but strikes when the case has traffic under way.
+pub const IN_TRAFFIC: Fault = Fault {
+    moment: Moment::Traffic,
+    ..AT_START
+};
+
 /// The tap is taken out of the bridge.
 pub const TAP_UNPLUGGED: Fault = Fault {
     name: "tap_unplugged",
     breaks: "the NIC's tap is taken out of the bridge",
-    applies: anywhere,
-    vm: same_vm,
-    moment: Moment::Traffic,
     inject: |bed| {
         let tap = bed.nic().tap.clone();
         sabotage::unplug(&bed.bridge, &tap)
     },
     red: NO_PING,
+    ..IN_TRAFFIC
 };
 
 /// Every 20th frame from the guest is lost on the host.
@@ -55,25 +64,14 @@ pub const LOSSY: Fault = Fault {
         let tap = bed.nic().tap.clone();
         sabotage::drop_every(&tap, 20)
     },
-    ..TAP_UNPLUGGED
-};
-
-/// Frames from the host to the guest above a size are lost.
-pub const SMALL_TAP: Fault = Fault {
-    name: "small_tap",
-    breaks: "the tap's MTU is lowered to 1000",
-    inject: |bed| {
-        let tap = bed.nic().tap.clone();
-        sabotage::set_tap_mtu(&tap, 1000)
-    },
-    ..TAP_UNPLUGGED
+    red: Red::Says("replies came back"),
+    ..IN_TRAFFIC
 };
 
 /// The guest's driver is taken off the NIC.
 pub const UNBOUND: Fault = Fault {
     name: "unbound",
     breaks: "the guest's driver is unbound from the NIC",
-    moment: Moment::Start,
     inject: |bed| {
         let link = bed.link()?;
         let directory = Testbed::device_directory(&link);
@@ -84,41 +82,47 @@ pub const UNBOUND: Fault = Fault {
             .map(drop)
     },
     red: NO_LINK,
-    ..TAP_UNPLUGGED
+    ..AT_START
 };
 
 /// The guest may not load the NIC's driver.
 pub const BLACKLISTED: Fault = Fault {
     name: "blacklisted",
     breaks: "the guest is booted with the NIC's driver on its module blacklist",
-    moment: Moment::Start,
-    vm: |spec| {
-        spec.kernel_parameter(
-            "module_blacklist=virtio_net,8139cp,8139too,e1000,e1000e,igb,vmxnet3,pcnet32,ne2k_pci,tulip,e100,rndis_host,cdc_ether",
-        );
+    vm: |spec, cell| {
+        let modules = modules_for(&cell.nic.driver).join(",");
+        spec.kernel_parameter(&format!("module_blacklist={modules}"));
     },
-    inject: nothing,
     red: NO_LINK,
-    ..TAP_UNPLUGGED
+    ..AT_START
 };
 
 /// QEMU is given another model than the cell says.
 pub const OTHER_MODEL: Fault = Fault {
     name: "other_model",
     breaks: "QEMU is given another NIC model",
-    moment: Moment::Start,
-    vm: |spec| {
-        let other = if spec.nics[0].device == "e1000" {
-            "rtl8139"
-        } else {
-            "e1000"
+    vm: |spec, cell| {
+        let other = match cell.nic.device.as_str() {
+            "e1000" => "rtl8139",
+            _ => "e1000",
         };
         spec.nics[0].device = other.into();
     },
-    inject: nothing,
-    red: "is bound by the driver",
-    ..TAP_UNPLUGGED
+    red: Red::Says("is bound by the driver"),
+    ..AT_START
 };
+
+/// Drivers that serve the same devices: where one may not be loaded, a guest takes the other.
+const RIVALS: [[&str; 2]; 2] = [["8139cp", "8139too"], ["cdc_ether", "rndis_host"]];
+
+/// The modules that would serve a NIC of `driver`, as the kernel names modules.
+fn modules_for(driver: &str) -> Vec<String> {
+    let rivals = RIVALS.iter().find(|rivals| rivals.contains(&driver));
+    match rivals {
+        Some(rivals) => rivals.map(str::to_owned).to_vec(),
+        None => vec![driver.replace('-', "_")],
+    }
+}
 
 /// Whether the cell's NIC is on the PCI bus of an i440FX machine.
 pub fn on_i440fx_pci(cell: &Cell) -> bool {
@@ -147,4 +151,16 @@ pub fn wrap(bed: &Testbed, program: &str, script: &str) -> anyhow::Result<()> {
          && rm $path && printf %s {script} >$path && chmod +x $path"
     );
     bed.agent.sh(&command).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blacklist_names_modules_and_all_that_would_serve_the_nic() {
+        assert_eq!(modules_for("ne2k-pci"), ["ne2k_pci"]);
+        assert_eq!(modules_for("8139too"), ["8139cp", "8139too"]);
+        assert_eq!(modules_for("cdc_ether"), ["cdc_ether", "rndis_host"]);
+    }
 }

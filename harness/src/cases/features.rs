@@ -1,7 +1,7 @@
 //! Plan item 19: `indirect_desc` and `event_idx`.
 
-use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, StartState};
+use super::faults::{self, AT_START, TAP_UNPLUGGED};
+use super::{Case, Fault, Moment, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
@@ -21,34 +21,31 @@ pub static FEATURES: Case = Case {
     passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says they were negotiated, and traffic flows",
     applies: faults::virtio,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
         Fault {
             name: "indirect_off",
             breaks: "QEMU does not offer indirect_desc",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("indirect_desc=off".into()),
-            red: "feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 0",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("indirect_desc=off".into()),
+            red: Red::Says("feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 0"),
+            ..AT_START
         },
         Fault {
             name: "event_idx_off",
             breaks: "QEMU does not offer event_idx",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("event_idx=off".into()),
-            red: "feature bit 29 (VIRTIO_RING_F_EVENT_IDX) is 0",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("event_idx=off".into()),
+            red: Red::Says("feature bit 29 (VIRTIO_RING_F_EVENT_IDX) is 0"),
+            ..AT_START
         },
         Fault {
-            red: faults::NO_PING,
-            moment: super::Moment::Start,
+            moment: Moment::Start,
             ..TAP_UNPLUGGED
         },
     ],
     run: |bed| features(bed, true),
+    ..Case::PLAIN
 };
 
 /// With both switched off.
@@ -58,8 +55,6 @@ pub static FEATURES_OFF: Case = Case {
     passes: "with indirect_desc=off,event_idx=off both bits are 0 in sysfs and in QEMU, and traffic flows",
     applies: faults::virtio,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
-    rearm: None,
     vm: off,
     ops: &[Op::Address],
     faults: &[
@@ -67,21 +62,21 @@ pub static FEATURES_OFF: Case = Case {
             name: "left_on",
             breaks: "QEMU offers both all the same",
             applies: faults::virtio,
-            vm: |spec| {
+            vm: |spec, _| {
                 spec.nics[0]
                     .properties
                     .extend(["indirect_desc=on".into(), "event_idx=on".into()])
             },
-            red: "feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 1",
-            ..OTHER_MODEL
+            red: Red::Says("feature bit 28 (VIRTIO_RING_F_INDIRECT_DESC) is 1"),
+            ..AT_START
         },
         Fault {
-            red: faults::NO_PING,
-            moment: super::Moment::Start,
+            moment: Moment::Start,
             ..TAP_UNPLUGGED
         },
     ],
     run: |bed| features(bed, false),
+    ..Case::PLAIN
 };
 
 fn off(spec: &mut VmSpec) {

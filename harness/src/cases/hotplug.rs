@@ -1,11 +1,11 @@
 //! Plan item 1: a NIC plugged and unplugged while the guest runs.
 
-use super::faults::{self, BLACKLISTED, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState, pci_add};
+use super::faults::{self, AT_START, BLACKLISTED, IN_TRAFFIC, TAP_UNPLUGGED};
+use super::{Case, Fault, Moment, Red, StartState, pci_add};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::schema::Dialect;
+use crate::matrix::schema::{Dialect, Profile};
 use crate::net::bridge;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{VmSpec, is_usb};
@@ -16,22 +16,16 @@ use serde_json::{Value, json};
 pub(super) const TUN: &str = "/dev/net/tun";
 
 const FAULTS: &[Fault] = &[
-    Fault {
-        red: faults::NO_LINK,
-        ..BLACKLISTED
-    },
-    Fault {
-        red: faults::NO_PING,
-        ..TAP_UNPLUGGED
-    },
+    BLACKLISTED,
+    TAP_UNPLUGGED,
     Fault {
         name: "unplug_unheard",
         breaks: "the guest's CPUs stand still, so nobody answers the request to unplug",
         applies: |cell| !is_usb(&cell.nic.device),
         moment: Moment::Unplug,
         inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
-        red: "for DEVICE_DELETED",
-        ..TAP_UNPLUGGED
+        red: Red::Missed(deadline::DEVICE_DELETED),
+        ..IN_TRAFFIC
     },
     Fault {
         name: "unplug_unseen",
@@ -39,19 +33,19 @@ const FAULTS: &[Fault] = &[
         applies: |cell| is_usb(&cell.nic.device),
         moment: Moment::Unplug,
         inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
-        red: "for an answer of the guest agent",
-        ..TAP_UNPLUGGED
+        red: Red::Missed(deadline::AGENT_REPLY),
+        ..IN_TRAFFIC
     },
     Fault {
         name: "no_hotplug",
         breaks: "the machine's PCI bus is built without hot-plug",
         applies: faults::on_i440fx_pci,
-        vm: |spec| {
+        vm: |spec, _| {
             spec.globals
                 .push("PIIX4_PM.acpi-root-pci-hotplug=off".into())
         },
-        red: "device_add was refused",
-        ..OTHER_MODEL
+        red: Red::Says("device_add was refused"),
+        ..AT_START
     },
 ];
 
@@ -60,14 +54,14 @@ pub static HOTPLUG_QMP: Case = Case {
     name: "hotplug_qmp",
     plan_item: "1",
     passes: "QEMU lists the NIC, the guest gains that MAC, traffic flows; unplugged in both orders of netdev_del and device_del, DEVICE_DELETED arrives, the guest loses that MAC, tap and descriptor are gone; over QMP, N cycles",
-    applies: |_| true,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
     rearm: Some(faults::nothing),
     vm: plugged_later,
     ops: &[Op::BeforeHotplug, Op::Address],
+    seconds,
     faults: FAULTS,
     run: |bed| hotplug(bed, Monitor::Qmp),
+    ..Case::PLAIN
 };
 
 /// Plan item 1 over HMP.
@@ -75,18 +69,24 @@ pub static HOTPLUG_HMP: Case = Case {
     name: "hotplug_hmp",
     plan_item: "1",
     passes: "as hotplug_qmp, with every command typed into the human monitor; for RHEL 4 and 5 `host_net_add`, `pci_add`, `host_net_remove` and `pci_del` first, and the report says which commands really ran",
-    applies: |_| true,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
     rearm: Some(faults::nothing),
     vm: plugged_later,
     ops: &[Op::BeforeHotplug, Op::Address],
+    seconds,
     faults: FAULTS,
     run: |bed| {
         let old = matches!(bed.cell.guest.dialect, Dialect::Rhel4 | Dialect::Rhel5);
         hotplug(bed, if old { Monitor::OldHmp } else { Monitor::Hmp })
     },
+    ..Case::PLAIN
 };
+
+/// Two plugs and unplugs a cycle: some 5 s each, most of it the attention button of PCI Express, and
+/// e1000's 3-4 s until its link is up.
+fn seconds(profile: &Profile) -> f64 {
+    f64::from(profile.hotplug_cycles) * 40.0
+}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Monitor {

@@ -1,7 +1,7 @@
 //! Plan items 2 and 20: operstate follows `set_link`, and so does the traffic.
 
-use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{self, AT_START, TAP_UNPLUGGED};
+use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
@@ -14,27 +14,22 @@ pub static LINK_STATUS: Case = Case {
     name: "link_status",
     plan_item: "2, 20",
     passes: "operstate reads up, down after `set_link off` and up again after `set_link on`; traffic stops and resumes with it",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
     load: Load::Waits,
     rearm: Some(faults::nothing),
-    vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
         Fault {
             name: "status_off",
             breaks: "QEMU does not offer the link-status feature (status=off)",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("status=off".into()),
-            red: "operstate of",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("status=off".into()),
+            red: Red::Missed(deadline::OPERSTATE),
+            ..AT_START
         },
-        Fault {
-            red: faults::NO_PING,
-            ..TAP_UNPLUGGED
-        },
+        TAP_UNPLUGGED,
     ],
     run: link_status,
+    ..Case::PLAIN
 };
 
 /// Without it (`status=off`).
@@ -45,7 +40,6 @@ pub static LINK_STATUS_OFF: Case = Case {
     applies: faults::virtio,
     start_state: StartState::Boot,
     load: Load::Waits,
-    rearm: None,
     vm: |spec| spec.nics[0].properties.push("status=off".into()),
     ops: &[Op::Address],
     faults: &[
@@ -53,16 +47,14 @@ pub static LINK_STATUS_OFF: Case = Case {
             name: "status_on",
             breaks: "QEMU offers the link-status feature (status=on)",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("status=on".into()),
-            red: "operstate of",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("status=on".into()),
+            red: Red::Missed(deadline::OPERSTATE),
+            ..AT_START
         },
-        Fault {
-            red: faults::NO_PING,
-            ..TAP_UNPLUGGED
-        },
+        TAP_UNPLUGGED,
     ],
     run: link_status_off,
+    ..Case::PLAIN
 };
 
 fn link_status(bed: &mut Testbed) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
-use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{self, AT_START, IN_TRAFFIC};
+use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link;
@@ -20,11 +20,8 @@ pub static MAC_CHANGE: Case = Case {
     name: "mac_change",
     plan_item: "4, 18. mac_change",
     passes: "the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
     load: Load::Waits,
     rearm: Some(back),
-    vm: faults::same_vm,
     ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
     faults: &[
         Fault {
@@ -38,30 +35,30 @@ pub static MAC_CHANGE: Case = Case {
                 bed.kept.push(Box::new(host));
                 Ok(())
             },
-            red: "the old MAC",
-            ..TAP_UNPLUGGED
+            red: Red::Says("the old MAC"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "no_dhcp",
             breaks: "the DHCP server is gone when the guest asks under its new MAC",
-            moment: Moment::Start,
             inject: |bed| {
                 bed.dhcp = None;
                 Ok(())
             },
-            red: "no DHCPACK for the new MAC",
-            ..TAP_UNPLUGGED
+            red: Red::Says("no DHCPACK for the new MAC"),
+            ..AT_START
         },
         Fault {
             name: "mac_ignored",
             breaks: "QEMU does not let the driver program its MAC (ctrl_mac_addr=off)",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("ctrl_mac_addr=off".into()),
-            red: "new MAC",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("ctrl_mac_addr=off".into()),
+            red: Red::Says("new MAC"),
+            ..AT_START
         },
     ],
     run: mac_change,
+    ..Case::PLAIN
 };
 
 fn back(bed: &mut Testbed) -> anyhow::Result<()> {

@@ -29,18 +29,23 @@ mod under_traffic;
 mod vlan;
 mod zcopy;
 
+use crate::base::deadline::{Limit, Missed};
+use crate::base::error::find;
 use crate::guest::dialect::Op;
 use crate::matrix::Cell;
+use crate::matrix::schema::Profile;
 use crate::testbed::Testbed;
 use crate::testbed::order::Moment;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::start_state::StartState;
+use anyhow::bail;
+use std::fmt;
 
 /// A procedure of the test plan.
 pub struct Case {
     /// First part of a trial's name.
     pub name: &'static str,
-    /// The manual plan's items, for example "2, 20".
+    /// The manual plan's items, for example "2, 20"; empty for a case beyond the plan.
     pub plan_item: &'static str,
     /// What must hold for it to pass, one sentence.
     pub passes: &'static str,
@@ -55,12 +60,36 @@ pub struct Case {
     pub rearm: Option<fn(&mut Testbed) -> anyhow::Result<()>>,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
+    /// How much longer than [`deadline::TRIAL`] it may take, seconds on the reference host.
+    ///
+    /// [`deadline::TRIAL`]: crate::base::deadline::TRIAL
+    pub seconds: fn(&Profile) -> f64,
     /// The dialect's commands that it uses, for `explain`.
     pub ops: &'static [Op],
     /// Breakages under which it must fail.
     pub faults: &'static [Fault],
     /// The procedure.
     pub run: fn(&mut Testbed) -> anyhow::Result<()>,
+}
+
+impl Case {
+    /// A plain case, which others take what they do not name from: it runs on every cell, on the
+    /// standard VM with its NIC up, and changes nothing. Name, sentence, faults and procedure are
+    /// still to be given, and for an item of the manual plan that item.
+    pub const PLAIN: Case = Case {
+        name: "",
+        plan_item: "",
+        passes: "",
+        applies: |_| true,
+        start_state: StartState::WarmNic,
+        load: Load::Busy,
+        rearm: None,
+        vm: |_| (),
+        seconds: |_| 0.0,
+        ops: &[],
+        faults: &[],
+        run: |_| bail!("the case has no procedure"),
+    };
 }
 
 /// What a trial needs of the host's processors while it runs.
@@ -84,18 +113,47 @@ pub struct Fault {
     /// Which cells it can be shown on.
     pub applies: fn(&Cell) -> bool,
     /// A change of the VM's command line.
-    pub vm: fn(&mut VmSpec),
+    pub vm: fn(&mut VmSpec, &Cell),
     /// When `inject` is called.
     pub moment: Moment,
     /// A change of the running testbed.
     pub inject: fn(&mut Testbed) -> anyhow::Result<()>,
-    /// Words that the failure must contain: red for this reason and no other.
-    pub red: &'static str,
+    /// What the failure must be.
+    pub red: Red,
+}
+
+/// How a case fails under a fault: for this reason and no other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Red {
+    /// This limit is missed.
+    Missed(Limit),
+    /// The failure's message has these words.
+    Says(&'static str),
+}
+
+impl Red {
+    /// Whether `error` is this failure.
+    pub fn holds(&self, error: &anyhow::Error) -> bool {
+        match self {
+            Red::Missed(limit) => find::<Missed>(error).is_some_and(|m| m.limit == *limit),
+            Red::Says(words) => format!("{error:#}").contains(words),
+        }
+    }
+}
+
+impl fmt::Display for Red {
+    /// A clause, to follow "if" or "that".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Red::Missed(limit) => write!(f, "the wait for {} is in vain", limit.what),
+            Red::Says(words) => write!(f, "the failure says {words:?}"),
+        }
+    }
 }
 
 /// Every case, in the plan's order.
 pub fn all() -> &'static [&'static Case] {
-    static ALL: [&Case; 39] = [
+    static ALL: &[&Case] = &[
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
         &refused::NETDEV_ID_IN_USE,
@@ -136,5 +194,28 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::OFFLOAD_TRAFFIC,
         &under_traffic::MULTIQUEUE_TRAFFIC,
     ];
-    &ALL
+    ALL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_case_and_fault_says_all_that_only_it_can_say() {
+        let mut names = BTreeSet::new();
+        for case in all() {
+            assert!(names.insert(case.name), "{} stands twice", case.name);
+            assert!(!case.name.is_empty() && !case.passes.is_empty());
+            assert!(!case.faults.is_empty(), "{} has no fault", case.name);
+            let mut names = BTreeSet::new();
+            for fault in case.faults {
+                let name = format!("{}!{}", case.name, fault.name);
+                assert!(names.insert(fault.name), "{name} stands twice");
+                assert!(!fault.name.is_empty() && !fault.breaks.is_empty(), "{name}");
+                assert_ne!(fault.red, Red::Says(""), "{name}");
+            }
+        }
+    }
 }

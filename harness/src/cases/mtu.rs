@@ -1,11 +1,11 @@
 //! Plan items 9 and 14: the MTU, and that frames of exactly that size cross.
 
-use super::faults::{self, SMALL_TAP, TAP_UNPLUGGED};
-use super::{Case, Fault, Load, StartState};
+use super::faults::{self, IN_TRAFFIC, TAP_UNPLUGGED};
+use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::net::{addr, bridge, frame};
+use crate::net::{addr, bridge, frame, sabotage};
 use crate::testbed::Testbed;
 use anyhow::ensure;
 
@@ -14,13 +14,22 @@ const HEADERS: u32 = 28;
 /// Ethernet's header as a capture shows it, bytes.
 const ETHERNET: usize = 14;
 
-const FAULTS: &[Fault] = &[
-    Fault {
-        red: "with the MTU at",
-        ..SMALL_TAP
+/// Frames from the host to the guest above a size are lost.
+const SMALL_TAP: Fault = Fault {
+    name: "small_tap",
+    breaks: "the tap's MTU is lowered to 1000",
+    inject: |bed| {
+        let tap = bed.nic().tap.clone();
+        sabotage::set_tap_mtu(&tap, 1000)
     },
+    red: Red::Says("with the MTU at"),
+    ..IN_TRAFFIC
+};
+
+const FAULTS: &[Fault] = &[
+    SMALL_TAP,
     Fault {
-        red: "replies came back",
+        red: Red::Says("replies came back"),
         ..TAP_UNPLUGGED
     },
 ];
@@ -30,19 +39,16 @@ pub static MTU_SET: Case = Case {
     name: "mtu_set",
     plan_item: "14",
     passes: "the MTU set (1400, then 1500) reads back; an unfragmentable ping of exactly that size crosses both ways and shows as such on the wire; one byte more is refused",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
     rearm: Some(faults::nothing),
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,
     run: |bed| {
         let link = bed.up()?;
-        bed.moment(super::Moment::Traffic)?;
+        bed.moment(Moment::Traffic)?;
         exactly(bed, &link, 1400)?;
         exactly(bed, &link, 1500)
     },
+    ..Case::PLAIN
 };
 
 /// Plan item 9.
@@ -50,11 +56,6 @@ pub static MTU_MAX: Case = Case {
     name: "mtu_max",
     plan_item: "9",
     passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,
     run: |bed| {
@@ -63,9 +64,10 @@ pub static MTU_MAX: Case = Case {
         // Both sides must carry it; a bridge's ports default to Ethernet's 1500.
         bed.bridge
             .set_mtu(largest.clamp(bridge::MTU, bridge::MAX_MTU))?;
-        bed.moment(super::Moment::Traffic)?;
+        bed.moment(Moment::Traffic)?;
         exactly(bed, &link, largest)
     },
+    ..Case::PLAIN
 };
 
 /// Sets `mtu`, reads it back, and shows on the wire that exactly that much crosses.

@@ -1,7 +1,7 @@
 //! Plan item 22: four queue pairs.
 
-use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{self, AT_START, IN_TRAFFIC, in_guest};
+use super::{Case, Fault, Moment, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
@@ -22,7 +22,6 @@ pub static MULTIQUEUE: Case = Case {
     passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, and many flows raise interrupts on more than one input queue",
     applies: faults::virtio,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
     rearm: Some(faults::nothing),
     vm: |spec| {
         spec.cpus = QUEUES;
@@ -36,29 +35,30 @@ pub static MULTIQUEUE: Case = Case {
         Fault {
             name: "single_queue",
             breaks: "QEMU's NIC has one queue pair",
-            vm: |spec| {
+            vm: |spec, _| {
                 spec.nics[0].queues = 1;
                 spec.nics[0].properties = vec!["mq=off".into()];
             },
-            red: "ethtool -L",
-            ..OTHER_MODEL
+            red: Red::Says("ethtool -L"),
+            ..AT_START
         },
         Fault {
             name: "no_vectors",
             breaks: "QEMU's NIC has 2 MSI-X vectors, so that queues share one",
-            vm: |spec| spec.nics[0].properties = vec!["mq=on".into(), "vectors=2".into()],
-            red: "input vectors",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties = vec!["mq=on".into(), "vectors=2".into()],
+            red: Red::Says("input vectors"),
+            ..AT_START
         },
         Fault {
             name: "back_to_one",
             breaks: "the guest goes back to one queue before the traffic",
             inject: |bed| in_guest(bed, "ethtool -L DEV combined 1").map(drop),
-            red: "on more than one queue",
-            ..TAP_UNPLUGGED
+            red: Red::Says("on more than one queue"),
+            ..IN_TRAFFIC
         },
     ],
     run: multiqueue,
+    ..Case::PLAIN
 };
 
 fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {

@@ -1,22 +1,11 @@
 //! Plan item 11: what the NIC offloads.
 
-use super::faults::{self, OTHER_MODEL, in_guest};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{self, AT_START, in_guest};
+use super::{Case, Fault, Red, StartState};
+use crate::matrix::offload::OFFLOADS;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::collections::BTreeMap;
-
-/// ethtool's short names (`-K`) with the long ones that `-k` prints, in the plan's order.
-pub const OFFLOADS: [(&str, &str); 8] = [
-    ("rx", "rx-checksumming"),
-    ("tx", "tx-checksumming"),
-    ("sg", "scatter-gather"),
-    ("tso", "tcp-segmentation-offload"),
-    ("ufo", "udp-fragmentation-offload"),
-    ("gso", "generic-segmentation-offload"),
-    ("gro", "generic-receive-offload"),
-    ("lro", "large-receive-offload"),
-];
 
 /// Kernel rule (`netdev_fix_features`): the first is never on without the second.
 const NEEDS: [(&str, &str); 3] = [("sg", "tx"), ("tso", "sg"), ("gso", "sg")];
@@ -34,32 +23,27 @@ pub static OFFLOAD_QUERY: Case = Case {
     name: "offload_query",
     plan_item: "11",
     passes: "`ethtool -k` reports all eight offloads (ufo where the kernel still has it), the model's usual ones are on, none is on without what it needs, and on virtio they agree with the negotiated feature bits and QEMU's properties",
-    applies: |_| true,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
-    ops: &[],
     faults: &[
         Fault {
             name: "tx_off",
             breaks: "tx checksumming is switched off in the guest",
-            moment: Moment::Start,
-            inject: |bed| in_guest(bed, "ethtool -K DEV tx off").map(drop),
             applies: |cell| cell.nic.offloads.iter().any(|name| name == "tx"),
-            vm: faults::same_vm,
-            red: "tx-checksumming is off",
+            inject: |bed| in_guest(bed, "ethtool -K DEV tx off").map(drop),
+            red: Red::Says("tx-checksumming is off"),
+            ..AT_START
         },
         Fault {
             name: "csum_off",
             breaks: "QEMU offers no checksum offload",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("csum=off".into()),
-            red: "tx-checksumming is off",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("csum=off".into()),
+            red: Red::Says("tx-checksumming is off"),
+            ..AT_START
         },
     ],
     run: offload_query,
+    ..Case::PLAIN
 };
 
 /// How `ethtool -k` marks what cannot be changed.

@@ -1,12 +1,13 @@
 //! Plan item 12: offloads switched off and on, with data that must stay whole in each state.
 
-use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
-use super::offload::{self, OFFLOADS, State};
+use super::faults::{self, AT_START, IN_TRAFFIC, wrap};
+use super::offload::{self, State};
 use super::transfer::{self, ALTERED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
+use crate::matrix::offload::OFFLOADS;
 use crate::net::bridge;
 use crate::net::frame::{Direction, Frame};
 use crate::net::transfer::blocks;
@@ -25,20 +26,20 @@ pub static OFFLOAD_TOGGLE: Case = Case {
     name: "offload_toggle",
     plan_item: "12",
     passes: "each of rx tx sg tso ufo gso gro lro that is not fixed reads off when switched off and on when switched on; in each state a file crosses by TCP both ways with its SHA-256, and frames beyond the MTU leave the guest only with tso on (on virtio they then do); at the end all are as before",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
     rearm: Some(faults::nothing),
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds: |_| {
+        // Eight offloads, off and on: e1000 negotiates its link anew each time, and files cross.
+        16.0 * 12.0
+    },
     faults: &[
         Fault {
             name: "ignored",
             breaks: "the guest's ethtool says that it switched offloads and does not",
             applies: switchable,
             inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
-            red: "reads back",
-            ..TAP_UNPLUGGED
+            red: Red::Says("reads back"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "still_on",
@@ -51,16 +52,16 @@ pub static OFFLOAD_TOGGLE: Case = Case {
                     "[ \"$1\" = -K ] || \"$REAL\" \"$@\" | sed 's/: on/: off/'",
                 )
             },
-            red: "although tso is off",
-            ..TAP_UNPLUGGED
+            red: Red::Says("although tso is off"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "no_segments",
             breaks: "the guest's kernel is told to build no packet beyond the MTU (gso_max_segs 1)",
             applies: faults::virtio,
             inject: |bed| faults::in_guest(bed, "ip link set dev DEV gso_max_segs 1").map(drop),
-            red: "although tso is on",
-            ..TAP_UNPLUGGED
+            red: Red::Says("although tso is on"),
+            ..IN_TRAFFIC
         },
         Fault {
             applies: switchable,
@@ -70,21 +71,21 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             name: "csum_off",
             breaks: "QEMU offers no checksum offload",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("csum=off".into()),
-            red: "tx cannot be switched",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("csum=off".into()),
+            red: Red::Says("tx cannot be switched"),
+            ..AT_START
         },
         Fault {
             name: "all_fixed",
             breaks: "the guest's ethtool shows every offload as fixed",
             applies: switchable,
-            moment: Moment::Start,
             inject: |bed| wrap(bed, "ethtool", "\"$REAL\" \"$@\" | sed 's/$/ [fixed]/'"),
-            red: "cannot be switched",
-            ..TAP_UNPLUGGED
+            red: Red::Says("cannot be switched"),
+            ..AT_START
         },
     ],
     run: offload_toggle,
+    ..Case::PLAIN
 };
 
 /// Whether the model has something to be switched.

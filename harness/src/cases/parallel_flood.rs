@@ -1,11 +1,12 @@
 //! Plan item 10: a guest with three NICs, all flooded at once.
 
-use super::faults::TAP_UNPLUGGED;
+use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED};
 use super::ping::{PANIC, SIZES};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
+use crate::matrix::schema::Profile;
 use crate::net::addr;
 use crate::net::bridge;
 use crate::net::capture::{Capture, Mark};
@@ -40,11 +41,9 @@ pub static PARALLEL_FLOOD: Case = Case {
     passes: "a guest's rtl8139, e1000 and virtio NIC are each flooded over their own sizes at the same time; each gets its own flood and answers it itself, by the taps and the guest's counters, the guest's console stays quiet, and all three answer afterwards",
     // Once a guest: the other two NICs are beside it.
     applies: super::faults::virtio,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
     vm: beside,
     ops: &[Op::Address],
+    seconds: |profile| f64::from(rounds(profile)) * 30.0,
     faults: &[
         PANIC,
         Fault {
@@ -53,7 +52,7 @@ pub static PARALLEL_FLOOD: Case = Case {
                 let tap = &bed.vm.spec.nics[2].tap;
                 sabotage::unplug(&bed.bridge, tap)
             },
-            red: "the e1000 no longer answers",
+            red: Red::Says("the e1000 no longer answers"),
             ..TAP_UNPLUGGED
         },
         Fault {
@@ -65,11 +64,12 @@ pub static PARALLEL_FLOOD: Case = Case {
                     .collect();
                 bed.agent.sh(&forget.join(" && ")).map(drop)
             },
-            red: "of another NIC left through",
-            ..TAP_UNPLUGGED
+            red: Red::Says("of another NIC left through"),
+            ..IN_TRAFFIC
         },
     ],
     run: parallel_flood,
+    ..Case::PLAIN
 };
 
 fn beside(spec: &mut VmSpec) {
@@ -86,6 +86,12 @@ fn beside(spec: &mut VmSpec) {
             hotplug: false,
         });
     }
+}
+
+/// A round has the plan's count of each size; the profile says how often. It takes 0.5 s a size, or
+/// longer where replies do.
+fn rounds(profile: &Profile) -> u32 {
+    profile.flood_count.div_ceil(COUNT)
 }
 
 /// A NIC and what is flooded at it.
@@ -127,8 +133,7 @@ fn parallel_flood(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     let lanes = lanes(bed)?;
     let mut lost = 0;
-    // A round has the plan's count of each size; the profile says how often.
-    let rounds = bed.profile.flood_count.div_ceil(COUNT);
+    let rounds = rounds(&bed.profile);
     let mut together = Vec::new();
     for round in 1..=rounds {
         let (missed, overlap) =

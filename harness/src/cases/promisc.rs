@@ -1,7 +1,7 @@
 //! Plan items 6 and 13: promiscuous mode, toggled under traffic, and that it means something.
 
-use super::faults::{self, LOSSY, OTHER_MODEL, TAP_UNPLUGGED, in_guest};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{self, AT_START, IN_TRAFFIC, LOSSY, in_guest};
+use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline::Limit;
 use crate::base::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
@@ -37,12 +37,9 @@ pub static PROMISC: Case = Case {
     name: "promisc",
     plan_item: "6, 13",
     passes: "toggling promiscuous mode under traffic loses nothing and leaves no trace; a frame for a foreign MAC reaches the guest in promiscuous mode and not outside it; on virtio QEMU's query-rx-filter agrees",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
     load: Load::Waits,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::PromiscOn, Op::PromiscOff],
+    seconds: |profile| f64::from(profile.promisc_seconds) * 2.0,
     faults: &[
         Fault {
             name: "held",
@@ -55,23 +52,24 @@ pub static PROMISC: Case = Case {
                 bed.agent
                     .until("grep -q listening /tmp/holder", TCPDUMP, "cat /tmp/holder")
             },
-            red: "outside promiscuous mode",
-            ..TAP_UNPLUGGED
+            red: Red::Says("outside promiscuous mode"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "no_filter",
             breaks: "QEMU's NIC has no RX filter (ctrl_rx=off), so it passes every frame",
             applies: faults::virtio,
-            vm: |spec| spec.nics[0].properties.push("ctrl_rx=off".into()),
-            red: "outside promiscuous mode",
-            ..OTHER_MODEL
+            vm: |spec, _| spec.nics[0].properties.push("ctrl_rx=off".into()),
+            red: Red::Says("outside promiscuous mode"),
+            ..AT_START
         },
         Fault {
-            red: "while promiscuous mode was toggled",
+            red: Red::Says("while promiscuous mode was toggled"),
             ..LOSSY
         },
     ],
     run: promisc,
+    ..Case::PLAIN
 };
 
 fn promisc(bed: &mut Testbed) -> anyhow::Result<()> {

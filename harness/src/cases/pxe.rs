@@ -1,7 +1,7 @@
 //! Plan item 3: a VM with no kernel and no disk boots from its NIC.
 
-use super::faults::TAP_UNPLUGGED;
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::AT_START;
+use super::{Case, Fault, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::image::USERSPACE_MARK;
@@ -28,26 +28,23 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "no_tftp",
         breaks: "DHCP names the boot file, and there is no TFTP server",
-        moment: Moment::Start,
         inject: |bed| bed.serve_boot(false),
-        red: "`kernel` was not asked for",
-        ..TAP_UNPLUGGED
+        red: Red::Says("`kernel` was not asked for"),
+        ..AT_START
     },
     Fault {
         name: "truncated",
         breaks: "TFTP serves the first 64 KiB of the initramfs",
-        moment: Moment::Start,
         inject: |bed| netboot::truncate(&bed.boot_file(netboot::INITRD)?, 64 << 10),
-        red: "the guest's console shows a panic",
-        ..TAP_UNPLUGGED
+        red: Red::Says("the guest's console shows a panic"),
+        ..AT_START
     },
     Fault {
         name: "link_down",
         breaks: "QEMU takes the NIC's link down before the VM starts",
-        moment: Moment::Start,
         inject: |bed| bed.set_link(false),
-        red: "`boot.ipxe` was not asked for",
-        ..TAP_UNPLUGGED
+        red: Red::Says("`boot.ipxe` was not asked for"),
+        ..AT_START
     },
 ];
 
@@ -58,12 +55,12 @@ pub static PXE: Case = Case {
     passes: "the NIC's boot ROM asks for the named file over TFTP (port 69 on the wire), and what it fetches, script, kernel and initramfs, is booted: its userspace answers, was fetched by that MAC, and reaches the host by that NIC",
     applies: |cell| cell.nic.boot_rom != BootRom::No,
     start_state: StartState::Boot,
-    load: Load::Busy,
-    rearm: None,
     vm: |spec| from_nic(spec, Firmware::Bios),
     ops: &[Op::Address],
+    seconds: |_| 120.0,
     faults: FAULTS,
     run: pxe,
+    ..Case::PLAIN
 };
 
 /// Through OVMF.

@@ -1,10 +1,11 @@
 //! What must be refused: plan items 1, 4 and 22 asked for what cannot be. QEMU or the guest says no
 //! and why, and the NIC under test goes on as if nobody had asked.
 
-use super::faults::{self, TAP_UNPLUGGED};
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
 use super::hotplug::{TUN, arguments};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
+use crate::base::error::find;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -32,8 +33,8 @@ const FREED: Fault = Fault {
     breaks: "the netdev under test is deleted first, so that its id is free",
     moment: Moment::Refusal,
     inject: |bed| delete_netdev(bed, &bed.nic().netdev_id()),
-    red: "was accepted",
-    ..TAP_UNPLUGGED
+    red: Red::Says("was accepted"),
+    ..IN_TRAFFIC
 };
 
 /// QEMU ends over the refusal.
@@ -44,8 +45,8 @@ const KILLED: Fault = Fault {
         bed.vm.handle().kill();
         Ok(())
     },
-    red: "QEMU ended with signal",
-    ..TAP_UNPLUGGED
+    red: Red::Says("QEMU ended with signal"),
+    ..IN_TRAFFIC
 };
 
 /// QEMU has something of the refused command all the same.
@@ -53,13 +54,13 @@ const ADDED: Fault = Fault {
     name: "added",
     breaks: "QEMU is given another netdev after the refusal",
     inject: |bed| add_netdev(bed, &standard::nic(&bed.cell, 1)),
-    red: "QEMU's network has changed",
-    ..TAP_UNPLUGGED
+    red: Red::Says("QEMU's network has changed"),
+    ..IN_TRAFFIC
 };
 
 /// The NIC under test is there still, but cut off.
 const CUT_OFF: Fault = Fault {
-    red: "replies came back",
+    red: Red::Says("replies came back"),
     ..TAP_UNPLUGGED
 };
 
@@ -73,8 +74,8 @@ const SWALLOWED: Fault = Fault {
         let mut tools = ["ip", "ifconfig", "ethtool"].iter();
         tools.try_for_each(|tool| faults::wrap(bed, tool, swallow))
     },
-    red: "was accepted",
-    ..TAP_UNPLUGGED
+    red: Red::Says("was accepted"),
+    ..IN_TRAFFIC
 };
 
 /// Plan item 1: `netdev_add` with the id of the netdev under test.
@@ -82,11 +83,6 @@ pub static NETDEV_ID_IN_USE: Case = Case {
     name: "netdev_id_in_use",
     plan_item: "1",
     passes: "QEMU refuses a netdev with the id of the NIC's own and names the id; QEMU's network, the guest's links and the NIC's traffic are as before",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[FREED, ADDED, KILLED],
     run: |bed| {
@@ -105,6 +101,7 @@ pub static NETDEV_ID_IN_USE: Case = Case {
             )
         })
     },
+    ..Case::PLAIN
 };
 
 /// Plan item 1: `device_add` on the netdev that the NIC under test uses.
@@ -112,11 +109,6 @@ pub static NETDEV_IN_USE: Case = Case {
     name: "netdev_in_use",
     plan_item: "1",
     passes: "QEMU refuses a second NIC on the NIC's netdev and says that it is in use; QEMU's network, the guest's links and the NIC's traffic are as before",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
     faults: &[
         Fault {
@@ -130,7 +122,7 @@ pub static NETDEV_IN_USE: Case = Case {
         Fault {
             name: "no_netdev",
             breaks: "the netdev under test is deleted first, so that QEMU refuses for another reason",
-            red: "does not name the cause",
+            red: Red::Says("does not name the cause"),
             ..FREED
         },
         CUT_OFF,
@@ -144,6 +136,7 @@ pub static NETDEV_IN_USE: Case = Case {
             refused_by_qemu(bed, "device_add", second, &["in use", &netdev])
         })
     },
+    ..Case::PLAIN
 };
 
 /// Plan item 4: MACs that are none.
@@ -151,25 +144,22 @@ pub static MAC_REFUSED: Case = Case {
     name: "mac_refused",
     plan_item: "4",
     passes: "QEMU refuses a NIC with a malformed MAC and names it, the guest refuses a malformed and a multicast MAC; QEMU's network, the guest's links and the NIC's traffic are as before",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::Down, Op::Mac, Op::Up],
     faults: &[
         SWALLOWED,
         Fault {
             name: "no_netdev",
+            moment: Moment::Refusal,
             breaks: "the second NIC's netdev is deleted first, so that QEMU refuses for another reason",
             inject: |bed| delete_netdev(bed, &standard::nic(&bed.cell, 1).netdev_id()),
-            red: "does not name the cause",
-            ..FREED
+            red: Red::Says("does not name the cause"),
+            ..IN_TRAFFIC
         },
         ADDED,
         CUT_OFF,
     ],
     run: |bed| as_before(bed, None, refuse_macs),
+    ..Case::PLAIN
 };
 
 /// Plan item 22: more queues than there are.
@@ -178,9 +168,6 @@ pub static QUEUES_REFUSED: Case = Case {
     plan_item: "22",
     passes: "the guest refuses one queue pair more than the NIC has, QEMU refuses a tap with 257; the guest's channels, QEMU's network, the guest's links and the NIC's traffic are as before",
     applies: faults::virtio,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
     vm: |spec| {
         spec.nics[0].queues = QUEUES;
         spec.nics[0].properties.push("mq=on".into());
@@ -190,10 +177,9 @@ pub static QUEUES_REFUSED: Case = Case {
         Fault {
             name: "more_queues",
             breaks: "QEMU's NIC has one queue pair more than the case asks for",
-            vm: |spec| spec.nics[0].queues = QUEUES + 1,
-            moment: Moment::Start,
-            inject: faults::nothing,
-            ..SWALLOWED
+            vm: |spec, _| spec.nics[0].queues = QUEUES + 1,
+            red: Red::Says("was accepted"),
+            ..AT_START
         },
         SWALLOWED,
         Fault {
@@ -201,8 +187,8 @@ pub static QUEUES_REFUSED: Case = Case {
             breaks: "there is a netdev of that id, so that QEMU refuses for another reason",
             moment: Moment::Refusal,
             inject: |bed| add_netdev(bed, &standard::nic(&bed.cell, 1)),
-            red: "does not name the cause",
-            ..TAP_UNPLUGGED
+            red: Red::Says("does not name the cause"),
+            ..IN_TRAFFIC
         },
         CUT_OFF,
     ],
@@ -210,6 +196,7 @@ pub static QUEUES_REFUSED: Case = Case {
         let refused = standard::nic(&bed.cell, 1).netdev_id();
         as_before(bed, Some(&refused), refuse_queues)
     },
+    ..Case::PLAIN
 };
 
 /// What must not change.
@@ -366,10 +353,7 @@ fn refused_by_qemu(
     let Err(error) = bed.vm.call_raw(command, arguments) else {
         bail!("`{asked}` was accepted");
     };
-    match error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<Refused>())
-    {
+    match find::<Refused>(&error) {
         Some(refused) => names_causes(&asked, &refused.desc, causes),
         None => Err(error),
     }

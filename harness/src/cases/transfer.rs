@@ -1,11 +1,12 @@
 //! Plan item 15: a big file through netcat, by UDP and by TCP.
 
-use super::faults::{self, LOSSY, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED, wrap};
+use super::{Case, Fault, Moment, Red};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
 use crate::guest::netcat::{self, RECEIVES};
+use crate::matrix::schema::Profile;
 use crate::net::addr::HOST;
 use crate::net::bridge;
 use crate::net::transfer::{self, BLOCK, Crossed, TcpPort, UdpSink};
@@ -30,8 +31,8 @@ pub(super) const ALTERED: Fault = Fault {
         let command = format!("printf x | dd of={SENT} bs=1 seek=100000 conv=notrunc");
         bed.agent.sh(&command).map(drop)
     },
-    red: "arrived at the host as",
-    ..TAP_UNPLUGGED
+    red: Red::Says("arrived at the host as"),
+    ..IN_TRAFFIC
 };
 
 /// Plan item 15.
@@ -39,27 +40,24 @@ pub static UDP_TRANSFER: Case = Case {
     name: "udp_transfer",
     plan_item: "15",
     passes: "of a file of numbered blocks that netcat sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds,
     faults: &[
         Fault {
-            red: "corrupt",
+            red: Red::Says("corrupt"),
             ..ALTERED
         },
         Fault {
-            red: "blocks were lost",
+            red: Red::Says("blocks were lost"),
             ..LOSSY
         },
         Fault {
-            red: "blocks were lost",
+            red: Red::Says("blocks were lost"),
             ..TAP_UNPLUGGED
         },
     ],
     run: udp_transfer,
+    ..Case::PLAIN
 };
 
 /// The same by TCP, both ways.
@@ -67,12 +65,8 @@ pub static TCP_TRANSFER: Case = Case {
     name: "tcp_transfer",
     plan_item: "15",
     passes: "a file that netcat sends to the host, and one that it receives, have the same SHA-256 at both ends, and the tap carried all of it",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds,
     faults: &[
         ALTERED,
         Fault {
@@ -86,16 +80,22 @@ pub static TCP_TRANSFER: Case = Case {
                     .iter()
                     .try_for_each(|program| wrap(bed, program, &script))
             },
-            red: "arrived at the guest as",
-            ..TAP_UNPLUGGED
+            red: Red::Says("arrived at the guest as"),
+            ..IN_TRAFFIC
         },
         Fault {
-            red: "for the transfer",
+            red: Red::Missed(deadline::TRANSFER),
             ..TAP_UNPLUGGED
         },
     ],
     run: tcp_transfer,
+    ..Case::PLAIN
 };
+
+/// The file is written, hashed, sent each way, and hashed again.
+pub(super) fn seconds(profile: &Profile) -> f64 {
+    f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 6.0
+}
 
 fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
@@ -256,15 +256,20 @@ fn ended<T>(
     host: anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let guest = bed.agent.finish(running, Duration::ZERO);
-    let told = match &guest {
-        Ok(output) if output.code == 0 => None,
-        Ok(output) => Some(format!("ended with {}: {}", output.code, said(output))),
-        Err(error) => Some(format!("{error:#}")),
-    };
-    match (host, told) {
-        (host, None) => host.with_context(|| format!("the host's end of `{command}`")),
-        (Ok(_), Some(told)) => Err(anyhow!("in the guest, `{command}` {told}")),
-        (Err(error), Some(told)) => Err(error.context(format!("in the guest, `{command}` {told}"))),
+    let in_guest = format!("in the guest, `{command}`");
+    match (host, guest) {
+        (host, Ok(output)) if output.code == 0 => {
+            host.with_context(|| format!("the host's end of `{command}`"))
+        }
+        (host, Ok(output)) => {
+            let told = format!("{in_guest} ended with {}: {}", output.code, said(&output));
+            Err(match host {
+                Ok(_) => anyhow!(told),
+                Err(error) => error.context(told),
+            })
+        }
+        (Ok(_), Err(guest)) => Err(guest.context(in_guest)),
+        (Err(error), Err(guest)) => Err(error.context(format!("{in_guest}: {guest:#}"))),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Plan items 12, 14 and 22 again: what those change, changed while data crosses that must stay whole.
 
-use super::faults::{self, OTHER_MODEL, TAP_UNPLUGGED, wrap};
+use super::faults::{self, AT_START, IN_TRAFFIC, wrap};
 use super::multiqueue::{MULTIQUEUE, QUEUES};
 use super::transfer::{self, ALTERED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
@@ -28,26 +28,21 @@ pub static MTU_TRAFFIC: Case = Case {
     name: "mtu_traffic",
     plan_item: "14",
     passes: "while files cross by TCP both ways the MTU is set to 1400 and back, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::Mtu],
+    seconds: |_| deadline::CHANGES.seconds,
     faults: &[
         ALTERED,
         Fault {
             name: "ignored",
             breaks: "the guest's tool says that it set the MTU and does not",
-            moment: Moment::Traffic,
             inject: |bed| {
                 let command = bed.command(Op::Mtu, &bed.link()?, "1400");
                 let program = command.split(' ').next().unwrap_or_default();
                 let script = "case \" $* \" in *' mtu '*) exit;; esac; exec \"$REAL\" \"$@\"";
                 wrap(bed, program, script)
             },
-            red: "did not take",
-            ..TAP_UNPLUGGED
+            red: Red::Says("did not take"),
+            ..IN_TRAFFIC
         },
     ],
     run: |bed| {
@@ -59,6 +54,7 @@ pub static MTU_TRAFFIC: Case = Case {
         let changes = ["1400", "1500"].map(change);
         under_traffic(bed, &link, &changes)
     },
+    ..Case::PLAIN
 };
 
 /// Plan item 12, under traffic.
@@ -67,19 +63,16 @@ pub static OFFLOAD_TRAFFIC: Case = Case {
     plan_item: "12",
     passes: "while files cross by TCP both ways checksumming by the NIC (and with it scatter-gather and segmentation) is switched off and on, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
     applies: |cell| cell.nic.offloads.iter().any(|name| name == "tx"),
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds: |_| deadline::CHANGES.seconds,
     faults: &[
         ALTERED,
         Fault {
             name: "ignored",
             breaks: "the guest's ethtool says that it switched offloads and does not",
             inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
-            red: "did not take",
-            ..TAP_UNPLUGGED
+            red: Red::Says("did not take"),
+            ..IN_TRAFFIC
         },
     ],
     run: |bed| {
@@ -92,6 +85,7 @@ pub static OFFLOAD_TRAFFIC: Case = Case {
         let changes = ["off", "on"].map(change);
         under_traffic(bed, &link, &changes)
     },
+    ..Case::PLAIN
 };
 
 /// Plan item 22, under traffic.
@@ -101,21 +95,20 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
     passes: "while files cross by TCP both ways `ethtool -L` goes to one queue and back to four, each time after data has moved; `-l` reads it back, and each file has the same SHA-256 at both ends",
     applies: faults::virtio,
     start_state: StartState::ColdDriver,
-    load: Load::Busy,
-    rearm: None,
     vm: MULTIQUEUE.vm,
     ops: &[Op::Address],
+    seconds: |_| deadline::CHANGES.seconds,
     faults: &[
         ALTERED,
         Fault {
             name: "single_queue",
             breaks: "QEMU's NIC has one queue pair",
-            vm: |spec| {
+            vm: |spec, _| {
                 spec.nics[0].queues = 1;
                 spec.nics[0].properties = vec!["mq=off".into()];
             },
-            red: "was refused",
-            ..OTHER_MODEL
+            red: Red::Says("was refused"),
+            ..AT_START
         },
     ],
     run: |bed| {
@@ -131,6 +124,7 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
         let changes = [1, QUEUES].map(change);
         under_traffic(bed, &link, &changes)
     },
+    ..Case::PLAIN
 };
 
 /// A command in the guest, and the condition there by which it took.

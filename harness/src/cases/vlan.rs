@@ -1,7 +1,7 @@
 //! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
-use super::faults::{self, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::faults::{self, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
+use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::Skip;
 use crate::guest::agent::{Agent, said};
@@ -39,8 +39,8 @@ const NOT_LEFT: Fault = Fault {
     name: "not_left",
     breaks: "the guest's tool says that it left the VLAN and does not",
     inject: |bed| lie(bed, "*' rem '* | *' delete '*) exit 0"),
-    red: "is still there",
-    ..TAP_UNPLUGGED
+    red: Red::Says("is still there"),
+    ..IN_TRAFFIC
 };
 
 /// Plan item 7.
@@ -48,12 +48,10 @@ pub static VLAN: Case = Case {
     name: "vlan",
     plan_item: "7",
     passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
     load: Load::Waits,
     rearm: Some(faults::nothing),
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
+    seconds: |_| 60.0,
     faults: &[
         Fault {
             name: "joined",
@@ -63,26 +61,27 @@ pub static VLAN: Case = Case {
                 sabotage::retag(&bed.nic().tap, first, second)?;
                 sabotage::retag(PEER_TAP, second, first)
             },
-            red: "were answered although",
-            ..TAP_UNPLUGGED
+            red: Red::Says("were answered although"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "retagged",
             breaks: "the host moves the guest's frames to a VLAN that nobody is in",
             inject: |bed| sabotage::retag(&bed.nic().tap, IDS[0], 2),
-            red: "the other guest's tap shows no ARP request",
-            ..TAP_UNPLUGGED
+            red: Red::Says("the other guest's tap shows no ARP request"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "dropped",
             breaks: "the tagged frames that the other guest sends are dropped on its tap",
             inject: |_| sabotage::drop_tagged(PEER_TAP),
-            red: "replies came back",
-            ..TAP_UNPLUGGED
+            red: Red::Says("replies came back"),
+            ..IN_TRAFFIC
         },
         NOT_LEFT,
     ],
     run: vlan,
+    ..Case::PLAIN
 };
 
 /// Plan item 7, with the host as the other end: where vhost is, so that a lab's kernel can be the host's,
@@ -92,22 +91,20 @@ pub static VLAN_HOST: Case = Case {
     plan_item: "7",
     passes: "in VLAN 1, 10 and 4094 the guest answers the host, whose own kernel tags, with that tag on the tap both ways, up to full frames; once it has left it answers no more",
     applies: |cell| cell.backend != Backend::Tap,
-    start_state: StartState::WarmNic,
     load: Load::Waits,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
     faults: &[
         Fault {
             name: "filtered",
             breaks: "the bridge lets no frame of a VLAN pass",
             inject: |_| sabotage::filter_vlans(),
-            red: "did not answer",
-            ..TAP_UNPLUGGED
+            red: Red::Missed(deadline::FIRST_PING),
+            ..IN_TRAFFIC
         },
         NOT_LEFT,
     ],
     run: vlan_host,
+    ..Case::PLAIN
 };
 
 /// Plan item 7: what must be refused.
@@ -115,11 +112,6 @@ pub static VLAN_REFUSED: Case = Case {
     name: "vlan_refused",
     plan_item: "7",
     passes: "VLAN 4095, which 802.1Q reserves, and an id that is in use are refused with a message; what was there stays, and the guest and its NIC live on",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
     faults: &[
         Fault {
@@ -131,19 +123,20 @@ pub static VLAN_REFUSED: Case = Case {
                     "*4095*) exec \"$REAL\" $(echo \"$*\" | sed s/4095/4094/g)",
                 )
             },
-            red: "was not refused",
-            ..TAP_UNPLUGGED
+            red: Red::Says("was not refused"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "silent",
             breaks: "the guest's tool refuses without a word",
             inject: |bed| lie(bed, "*4095*) exit 1"),
-            red: "without a message",
-            ..TAP_UNPLUGGED
+            red: Red::Says("without a message"),
+            ..IN_TRAFFIC
         },
         TAP_UNPLUGGED,
     ],
     run: vlan_refused,
+    ..Case::PLAIN
 };
 
 /// The tap of the other guest, which is in place 1.

@@ -1,8 +1,8 @@
 //! Plan item 18: vhost-net, with and without zero-copy transmission.
 
-use super::faults::{self, TAP_UNPLUGGED};
+use super::faults::AT_START;
 use super::transfer::{self as files, ALTERED};
-use super::{Case, Fault, Load, Moment, StartState};
+use super::{Case, Fault, Moment, Red};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::host::kernel_facts::{self, ZCOPYTX};
@@ -38,33 +38,28 @@ pub static ZCOPY: Case = Case {
     plan_item: "18",
     passes: "vhost_net's experimental_zcopytx reads what the cell says; frames leave the guest's own pages with 1, and never with 0; a file crosses intact both ways, and not through QEMU",
     applies: with_vhost,
-    start_state: StartState::WarmNic,
-    load: Load::Busy,
-    rearm: None,
-    vm: faults::same_vm,
     ops: &[Op::Address],
+    seconds: files::seconds,
     faults: &[
         NOT_USED,
         Fault {
             name: "other_setting",
             breaks: "experimental_zcopytx reads the other way round",
             applies: with_vhost,
-            moment: Moment::Start,
             inject: read_otherwise,
-            red: "this cell needs",
-            ..TAP_UNPLUGGED
+            red: Red::Says("this cell needs"),
+            ..AT_START
         },
         Fault {
             name: "small_frames",
             breaks: "the guest's MTU keeps its frames below what is sent without a copy",
             applies: |cell| cell.backend == Backend::VhostZcopy,
-            moment: Moment::Start,
             inject: |bed| {
                 let link = bed.link()?;
                 bed.apply(Op::Mtu, &link, "200")
             },
-            red: "left the guest's own pages",
-            ..TAP_UNPLUGGED
+            red: Red::Says("left the guest's own pages"),
+            ..AT_START
         },
         Fault {
             applies: with_vhost,
@@ -72,17 +67,17 @@ pub static ZCOPY: Case = Case {
         },
     ],
     run: zcopy,
+    ..Case::PLAIN
 };
 
 /// vhost is asked for, and the VM does not have it.
-pub const NOT_USED: Fault = Fault {
+const NOT_USED: Fault = Fault {
     name: "vhost_not_used",
     breaks: "the netdev is added without vhost=on",
     applies: with_vhost,
-    vm: |spec| spec.nics[0].vhost = false,
-    moment: Moment::Start,
-    inject: faults::nothing,
-    red: NOT_SERVED,
+    vm: |spec, _| spec.nics[0].vhost = false,
+    red: Red::Says(NOT_SERVED),
+    ..AT_START
 };
 
 fn with_vhost(cell: &Cell) -> bool {

@@ -2,6 +2,7 @@
 
 use super::Backend;
 use super::disruption::Disruption;
+use super::offload::OFFLOADS;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
     Axes, BootMode, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic,
@@ -26,8 +27,6 @@ const STARTS: &[(&str, BootMode)] = &[
     ("boot", BootMode::Boot),
 ];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
-/// The test plan's offloads, in ethtool's short names.
-pub const OFFLOADS: &[&str] = &["rx", "tx", "sg", "tso", "ufo", "gso", "gro", "lro"];
 
 /// From IPv4's least MTU to the longest that an IPv4 packet can use.
 const MTU: RangeInclusive<u32> = 68..=65535;
@@ -225,9 +224,10 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
 
 fn offloads(section: &Section) -> Option<Vec<String>> {
     let words = section.optional_strings("offloads")?;
+    let known = OFFLOADS.map(|(short, _)| short);
     for word in &words {
-        if !OFFLOADS.contains(&word.get_ref().as_str()) {
-            let what = unknown("offload", word.get_ref(), OFFLOADS.iter().copied());
+        if !known.contains(&word.get_ref().as_str()) {
+            let what = unknown("offload", word.get_ref(), known);
             section.mistake_at(word, what);
         }
     }

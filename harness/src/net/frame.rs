@@ -401,34 +401,5 @@ pub fn summary<'a>(frames: impl IntoIterator<Item = &'a Frame>) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// How many whole echo replies `frames` hold: of a fragmented one, every byte.
-pub fn whole_echo_replies(frames: &[Frame]) -> usize {
-    let mut packets: BTreeMap<(Ipv4Addr, u16), Packet> = BTreeMap::new();
-    for frame in frames {
-        let Some(ip) = frame.ipv4().filter(|ip| ip.protocol == IpNumber::ICMP.0) else {
-            continue;
-        };
-        let packet = packets.entry((ip.source, ip.identification)).or_default();
-        packet.seen += u32::from(ip.payload_length);
-        if !ip.more_fragments {
-            packet.total = Some(ip.fragment_offset + u32::from(ip.payload_length));
-        }
-        packet.reply |= matches!(frame.icmp(), Some(Icmp::EchoReply { .. }));
-    }
-    packets
-        .values()
-        .filter(|packet| packet.reply && packet.total == Some(packet.seen))
-        .count()
-}
-
-/// An IPv4 packet as its fragments come.
-#[derive(Default)]
-struct Packet {
-    reply: bool,
-    seen: u32,
-    /// Bytes of payload, once the last fragment is there.
-    total: Option<u32>,
-}
-
 #[cfg(test)]
 mod tests;

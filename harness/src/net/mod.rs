@@ -16,6 +16,7 @@ pub mod addr;
 pub mod bridge;
 pub mod capture;
 pub mod dhcp;
+pub mod echoes;
 pub mod frame;
 mod ip;
 pub mod namespace;

@@ -43,6 +43,11 @@ impl Ping {
         }
     }
 
+    /// Whom it asks.
+    pub fn target(&self) -> Ipv4Addr {
+        self.target
+    }
+
     /// `-c`: so many requests.
     pub fn count(mut self, count: u32) -> Ping {
         self.count = Some(count);

@@ -101,8 +101,7 @@ impl PingReport {
 
     /// An error unless exactly `count` requests were sent and each was answered once, unharmed.
     pub fn expect_all_answered(&self, count: u64) -> Result<()> {
-        let clean = self.errors == 0 && self.duplicates == 0 && self.corrupted == 0;
-        if self.refused.is_none() && clean && self.transmitted == count && self.received == count {
+        if self.has_only_clean(count) && self.received == count {
             return Ok(());
         }
         let missing = match self.unanswered()[..] {
@@ -113,6 +112,17 @@ impl PingReport {
             "`{}` should have had {count} of {count} answered: {self}{missing}",
             self.command
         )
+    }
+
+    /// Whether all that is wrong is that some of `count` requests were not answered in time.
+    pub fn lacks_only_replies(&self, count: u64) -> bool {
+        self.has_only_clean(count) && self.received < count
+    }
+
+    /// Whether `count` requests were sent, and nothing came back harmed or twice.
+    fn has_only_clean(&self, count: u64) -> bool {
+        let clean = self.errors == 0 && self.duplicates == 0 && self.corrupted == 0;
+        self.refused.is_none() && clean && self.transmitted == count
     }
 
     /// Sequence numbers that no reply was printed for, the first 20; none for a flood, which prints
@@ -242,6 +252,7 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
             (0, 0, None)
         );
         report.expect_all_answered(2).unwrap();
+        assert!(!report.lacks_only_replies(2) && !report.lacks_only_replies(3));
         let error = report.expect_all_answered(3).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -281,6 +292,7 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
         assert_eq!(report.loss_percent, 66.6667);
         assert_eq!(report.rtt.unwrap().mdev, 0.0);
         assert!(report.expect_all_answered(3).is_err());
+        assert!(report.lacks_only_replies(3));
     }
 
     #[test]
@@ -310,6 +322,8 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
             let line =
                 format!("5 packets transmitted, 5 received, {one}, 0% packet loss, time 4ms");
             assert!(parse(&line).expect_all_answered(5).is_err(), "{one}");
+            let one_missing = parse(&line.replace("5 received", "4 received"));
+            assert!(!one_missing.lacks_only_replies(5), "{one}");
         }
     }
 

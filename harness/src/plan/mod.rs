@@ -366,4 +366,6 @@ pub fn nothing_matches(names: &[String], filter: &str, exact: bool) -> anyhow::E
 }
 
 #[cfg(test)]
+mod nextest;
+#[cfg(test)]
 pub(crate) mod tests;

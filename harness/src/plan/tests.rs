@@ -1,9 +1,8 @@
 use super::*;
-use crate::cases::Load;
+use crate::cases::{Load, Red, faults};
 use crate::guest::dialect::Op;
 use crate::host::tests::capable;
 use crate::matrix::load::{load, parse};
-use crate::testbed::order::Moment;
 use crate::vm::start_state::StartState;
 use report::flags::HostChoice;
 use std::collections::BTreeMap;
@@ -12,25 +11,17 @@ use std::path::Path;
 const NO_FAULT: Fault = Fault {
     name: "unplugged",
     breaks: "the tap is taken off the bridge",
-    applies: |_| true,
-    vm: |_| (),
-    moment: Moment::Start,
-    inject: |_| Ok(()),
-    red: "no reply",
+    red: Red::Says("no reply"),
+    ..faults::AT_START
 };
 
 const PLAIN: Case = Case {
     name: "driver",
     plan_item: "5",
     passes: "the driver bound is the one expected",
-    applies: |_| true,
-    start_state: StartState::WarmNic,
     load: Load::Alone,
-    rearm: None,
-    vm: |_| (),
-    ops: &[],
     faults: &[NO_FAULT],
-    run: |_| Ok(()),
+    ..Case::PLAIN
 };
 
 static CASES: &[&Case] = &[
@@ -110,6 +101,12 @@ fn matrix(extra: &str) -> Matrix {
     matrix
 }
 
+/// A profile with these figures.
+pub(crate) fn profile(figures: &str) -> Profile {
+    let matrix = matrix(&format!("[profiles.own]\n{figures}"));
+    matrix.profile("own").unwrap().clone()
+}
+
 fn facts() -> Capabilities {
     capable(|_| ())
 }
@@ -180,6 +177,15 @@ pub(crate) fn many() -> Vec<PlannedTrial> {
 
 /// What the shipped matrix comes to in `profile`, on a host that can do everything.
 pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
+    all_shipped(profile, false)
+}
+
+/// As [`shipped`], each case under each of its faults.
+pub(crate) fn shipped_under_faults(profile: &str) -> Vec<PlannedTrial> {
+    all_shipped(profile, true)
+}
+
+fn all_shipped(profile: &str, faults: bool) -> Vec<PlannedTrial> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
     let cases = crate::cases::all();
     let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
@@ -189,7 +195,7 @@ pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
     let facts = capable(|host| {
         host.qemu.devices = matrix.nics.values().map(|nic| nic.device.clone()).collect();
     });
-    plan(&matrix, cases, &profile, &facts, false, None)
+    plan(&matrix, cases, &profile, &facts, faults, None)
 }
 
 fn names(trials: &[PlannedTrial]) -> Vec<String> {

@@ -32,7 +32,7 @@ impl PlannedTrial {
     pub fn vm_spec(&self, kit: &Kit) -> VmSpec {
         let mut spec = self.plain_vm_spec(kit);
         if let Some(fault) = self.fault {
-            (fault.vm)(&mut spec);
+            (fault.vm)(&mut spec, &self.cell);
         }
         spec
     }

@@ -3,12 +3,12 @@
 use super::context::Context;
 use super::shell;
 use crate::base::artifacts::Artifacts;
-use crate::base::error::{CannotRun, Skip};
-use crate::base::{cpu, deadline};
+use crate::base::deadline::{self, Deadline};
+use crate::base::error::{CannotRun, Skip, find};
+use crate::base::{cpu, panics};
 use crate::cases::Fault;
 use crate::cases::disruption;
 use crate::matrix::schema::Profile;
-use crate::net::netperf;
 use crate::plan::PlannedTrial;
 use crate::testbed::Testbed;
 use crate::testbed::order::Moment;
@@ -31,6 +31,8 @@ const AFTER_KILL: Duration = Duration::from_secs(20);
 /// One try of a trial.
 struct Attempt {
     outcome: Outcome,
+    /// What made it anything but a pass, where that is known: a fault is judged by it.
+    error: Option<anyhow::Error>,
     /// Processor time of its thread and children; none of one that does not end.
     cpu: Option<Duration>,
     /// How long its VM was in the queue for a processor, where the kernel tells.
@@ -103,18 +105,15 @@ fn tries(retries: u32, mut attempt: impl FnMut() -> Attempt) -> (u32, Attempt) {
     unreachable!("the tries are numbered without end")
 }
 
-/// How long the profile's figures make a case, beyond [`deadline::TRIAL`]: the sweep's slowest
-/// interval and replies, a flood of 12 sizes at a millisecond an echo, two unplugs a cycle, a
-/// migration, a file that is made, hashed and sent both ways.
-fn allowance(profile: &Profile) -> Duration {
-    let seconds = f64::from(profile.ping_count) * 12.0 * 0.3
-        + f64::from(profile.flood_count) * 12.0 * 0.01
-        + f64::from(profile.hotplug_cycles) * 30.0
-        + f64::from(profile.migrations) * 30.0
-        + f64::from(profile.promisc_seconds)
-        + f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 4.0
-        + f64::from(profile.netperf_seconds.unwrap_or(0)) * netperf::LONGEST;
-    Duration::from_secs_f64(seconds * deadline::speed())
+/// How long `trial` may take.
+fn limit(trial: &PlannedTrial, profile: &Profile) -> Deadline {
+    let own = (trial.case.seconds)(profile);
+    let more = match trial.disruption {
+        None => own,
+        // What the guest goes through and the second run may take as long again.
+        Some(_) => own + deadline::TRIAL.seconds + own,
+    };
+    deadline::TRIAL.start_with(Duration::from_secs_f64(more * deadline::speed()))
 }
 
 /// One try on a thread of its own (its network namespace and its children end with it), watched.
@@ -139,13 +138,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
         Err(error) => return broken(format!("cannot start a thread for the trial: {error}")),
     };
     // A person at the console has all the time in the world.
-    let limit = match context.settings.shell {
-        true => None,
-        false => {
-            let runs = 1 + u32::from(trial.disruption.is_some());
-            Some(deadline::TRIAL.start_with(allowance(&context.profile) * runs))
-        }
-    };
+    let limit = (!context.settings.shell).then(|| limit(trial, &context.profile));
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         Some(limit) => receiver.recv_timeout(limit.span()),
@@ -158,20 +151,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
             }
             let late = limit.missed("its VM was killed").to_string();
             match receiver.recv_timeout(AFTER_KILL) {
-                Ok(attempt) => {
-                    let was = match &attempt.outcome {
-                        Outcome::Failed { message } | Outcome::Broken { message } => {
-                            message.clone()
-                        }
-                        other => format!("{other:?}"),
-                    };
-                    Attempt {
-                        outcome: Outcome::Failed {
-                            message: format!("{late}; it was at: {was}"),
-                        },
-                        ..attempt
-                    }
-                }
+                Ok(attempt) => outran(attempt, &late),
                 // The thread is left behind; its children end with the harness.
                 Err(_) => return broken(format!("{late}, and the trial still does not end")),
             }
@@ -180,14 +160,31 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
     };
     let _ = thread.join();
     if let Some(fault) = trial.fault {
-        attempt.outcome = under_fault(fault, attempt.struck, attempt.outcome);
+        let error = attempt.error.as_ref();
+        attempt.outcome = under_fault(fault, attempt.struck, attempt.outcome, error);
     }
     attempt
+}
+
+/// An attempt that ended only because its time was up.
+fn outran(attempt: Attempt, late: &str) -> Attempt {
+    let error = match attempt.error {
+        Some(error) => error.context(format!("{late}; it was at")),
+        None => anyhow!("{late}; it was at: {:?}", attempt.outcome),
+    };
+    Attempt {
+        outcome: Outcome::Failed {
+            message: format!("{error:#}"),
+        },
+        error: Some(error),
+        ..attempt
+    }
 }
 
 fn broken(message: String) -> Attempt {
     Attempt {
         outcome: Outcome::Broken { message },
+        error: None,
         cpu: None,
         queued: None,
         case: Duration::ZERO,
@@ -217,9 +214,9 @@ fn attempt(
     let mut bed = match context.testbed(trial, artifacts, started) {
         Ok(bed) => bed,
         Err(error) => {
-            let outcome = judge(Err(error));
             return Attempt {
-                outcome,
+                outcome: judge(&error),
+                error: Some(error),
                 // A guest that did not come up left a log at best.
                 tail: std::fs::read(directory.join(SERIAL_LOG)).map_or_else(
                     |_| String::new(),
@@ -243,20 +240,15 @@ fn attempt(
         bed.expect_quiet_kernel()
     }));
     let case = begun.elapsed();
-    let outcome = match result {
-        Ok(result) => {
-            judge(result.map_err(|error| with_kernel_trouble(&bed, bed.vm.explain(error))))
-        }
+    let error = match result {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(with_kernel_trouble(&bed, bed.vm.explain(error))),
         Err(panic) => {
-            let text = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied());
-            Outcome::Broken {
-                message: format!("the case panicked: {}", text.unwrap_or("(no message)")),
-            }
+            let text = panics::words(&*panic);
+            Some(CannotRun(format!("the case panicked: {text}")).into())
         }
     };
+    let outcome = error.as_ref().map_or(Outcome::Passed, judge);
     if matches!(outcome, Outcome::Failed { .. } | Outcome::Broken { .. }) {
         bed.forensics();
     }
@@ -265,6 +257,7 @@ fn attempt(
     }
     Attempt {
         outcome,
+        error,
         cpu: None,
         queued: None,
         case,
@@ -280,27 +273,32 @@ fn attempt(
     }
 }
 
+/// What the guest's console showed while a case met an error of another kind: a failure, whatever that
+/// error is.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; meanwhile")]
+struct KernelTrouble(String);
+
 /// What the guest's kernel said explains most failures better than the check that met it.
 fn with_kernel_trouble(bed: &Testbed, error: anyhow::Error) -> anyhow::Error {
     match bed.expect_quiet_kernel() {
         Err(trouble) if !format!("{error:#}").contains(&trouble.to_string()) => {
-            anyhow!("{trouble}; meanwhile: {error:#}")
+            error.context(KernelTrouble(trouble.to_string()))
         }
         _ => error,
     }
 }
 
-/// From a case's result to a verdict: the marker in the error's chain decides.
-fn judge(result: anyhow::Result<()>) -> Outcome {
-    let Err(error) = result else {
-        return Outcome::Passed;
-    };
+/// From a case's error to a verdict: the marker in its chain decides.
+fn judge(error: &anyhow::Error) -> Outcome {
     let message = format!("{error:#}");
-    if let Some(skip) = error.chain().find_map(|cause| cause.downcast_ref::<Skip>()) {
+    if find::<KernelTrouble>(error).is_some() {
+        Outcome::Failed { message }
+    } else if let Some(Skip(reason)) = find(error) {
         Outcome::Skipped {
-            reason: skip.0.clone(),
+            reason: reason.clone(),
         }
-    } else if error.chain().any(|cause| cause.is::<CannotRun>()) {
+    } else if find::<CannotRun>(error).is_some() {
         Outcome::Broken { message }
     } else {
         Outcome::Failed { message }
@@ -308,16 +306,23 @@ fn judge(result: anyhow::Result<()>) -> Outcome {
 }
 
 /// Under a fault that has struck, red for the right reason is what must be.
-fn under_fault(fault: &Fault, struck: bool, outcome: Outcome) -> Outcome {
+fn under_fault(
+    fault: &Fault,
+    struck: bool,
+    outcome: Outcome,
+    error: Option<&anyhow::Error>,
+) -> Outcome {
     match outcome {
         Outcome::Failed { message } if !struck => Outcome::Failed {
             message: format!("the case went red before the fault struck: {message}"),
         },
-        Outcome::Failed { message } if message.contains(fault.red) => Outcome::Passed,
+        Outcome::Failed { .. } if error.is_some_and(|error| fault.red.holds(error)) => {
+            Outcome::Passed
+        }
         Outcome::Failed { message } => Outcome::Failed {
             message: format!(
-                "the case went red for another reason than {:?} when {}: {message}",
-                fault.red, fault.breaks
+                "the case went red for another reason when {}; expected was that {}: {message}",
+                fault.breaks, fault.red
             ),
         },
         Outcome::Passed => Outcome::Failed {
@@ -330,27 +335,61 @@ fn under_fault(fault: &Fault, struck: bool, outcome: Outcome) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::Context as _;
+    use crate::base::error::OrCannotRun as _;
+    use crate::cases::{Case, Red, faults};
+    use crate::matrix::disruption::Disruption;
 
     #[test]
     fn markers_are_found_wherever_they_are_in_the_chain() {
-        let skip = Err::<(), _>(Skip("no such module".into())).context("while asking");
+        let skip = || anyhow!(Skip("no such module".into()));
+        let skipped = Outcome::Skipped {
+            reason: "no such module".into(),
+        };
+        assert_eq!(judge(&skip().context("while asking")), skipped);
+        let inside = Err::<(), _>(skip()).or_cannot_run(|| "measure".into());
+        assert_eq!(judge(&inside.unwrap_err()), skipped);
+        let broken = anyhow!(CannotRun("cannot open /dev/net/tun".into())).context("building");
+        assert!(matches!(judge(&broken), Outcome::Broken { .. }));
         assert_eq!(
-            judge(skip),
-            Outcome::Skipped {
-                reason: "no such module".into()
-            }
-        );
-        let broken = Err::<(), _>(CannotRun("cannot open /dev/net/tun".into())).context("building");
-        assert!(matches!(judge(broken), Outcome::Broken { .. }));
-        let failed: anyhow::Result<()> = Err(anyhow!("0 of 3 replies"));
-        assert_eq!(
-            judge(failed),
+            judge(&anyhow!("0 of 3 replies")),
             Outcome::Failed {
                 message: "0 of 3 replies".into()
             }
         );
-        assert_eq!(judge(Ok(())), Outcome::Passed);
+    }
+
+    #[test]
+    fn a_guest_that_panics_is_a_failure_whatever_else_went_wrong() {
+        for error in [
+            anyhow!(CannotRun("cannot inject the fault".into())),
+            anyhow!(Skip("no such module".into())),
+            anyhow!("0 of 3 replies"),
+        ] {
+            let message = format!("a panic; meanwhile: {error}");
+            let error = error.context(KernelTrouble("a panic".into()));
+            assert_eq!(judge(&error), Outcome::Failed { message });
+        }
+    }
+
+    #[test]
+    fn a_trial_that_outran_its_limit_failed_and_says_where_it_was() {
+        let text = |error: Option<anyhow::Error>| {
+            let attempt = Attempt {
+                outcome: error.as_ref().map_or(Outcome::Passed, judge),
+                error,
+                ..super::broken(String::new())
+            };
+            match outran(attempt, "waited 9 s").outcome {
+                Outcome::Failed { message } => message,
+                other => panic!("{other:?}"),
+            }
+        };
+        let broken = anyhow!("no tun").context(CannotRun("cannot plug".into()));
+        assert_eq!(
+            text(Some(broken)),
+            "waited 9 s; it was at: cannot plug: no tun"
+        );
+        assert_eq!(text(None), "waited 9 s; it was at: Passed");
     }
 
     #[test]
@@ -382,31 +421,77 @@ mod tests {
     }
 
     #[test]
-    fn under_a_fault_only_the_right_red_counts() {
-        let fault = Fault {
-            red: "replies came back",
-            ..crate::cases::faults::TAP_UNPLUGGED
+    fn a_trial_may_take_as_long_as_its_own_case_and_twice_that_when_it_runs_twice() {
+        let profile = |figures: &str| {
+            let text = "ping_count = 1\nflood_count = 1\npromisc_seconds = 1\nmigrations = 1\n";
+            let text = format!("{text}transfer_mib = 1\n{figures}");
+            crate::plan::tests::profile(&text)
         };
-        let failed = |text: &str| Outcome::Failed {
-            message: text.into(),
-        };
-        assert_eq!(
-            under_fault(&fault, true, failed("2 of 3 replies came back")),
-            Outcome::Passed
+        let (few, many) = (
+            profile("hotplug_cycles = 1"),
+            profile("hotplug_cycles = 100"),
         );
-        assert!(matches!(
-            under_fault(&fault, true, failed("QEMU ended")),
-            Outcome::Failed { .. }
-        ));
-        assert!(matches!(
-            under_fault(&fault, true, Outcome::Passed),
-            Outcome::Failed { .. }
-        ));
-        let early = under_fault(&fault, false, failed("2 of 3 replies came back"));
-        assert!(matches!(early, Outcome::Failed { .. }));
-        let broken = Outcome::Broken {
-            message: "replies came back".into(),
+        static SLOW: Case = Case {
+            seconds: |profile| f64::from(profile.hotplug_cycles),
+            ..Case::PLAIN
         };
-        assert_eq!(under_fault(&fault, true, broken.clone()), broken);
+        let span = |case, profile, disruption| {
+            let trial = PlannedTrial {
+                case,
+                disruption,
+                ..crate::plan::tests::planned("driver::e1000::rhel9::tap")
+            };
+            limit(&trial, profile).span().as_secs()
+        };
+        assert_eq!(span(&SLOW, &few, None), 241);
+        assert_eq!(span(&SLOW, &many, None), 340);
+        assert_eq!(span(&SLOW, &many, Some(Disruption::Again)), 680);
+        assert_eq!(span(&Case::PLAIN, &many, None), 240);
+    }
+
+    #[test]
+    fn under_a_fault_only_the_right_red_counts() {
+        let says = Fault {
+            red: Red::Says("replies came back"),
+            ..faults::TAP_UNPLUGGED
+        };
+        let misses = Fault {
+            red: Red::Missed(deadline::FIRST_PING),
+            ..faults::TAP_UNPLUGGED
+        };
+        let verdict = |fault: &Fault, struck, error: &anyhow::Error| {
+            under_fault(fault, struck, judge(error), Some(error))
+        };
+        let told = |fault: &Fault, error: &anyhow::Error| match verdict(fault, true, error) {
+            Outcome::Failed { message } => message,
+            other => panic!("{other:?}"),
+        };
+        let lost = anyhow!("2 of 3 replies came back").context("in round 2");
+        assert_eq!(verdict(&says, true, &lost), Outcome::Passed);
+        let early = verdict(&says, false, &lost);
+        assert!(matches!(early, Outcome::Failed { .. }));
+        assert_eq!(
+            told(&says, &anyhow!("QEMU ended")),
+            "the case went red for another reason when the NIC's tap is taken out of the bridge; \
+             expected was that the failure says \"replies came back\": QEMU ended"
+        );
+
+        let missed = |limit: deadline::Limit| limit.start().missed("saw ARP").context("in round 2");
+        let ping = missed(deadline::FIRST_PING).context(KernelTrouble("a stall".into()));
+        assert_eq!(verdict(&misses, true, &ping), Outcome::Passed);
+        // The words alone do not make it.
+        let words = anyhow!("{ping:#}");
+        for error in [&words, &missed(deadline::LINK_APPEARS)] {
+            let told = told(&misses, error);
+            let expected = "expected was that the wait for the first ping reply is in vain: ";
+            assert!(told.contains(expected), "{told}");
+        }
+
+        assert!(matches!(
+            under_fault(&says, true, Outcome::Passed, None),
+            Outcome::Failed { .. }
+        ));
+        let broken = anyhow!(CannotRun("replies came back".into()));
+        assert_eq!(verdict(&says, true, &broken), judge(&broken));
     }
 }

@@ -34,7 +34,13 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
         },
         Action::Skip(reason) => row("here", &format!("is skipped: {reason}")),
     }
-    row("plan item", case.plan_item);
+    row(
+        "plan item",
+        match case.plan_item {
+            "" => "none: the case is beyond the plan",
+            item => item,
+        },
+    );
     row("passes if", case.passes);
     row("starts", start(trial.start_state));
     if let Some(disruption) = trial.disruption {
@@ -45,7 +51,7 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
     }
     if let Some(fault) = trial.fault {
         row("fault", &format!("{}: {}", fault.name, fault.breaks));
-        row("red if", &format!("the failure says \"{}\"", fault.red));
+        row("red if", &fault.red.to_string());
     }
     let offloads = match nic.offloads.is_empty() {
         true => "none".into(),

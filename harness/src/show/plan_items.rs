@@ -37,8 +37,11 @@ pub const ITEMS: [(&str, &str); 24] = [
 fn items(case: &Case) -> impl Iterator<Item = &'static str> {
     case.plan_item
         .split(", ")
-        .filter(|part| !part.ends_with(')'))
+        .filter(|part| !part.is_empty() && !part.ends_with(')'))
 }
+
+/// The last row, of cases that carry no item.
+const BEYOND: (&str, &str) = ("beyond the plan", "");
 
 /// An item, and what carries it.
 struct Row {
@@ -50,8 +53,8 @@ struct Row {
 }
 
 fn rows(cases: &[&'static Case], trials: &[PlannedTrial]) -> Vec<Row> {
-    let row = |(item, title)| {
-        let carrying = cases.iter().filter(|case| items(case).any(|i| i == item));
+    let row = |(item, title), carries: &dyn Fn(&Case) -> bool| {
+        let carrying = cases.iter().filter(|case| carries(case));
         let cases: Vec<&str> = carrying.map(|case| case.name).collect();
         let (run, skip): (Vec<&PlannedTrial>, Vec<&PlannedTrial>) = trials
             .iter()
@@ -65,10 +68,17 @@ fn rows(cases: &[&'static Case], trials: &[PlannedTrial]) -> Vec<Row> {
             skip: skip.len(),
         }
     };
-    ITEMS.into_iter().map(row).collect()
+    let of_item = |item| row(item, &|case: &Case| items(case).any(|i| i == item.0));
+    let mut rows: Vec<Row> = ITEMS.into_iter().map(of_item).collect();
+    let beyond = row(BEYOND, &|case: &Case| case.plan_item.is_empty());
+    if !beyond.cases.is_empty() {
+        rows.push(beyond);
+    }
+    rows
 }
 
-/// Each item with how many of `trials` carry it and those of `cases` that do, a line each.
+/// Each item with how many of `trials` carry it and those of `cases` that do, a line each; then the
+/// cases beyond the plan, where there are any.
 pub fn table(cases: &[&'static Case], trials: &[PlannedTrial]) -> String {
     let mut out = format!(
         "{:<15} {:<38} {:>6} {:>7}  cases\n",
@@ -112,6 +122,30 @@ mod tests {
                 assert!(known, "{} carries {item:?}", case.name);
             }
         }
+    }
+
+    #[test]
+    fn cases_without_an_item_are_shown_beyond_the_plan() {
+        static NOVEL: Case = Case {
+            name: "novel",
+            ..Case::PLAIN
+        };
+        let planned = planned("driver::e1000::rhel9::tap");
+        let novel = PlannedTrial {
+            case: &NOVEL,
+            ..planned.clone()
+        };
+        let (driver, trials) = (planned.case, [planned, novel]);
+        let last = |cases: &[&'static Case]| {
+            let table = table(cases, &trials);
+            table.lines().last().unwrap().to_owned()
+        };
+        let expected = format!(
+            "{:<15} {:<38} {:>6} {:>7}  novel",
+            "beyond the plan", "", 1, 0
+        );
+        assert_eq!(last(&[driver, &NOVEL]), expected);
+        assert!(last(&[driver]).starts_with("22 "));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::start::{self, Launch, Source};
 use crate::base::deadline::{self, Limit};
-use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::guest::dialect::Op;
 use crate::guest::link;
 use crate::matrix::schema::Guest;
@@ -181,7 +181,7 @@ impl Maker {
             for mode in [Mode::Mapped, Mode::Streamed] {
                 match self.make(mode, saved, &saved_spec, guest, directory) {
                     Ok(()) => return Ok(Ok(mode)),
-                    Err(error) if error.chain().any(|cause| cause.is::<CannotRun>()) => {
+                    Err(error) if find::<CannotRun>(&error).is_some() => {
                         return Err(error);
                     }
                     Err(error) => whys.push(format!("{mode:?}: {error:#}")),

@@ -22,7 +22,8 @@ use crate::net::addr::{self, Mac};
 use crate::net::bridge::{self, Bridge};
 use crate::net::capture::Capture;
 use crate::net::dhcp::Dhcp;
-use crate::net::frame::{self, Direction, Frame};
+use crate::net::echoes;
+use crate::net::frame::{Direction, Frame};
 use crate::net::namespace::Namespace;
 use crate::net::ping::Ping;
 use crate::net::ping_report::PingReport;
@@ -367,33 +368,36 @@ impl Testbed {
     }
 
     /// Runs `ping` and demands a reply to each of its `count` requests. ping leaves two round trips
-    /// after its last request; what a slow guest answers later
-    /// is judged by what reaches the bridge, whole.
+    /// after its last request. What a slow guest answers later is looked for on the bridge, among the
+    /// replies to this ping alone.
     ///
     /// # Errors
     /// Loss, with ping's own summary and the count on the wire.
     pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
+        let count = u64::from(count);
         let host = self.host()?;
         let mark = host.mark()?;
         let report = ping.run()?;
-        let Err(complaint) = report.expect_all_answered(count.into()) else {
+        let Err(complaint) = report.expect_all_answered(count) else {
             return Ok(());
         };
+        let may_be_late = report.lacks_only_replies(count);
         let deadline = deadline::LATE_REPLY.start();
         loop {
             let now = host.mark()?;
-            let replies = frame::whole_echo_replies(&host.frames(mark)?);
-            let all_sent = report.transmitted == u64::from(count) && report.errors == 0;
-            if all_sent && replies == count as usize {
+            let replies = echoes::to_ping(&host.frames(mark)?, ping.target(), count);
+            let once_each = may_be_late && replies.duplicates == 0;
+            if once_each && replies.answered == count {
                 return Ok(());
             }
-            let left = deadline.left().filter(|_| all_sent);
+            let left = deadline.left().filter(|_| once_each);
             let more = |left| {
                 let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
                 host.wait(now, Instant::now() + left, from_guest).is_ok()
             };
             if !left.is_some_and(more) {
-                bail!("{replies} of {count} replies came back: {complaint:#}");
+                let came = format!("{replies} of {count} replies came back");
+                return Err(complaint.context(came));
             }
         }
     }

@@ -121,7 +121,7 @@ pub fn up(
         create("commands.log")?,
         launch.show,
     );
-    let agent = agent.map_err(|error| did_not_come_up(&vm, source, &error))?;
+    let agent = agent.map_err(|error| did_not_come_up(&vm, source, error))?;
     let after = vm.started.elapsed();
     let mut first_ping = None;
     match source.start_state() {
@@ -181,18 +181,18 @@ pub fn answers(address: Ipv4Addr, deadline: Deadline) -> anyhow::Result<bool> {
     Ok(replied.is_ok())
 }
 
-fn did_not_come_up(vm: &Vm, source: &Source, error: &anyhow::Error) -> anyhow::Error {
+fn did_not_come_up(vm: &Vm, source: &Source, error: anyhow::Error) -> anyhow::Error {
     // First, for all that the console printed is known only after a dead QEMU was waited for.
     let death = vm
-        .death_behind(error)
+        .death_behind(&error)
         .map_or_else(String::new, |death| format!("; {death}"));
-    let why = match vm.serial.trouble() {
-        Some((kind, line)) => format!("its console shows a {kind}: {line}"),
-        None => format!("{error:#}"),
+    let trouble = match vm.serial.trouble() {
+        Some((kind, line)) => format!(": its console shows a {kind}: {line}"),
+        None => String::new(),
     };
     let how = match source {
         Source::Boot => "come up",
         Source::Restore(..) => "answer after it was restored (`--boot` boots it instead)",
     };
-    anyhow!("the guest did not {how}: {why}{death}")
+    error.context(format!("the guest did not {how}{trouble}{death}"))
 }

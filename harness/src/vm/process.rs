@@ -8,7 +8,7 @@ use super::wire::{Closed, Wire};
 use crate::base::child::pdeath_command;
 use crate::base::cpu;
 use crate::base::deadline::{self, Limit};
-use crate::base::error::OrCannotRun;
+use crate::base::error::{OrCannotRun, find};
 use crate::base::words;
 use anyhow::{Context, anyhow, bail};
 use command_fds::{CommandFdExt, FdMapping};
@@ -324,7 +324,7 @@ impl Vm {
 
     /// As [`Vm::death`], for an error that one of QEMU's sockets gave: QEMU closes them one by one.
     pub fn death_behind(&self, error: &anyhow::Error) -> Option<Death> {
-        let closed = error.chain().any(|cause| cause.is::<Closed>());
+        let closed = find::<Closed>(error).is_some();
         self.death_where(closed || !self.qmp.is_open())
     }
 

@@ -299,11 +299,10 @@ impl Kernel<'_> {
         progress(&what);
         let debs = scratch.join(DEBS);
         packages::download(apt, packages, &debs).map_err(|error| match self {
-            Kernel::Own { .. } => CannotRun(format!(
-                "cannot download the guest image's packages to {}: {error:#}",
+            Kernel::Own { .. } => error.context(CannotRun(format!(
+                "cannot download the guest image's packages to {}",
                 debs.display()
-            ))
-            .into(),
+            ))),
             Kernel::Of { suite, .. } => unavailable(suite, error),
         })?;
         packages::extract_all(&debs, root)

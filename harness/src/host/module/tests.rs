@@ -228,7 +228,7 @@ fn a_modprobe_that_fails_is_told_with_its_words() {
     let reloader = kernel.reloader();
     let error = reloader.hold(true).unwrap_err();
     assert!(error.is::<CannotRun>());
-    insta::assert_snapshot!(error, @"cannot reload vhost_net with experimental_zcopytx=1: `modprobe -r vhost_net` failed (exit status: 1): modprobe: ERROR: could not remove 'vhost_net': Operation not permitted");
+    insta::assert_snapshot!(format!("{error:#}"), @"cannot reload vhost_net with experimental_zcopytx=1: `modprobe -r vhost_net` failed (exit status: 1): modprobe: ERROR: could not remove 'vhost_net': Operation not permitted");
     // It is as it was: there is nothing to put back, and nothing to say.
     reloader.put_back();
     assert_eq!(kernel.calls(), [UNLOAD]);
@@ -255,7 +255,7 @@ fn a_parameter_that_does_not_follow_is_told() {
     let reloader = kernel.reloader();
     let error = reloader.hold(true).unwrap_err();
     assert!(error.is::<CannotRun>());
-    insta::assert_snapshot!(error, @"cannot reload vhost_net with experimental_zcopytx=1: it is loaded, but experimental_zcopytx reads 0");
+    insta::assert_snapshot!(format!("{error:#}"), @"cannot reload vhost_net with experimental_zcopytx=1: it is loaded, but experimental_zcopytx reads 0");
     reloader.put_back();
 }
 
@@ -269,7 +269,7 @@ fn what_cannot_be_put_back_is_told_and_stays_written_down() {
     kernel.put("parameter", "1");
     kernel.put("stuck", "1");
     let error = module.put_back().unwrap_err();
-    insta::assert_snapshot!(error, @"cannot reload vhost_net with experimental_zcopytx=0: it is loaded, but experimental_zcopytx reads 1");
+    insta::assert_snapshot!(format!("{error:#}"), @"cannot reload vhost_net with experimental_zcopytx=0: it is loaded, but experimental_zcopytx reads 1");
     assert!(kernel.written_down().is_some());
 }
 

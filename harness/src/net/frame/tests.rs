@@ -217,31 +217,3 @@ fn dhcp_messages() {
     message[236] = 0;
     assert_eq!(build(&message).kind(), "UDP", "no cookie");
 }
-
-/// One fragment of an ICMP packet: `offset` and the payload's length in bytes.
-fn fragment(identification: u16, offset: u16, icmp: &[u8], more: bool) -> Frame {
-    let length = u16::try_from(icmp.len()).expect("fits");
-    let (source, destination) = ([198, 18, 0, 2], [198, 18, 0, 1]);
-    let mut header =
-        etherparse::Ipv4Header::new(length, 64, IpNumber::ICMP, source, destination).expect("fits");
-    header.identification = identification;
-    header.dont_fragment = false;
-    header.more_fragments = more;
-    header.fragment_offset = etherparse::IpFragOffset::try_new(offset / 8).expect("fits");
-    let mut bytes = [&HOST[..], &GUEST[..], &[0x08, 0x00]].concat();
-    header.write(&mut bytes).expect("a Vec takes it");
-    bytes.extend_from_slice(icmp);
-    frame(bytes)
-}
-
-#[test]
-fn only_whole_echo_replies_count() {
-    let echo = |kind: u8| [&[kind, 0, 0, 0, 0, 7, 0, 1][..], &[0; 8]].concat();
-    let first = fragment(1, 0, &echo(0), true);
-    let last = fragment(1, 16, &[0; 8], false);
-    let whole = fragment(2, 0, &echo(0), false);
-    let request = fragment(3, 0, &echo(8), false);
-    assert_eq!(whole_echo_replies(&[first.clone(), last.clone()]), 1);
-    assert_eq!(whole_echo_replies(&[first, whole, request]), 1);
-    assert_eq!(whole_echo_replies(&[last]), 0);
-}
