@@ -14,14 +14,15 @@ use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Mode;
 use crate::vm::checkpoint::store::{RAM, Store};
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use report::events::{Outcome, TrialEnded};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How often it says that it is alive.
@@ -40,7 +41,7 @@ struct Port(Arc<Mutex<File>>);
 impl Port {
     fn say(&self, message: &FromLab) -> Result<()> {
         let line = serde_json::to_string(message)? + "\n";
-        let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = self.0.lock();
         port.write_all(line.as_bytes())
             .or_cannot_run(|| "speak on the lab's port".into())
     }
@@ -85,19 +86,19 @@ pub fn serve() -> Result<()> {
             .context("the lab's port gave a line of another version")?
         {
             ToLab::Run { trial, job } => {
-                let (sender, granted) = channel();
-                lock(&waiting).insert(trial, sender);
+                let (sender, replies) = channel();
+                waiting.lock().insert(trial, sender);
                 let (port, waiting) = (port.clone(), waiting.clone());
                 std::thread::Builder::new()
                     .name(job.trial.clone())
                     .spawn(move || {
                         let asking = port.clone();
-                        let granted = Mutex::new(granted);
+                        let replies = Mutex::new(replies);
                         let ask = move |request: GuestRequest| -> Result<GuestReply> {
                             let request = Box::new(request);
                             asking.say(&FromLab::GuestRequested { trial, request })?;
-                            let granted = granted.lock().unwrap_or_else(PoisonError::into_inner);
-                            match granted.recv() {
+                            let reply = replies.lock().recv();
+                            match reply {
                                 Ok(Ok(reply)) => {
                                     read_ahead(&reply);
                                     Ok(reply)
@@ -111,7 +112,7 @@ pub fn serve() -> Result<()> {
                             let message = format!("{error:#}");
                             TrialEnded::unmeasured(name, Outcome::Broken { message })
                         });
-                        lock(&waiting).remove(&trial);
+                        waiting.lock().remove(&trial);
                         let ended = Box::new(ended);
                         // Nobody is left to hear that the port is closed.
                         let _ = port.say(&FromLab::Ended { trial, ended });
@@ -119,7 +120,7 @@ pub fn serve() -> Result<()> {
                     .or_cannot_run(|| "start a thread for a trial".into())?;
             }
             ToLab::GuestReplied { trial, reply } => {
-                if let Some(sender) = lock(&waiting).get(&trial) {
+                if let Some(sender) = waiting.lock().get(&trial) {
                     let _ = sender.send(reply);
                 }
             }
@@ -139,10 +140,6 @@ fn read_ahead(reply: &GuestReply) {
     let file = File::open(directory.join(RAM));
     // What cannot be read is told by QEMU.
     let _ = file.and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The character device of the lab's port.

@@ -7,4 +7,5 @@ pub mod deadline;
 pub mod error;
 pub mod json;
 pub mod slots;
+pub mod watch;
 pub mod words;

@@ -9,11 +9,11 @@ use crate::vm::cmdline::ENDED_PORT;
 use crate::vm::process::AgentPorts;
 use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use qapi::qga;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
@@ -296,7 +296,7 @@ impl Agent {
         if self.echo {
             eprint!("guest{text}");
         }
-        let mut log = self.log.lock().unwrap_or_else(|p| p.into_inner());
+        let mut log = self.log.lock();
         // A log that cannot be written (disk full) must not decide a trial.
         let _ = log.write_all(text.as_bytes());
     }

@@ -28,13 +28,13 @@ use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The module, and its parameter.
@@ -276,7 +276,7 @@ impl Reloader {
 
     /// Starts the keeper of this process, unless it is there.
     fn start_keeper(&self) -> Result<()> {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = self.keeper.lock();
         if keeper.is_some() {
             return Ok(());
         }
@@ -300,7 +300,7 @@ impl Reloader {
     /// Has the module put back, when all holds have gone, those of other processes too. A keeper that
     /// failed is told on stderr, and says there itself why.
     pub fn put_back(&self) {
-        let keeper = (self.keeper.lock().unwrap_or_else(PoisonError::into_inner)).take();
+        let keeper = self.keeper.lock().take();
         let Some(mut keeper) = keeper else {
             return;
         };

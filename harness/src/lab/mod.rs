@@ -59,14 +59,15 @@ use crate::testbed::stock::Stock;
 use crate::vm::accel::Accel;
 use anyhow::{Context as _, Result};
 use cmdline::LabSpec;
+use parking_lot::Mutex;
 use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
 use shared::Request;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vm::Lab;
 
@@ -313,9 +314,7 @@ impl Labs {
 
     /// The lab with that setting; started where there is none that lives, and then how long that took.
     fn lab(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello, Option<Duration>)> {
-        let mut place = self.labs[usize::from(zcopytx)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.labs[usize::from(zcopytx)].lock();
         match &*place {
             Some(Ok((lab, up))) if lab.is_alive() => return Ok((lab.clone(), up.clone(), None)),
             Some(Err(why)) => return Err(CannotRun(why.clone()).into()),
@@ -349,7 +348,7 @@ impl Labs {
     /// Ends them; one that is just starting ends with the process.
     pub fn end(&self) {
         for place in &self.labs {
-            if let Ok(mut place) = place.try_lock() {
+            if let Some(mut place) = place.try_lock() {
                 *place = None;
             }
         }

@@ -14,19 +14,21 @@ use super::protocol::{FromLab, Hello, ToLab};
 use crate::base::child::pdeath_command;
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun;
+use crate::base::watch::Watch;
 use crate::vm::process::{SERIAL_LOG, transcript, write_command_line};
 use crate::vm::serial::Serial;
 use anyhow::{Result, anyhow};
 use command_fds::{CommandFdExt, FdMapping};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,7 +41,7 @@ const SPEAK: Duration = Duration::from_secs(1);
 /// A lab. It ends when this is dropped, and with the process.
 pub struct Lab {
     port: Arc<Port>,
-    shared: Arc<Shared>,
+    state: Arc<Watch<State>>,
     serial: Serial,
     shell: Mutex<UnixStream>,
     stderr: PathBuf,
@@ -55,66 +57,53 @@ struct Port(Mutex<UnixStream>);
 impl Port {
     fn say(&self, message: &ToLab) -> Result<()> {
         let line = serde_json::to_string(message)? + "\n";
-        Ok(self.stream().write_all(line.as_bytes())?)
-    }
-
-    fn stream(&self) -> MutexGuard<'_, UnixStream> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(self.0.lock().write_all(line.as_bytes())?)
     }
 }
 
 #[derive(Default)]
 struct State {
-    up: Option<Hello>,
+    hello: Option<Hello>,
     heard: Option<Instant>,
     ended: bool,
     trials: BTreeMap<u64, Sender<FromLab>>,
     last: u64,
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long ago it last said anything, once it has.
+impl State {
+    /// How long ago the lab last said anything, once it has.
     fn silence(&self) -> Option<Duration> {
-        self.state().heard.map(|heard| heard.elapsed())
+        self.heard.map(|heard| heard.elapsed())
     }
 
-    /// Takes whatever comes until the port is closed.
-    fn listen(&self, port: UnixStream) {
-        for line in BufReader::new(port).lines().map_while(Result::ok) {
-            // A line that is not understood is of another version, which the lab's start excludes.
-            let Ok(message) = serde_json::from_str::<FromLab>(&line) else {
-                continue;
-            };
-            let mut state = self.state();
-            state.heard = Some(Instant::now());
-            match message {
-                FromLab::Hello(up) => state.up = Some(up),
-                FromLab::Alive => {}
-                FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
-                    if let Some(sender) = state.trials.get(&trial) {
-                        // Whoever asked may have given up.
-                        let _ = sender.send(message);
-                    }
+    fn take(&mut self, message: FromLab) {
+        self.heard = Some(Instant::now());
+        match message {
+            FromLab::Hello(hello) => self.hello = Some(hello),
+            FromLab::Alive => {}
+            FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
+                if let Some(sender) = self.trials.get(&trial) {
+                    // Whoever waited for the trial may have given up.
+                    let _ = sender.send(message);
                 }
             }
-            self.changed.notify_all();
         }
-        let mut state = self.state();
-        state.ended = true;
-        // Whoever waits for a trial is told by the end of its channel.
-        state.trials.clear();
-        self.changed.notify_all();
     }
+}
+
+/// Takes what the lab says until its port is closed.
+fn listen(port: UnixStream, state: &Watch<State>) {
+    for line in BufReader::new(port).lines().map_while(Result::ok) {
+        // A line that cannot be read is of another version, which the lab's start excludes.
+        if let Ok(message) = serde_json::from_str::<FromLab>(&line) {
+            state.update(|state| state.take(message));
+        }
+    }
+    state.update(|state| {
+        state.ended = true;
+        // The end of its channel tells whoever waits for a trial.
+        state.trials.clear();
+    });
 }
 
 impl Lab {
@@ -151,8 +140,8 @@ impl Lab {
             .map_err(|error| anyhow!("{error}"))?;
         let (reader, recorder) = (port.try_clone()?, port.try_clone()?);
         let port = Arc::new(Port(Mutex::new(port)));
-        let shared = Arc::new(Shared::default());
-        let (kept_port, kept) = (port.clone(), shared.clone());
+        let state: Arc<Watch<State>> = Arc::default();
+        let (kept_port, kept) = (port.clone(), state.clone());
         // The parent-death signal is that of the spawning thread, and trials' threads end.
         let (hand_over, spawned) = channel();
         let (keeper, dropped) = channel::<()>();
@@ -175,15 +164,15 @@ impl Lab {
             .recv()
             .map_err(|_| anyhow!("the lab's thread ended"))?
             .or_cannot_run(|| format!("execute {}", qemu.display()))?;
-        let theirs = shared.clone();
+        let theirs = state.clone();
         std::thread::Builder::new()
             .name("lab port".into())
-            .spawn(move || theirs.listen(reader))
+            .spawn(move || listen(reader, &theirs))
             .or_cannot_run(|| "start a thread for the lab".into())?;
         Ok(Lab {
             serial: Serial::record(console, recorder, create(SERIAL_LOG)?, false)?,
             port,
-            shared,
+            state,
             shell: Mutex::new(shell),
             stderr: directory.join("qemu.stderr"),
             keeper: Some((keeper, thread)),
@@ -196,38 +185,30 @@ impl Lab {
     /// # Errors
     /// The deadline, or the lab's end, with what its console showed.
     pub fn wait_up(&self, deadline: Deadline) -> Result<Hello> {
-        let mut state = self.shared.state();
-        loop {
-            if let Some(up) = &state.up {
-                return Ok(up.clone());
-            }
-            if state.ended {
-                drop(state);
-                return Err(self.death().context("the lab ended before it was up"));
-            }
-            let Some(left) = deadline.left() else {
-                drop(state);
-                return Err(deadline.missed(self.tail()));
-            };
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let waited = self.state.wait(deadline.ends(), |state| {
+            (state.hello.is_some() || state.ended).then(|| state.hello.clone())
+        });
+        match waited {
+            Some(Some(hello)) => Ok(hello),
+            Some(None) => Err(self.death().context("the lab ended before it was up")),
+            None => Err(deadline.missed(self.tail())),
         }
     }
 
     /// Whether it still runs, as far as is known.
     pub fn is_alive(&self) -> bool {
-        !self.shared.state().ended
+        !self.state.lock().ended
     }
 
     /// How long ago it last said anything; nothing before its first word.
     pub fn silence(&self) -> Duration {
-        self.shared.silence().unwrap_or_default()
+        self.state.lock().silence().unwrap_or_default()
     }
 
     /// A number for a trial, and what the lab will say of it. The channel ends with the lab.
     pub fn trial(&self) -> (u64, Receiver<FromLab>) {
         let (sender, receiver) = channel();
-        let mut state = self.shared.state();
+        let mut state = self.state.lock();
         state.last += 1;
         let trial = state.last;
         if !state.ended {
@@ -238,7 +219,7 @@ impl Lab {
 
     /// Nothing more is awaited of a trial.
     pub fn forget(&self, trial: u64) {
-        self.shared.state().trials.remove(&trial);
+        self.state.lock().trials.remove(&trial);
     }
 
     /// Says something to the harness inside.
@@ -254,7 +235,7 @@ impl Lab {
     /// # Errors
     /// The end of either.
     pub fn shell(&self, stream: &UnixStream) -> Result<()> {
-        let shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        let shell = self.shell.lock();
         let (mut said, mut user) = (shell.try_clone()?, stream.try_clone()?);
         let speaking = Arc::new(AtomicBool::new(true));
         let listening = speaking.clone();
@@ -280,7 +261,7 @@ impl Lab {
     /// Ends it at once; whoever waits for something of it is told.
     pub fn kill(&self) {
         // QEMU ends with its keeper; nobody needs to wait for that.
-        let _ = self.port.stream().shutdown(std::net::Shutdown::Both);
+        let _ = self.port.0.lock().shutdown(std::net::Shutdown::Both);
     }
 
     /// The end of its console.
@@ -318,12 +299,13 @@ impl Drop for Lab {
 }
 
 /// Keeps QEMU until nobody wants it any more, and speaks to the lab meanwhile.
-fn keep(mut child: Child, dropped: &Receiver<()>, port: &Port, shared: &Shared) {
+fn keep(mut child: Child, dropped: &Receiver<()>, port: &Port, state: &Watch<State>) {
     let limit = LAB_SILENT.start().span();
     // Else only the end of the channel comes.
     while dropped.recv_timeout(SPEAK) == Err(RecvTimeoutError::Timeout) {
         // Not for ever: what nobody reads would fill the port.
-        if shared.silence().is_some_and(|silence| silence <= limit) {
+        let silence = state.lock().silence();
+        if silence.is_some_and(|silence| silence <= limit) {
             // Who listens for its end is told of it.
             let _ = port.say(&ToLab::Alive);
         }
@@ -340,16 +322,16 @@ mod tests {
     fn a_lab_that_was_heard_is_spoken_to_and_one_that_was_not_is_left_alone() {
         let said_in = |heard| {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
-            let shared = Shared::default();
-            shared.state().heard = heard;
+            let state = Watch::<State>::default();
+            state.lock().heard = heard;
             let (keeper, dropped) = channel();
             let mut command = pdeath_command("cat");
             let child = command.stdin(Stdio::piped()).spawn().expect("started");
             let mut line = String::new();
             std::thread::scope(|scope| {
                 let port = Port(Mutex::new(ours));
-                let shared = &shared;
-                scope.spawn(move || keep(child, &dropped, &port, shared));
+                let state = &state;
+                scope.spawn(move || keep(child, &dropped, &port, state));
                 let wait = SPEAK + SPEAK / 2;
                 theirs.set_read_timeout(Some(wait)).expect("set");
                 let _ = BufReader::new(&theirs).read_line(&mut line);

@@ -17,6 +17,7 @@ use crate::settings::Settings;
 use crate::vm::accel::Accel;
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
+use parking_lot::Mutex;
 use report::events::{Event, EventLog, Outcome, TrialEnded};
 use report::progress::Progress;
 use report::summary;
@@ -26,8 +27,8 @@ use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Width of the summary where the terminal's is not known.
@@ -279,7 +280,7 @@ impl Session {
     /// # Errors
     /// A report that cannot be written.
     pub fn close(&self, interrupted: bool) -> anyhow::Result<ExitCode> {
-        let mut closed = self.closed.lock().unwrap_or_else(|p| p.into_inner());
+        let mut closed = self.closed.lock();
         if *closed {
             return Ok(ExitCode::from(130));
         }
