@@ -13,6 +13,7 @@ use crate::testbed::checkpoints::{Checkpoints, GuestReply, GuestRequest};
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Mode;
 use crate::vm::checkpoint::store::{RAM, Store};
+use crate::vm::qemu::Qemu;
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use report::events::{Outcome, TrialEnded};
@@ -174,8 +175,8 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
     let own = PathBuf::from(OWN);
     let say = |line: &str| eprintln!("{line}");
     let prove = |choice| {
-        let (qemu, firmware) = (&settings.qemu, &settings.firmware);
-        accel::prove(qemu, firmware, &image, &own, choice, &say)
+        let qemu = Qemu::under_test(&settings);
+        accel::prove(&qemu, &image, &own, choice, &say)
     };
     let proven = match proven.accel {
         Accel::Kvm => prove(settings.accel)?,
@@ -195,7 +196,7 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         Accel::Kvm => {
             let version = planned.capabilities.qemu.version.clone();
             let store = Store::disposable(own.join("checkpoints"));
-            Checkpoints::new(store, settings.qemu.clone(), version)
+            Checkpoints::new(store, Qemu::under_test(&settings), version)
         }
     };
     let context = Arc::new(Context::new(

@@ -34,8 +34,6 @@ pub struct LabSpec {
     pub kernel: PathBuf,
     /// Its initramfs.
     pub initrd: PathBuf,
-    /// `-L` directories.
-    pub firmware: Vec<PathBuf>,
     /// The host's directory that it may write to, and sees at the same place.
     pub artifacts: PathBuf,
     /// The host's directory of checkpoints, which QEMU opens for writing though it maps them privately.
@@ -48,9 +46,6 @@ impl LabSpec {
     /// QEMU's arguments, without the program.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
-        for directory in &self.firmware {
-            words.extend(["-L".into(), directory.into()]);
-        }
         let mut put = |text: &str| words.extend(text.split(' ').map(OsString::from));
         put("-name nicmatrix-lab -nodefaults -no-user-config -display none -no-reboot");
         put("-machine q35");
@@ -141,7 +136,6 @@ mod tests {
             cpus: 2,
             kernel: "/images/x/vmlinux".into(),
             initrd: "/images/x/lab-initrd".into(),
-            firmware: vec!["/fw".into()],
             artifacts: "/work, here/runs".into(),
             checkpoints: "/work, here/checkpoints".into(),
             directory: "/work, here/lab/vhost".into(),
@@ -154,7 +148,6 @@ mod tests {
         let text = crate::base::words::command_line(Path::new("qemu"), &words);
         insta::assert_snapshot!(text, @r"
         qemu \
-          -L /fw \
           -name nicmatrix-lab \
           -nodefaults \
           -no-user-config \

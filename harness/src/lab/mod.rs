@@ -371,7 +371,7 @@ fn cpus(accel: Accel) -> usize {
 /// Starts a lab with its transcripts in `directory`.
 fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) -> Result<Lab> {
     let settings = outside.settings;
-    let image = &outside.stock.image;
+    let Stock { qemu, image, .. } = outside.stock;
     let initrd = image.lab_initrd.clone();
     let spec = LabSpec {
         accel: outside.proven.accel,
@@ -381,7 +381,6 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         initrd: initrd
             .context("the guest image has no initramfs for it")
             .or_cannot_run(|| "start the lab".into())?,
-        firmware: settings.firmware.clone(),
         artifacts: settings.runs(),
         checkpoints: settings.checkpoints(),
         directory: directory.to_owned(),
@@ -393,10 +392,10 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         settings.root.clone(),
         settings.dir.clone(),
         program.clone(),
-        settings.qemu.clone(),
+        qemu.program.clone(),
         settings.matrix.clone(),
     ];
-    visible.extend(settings.firmware.iter().cloned());
+    visible.extend(qemu.firmware.iter().cloned());
     visible.extend(outside.guest_files.iter().cloned());
     // What holds others comes before them.
     visible.sort();
@@ -416,7 +415,7 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         environment,
         program,
     };
-    Lab::start(&settings.qemu, &spec, &script)
+    Lab::start(qemu, &spec, &script)
 }
 
 /// All that the harness inside need not find out.
