@@ -1,4 +1,4 @@
-//! The harness inside the lab: runs what it is told, and says how it went.
+//! The harness inside the lab: runs the trials that the harness outside sends, and sends how they ended.
 
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::host::{accel, kernel_facts};
@@ -26,16 +26,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// How often it says that it is alive.
+/// How often it sends that it is alive.
 const ALIVE: Duration = Duration::from_secs(1);
 
-/// Where the lab may write, and nobody else looks.
+/// A directory of the lab alone, where it may write.
 const OWN: &str = "/run/nicmatrix";
 
-/// That KVM was tried in here, and does not work.
+/// Whether KVM was tried in this lab, and does not work.
 static NO_KVM: AtomicBool = AtomicBool::new(false);
 
-/// Speaks, a message at a time.
+/// The lab's port: one message is written at a time.
 #[derive(Clone)]
 struct Port(Arc<Mutex<File>>);
 
@@ -48,13 +48,13 @@ impl Port {
     }
 }
 
-/// The trials under way that may be waiting for an answer.
+/// The trials under way, each with where replies to it go.
 type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<GuestReply, String>>>>>;
 
 /// Serves the harness outside for as long as the lab lives.
 ///
 /// # Errors
-/// Outside a lab; a port that cannot be read or written.
+/// A machine that is no lab; a port that cannot be read or written.
 pub fn serve() -> Result<()> {
     let device = port_device()?;
     let open = || File::options().read(true).write(true).open(&device);
@@ -105,7 +105,9 @@ pub fn serve() -> Result<()> {
                                     Ok(reply)
                                 }
                                 Ok(Err(why)) => bail!(CannotRun(why)),
-                                Err(_) => bail!(CannotRun("nobody answers the lab".into())),
+                                Err(_) => {
+                                    bail!(CannotRun("the harness outside does not answer".into()))
+                                }
                             }
                         };
                         let name = job.trial.clone();
@@ -115,7 +117,7 @@ pub fn serve() -> Result<()> {
                         });
                         waiting.lock().remove(&trial);
                         let ended = Box::new(ended);
-                        // Nobody is left to hear that the port is closed.
+                        // A closed port means that the harness outside has ended.
                         let _ = port.say(&FromLab::Ended { trial, ended });
                     })
                     .or_cannot_run(|| "start a thread for a trial".into())?;
@@ -131,15 +133,15 @@ pub fn serve() -> Result<()> {
     Ok(())
 }
 
-/// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest: one
-/// that maps the file touches it page by page, and each of them would be a round trip to the machine
-/// (12 s to the agent's answer in place of 7).
+/// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest. A guest
+/// that maps the file touches it page by page, and each page would be a round trip to the host (12 s to
+/// the agent's answer in place of 7).
 fn read_ahead(reply: &GuestReply) {
     let Some((directory, Mode::Mapped, _)) = &reply.checkpoint else {
         return;
     };
     let file = File::open(directory.join(RAM));
-    // What cannot be read is told by QEMU.
+    // Where the file cannot be read, QEMU says so.
     let _ = file.and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
 }
 
@@ -158,7 +160,7 @@ fn port_device() -> Result<PathBuf> {
 
 type Ask = Box<dyn Fn(GuestRequest) -> Result<GuestReply> + Send + Sync>;
 
-/// Runs a trial as if here were everywhere.
+/// Runs a trial as any other, in this kernel.
 fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
     let Job {
         trial: name,
@@ -169,7 +171,7 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         suites,
         proven,
     } = job;
-    // QEMU is the same; the kernel is another.
+    // The QEMU is that of outside; the kernel is another.
     let planned = planned_with(&settings, qemu)?;
     let trial = planned.trial(&name)?.clone();
     let own = PathBuf::from(OWN);

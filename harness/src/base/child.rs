@@ -125,7 +125,7 @@ struct Printed {
 
 /// How a wait for a child's output ended.
 pub(crate) enum Waited<T> {
-    /// It came.
+    /// It was printed.
     Found(T),
     /// The child closed its output without it.
     Ended,
@@ -182,7 +182,7 @@ impl Drop for CollectedOutput {
     /// The child must have ended: the reader ends with the pipe.
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            // The reader has nothing that can panic, and its text is there either way.
+            // The reader cannot panic.
             let _ = reader.join();
         }
     }

@@ -1,9 +1,9 @@
 //! Which trials run at once: each takes a slot as large as what it needs of the processors and of
-//! the memory, and waits in a line where there is none.
+//! the memory, and waits in a line until there is one.
 //!
-//! The line is served in order, but whoever fits may pass one that does not, up to [`PASSES`] times:
-//! then the line stands still until that one fits. So small trials fill the gaps, and one that needs
-//! everything is not put off for ever.
+//! The line is served in order, but a trial that fits may pass one that does not fit, which is passed up
+//! to `PASSES` times: then the line stands still until it fits. So small trials fill the gaps, and a
+//! trial that needs everything is not put off for ever.
 
 use super::watch::Watch;
 
@@ -52,7 +52,7 @@ pub struct Slots {
     line: Watch<Line>,
 }
 
-/// A trial's place; it is free again when this is dropped.
+/// A trial's slot; it is free again when this is dropped.
 pub struct Slot<'s> {
     slots: &'s Slots,
     need: Need,
@@ -79,7 +79,7 @@ struct Waiter {
 }
 
 impl Slots {
-    /// As many as fit in `whole`.
+    /// Slots of which as many are taken as fit in `whole`.
     pub fn new(whole: Need) -> Slots {
         Slots {
             whole,
@@ -102,14 +102,14 @@ impl Slots {
         self.wait_at(Joins::Last, need)
     }
 
-    /// As [`Slots::wait`], before all who wait: for one that holds what is scarcer.
+    /// As [`Slots::wait`], before all others that wait: for a trial that holds something scarcer already.
     pub fn wait_first(&self, need: Need) -> Slot<'_> {
         self.wait_at(Joins::First, need)
     }
 
-    fn wait_at(&self, place: Joins, need: Need) -> Slot<'_> {
+    fn wait_at(&self, joins: Joins, need: Need) -> Slot<'_> {
         let need = need.min(self.whole);
-        let ticket = self.line.lock().join(place, need);
+        let ticket = self.line.lock().join(joins, need);
         (self.line).wait_forever(|line| line.enter(ticket).then_some(()));
         // The next in line may fit as well.
         self.line.wake();
@@ -124,14 +124,14 @@ impl Drop for Slot<'_> {
 }
 
 impl Line {
-    fn join(&mut self, place: Joins, need: Need) -> u64 {
+    fn join(&mut self, joins: Joins, need: Need) -> u64 {
         self.tickets += 1;
         let waiter = Waiter {
             ticket: self.tickets,
             need,
             passed: 0,
         };
-        match place {
+        match joins {
             Joins::First => self.waiting.insert(0, waiter),
             Joins::Last => self.waiting.push(waiter),
         }

@@ -45,7 +45,7 @@ pub struct Proven {
     pub accel: Accel,
     /// Why, in a sentence for people.
     pub reason: String,
-    /// Seconds from exec to [`USERSPACE_MARK`].
+    /// Seconds from QEMU's start to [`USERSPACE_MARK`].
     pub boot_seconds: f64,
     /// What deadlines are multiplied by; 1.0 on a machine as fast as the reference or faster.
     pub speed: f64,

@@ -47,7 +47,7 @@ pub struct Lab {
     process: Arc<Mutex<Process>>,
     /// The thread that keeps QEMU, and ends it when its channel is closed.
     keeper: Option<(Sender<()>, JoinHandle<()>)>,
-    /// From exec to its first word.
+    /// When its QEMU was started.
     pub started: Instant,
 }
 

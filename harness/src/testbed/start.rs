@@ -26,9 +26,9 @@ pub struct StartedGuest {
     pub vm: Vm,
     /// Commands in the guest.
     pub agent: Agent,
-    /// From exec to the agent's first answer.
+    /// From QEMU's start to the agent's first answer.
     pub after: Duration,
-    /// From exec to the first answered ping, of a guest that is restored with its NICs up.
+    /// From QEMU's start to the first answered ping, of a guest that is restored with its NICs up.
     pub first_ping: Option<Duration>,
 }
 

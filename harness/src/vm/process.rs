@@ -29,7 +29,7 @@ pub struct Vm {
     pub qmp: Wire,
     /// The guest's console.
     pub serial: Serial,
-    /// When it was exec'd.
+    /// When it was started.
     pub started: Instant,
     agent: Option<AgentPorts>,
     incoming: Option<UnixStream>,
@@ -49,7 +49,7 @@ pub struct AgentPorts {
 pub struct Handle(Arc<Mutex<Process>>);
 
 impl Handle {
-    /// Kills QEMU; whoever waits for it is told by its sockets' end.
+    /// Kills QEMU; whoever waits for it sees the end of its sockets.
     pub fn kill(&self) {
         self.0.lock().kill();
     }
@@ -68,7 +68,7 @@ impl Vm {
     /// go to `directory`; `echo` shows the console on stderr too.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`] when it cannot be executed; a plain error with exit status and
+    /// [`crate::base::error::CannotRun`] when it cannot be started; a plain error with exit status and
     /// stderr when it ends before its greeting.
     pub fn start(qemu: &Qemu, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
         let mut command = qemu.command(spec.arguments());
