@@ -1,4 +1,4 @@
-//! The harness inside the lab: runs what it is told, and says how it went.
+//! The harness inside the lab: runs the trials that the harness outside sends, and sends how they ended.
 
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::host::{accel, kernel_facts};
@@ -13,46 +13,48 @@ use crate::testbed::checkpoints::{Checkpoints, GuestReply, GuestRequest};
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Mode;
 use crate::vm::checkpoint::store::{RAM, Store};
+use crate::vm::qemu::Qemu;
 use anyhow::{Context as _, Result, bail};
+use parking_lot::Mutex;
 use report::events::{Outcome, TrialEnded};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often it says that it is alive.
+/// How often it sends that it is alive.
 const ALIVE: Duration = Duration::from_secs(1);
 
-/// Where the lab may write, and nobody else looks.
+/// A directory of the lab alone, where it may write.
 const OWN: &str = "/run/nicmatrix";
 
-/// That KVM was tried in here, and does not work.
+/// Whether KVM was tried in this lab, and does not work.
 static NO_KVM: AtomicBool = AtomicBool::new(false);
 
-/// Speaks, a message at a time.
+/// The lab's port: one message is written at a time.
 #[derive(Clone)]
 struct Port(Arc<Mutex<File>>);
 
 impl Port {
     fn say(&self, message: &FromLab) -> Result<()> {
         let line = serde_json::to_string(message)? + "\n";
-        let mut port = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut port = self.0.lock();
         port.write_all(line.as_bytes())
             .or_cannot_run(|| "speak on the lab's port".into())
     }
 }
 
-/// The trials under way that may be waiting for an answer.
+/// The trials under way, each with where replies to it go.
 type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<GuestReply, String>>>>>;
 
 /// Serves the harness outside for as long as the lab lives.
 ///
 /// # Errors
-/// Outside a lab; a port that cannot be read or written, or was closed.
+/// A machine that is no lab; a port that cannot be read or written, or was closed.
 pub fn serve() -> Result<()> {
     let device = port_device()?;
     let open = || File::options().read(true).write(true).open(&device);
@@ -85,25 +87,27 @@ pub fn serve() -> Result<()> {
             .context("the lab's port gave a line of another version")?
         {
             ToLab::Run { trial, job } => {
-                let (sender, granted) = channel();
-                lock(&waiting).insert(trial, sender);
+                let (sender, replies) = channel();
+                waiting.lock().insert(trial, sender);
                 let (port, waiting) = (port.clone(), waiting.clone());
                 std::thread::Builder::new()
                     .name(job.trial.clone())
                     .spawn(move || {
                         let asking = port.clone();
-                        let granted = Mutex::new(granted);
+                        let replies = Mutex::new(replies);
                         let ask = move |request: GuestRequest| -> Result<GuestReply> {
                             let request = Box::new(request);
                             asking.say(&FromLab::GuestRequested { trial, request })?;
-                            let granted = granted.lock().unwrap_or_else(PoisonError::into_inner);
-                            match granted.recv() {
+                            let reply = replies.lock().recv();
+                            match reply {
                                 Ok(Ok(reply)) => {
                                     read_ahead(&reply);
                                     Ok(reply)
                                 }
                                 Ok(Err(why)) => bail!(CannotRun(why)),
-                                Err(_) => bail!(CannotRun("nobody answers the lab".into())),
+                                Err(_) => {
+                                    bail!(CannotRun("the harness outside does not answer".into()))
+                                }
                             }
                         };
                         let name = job.trial.clone();
@@ -111,15 +115,15 @@ pub fn serve() -> Result<()> {
                             let message = format!("{error:#}");
                             TrialEnded::unmeasured(name, Outcome::Broken { message })
                         });
-                        lock(&waiting).remove(&trial);
+                        waiting.lock().remove(&trial);
                         let ended = Box::new(ended);
-                        // Nobody is left to hear that the port is closed.
+                        // A closed port means that the harness outside has ended.
                         let _ = port.say(&FromLab::Ended { trial, ended });
                     })
                     .or_cannot_run(|| "start a thread for a trial".into())?;
             }
             ToLab::GuestReplied { trial, reply } => {
-                if let Some(sender) = lock(&waiting).get(&trial) {
+                if let Some(sender) = waiting.lock().get(&trial) {
                     let _ = sender.send(reply);
                 }
             }
@@ -129,20 +133,16 @@ pub fn serve() -> Result<()> {
     bail!("the lab's port was closed")
 }
 
-/// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest: one
-/// that maps the file touches it page by page, and each of them would be a round trip to the machine
-/// (12 s to the agent's answer in place of 7).
+/// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest. A guest
+/// that maps the file touches it page by page, and each page would be a round trip to the host (12 s to
+/// the agent's answer in place of 7).
 fn read_ahead(reply: &GuestReply) {
     let Some((directory, Mode::Mapped, _)) = &reply.checkpoint else {
         return;
     };
     let file = File::open(directory.join(RAM));
-    // What cannot be read is told by QEMU.
+    // Where the file cannot be read, QEMU says so.
     let _ = file.and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The character device of the lab's port.
@@ -160,7 +160,7 @@ fn port_device() -> Result<PathBuf> {
 
 type Ask = Box<dyn Fn(GuestRequest) -> Result<GuestReply> + Send + Sync>;
 
-/// Runs a trial as if here were everywhere.
+/// Runs a trial as any other, in this kernel.
 fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
     let Job {
         trial: name,
@@ -171,14 +171,14 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         suites,
         proven,
     } = job;
-    // QEMU is the same; the kernel is another.
+    // The QEMU is that of outside; the kernel is another.
     let planned = planned_with(&settings, qemu)?;
     let trial = planned.trial(&name)?.clone();
     let own = PathBuf::from(OWN);
     let say = |line: &str| eprintln!("{line}");
     let prove = |choice| {
-        let (qemu, firmware) = (&settings.qemu, &settings.firmware);
-        accel::prove(qemu, firmware, &image, &own, choice, &say)
+        let qemu = Qemu::under_test(&settings);
+        accel::prove(&qemu, &image, &own, choice, &say)
     };
     let proven = match proven.accel {
         Accel::Kvm => prove(settings.accel)?,
@@ -198,7 +198,7 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         Accel::Kvm => {
             let version = planned.capabilities.qemu.version.clone();
             let store = Store::disposable(own.join("checkpoints"));
-            Checkpoints::new(store, settings.qemu.clone(), version)
+            Checkpoints::new(store, Qemu::under_test(&settings), version)
         }
     };
     let context = Arc::new(Context::new(

@@ -1,5 +1,6 @@
 //! Child processes that cannot outlive the harness.
 
+use super::watch::Watch;
 use super::{cpu, words};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -10,7 +11,7 @@ use std::io::{ErrorKind, PipeReader, Read as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -111,26 +112,20 @@ pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> 
 }
 
 /// All that a child has printed so far, collected by a thread of its own.
-pub(crate) struct Output {
-    shared: Arc<Shared>,
+pub(crate) struct CollectedOutput {
+    printed: Arc<Watch<Printed>>,
     reader: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
-    text: Mutex<Text>,
-    grown: Condvar,
-}
-
-#[derive(Default)]
-struct Text {
+struct Printed {
     bytes: Vec<u8>,
     ended: bool,
 }
 
 /// How a wait for a child's output ended.
 pub(crate) enum Waited<T> {
-    /// It came.
+    /// It was printed.
     Found(T),
     /// The child closed its output without it.
     Ended,
@@ -138,11 +133,11 @@ pub(crate) enum Waited<T> {
     Elapsed,
 }
 
-impl Output {
+impl CollectedOutput {
     /// Collects from `pipe` until the child closes it.
-    pub(crate) fn collect(mut pipe: PipeReader) -> Output {
-        let shared = Arc::new(Shared::default());
-        let theirs = Arc::clone(&shared);
+    pub(crate) fn collect(mut pipe: PipeReader) -> CollectedOutput {
+        let printed: Arc<Watch<Printed>> = Arc::default();
+        let theirs = Arc::clone(&printed);
         let reader = std::thread::spawn(move || {
             let mut buffer = [0; 16 << 10];
             loop {
@@ -152,21 +147,19 @@ impl Output {
                     Err(_) | Ok(0) => break,
                     Ok(count) => count,
                 };
-                lock(&theirs.text).bytes.extend_from_slice(&buffer[..count]);
-                theirs.grown.notify_all();
+                theirs.update(|printed| printed.bytes.extend_from_slice(&buffer[..count]));
             }
-            lock(&theirs.text).ended = true;
-            theirs.grown.notify_all();
+            theirs.update(|printed| printed.ended = true);
         });
-        Output {
-            shared,
+        CollectedOutput {
+            printed,
             reader: Some(reader),
         }
     }
 
     /// The text so far.
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&lock(&self.shared.text).bytes).into_owned()
+        String::from_utf8_lossy(&self.printed.lock().bytes).into_owned()
     }
 
     /// Waits until `look` finds something in the whole text so far.
@@ -175,41 +168,24 @@ impl Output {
         deadline: Instant,
         mut look: impl FnMut(&str) -> Option<T>,
     ) -> Waited<T> {
-        let mut text = lock(&self.shared.text);
-        loop {
-            if let Some(found) = look(&String::from_utf8_lossy(&text.bytes)) {
-                return Waited::Found(found);
+        let waited = self.printed.wait(deadline, |printed| {
+            match look(&String::from_utf8_lossy(&printed.bytes)) {
+                Some(found) => Some(Waited::Found(found)),
+                None => printed.ended.then_some(Waited::Ended),
             }
-            if text.ended {
-                return Waited::Ended;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Waited::Elapsed;
-            }
-            text = self
-                .shared
-                .grown
-                .wait_timeout(text, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
+        });
+        waited.unwrap_or(Waited::Elapsed)
     }
 }
 
-impl Drop for Output {
+impl Drop for CollectedOutput {
     /// The child must have ended: the reader ends with the pipe.
     fn drop(&mut self) {
         if let Some(reader) = self.reader.take() {
-            // The reader has nothing that can panic, and its text is there either way.
+            // The reader cannot panic.
             let _ = reader.join();
         }
     }
-}
-
-fn lock(text: &Mutex<Text>) -> MutexGuard<'_, Text> {
-    // Bytes are appended whole: a poisoned lock still holds good text.
-    text.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //! waited for.
 //!
 //! The kernel sums up ended children by process only, and a process runs several trials at once;
-//! so each child is asked for its own time between its end and its burial. A VM is asked too how
-//! long it stood ready with no processor free for it: it would have taken that time as well.
+//! so each child's own time is read between its end and the moment when it is reaped. Of a VM, the
+//! time that it stood ready with no processor free for it is read too: it would have taken that time as
+//! well.
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -15,8 +16,8 @@ use std::time::Duration;
 thread_local! {
     /// Of the calling thread's ended children.
     static CHILDREN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    /// Of the children that it ended by [`end`]; none before the first, or where the kernel does
-    /// not tell.
+    /// Of the children that it ended by [`end`]; none before the first, or where the kernel does not
+    /// count it.
     static QUEUED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
@@ -29,7 +30,7 @@ pub fn of_thread() -> Duration {
 }
 
 /// How long the threads of the children that the calling thread ended by [`end`] stood ready to run
-/// with no processor free for them; none where the kernel does not tell (no `CONFIG_SCHED_INFO`).
+/// with no processor free for them; none where the kernel does not count it (no `CONFIG_SCHED_INFO`).
 pub fn queued() -> Option<Duration> {
     QUEUED.get()
 }
@@ -128,7 +129,7 @@ fn count(child: &Child, options: libc::c_int) {
     // SAFETY: both are plain numbers, for which all zeros is a value.
     let (mut info, mut usage): (libc::siginfo_t, libc::rusage) = unsafe { std::mem::zeroed() };
     loop {
-        // The system call tells the usage too, which libc's function of that name does not.
+        // The system call also gives the usage, which libc's function of that name does not.
         // SAFETY: both pointers are to local variables of the types that waitid(2) names.
         let result = unsafe {
             libc::syscall(
@@ -142,7 +143,7 @@ fn count(child: &Child, options: libc::c_int) {
         };
         match Errno::result(result) {
             Err(Errno::EINTR) => {}
-            // Nothing is told of one that still runs: the usage is zero.
+            // Of a child that still runs the kernel gives a usage of zero.
             Ok(_) => break CHILDREN.set(CHILDREN.get() + time(&usage)),
             Err(_) => break,
         }
@@ -224,7 +225,7 @@ mod tests {
         use nix::sched::{CpuSet, sched_setaffinity};
         use nix::unistd::Pid;
         if !std::path::Path::new("/proc/thread-self/schedstat").exists() {
-            eprintln!("skipped: this kernel does not tell");
+            eprintln!("skipped: this kernel does not count it");
             return;
         }
         // Several that never pause, on one processor, which they inherit.

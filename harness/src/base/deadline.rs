@@ -219,6 +219,11 @@ impl Deadline {
         (!left.is_zero()).then_some(left)
     }
 
+    /// When it is over.
+    pub fn ends(&self) -> Instant {
+        self.ends
+    }
+
     /// The whole span.
     pub fn span(&self) -> Duration {
         self.ends - self.started

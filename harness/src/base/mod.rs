@@ -8,4 +8,5 @@ pub mod error;
 pub mod json;
 pub mod panics;
 pub mod slots;
+pub mod watch;
 pub mod words;

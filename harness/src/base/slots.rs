@@ -1,11 +1,11 @@
 //! Which trials run at once: each takes a slot as large as what it needs of the processors and of
-//! the memory, and waits in a line where there is none.
+//! the memory, and waits in a line until there is one.
 //!
-//! The line is served in order, but whoever fits may pass one that does not, up to [`PASSES`] times:
-//! then the line stands still until that one fits. So small trials fill the gaps, and one that needs
-//! everything is not put off for ever.
+//! The line is served in order, but a trial that fits may pass one that does not fit, which is passed up
+//! to `PASSES` times: then the line stands still until it fits. So small trials fill the gaps, and a
+//! trial that needs everything is not put off for ever.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use super::watch::Watch;
 
 /// One processor, in the units of [`Need::processors`].
 pub const PROCESSOR: u32 = 1000;
@@ -49,11 +49,10 @@ impl Need {
 /// The slots of a run. Threads share them.
 pub struct Slots {
     whole: Need,
-    line: Mutex<Line>,
-    moved: Condvar,
+    line: Watch<Line>,
 }
 
-/// A trial's place; it is free again when this is dropped.
+/// A trial's slot; it is free again when this is dropped.
 pub struct Slot<'s> {
     slots: &'s Slots,
     need: Need,
@@ -80,16 +79,15 @@ struct Waiter {
 }
 
 impl Slots {
-    /// As many as fit in `whole`.
+    /// Slots of which as many are taken as fit in `whole`.
     pub fn new(whole: Need) -> Slots {
         Slots {
             whole,
-            line: Mutex::new(Line {
+            line: Watch::new(Line {
                 free: whole,
                 waiting: Vec::new(),
                 tickets: 0,
             }),
-            moved: Condvar::new(),
         }
     }
 
@@ -104,46 +102,36 @@ impl Slots {
         self.wait_at(Joins::Last, need)
     }
 
-    /// As [`Slots::wait`], before all who wait: for one that holds what is scarcer.
+    /// As [`Slots::wait`], before all others that wait: for a trial that holds something scarcer already.
     pub fn wait_first(&self, need: Need) -> Slot<'_> {
         self.wait_at(Joins::First, need)
     }
 
-    fn wait_at(&self, place: Joins, need: Need) -> Slot<'_> {
+    fn wait_at(&self, joins: Joins, need: Need) -> Slot<'_> {
         let need = need.min(self.whole);
-        let mut line = self.lock();
-        let ticket = line.join(place, need);
-        while !line.enter(ticket) {
-            let woken = self.moved.wait(line);
-            line = woken.unwrap_or_else(PoisonError::into_inner);
-        }
+        let ticket = self.line.lock().join(joins, need);
+        (self.line).wait_forever(|line| line.enter(ticket).then_some(()));
         // The next in line may fit as well.
-        self.moved.notify_all();
+        self.line.wake();
         Slot { slots: self, need }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Line> {
-        // Nothing in here panics between two changes that belong together.
-        self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        self.slots.lock().leave(self.need);
-        self.slots.moved.notify_all();
+        self.slots.line.update(|line| line.leave(self.need));
     }
 }
 
 impl Line {
-    fn join(&mut self, place: Joins, need: Need) -> u64 {
+    fn join(&mut self, joins: Joins, need: Need) -> u64 {
         self.tickets += 1;
         let waiter = Waiter {
             ticket: self.tickets,
             need,
             passed: 0,
         };
-        match place {
+        match joins {
             Joins::First => self.waiting.insert(0, waiter),
             Joins::Last => self.waiting.push(waiter),
         }
@@ -218,13 +206,13 @@ mod tests {
         /// Its ticket.
         fn join(&mut self, need: Need) -> u64 {
             let need = need.min(self.slots.whole);
-            let ticket = self.slots.lock().join(Joins::Last, need);
+            let ticket = self.slots.line.lock().join(Joins::Last, need);
             self.admit();
             ticket
         }
 
         fn admit(&mut self) {
-            let mut line = self.slots.lock();
+            let mut line = self.slots.line.lock();
             while let Some(index) = line.turn() {
                 let Waiter { ticket, need, .. } = line.waiting[index];
                 assert!(line.enter(ticket));
@@ -234,7 +222,7 @@ mod tests {
 
         fn leave(&mut self, ticket: u64) {
             let need = self.inside.remove(&ticket).expect("it is inside");
-            self.slots.lock().leave(need);
+            self.slots.line.lock().leave(need);
             self.admit();
         }
 
@@ -258,7 +246,7 @@ mod tests {
     #[test]
     fn one_that_joins_first_is_next() {
         let slots = Slots::new(need(PROCESSOR, 1000));
-        let mut line = slots.lock();
+        let mut line = slots.line.lock();
         let inside = line.join(Joins::Last, BUSY);
         assert!(line.enter(inside));
         let last = line.join(Joins::Last, BUSY);
@@ -334,12 +322,19 @@ mod tests {
                 let processors: u32 = model.inside.values().map(|n| n.processors).sum();
                 let memory: u64 = model.inside.values().map(|n| n.memory_mib).sum();
                 assert!(processors <= whole.processors && memory <= whole.memory_mib);
-                let waiting = model.slots.lock().waiting.len();
+                let waiting = model.slots.line.lock().waiting.len();
                 assert!(!model.inside.is_empty() || waiting == 0, "nobody moves");
-                let most = model.slots.lock().waiting.iter().map(|w| w.passed).max();
+                let most = model
+                    .slots
+                    .line
+                    .lock()
+                    .waiting
+                    .iter()
+                    .map(|w| w.passed)
+                    .max();
                 assert!(most.unwrap_or(0) <= PASSES);
             }
-            assert_eq!(model.slots.lock().free, whole);
+            assert_eq!(model.slots.line.lock().free, whole);
         }
     }
 
@@ -373,7 +368,7 @@ mod tests {
             holder.join()
         });
         assert!(panicked.is_err());
-        assert_eq!(slots.lock().free, slots.whole);
+        assert_eq!(slots.line.lock().free, slots.whole);
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //! find the harness under a fixed name.
 
 use clap::{Parser, Subcommand};
-use harness::base::words;
 use harness::cases;
 use harness::plan::nothing_matches;
 use harness::run::planned::planned;
 use harness::settings::Settings;
 use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
 use harness::vm::checkpoint::store::Store;
+use harness::vm::qemu::Qemu;
 use harness::{entry, run, vm};
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -126,7 +126,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             let facts = &plan.capabilities.qemu;
             let kit = run::context::kit_so_far(&settings, facts, &found.cell.guest);
             let spec = found.vm_spec(&kit);
-            let line = words::command_line(&settings.qemu, &spec.arguments());
+            let line = Qemu::under_test(&settings).command(spec.arguments()).line();
             print(&explain::explain(
                 found,
                 &line,

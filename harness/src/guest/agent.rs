@@ -9,22 +9,22 @@ use crate::vm::cmdline::ENDED_PORT;
 use crate::vm::process::AgentPorts;
 use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
+use parking_lot::Mutex;
 use qapi::qga;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
 const POLL_MIN: Duration = Duration::from_millis(2);
 /// guest-exec has no event for a command's end; a guest without our port is asked.
 const POLL_MAX: Duration = Duration::from_millis(10);
-/// Between two questions where the guest says by itself when a command ends: most do, one that was
-/// killed does not. Each question takes 2 ms of the guest's processor under TCG.
+/// Between two questions where the guest reports by itself that a command has ended: most ends are
+/// reported, that of a killed command is not. Each question takes 2 ms of the guest's processor under TCG.
 const POLL_SAID: Duration = Duration::from_millis(200);
 
-/// Exit code of a wait that was in vain; no command under test has it.
+/// Exit code of a wait that found nothing; no command under test has it.
 const NEVER: i64 = 99;
 
 /// The agent of one guest.
@@ -71,7 +71,7 @@ impl Agent {
         Ok(agent)
     }
 
-    /// As [`Agent::connect`], of a guest that does not run yet: nothing is waited for.
+    /// As [`Agent::connect`], of a guest that does not run yet: does not wait for an answer.
     ///
     /// # Errors
     /// When the socket cannot be duplicated or the reader thread not be started.
@@ -97,7 +97,7 @@ impl Agent {
         greet(&self.wire)
     }
 
-    /// Whether it may run commands: releases of RHEL forbid it until they are told otherwise.
+    /// Requires that it may run commands: releases of RHEL forbid it by default.
     ///
     /// # Errors
     /// [`crate::base::error::CannotRun`] where it may not; the agent's refusal or silence.
@@ -173,7 +173,8 @@ impl Agent {
     /// # Errors
     /// The agent's refusal or silence.
     pub fn start(&self, command: &str) -> anyhow::Result<Running> {
-        // Who also writes there at that moment keeps the port; then the end is found by asking.
+        // Where another command has the port open at that moment, this end is not reported, and found by
+        // asking.
         let says_its_end = format!(
             "trap '{{ echo $$ >/dev/virtio-ports/{ENDED_PORT}; }} 2>/dev/null' EXIT\n{command}"
         );
@@ -259,7 +260,7 @@ impl Agent {
         let deadline = limit.start();
         let seconds = deadline.span().as_secs_f64().ceil();
         let polled = quote(&format!("until {condition}; do sleep 0.01; done"));
-        // Mostly it holds at once, and then nothing is forked for the wait.
+        // Mostly the condition holds at once, and then no process is started for the wait.
         let whole = format!(
             "{{ {condition}; }} || timeout {seconds} sh -c {polled} || exit {NEVER}\n{command}"
         );
@@ -296,7 +297,7 @@ impl Agent {
         if self.echo {
             eprint!("guest{text}");
         }
-        let mut log = self.log.lock().unwrap_or_else(|p| p.into_inner());
+        let mut log = self.log.lock();
         // A log that cannot be written (disk full) must not decide a trial.
         let _ = log.write_all(text.as_bytes());
     }

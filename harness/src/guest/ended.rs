@@ -1,22 +1,23 @@
 //! What the guest says on its own when a command has ended.
 
+use crate::base::watch::Watch;
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Default)]
 struct State {
     /// Processes that ended and were not waited for yet.
     pids: BTreeSet<i64>,
-    /// Whether any has ever said so.
+    /// Whether any end was ever reported.
     used: bool,
 }
 
 /// The ends of commands, by the process ids that arrive on a socket, a line each.
 pub struct Ended {
-    shared: Arc<(Mutex<State>, Condvar)>,
+    state: Arc<Watch<State>>,
 }
 
 impl Ended {
@@ -25,50 +26,35 @@ impl Ended {
     /// # Errors
     /// When the thread that reads cannot be started.
     pub fn listen(stream: UnixStream) -> io::Result<Ended> {
-        let shared: Arc<(Mutex<State>, Condvar)> = Arc::default();
-        let ended = Ended {
-            shared: shared.clone(),
-        };
+        let state: Arc<Watch<State>> = Arc::default();
+        let theirs = state.clone();
         std::thread::Builder::new()
             .name("ended".into())
             .spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    // A reset may cut a line short; who waits for it asks.
+                    // A reset may cut a line short: whoever waits for that end asks the agent.
                     if let Ok(pid) = line.trim().parse() {
-                        let mut state = lock(&shared.0);
-                        state.pids.insert(pid);
-                        state.used = true;
-                        shared.1.notify_all();
+                        theirs.update(|state| {
+                            state.pids.insert(pid);
+                            state.used = true;
+                        });
                     }
                 }
             })?;
-        Ok(ended)
+        Ok(Ended { state })
     }
 
     /// Whether this guest says when a command ends.
     pub fn is_used(&self) -> bool {
-        lock(&self.shared.0).used
+        self.state.lock().used
     }
 
-    /// Waits for the end of `pid`, no longer than `limit`; whether it came. It is told once.
+    /// Waits for the end of `pid`, no longer than `limit`; whether it came. Each end is given once.
     pub fn wait(&self, pid: i64, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
-        let mut state = lock(&self.shared.0);
-        loop {
-            if state.pids.remove(&pid) {
-                return true;
-            }
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return false;
-            };
-            let waited = self.shared.1.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let came = |state: &mut State| state.pids.remove(&pid).then_some(());
+        self.state.wait(deadline, came).is_some()
     }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,33 +1,34 @@
 //! The accelerator, proved by a short boot.
 //!
-//! A `/dev/kvm` that exists may still not run a stock kernel (some cloud machines emulate kernel mode:
-//! minutes to reach userspace), and `-cpu host` may abort. So KVM races TCG with the same image, and
-//! is used only if it is no slower.
+//! A `/dev/kvm` that exists may still not run a stock kernel (some cloud machines emulate kernel mode,
+//! where a boot takes minutes), and `-cpu host` may abort. So KVM races TCG with the same image, and is
+//! used only if it is no slower.
 
-use crate::base::child::dies_with_parent;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::json;
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
 use crate::settings::AccelChoice;
 use crate::vm::accel::Accel;
+use crate::vm::qemu::{Death, Process, Qemu};
 use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// Seconds from exec to userspace under TCG on the machine where the deadlines were chosen.
+/// Seconds from QEMU's start to userspace under TCG on the machine where the deadlines were chosen.
 const REFERENCE_SECONDS: f64 = 1.8;
 
 /// The image must be in userspace by then: some thirty times what an ordinary machine takes, so that
-/// only one that is of no use misses it.
+/// only an accelerator that cannot be used misses it.
 const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 
 /// By how much KVM may come in after TCG: a working KVM is in userspace long before, but the two
@@ -44,7 +45,7 @@ pub struct Proven {
     pub accel: Accel,
     /// Why, in a sentence for people.
     pub reason: String,
-    /// Seconds from exec to [`USERSPACE_MARK`].
+    /// Seconds from QEMU's start to [`USERSPACE_MARK`].
     pub boot_seconds: f64,
     /// What deadlines are multiplied by; 1.0 on a machine as fast as the reference or faster.
     pub speed: f64,
@@ -53,10 +54,9 @@ pub struct Proven {
 /// What the answer depends on.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Key {
-    qemu: PathBuf,
+    qemu: Qemu,
     qemu_size: u64,
     qemu_modified: (i64, i64),
-    firmware: Vec<PathBuf>,
     image: String,
     host_kernel: String,
     /// Empty where `/dev/kvm` opens, else why not.
@@ -69,7 +69,7 @@ struct Cached {
     proven: Proven,
 }
 
-/// Where the answer to `choice` is kept.
+/// The file that keeps the answer to `choice`.
 fn file(cache_dir: &Path, choice: AccelChoice) -> PathBuf {
     let name = match choice {
         AccelChoice::Auto => "auto",
@@ -81,29 +81,26 @@ fn file(cache_dir: &Path, choice: AccelChoice) -> PathBuf {
 
 /// What [`prove`] would give, if that is known already; boots nothing.
 pub fn known(
-    qemu: &Path,
-    firmware: &[PathBuf],
+    qemu: &Qemu,
     image: &GuestImage,
     cache_dir: &Path,
     choice: AccelChoice,
 ) -> Option<Proven> {
-    cached(&file(cache_dir, choice), &key(qemu, firmware, image).ok()?)
+    cached(&file(cache_dir, choice), &key(qemu, image).ok()?)
 }
 
 /// Finds what VMs can run under, by booting `image`; the answer is kept in `cache_dir`.
 ///
-/// `firmware` are QEMU's `-L` directories. `progress` is told before it takes long. Every error is a
-/// [`CannotRun`].
+/// `progress` is called with a line before each boot. Every error is a [`CannotRun`].
 pub fn prove(
-    qemu: &Path,
-    firmware: &[PathBuf],
+    qemu: &Qemu,
     image: &GuestImage,
     cache_dir: &Path,
     choice: AccelChoice,
     progress: &dyn Fn(&str),
 ) -> Result<Proven> {
     let file = file(cache_dir, choice);
-    let key = key(qemu, firmware, image)?;
+    let key = key(qemu, image)?;
     if let Some(proven) = cached(&file, &key) {
         return Ok(proven);
     }
@@ -118,7 +115,7 @@ pub fn prove(
     if let Some(proven) = cached(&file, &key) {
         return Ok(proven);
     }
-    let start = |accel| Boot::start(accel, qemu, firmware, image);
+    let start = |accel| ProofBoot::start(accel, qemu, image);
     let proven = match (choice, key.kvm_refusal.as_str()) {
         (AccelChoice::Tcg, _) => {
             progress("measuring a boot under TCG");
@@ -145,9 +142,9 @@ pub fn prove(
     Ok(cached.proven)
 }
 
-fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
-    let binary =
-        fs::metadata(qemu).or_cannot_run(|| format!("find the QEMU {}", qemu.display()))?;
+fn key(qemu: &Qemu, image: &GuestImage) -> Result<Key> {
+    let binary = fs::metadata(&qemu.program)
+        .or_cannot_run(|| format!("find the QEMU {}", qemu.program.display()))?;
     let host = nix::sys::utsname::uname().or_cannot_run(|| "ask for the host's kernel".into())?;
     let kvm_refusal = match File::options().read(true).write(true).open("/dev/kvm") {
         Ok(_) => String::new(),
@@ -157,10 +154,9 @@ fn key(qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Key> {
         Err(error) => format!("/dev/kvm cannot be opened ({error})"),
     };
     Ok(Key {
-        qemu: qemu.into(),
+        qemu: qemu.clone(),
         qemu_size: binary.len(),
         qemu_modified: (binary.mtime(), binary.mtime_nsec()),
-        firmware: firmware.into(),
         image: image.hash.clone(),
         host_kernel: host.release().to_string_lossy().into_owned(),
         kvm_refusal,
@@ -172,77 +168,65 @@ fn cached(file: &Path, key: &Key) -> Option<Proven> {
     (cached.key == *key).then_some(cached.proven)
 }
 
-/// A QEMU that boots the image and is killed when dropped.
-struct Boot {
+/// A QEMU that boots the image, to see how long that takes. It is ended when this is dropped.
+struct ProofBoot {
     accel: Accel,
-    command: String,
-    child: Child,
-    started: Instant,
+    program: String,
+    process: Process,
+    /// The serial console, until it is closed.
+    console: Option<UnixStream>,
     serial: Vec<u8>,
-    stderr: Vec<u8>,
-    /// Seconds from exec to userspace.
+    /// Seconds from start to userspace.
     userspace: Option<f64>,
     /// How it ended, and after how many seconds.
-    exit: Option<(ExitStatus, f64)>,
+    exit: Option<(Death, f64)>,
 }
 
-impl Boot {
-    fn start(accel: Accel, qemu: &Path, firmware: &[PathBuf], image: &GuestImage) -> Result<Self> {
-        let mut command = Command::new(qemu);
-        for dir in firmware {
-            command.arg("-L").arg(dir);
-        }
-        command
-            .args(["-machine", "pc", "-m", "256", "-smp", "1"])
-            .args(accel.qemu_args())
-            .args(["-nodefaults", "-no-user-config", "-no-reboot"])
-            .args(["-display", "none", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(image.kernel())
-            .arg("-initrd")
-            .arg(&image.initrd)
-            .args(["-append", KERNEL_CMDLINE])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        Self::spawn(accel, command)
+impl ProofBoot {
+    fn start(accel: Accel, qemu: &Qemu, image: &GuestImage) -> Result<Self> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut put = |text: &str| arguments.extend(text.split(' ').map(OsString::from));
+        put("-machine pc -m 256 -smp 1");
+        put(&accel.qemu_args().join(" "));
+        put("-nodefaults -no-user-config -no-reboot -display none -serial stdio");
+        arguments.extend(["-kernel".into(), image.kernel().into()]);
+        arguments.extend(["-initrd".into(), image.initrd.clone().into()]);
+        arguments.extend(["-append".into(), KERNEL_CMDLINE.into()]);
+        Self::spawn(accel, qemu, arguments)
     }
 
-    fn spawn(accel: Accel, mut command: Command) -> Result<Self> {
-        let name = command.get_program().to_string_lossy().into_owned();
-        let child = dies_with_parent(&mut command)
-            .spawn()
-            .or_cannot_run(|| format!("start {name}"))?;
-        Ok(Boot {
+    /// `arguments` have the serial console on standard output.
+    fn spawn(accel: Accel, qemu: &Qemu, arguments: Vec<OsString>) -> Result<Self> {
+        let mut command = qemu.command(arguments);
+        let console = command.stdio()?;
+        Ok(ProofBoot {
             accel,
-            command: name,
-            child,
-            started: Instant::now(),
+            program: qemu.program.display().to_string(),
+            process: command.start()?,
+            console: Some(console),
             serial: Vec::new(),
-            stderr: Vec::new(),
             userspace: None,
             exit: None,
         })
     }
 
-    /// Takes what QEMU has said, and its end.
+    /// Takes what the console has shown, and notes QEMU's end.
     fn read(&mut self) -> Result<()> {
-        take_available(&mut self.child.stdout, &mut self.serial)?;
-        take_available(&mut self.child.stderr, &mut self.stderr)?;
+        take_available(&mut self.console, &mut self.serial)?;
         let mark = USERSPACE_MARK.as_bytes();
         if self.userspace.is_none() && self.serial.windows(mark.len()).any(|seen| seen == mark) {
-            self.userspace = Some(self.started.elapsed().as_secs_f64());
+            self.userspace = Some(self.process.started().elapsed().as_secs_f64());
         }
         if self.is_mute() {
-            let seconds = self.started.elapsed().as_secs_f64();
-            self.exit = self.child.try_wait()?.map(|status| (status, seconds));
+            let seconds = self.process.started().elapsed().as_secs_f64();
+            self.exit = self.process.death().map(|death| (death, seconds));
         }
         Ok(())
     }
 
-    /// Both outputs are closed: it has ended, or is about to.
+    /// Its console is closed: it has ended, or is about to.
     fn is_mute(&self) -> bool {
-        self.child.stdout.is_none() && self.child.stderr.is_none()
+        self.console.is_none()
     }
 
     fn is_running(&self) -> bool {
@@ -251,21 +235,21 @@ impl Boot {
 
     /// Why it is not in userspace, with what can be seen of it.
     fn failure(&self) -> String {
-        let (name, command) = (self.accel.name(), &self.command);
-        let what = match self.exit {
-            Some((status, seconds)) => format!(
-                "`{command}` under {name} ended with {status} after {seconds:.1} s, before the guest was in userspace"
+        let (name, program) = (self.accel.name(), &self.program);
+        let what = match &self.exit {
+            Some((Death { status, .. }, seconds)) => format!(
+                "`{program}` under {name} ended with {status} after {seconds:.1} s, before the guest was in userspace"
             ),
             None => format!(
-                "`{command}` under {name} did not bring the guest to userspace within {} s",
+                "`{program}` under {name} did not bring the guest to userspace within {} s",
                 BOOT_DEADLINE.as_secs()
             ),
         };
-        let said = match tail(&self.stderr) {
+        let said = match tail(&self.process.stderr()) {
             none if none.is_empty() => "QEMU said nothing".into(),
             text => format!("QEMU said: {text}"),
         };
-        let console = match tail(&self.serial) {
+        let console = match tail(&String::from_utf8_lossy(&self.serial)) {
             none if none.is_empty() => "nothing came over the serial console".into(),
             text => format!("the serial console ended with: {text}"),
         };
@@ -273,15 +257,8 @@ impl Boot {
     }
 }
 
-impl Drop for Boot {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// Reads what is there, and closes the stream at its end.
-fn take_available<S: Read + AsFd>(stream: &mut Option<S>, into: &mut Vec<u8>) -> Result<()> {
+fn take_available(stream: &mut Option<UnixStream>, into: &mut Vec<u8>) -> Result<()> {
     let mut buffer = [0; 16384];
     while let Some(open) = stream {
         let mut fds = [PollFd::new(open.as_fd(), PollFlags::POLLIN)];
@@ -297,21 +274,14 @@ fn take_available<S: Read + AsFd>(stream: &mut Option<S>, into: &mut Vec<u8>) ->
 }
 
 /// Waits until one of `boots` says something or ends, or until `deadline`, and takes what there is.
-fn step(boots: &mut [&mut Boot], deadline: Instant) -> Result<()> {
+fn step(boots: &mut [&mut ProofBoot], deadline: Instant) -> Result<()> {
     let mut fds = Vec::new();
     let mut until = deadline;
     for boot in boots.iter().filter(|boot| boot.is_running()) {
-        let (out, err) = (&boot.child.stdout, &boot.child.stderr);
-        fds.extend(
-            out.as_ref()
-                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)),
-        );
-        fds.extend(
-            err.as_ref()
-                .map(|s| PollFd::new(s.as_fd(), PollFlags::POLLIN)),
-        );
+        let console = boot.console.as_ref();
+        fds.extend(console.map(|console| PollFd::new(console.as_fd(), PollFlags::POLLIN)));
         if boot.is_mute() {
-            // Its end follows within this, and is not to be seen by poll.
+            // The process ends within this time, which poll does not see.
             until = until.min(Instant::now() + Duration::from_millis(5));
         }
     }
@@ -329,9 +299,9 @@ fn step(boots: &mut [&mut Boot], deadline: Instant) -> Result<()> {
         .try_for_each(|boot| boot.read())
 }
 
-/// Boots with nothing to compare to.
-fn alone(mut boot: Boot, reason: &str) -> Result<Proven> {
-    let deadline = boot.started + BOOT_DEADLINE;
+/// One boot, with nothing to compare it to.
+fn alone(mut boot: ProofBoot, reason: &str) -> Result<Proven> {
+    let deadline = boot.process.started() + BOOT_DEADLINE;
     while boot.is_running() && Instant::now() < deadline {
         step(&mut [&mut boot], deadline).or_cannot_run(|| "watch a boot".into())?;
     }
@@ -342,8 +312,8 @@ fn alone(mut boot: Boot, reason: &str) -> Result<Proven> {
 }
 
 /// KVM, if it is in userspace no later than TCG and a little; else TCG.
-fn race(mut kvm: Boot, mut tcg: Boot) -> Result<Proven> {
-    let deadline = tcg.started + BOOT_DEADLINE;
+fn race(mut kvm: ProofBoot, mut tcg: ProofBoot) -> Result<Proven> {
+    let deadline = tcg.process.started() + BOOT_DEADLINE;
     loop {
         if let Some(seconds) = kvm.userspace {
             let reason = format!("KVM, whose boot was in userspace after {seconds:.1} s");
@@ -352,7 +322,7 @@ fn race(mut kvm: Boot, mut tcg: Boot) -> Result<Proven> {
         let over = Instant::now() >= deadline;
         let mut until = deadline;
         if let Some(seconds) = tcg.userspace {
-            until = tcg.started + Duration::from_secs_f64(seconds) + GRACE;
+            until = tcg.process.started() + Duration::from_secs_f64(seconds) + GRACE;
             if kvm.exit.is_some() {
                 let why = kvm.failure().replace('\n', " ");
                 let reason = format!("TCG, as KVM does not work: {why}");
@@ -361,7 +331,7 @@ fn race(mut kvm: Boot, mut tcg: Boot) -> Result<Proven> {
             if Instant::now() >= until {
                 let reason = format!(
                     "TCG, as KVM is slower here: it was not in userspace after {:.1} s, TCG was after {seconds:.1} s",
-                    kvm.started.elapsed().as_secs_f64()
+                    kvm.process.started().elapsed().as_secs_f64()
                 );
                 return Ok(proven(Accel::Tcg, seconds, reason));
             }
@@ -381,9 +351,8 @@ fn proven(accel: Accel, boot_seconds: f64, reason: String) -> Proven {
     }
 }
 
-/// The last lines, without what a terminal would act upon.
-fn tail(bytes: &[u8]) -> String {
-    let text = String::from_utf8_lossy(bytes);
+/// The last lines, without control characters.
+fn tail(text: &str) -> String {
     let lines: Vec<String> = text
         .lines()
         .map(|line| line.chars().filter(|c| !c.is_control()).collect::<String>())

@@ -1,26 +1,28 @@
-//! vhost_net held with one value of `experimental_zcopytx`, which is set as it is loaded and at no other
-//! time; and put back as it was. Only where `--allow-module-reload` says so.
+//! Holds vhost_net at one value of `experimental_zcopytx`, which can be set only as the module is loaded,
+//! and puts the module back as it was; only where the user gives `--allow-module-reload`.
 //!
 //! # Holds
-//! A trial on this machine takes a [`Hold`] for as long as it runs: a shared lock (flock, which works
-//! between threads as between the processes of nextest) on one file, while the parameter reads as
-//! wanted. Where it reads otherwise, whoever gets the lock alone, as all who hold the other value have
-//! gone, reloads the module. No lock turns from one kind into the other in one step, so it looks again
-//! then; and the others who wait take part as soon as it reads as they want.
+//! A trial on this machine takes a [`Hold`] for as long as it runs: a shared lock on one file, while the
+//! parameter reads as the trial needs it. (The lock is flock's, which works between threads as between
+//! the processes of nextest.) Where the parameter reads otherwise, a trial waits until all trials with
+//! the other value have ended and it gets the lock exclusively; then it reloads the module. An exclusive
+//! lock does not become a shared one in one step, so the trial then looks at the parameter once more;
+//! other trials that wait for the same value go on as soon as the parameter has it.
 //!
 //! # Putting back
 //! Before its first reload a process starts a *keeper*: this program again, in a process group of its
 //! own, blocked on a pipe whose other end only this process has. The pipe ends when the run does,
-//! whether by itself, by Ctrl-C or by `kill -9`. Then the keeper takes the lock alone, which waits for
-//! all holds of all processes, and puts the module back.
+//! whether by itself, by Ctrl-C or by `kill -9`. Then the keeper takes the lock exclusively, which waits
+//! for all holds of all processes, and puts the module back.
 //!
-//! What it was is in the locked file: whoever reloads it writes down what was there, unless something is
-//! written already; whoever puts it back takes that away. So among several processes it is what was
-//! there before the first of them, and the first keeper that finds nobody at it puts it back for all that
-//! have begun so far. What was written down before this machine booted counts for nothing.
+//! The locked file says how the module was: a process that reloads it writes that down, unless the file
+//! holds it already; a keeper that puts the module back empties the file. So among several processes the
+//! file holds what was there before the first of them, and the first keeper that gets the lock puts the
+//! module back for all processes that have begun so far. What was written before this machine booted is
+//! ignored.
 //!
-//! A process that ends by itself waits for its keeper; under nextest, which has one a trial, that may
-//! last as long as the trials beside it.
+//! A process that ends by itself waits for its keeper; under nextest, which has a process for each trial,
+//! this may last as long as the trials beside it.
 
 use super::kernel_facts::{ZCOPYTX, switch};
 use crate::base::child::{self, pdeath_command};
@@ -28,13 +30,13 @@ use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The module, and its parameter.
@@ -45,11 +47,11 @@ const PARAMETER: &str = "experimental_zcopytx";
 /// name can hold a `/`.
 pub const KEEPER: &str = "nicmatrix/keeper";
 
-/// How long a module may be in use that nobody holds: by a VM that is just ending.
+/// How long a module without a [`Hold`] may be in use, by a VM that is just ending.
 const IN_USE: Duration = Duration::from_secs(30);
-/// How often it is tried again meanwhile.
+/// Between two tries meanwhile.
 const AGAIN: Duration = Duration::from_millis(100);
-/// What modprobe says of it, by itself or with the kernel's words.
+/// What modprobe then says, in its own or in the kernel's words.
 const IN_USE_WORDS: [&str; 2] = ["is in use", "temporarily unavailable"];
 
 /// Differs from boot to boot.
@@ -66,17 +68,17 @@ pub struct Module {
     keeper: Vec<String>,
 }
 
-/// For as long as it lives, nobody reloads the module.
+/// While this exists, the module is not reloaded.
 #[derive(Debug)]
 pub struct Hold {
     _lock: Flock<File>,
 }
 
-/// What there was before it was reloaded; in the locked file.
+/// How the module was before it was reloaded, in the locked file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Found {
     boot: String,
-    /// The parameter's value; None where the module was not loaded.
+    /// The parameter's value; nothing where the module was not loaded.
     value: Option<String>,
 }
 
@@ -92,10 +94,10 @@ impl Module {
         }
     }
 
-    /// Has it stay as it is, whatever that is.
+    /// Keeps the module as it is, however that is.
     ///
     /// # Errors
-    /// [`CannotRun`]: a lock that cannot be had.
+    /// [`CannotRun`]: a lock that cannot be taken.
     pub fn still(&self) -> Result<Hold> {
         let _lock = self.lock(FlockArg::LockShared)?;
         Ok(Hold { _lock })
@@ -108,7 +110,7 @@ impl Module {
             .or_cannot_run(|| self.cannot("lock"))
     }
 
-    /// The lock alone, where nobody has it.
+    /// The exclusive lock; nothing where another holds the lock.
     fn try_alone(&self) -> Result<Option<Flock<File>>> {
         match Flock::lock(self.open()?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Some(lock)),
@@ -193,7 +195,7 @@ impl Module {
             .or_cannot_run(|| self.cannot("write to"))
     }
 
-    /// Waits until nobody holds it, and puts back what is written down, if anything is.
+    /// Waits until there is no [`Hold`], and puts the module back as the file says, if it says anything.
     fn put_back(&self) -> Result<()> {
         let mut lock = self.lock(FlockArg::LockExclusive)?;
         let Some(found) = found(&mut lock)? else {
@@ -277,7 +279,7 @@ impl Reloader {
 
     /// Starts the keeper of this process, unless it is there.
     fn start_keeper(&self) -> Result<()> {
-        let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keeper = self.keeper.lock();
         if keeper.is_some() {
             return Ok(());
         }
@@ -298,10 +300,10 @@ impl Reloader {
         Ok(())
     }
 
-    /// Has the module put back, when all holds have gone, those of other processes too. A keeper that
-    /// failed is told on stderr, and says there itself why.
+    /// Has the keeper put the module back, which waits for the holds of all processes. Where the keeper
+    /// fails, a line on stderr says so, after the keeper's own words.
     pub fn put_back(&self) {
-        let keeper = (self.keeper.lock().unwrap_or_else(PoisonError::into_inner)).take();
+        let keeper = self.keeper.lock().take();
         let Some(mut keeper) = keeper else {
             return;
         };

@@ -11,10 +11,10 @@ use std::time::Duration;
 const TRACING: &str = "/sys/kernel/tracing";
 /// Our probe in it.
 const PROBE: &str = "nicmatrix/zerocopy";
-/// Called when nobody refers to a guest's pages any more that vhost_net has sent from
-/// (drivers/vhost/net.c), by its older and its newer name; the third argument says whether they were
-/// sent as they were (true) or had to be copied on the way. What is copied from the first, as all is
-/// with `experimental_zcopytx=0`, never comes there.
+/// The kernel's function, by its older and its newer name, that is called when the pages of a guest from
+/// which vhost_net has sent a frame are no longer in use (drivers/vhost/net.c). Its third argument says
+/// whether the pages were sent as they were (true) or had to be copied on the way. It is not called for
+/// a frame that vhost_net copies to begin with, as it does all with `experimental_zcopytx=0`.
 const COMPLETIONS: [&str; 2] = ["vhost_zerocopy_callback", "vhost_zerocopy_complete"];
 
 /// The threads that serve the QEMU of that pid: named `vhost-PID`, of the kernel before Linux 6.4, of
@@ -66,8 +66,8 @@ pub fn passed(pid: u32) -> Result<u64> {
         .or_cannot_run(|| format!("read {file}"))
 }
 
-/// Watches for frames that are sent out of a guest's own pages. The kernel forgets it when it is
-/// dropped; one left by a killed run is empty.
+/// Watches for frames that are sent out of a guest's own pages, until it is dropped. A killed run leaves
+/// an instance of the tracer behind that holds nothing.
 pub struct ZeroCopy {
     instance: PathBuf,
 }
@@ -75,14 +75,14 @@ pub struct ZeroCopy {
 /// Frames that began as the guest's own pages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Left as they were.
+    /// Frames that were sent as they were.
     pub sent: usize,
-    /// Had to be copied on the way: whoever keeps a frame, as the host's own stack does, takes a copy.
+    /// Frames that had to be copied on the way, as the host's own stack does with those that it keeps.
     pub copied: usize,
 }
 
 impl ZeroCopy {
-    /// Begins to watch, apart from everybody else who does.
+    /// Begins to watch, in an instance of the tracer of its own.
     ///
     /// # Errors
     /// [`CannotRun`]: a kernel without kprobe events, or no right to them.
@@ -109,7 +109,7 @@ impl ZeroCopy {
                 .append(true)
                 .open(tracing.join("kprobe_events"))
                 .and_then(|mut file| std::io::Write::write_all(&mut file, probe.as_bytes()));
-            // Another trial may have been quicker.
+            // Another trial may have set it first.
             if !events.exists() {
                 appended.or_cannot_run(|| format!("set the probe `{probe}`"))?;
             }
@@ -118,7 +118,7 @@ impl ZeroCopy {
             .prefix("nicmatrix-")
             .tempdir_in(tracing.join("instances"))
             .or_cannot_run(|| "make an instance of the tracer".into())?
-            // Removed by rmdir alone, in this one's drop.
+            // It can be removed by rmdir alone: see drop.
             .keep();
         let watching = ZeroCopy { instance };
         let enable = watching.instance.join("events").join(PROBE).join("enable");
@@ -126,7 +126,7 @@ impl ZeroCopy {
         Ok(watching)
     }
 
-    /// What the vhost workers of the QEMU of that pid have sent so.
+    /// The frames of that kind that the vhost workers of the QEMU of that pid have sent so far.
     ///
     /// # Errors
     /// When the tracer cannot be read.
@@ -140,7 +140,7 @@ impl ZeroCopy {
 
 impl Drop for ZeroCopy {
     fn drop(&mut self) {
-        // It goes with the lab at the latest.
+        // Where this fails, the instance ends with the lab.
         let _ = fs::remove_dir(&self.instance);
     }
 }

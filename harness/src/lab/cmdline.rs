@@ -6,15 +6,15 @@ use crate::vm::accel::Accel;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// File descriptor of the console in QEMU.
+/// File descriptor in QEMU of the console.
 pub const SERIAL_FD: i32 = 4;
-/// File descriptor of the port in QEMU, on which the harness speaks to itself inside.
+/// File descriptor in QEMU of the port between the harness outside and the harness inside.
 pub const PORT_FD: i32 = 3;
 /// File descriptor in QEMU of the console on which a shell listens.
 pub const SHELL_FD: i32 = 5;
-/// That port's name, as the lab's `/sys/class/virtio-ports` has it.
+/// The port's name, as the lab's `/sys/class/virtio-ports` has it.
 pub const PORT: &str = "nicmatrix.lab";
-/// The script, in the lab's own directory.
+/// The name of the script that the lab's init reads, in the lab's own directory.
 pub const START: &str = "start";
 
 /// The lab's kernel parameters. As for guests (see [`crate::guest::image::KERNEL_CMDLINE`]), under TCG
@@ -35,11 +35,10 @@ pub struct LabSpec {
     pub kernel: PathBuf,
     /// Its initramfs.
     pub initrd: PathBuf,
-    /// `-L` directories.
-    pub firmware: Vec<PathBuf>,
-    /// The host's directory that it may write to, and sees at the same place.
+    /// The host's directory that the lab may write to, under the same path inside.
     pub artifacts: PathBuf,
-    /// The host's directory of checkpoints, which QEMU opens for writing though it maps them privately.
+    /// The host's directory of checkpoints. It is writable, as QEMU opens a guest's memory for writing
+    /// though it maps it privately.
     pub checkpoints: PathBuf,
     /// The host's directory with the script.
     pub directory: PathBuf,
@@ -49,9 +48,6 @@ impl LabSpec {
     /// QEMU's arguments, without the program.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut words: Vec<OsString> = Vec::new();
-        for directory in &self.firmware {
-            words.extend(["-L".into(), directory.into()]);
-        }
         let mut put = |text: &str| words.extend(text.split(' ').map(OsString::from));
         put("-name nicmatrix-lab -nodefaults -no-user-config -display none -no-reboot");
         put("-machine q35");
@@ -101,7 +97,7 @@ pub struct StartScript {
     pub artifacts: PathBuf,
     /// See [`LabSpec::checkpoints`].
     pub checkpoints: PathBuf,
-    /// What must be seen inside, wherever it is.
+    /// What must be seen inside, also below a directory that the lab covers, such as `/tmp`.
     pub visible: Vec<PathBuf>,
     /// Variables for the harness inside.
     pub environment: Vec<(String, String)>,
@@ -143,7 +139,6 @@ mod tests {
             cpus: 2,
             kernel: "/images/x/vmlinux".into(),
             initrd: "/images/x/lab-initrd".into(),
-            firmware: vec!["/fw".into()],
             artifacts: "/work, here/runs".into(),
             checkpoints: "/work, here/checkpoints".into(),
             directory: "/work, here/lab/vhost".into(),
@@ -156,7 +151,6 @@ mod tests {
         let text = crate::base::words::command_line(Path::new("qemu"), &words);
         insta::assert_snapshot!(text, @r"
         qemu \
-          -L /fw \
           -name nicmatrix-lab \
           -nodefaults \
           -no-user-config \

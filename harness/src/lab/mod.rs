@@ -1,41 +1,43 @@
-//! The lab: a disposable host for trials that need a kernel setting nobody wants made to their own.
+//! The lab: a disposable host for trials that need a kernel setting which nobody should have to make on
+//! their own machine.
 //!
 //! vhost's zero-copy is a parameter of the host's kernel module (`vhost_net`'s
 //! `experimental_zcopytx`), and many kernels have no such module at all. So the host is a VM too: the
 //! kernel and userspace of the built guest image with modules of its own, booted by the QEMU under
 //! test, with KVM where that is proved, else TCG.
 //!
-//! # What it sees
-//! This machine's root, read-only over 9p and kept in its page cache; tmpfs over `/tmp` and `/run`;
-//! the directory of the runs, for writing. In there the same program runs that runs outside
-//! ([`crate::inside`]), chrooted to that root, so that every path means the same on both sides. Nothing is
-//! installed, and QEMU's death takes all of it away.
+//! # What a lab sees
+//! This machine's root, read-only over 9p and kept in the lab's page cache; tmpfs over `/tmp` and
+//! `/run`; the directory of the runs, for writing. The same program runs inside as outside
+//! ([`crate::inside`]), chrooted to that root, so that every path means the same on both sides. Nothing
+//! is installed, and QEMU's end takes all of it away.
 //!
 //! # How a trial runs there
-//! A port of virtio-serial carries JSON lines ([`protocol`]). The harness outside names the trial,
-//! with its settings and all that it has found out; the harness inside plans it anew for the kernel
-//! that it finds, runs it on its own thread and namespace as any other, and sends its end, which goes
-//! into the same events. Artifacts need no transport: they are written where they belong.
+//! A port of virtio-serial carries JSON lines ([`protocol`]). The harness outside sends a [`Job`]: the
+//! trial's name, the settings and all that was found out outside. The harness inside plans the trial
+//! anew for the kernel that it finds, runs it on its own thread and namespace as any other, and sends
+//! how it ended, which goes into the same events. Artifacts need no transport: they are written where
+//! they belong.
 //!
-//! # What its VMs run under
-//! KVM, which is proved by a boot inside. Where the lab itself runs under TCG that is so as well: QEMU
-//! emulates AMD's virtualization, Linux's kvm_amd takes it for real, and a guest inside is translated
-//! once and not twice. It boots in 5 s and answers 0.4 s after it is restored; under TCG inside TCG, which
-//! is what is left where there is no KVM inside, that takes 34 and 5 s.
+//! # What a lab's VMs run under
+//! KVM, which a boot inside proves. This holds also where the lab itself runs under TCG: QEMU emulates
+//! AMD's virtualization, Linux's kvm_amd uses it, and a guest inside is translated once and not twice.
+//! It boots in 5 s and answers 0.4 s after it is restored. Where KVM does not work inside, what is left
+//! is TCG inside TCG, which takes 34 s and 5 s.
 //!
-//! Under KVM the lab has checkpoints of its own, as a nested CPU has other features. Under TCG, whose CPU
-//! does not depend on what it runs on, they come from outside: the harness inside asks for one, the
-//! harness outside makes it in a tenth of the time or has it already, and holds its lock until the trial
-//! ends.
+//! A lab under KVM has checkpoints of its own, as a nested CPU has other features. Under TCG, whose CPU
+//! does not depend on what it runs on, checkpoints come from outside: the harness inside sends a
+//! [`GuestRequest`]; the harness outside has the checkpoint already or makes it in a tenth of the time,
+//! sends a [`GuestReply`], and holds the checkpoint's lock until the trial ends.
 //!
-//! # Shared
+//! # Own and shared labs
 //! A run has labs of its own, one for each setting of the module, started when a trial needs it and
-//! ended with the run. Where `cargo xtask lab up` has put one up, it is used in their place
+//! ended with the run. Where `cargo xtask lab up` has started one, it is used in their place
 //! ([`shared`]).
 //!
-//! # When it fails
-//! A lab that panics, ends or falls silent (its harness says once a second that it lives) fails the
-//! trials that were in it, with the end of its console; the next trial gets a new one.
+//! # When a lab fails
+//! A lab that panics, ends or falls silent (its harness says once a second that it is alive) fails the
+//! trials that were in it, with the end of its console; the next trial gets a new lab.
 
 pub mod cmdline;
 pub mod protocol;
@@ -58,6 +60,7 @@ use crate::testbed::stock::Stock;
 use crate::vm::accel::Accel;
 use anyhow::{Context as _, Result};
 use cmdline::LabSpec;
+use parking_lot::Mutex;
 use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
 use report::flags::HostChoice;
@@ -65,36 +68,36 @@ use shared::Request;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use vm::Lab;
 
 /// This program's first argument where it is the harness inside. No trial's name can hold a `/`.
 pub const INSIDE: &str = "nicmatrix/inside";
 
-/// From exec to the first word of the harness inside: 6 s under TCG.
+/// From QEMU's start to the first message of the harness inside: 6 s under TCG.
 const LAB_UP: Limit = Limit {
     what: "the lab",
     seconds: 90.0,
 };
 
-/// How long a lab may say nothing: it speaks once a second, but a processor of its own may be kept from
-/// it while its VMs keep the host busy.
+/// How long a lab may send nothing: it sends once a second, but its VMs may keep the host's processors
+/// busy.
 const LAB_SILENT: Limit = Limit {
-    what: "a word of the lab",
+    what: "a message of the lab",
     seconds: 90.0,
 };
 
-/// How often it is looked whether it has fallen silent.
+/// How often the harness looks whether a lab has fallen silent.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// How much slower TCG is inside TCG than outside, at the most. A boot takes 34 s there, 2 outside; what
-/// makes it so is that each piece of code that is translated inside is thrown away outside.
+/// How much slower TCG is inside TCG than outside, at the most. A boot takes 34 s there, 2 outside: each
+/// time the QEMU inside translates a piece of code, the QEMU outside throws its own translation away.
 const NESTED_TCG: f64 = 20.0;
 
-/// The virtual CPUs of a lab under TCG. With two, what a trial takes of this machine's processors is half
-/// as much again, as QEMU must keep them from each other with every atomic access.
+/// The virtual CPUs of a lab under TCG. With two, a trial takes half as much processor time again, as QEMU
+/// must keep the two apart with every atomic access.
 const TCG_CPUS: usize = 1;
 
 /// What the harness outside has found out and built, as far as a lab needs it.
@@ -114,12 +117,17 @@ pub struct Outside<'a> {
 /// A trial's connection to its lab.
 struct Connection {
     route: Route,
+    /// The lab's first message.
     hello: Hello,
+    /// What the lab says of the trial.
     heard: Receiver<FromLab>,
 }
 
+/// How messages get to the lab.
 enum Route {
+    /// To a lab of this process, in which the trial has this number.
     Own(Arc<Lab>, u64),
+    /// Through the process that keeps a shared lab.
     Shared(UnixStream),
 }
 
@@ -161,12 +169,12 @@ impl Connection {
         })
     }
 
-    /// Says something of the trial, whose number is filled in.
+    /// Sends a message about the trial, whose number is filled in.
     fn say(&self, message: impl FnOnce(u64) -> ToLab) -> Result<()> {
         match &self.route {
             Route::Own(lab, number) => lab.say(&message(*number)),
             Route::Shared(stream) => {
-                // The keeper has its own number for it.
+                // The process that keeps the lab fills in its own number.
                 let line = serde_json::to_string(&message(0))? + "\n";
                 let mut stream: &UnixStream = stream;
                 stream
@@ -176,7 +184,7 @@ impl Connection {
         }
     }
 
-    /// Ends a lab that has said nothing for too long, and says so; a shared one is its keeper's.
+    /// Ends a lab of this process that has sent nothing for too long; then, a sentence about it.
     fn silent(&self) -> Option<String> {
         let Route::Own(lab, _) = &self.route else {
             return None;
@@ -190,12 +198,12 @@ impl Connection {
         })
     }
 
-    /// What became of the lab.
+    /// How the lab ended.
     fn death(&self) -> String {
         match &self.route {
             Route::Own(lab, _) => format!("the lab ended under the trial: {:#}", lab.death()),
             Route::Shared(_) => {
-                "the lab that was up ended under the trial: `cargo xtask lab status` tells where its console is".into()
+                "the lab that was up ended under the trial: `cargo xtask lab status` says where its console is".into()
             }
         }
     }
@@ -214,15 +222,15 @@ pub struct Labs {
     directory: PathBuf,
     memory_mib: u32,
     labs: [Mutex<Option<Started>>; 2],
-    /// What each can carry.
+    /// What trials may take of each.
     slots: [Slots; 2],
 }
 
-/// A lab that was started: one that did not come up would not the next time.
+/// A lab that was started, or why it did not come up: then another try would fail as well.
 type Started = Result<(Arc<Lab>, Hello), String>;
 
 impl Labs {
-    /// None yet. Their transcripts go to `directory`. `accel` is what they will run under.
+    /// No lab runs yet. The transcripts of labs go to `directory`; `accel` is what labs will run under.
     pub fn new(directory: PathBuf, memory_mib: u32, accel: Accel) -> Labs {
         let cpus = cpus(accel);
         Labs {
@@ -233,8 +241,8 @@ impl Labs {
         }
     }
 
-    /// Waits until the lab of `trial` can carry it beside those that it has: `need` is what it takes while
-    /// it runs. Nothing is waited for by one that runs on this machine itself.
+    /// Waits until the lab of `trial` has room for it, which takes `need` while it runs. A trial on this
+    /// machine itself does not wait.
     pub fn wait(&self, trial: &PlannedTrial, need: Need) -> Option<Slot<'_>> {
         let slots = &self.slots[usize::from(with_zcopytx(trial))];
         (trial.host == Host::Lab).then(|| slots.wait(need))
@@ -248,7 +256,7 @@ impl Labs {
             self.lost(trial, Outcome::Broken { message })
         });
         TrialEnded {
-            // As it looks from outside.
+            // As measured outside.
             seconds: begun.elapsed().as_secs_f64(),
             reproduce: outside.settings.reproduce(&trial.name),
             ..ended
@@ -259,18 +267,18 @@ impl Labs {
         let zcopytx = with_zcopytx(trial);
         let mut lab_start_seconds = None;
         let connection = match shared::connect(outside.settings, zcopytx, Request::Trial)? {
-            Some((stream, reader, up)) => Connection::shared(stream, reader, up)?,
+            Some((stream, reader, hello)) => Connection::shared(stream, reader, hello)?,
             None => {
-                let (lab, up, took) = self.lab(zcopytx, outside)?;
+                let (lab, hello, took) = self.lab(zcopytx, outside)?;
                 lab_start_seconds = took.map(|took| took.as_secs_f64());
-                Connection::own(lab, up)
+                Connection::own(lab, hello)
             }
         };
         connection.say(|trial_number| ToLab::Run {
             trial: trial_number,
             job: Box::new(job(trial, outside, run)),
         })?;
-        // Checkpoints stay for as long as the trial may read them.
+        // Checkpoints are locked for as long as the trial may read them.
         let mut held = Vec::new();
         let ended = loop {
             match connection.heard.recv_timeout(LOOK) {
@@ -302,7 +310,7 @@ impl Labs {
         })
     }
 
-    /// A trial that did not get to its own end: what there is to see is its lab's.
+    /// The end of a trial whose lab did not send it; the artifacts are the lab's.
     fn lost(&self, trial: &PlannedTrial, outcome: Outcome) -> TrialEnded {
         TrialEnded {
             artifacts: self.directory.display().to_string(),
@@ -311,24 +319,25 @@ impl Labs {
         }
     }
 
-    /// The lab with that setting; started where there is none that lives, and then how long that took.
+    /// The lab with that setting. Where none is alive it is started, and the duration says how long that
+    /// took.
     fn lab(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello, Option<Duration>)> {
-        let mut place = self.labs[usize::from(zcopytx)]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match &*place {
-            Some(Ok((lab, up))) if lab.is_alive() => return Ok((lab.clone(), up.clone(), None)),
+        let mut lab = self.labs[usize::from(zcopytx)].lock();
+        match &*lab {
+            Some(Ok((lab, hello))) if lab.is_alive() => {
+                return Ok((lab.clone(), hello.clone(), None));
+            }
             Some(Err(why)) => return Err(CannotRun(why.clone()).into()),
-            _ => *place = None,
+            _ => *lab = None,
         }
         let started = self.start(zcopytx, outside);
-        *place = Some(match &started {
+        *lab = Some(match &started {
             Ok(lab) => Ok(lab.clone()),
             Err(error) => Err(format!("{error:#}")),
         });
-        let (lab, up) = started?;
+        let (lab, hello) = started?;
         let took = lab.started.elapsed();
-        Ok((lab, up, Some(took)))
+        Ok((lab, hello, Some(took)))
     }
 
     fn start(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello)> {
@@ -340,17 +349,17 @@ impl Labs {
             .find(|directory| !directory.exists())
             .context("the numbers are used up")?;
         let lab = start(zcopytx, outside, &directory, self.memory_mib)?;
-        let up = lab
+        let hello = lab
             .wait_up(LAB_UP.start())
             .or_cannot_run(|| "start the lab".into())?;
-        Ok((Arc::new(lab), up))
+        Ok((Arc::new(lab), hello))
     }
 
-    /// Ends them; one that is just starting ends with the process.
+    /// Ends all labs; one that is just starting ends with the process.
     pub fn end(&self) {
-        for place in &self.labs {
-            if let Ok(mut place) = place.try_lock() {
-                *place = None;
+        for lab in &self.labs {
+            if let Some(mut lab) = lab.try_lock() {
+                *lab = None;
             }
         }
     }
@@ -372,7 +381,7 @@ fn cpus(accel: Accel) -> usize {
 /// Starts a lab with its transcripts in `directory`.
 fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) -> Result<Lab> {
     let settings = outside.settings;
-    let image = &outside.stock.image;
+    let Stock { qemu, image, .. } = outside.stock;
     let initrd = image.lab_initrd.clone();
     let spec = LabSpec {
         accel: outside.proven.accel,
@@ -380,9 +389,8 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         cpus: cpus(outside.proven.accel) as u32,
         kernel: image.kernel().to_owned(),
         initrd: initrd
-            .context("the guest image has no initramfs for it")
+            .context("the guest image has no initramfs for a lab")
             .or_cannot_run(|| "start the lab".into())?,
-        firmware: settings.firmware.clone(),
         artifacts: settings.runs(),
         checkpoints: settings.checkpoints(),
         directory: directory.to_owned(),
@@ -394,12 +402,12 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         settings.root.clone(),
         settings.dir.clone(),
         program.clone(),
-        settings.qemu.clone(),
+        qemu.program.clone(),
         settings.matrix.clone(),
     ];
-    visible.extend(settings.firmware.iter().cloned());
+    visible.extend(qemu.firmware.iter().cloned());
     visible.extend(outside.guest_files.iter().cloned());
-    // What holds others comes before them.
+    // A directory comes before what is in it.
     visible.sort();
     let mut environment = vec![
         ("HOME".to_owned(), "/root".to_owned()),
@@ -416,15 +424,15 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         environment,
         program,
     };
-    Lab::start(&settings.qemu, &spec, &script)
+    Lab::start(qemu, &spec, &script)
 }
 
-/// All that the harness inside need not find out.
+/// What the harness inside runs, with all that it need not find out itself.
 fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
     let proven = outside.proven;
     let slower = match proven.accel {
         Accel::Tcg => NESTED_TCG,
-        // Measured inside, as it is under TCG where KVM works inside.
+        // The harness inside measures it anew, as it also does under TCG where KVM works inside.
         Accel::Kvm => 1.0,
     };
     Job {
@@ -432,7 +440,7 @@ fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
         run: run.to_owned(),
         settings: Settings {
             host: Some(HostChoice::Direct),
-            // Its kernel has one setting for all that run in it.
+            // The lab's kernel has one setting for all trials in it.
             allow_module_reload: false,
             ..outside.settings.clone()
         },
@@ -446,7 +454,7 @@ fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
     }
 }
 
-/// What a guest of `trial` is to be started from; a checkpoint's lock goes to `held`.
+/// Answers what a guest of `trial` is started from; a checkpoint's lock goes to `held`.
 fn reply(
     trial: &PlannedTrial,
     outside: &Outside,

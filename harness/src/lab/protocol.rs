@@ -15,51 +15,51 @@ use std::path::PathBuf;
 pub enum ToLab {
     /// Run a trial.
     Run {
-        /// By which it is named from now on.
+        /// The number by which later messages name the trial.
         trial: u64,
-        /// What it is.
+        /// The trial.
         job: Box<Job>,
     },
     /// The answer to [`FromLab::GuestRequested`].
     GuestReplied {
-        /// For whom.
+        /// The trial that asked.
         trial: u64,
-        /// Or why the checkpoint cannot be made or read.
+        /// What its guest is started from, or why the checkpoint cannot be made or read.
         reply: Result<GuestReply, String>,
     },
-    /// Once a second, and nothing else: a word is an interrupt to the lab's kernel (see [`super::vm`]).
+    /// Sent once a second, for the interrupt that it is to the lab's kernel (see [`super::vm`]).
     Alive,
 }
 
 /// From inside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum FromLab {
-    /// First, once.
+    /// The first message, sent once.
     Hello(Hello),
-    /// Once a second, for as long as its kernel runs.
+    /// Sent once a second, for as long as the lab's kernel runs.
     Alive,
-    /// A guest is to be started.
+    /// A trial is about to start a guest.
     GuestRequested {
-        /// By whom.
+        /// The trial.
         trial: u64,
-        /// From what, and which.
+        /// The guest, and the state that it should be in.
         request: Box<GuestRequest>,
     },
     /// A trial has ended.
     Ended {
-        /// Which.
+        /// The trial.
         trial: u64,
-        /// How.
+        /// How it ended.
         ended: Box<TrialEnded>,
     },
 }
 
-/// A lab that is there.
+/// What a lab says of its kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// Of its kernel.
+    /// The kernel's release.
     pub release: String,
-    /// Why vhost_net cannot be used there.
+    /// Why vhost_net cannot be used there, where it cannot.
     pub vhost_obstacle: Option<String>,
     /// vhost_net's `experimental_zcopytx`, as it reads there.
     pub zcopytx: Option<bool>,
@@ -74,11 +74,11 @@ pub struct Job {
     pub run: PathBuf,
     /// The user's settings.
     pub settings: Settings,
-    /// Of the QEMU under test.
+    /// The facts of the QEMU under test.
     pub qemu: QemuFacts,
     /// The built image with the system's own kernel.
     pub image: GuestImage,
-    /// Those with others.
+    /// The built images with other suites' kernels.
     pub suites: SuiteImages,
     /// What VMs run under outside.
     pub proven: Proven,

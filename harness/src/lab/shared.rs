@@ -1,9 +1,10 @@
-//! A lab that several runs share: `cargo xtask lab up`, then any number of processes, as under
-//! nextest, which has one a trial.
+//! A lab that several runs share: `cargo xtask lab up` starts it, then any number of processes use it,
+//! as under nextest, which has a process for each trial.
 //!
-//! A process keeps the lab and listens on a socket beside its transcripts. A connection is a trial:
-//! the lines are those of [`super::protocol`], passed on with the lab's own number for the trial. So
-//! whoever asks for the trial also answers for its checkpoints, as with a lab of its own.
+//! One process keeps the lab and listens on a socket beside its transcripts. For each trial, a process
+//! makes a connection; its lines are those of [`super::protocol`], passed on with the lab's own number
+//! for the trial. So the process that runs the trial also provides its checkpoints, as with a lab of its
+//! own.
 
 use super::protocol::{FromLab, Hello, ToLab};
 use super::vm::Lab;
@@ -24,16 +25,16 @@ use std::time::Duration;
 /// How often the keeper looks whether its lab lives.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What a connection is for; its first line.
+/// What a connection is for: the first line that is sent on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// To run a trial; lines of [`ToLab`] follow.
     Trial,
-    /// To know about it.
+    /// To learn what the lab says of its kernel.
     Status,
     /// A shell inside; bytes follow.
     Shell,
-    /// To end it.
+    /// To end the lab.
     Down,
 }
 
@@ -54,10 +55,11 @@ fn socket(directory: &Path) -> PathBuf {
     directory.join("socket")
 }
 
-/// A connection to the shared lab with that setting, where one is up, and its first word.
+/// A connection to the shared lab with that setting, and what the lab says of its kernel; nothing where
+/// no such lab is up.
 ///
 /// # Errors
-/// One that was started by an older program.
+/// A lab that was started by an older program.
 pub fn connect(
     settings: &Settings,
     zcopytx: bool,
@@ -80,7 +82,7 @@ pub fn connect(
     Ok(Some((stream, reader, hello)))
 }
 
-/// The program inside is the one that was there when the lab was started.
+/// The program that runs inside is the one of the time when the lab was started.
 fn expect_same_program(directory: &Path) -> Result<()> {
     let time = |path: &Path| path.metadata().and_then(|meta| meta.modified()).ok();
     let built = std::env::current_exe().ok().and_then(|exe| time(&exe));
@@ -94,10 +96,11 @@ fn expect_same_program(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts a lab and keeps it until somebody wants it down. `ready` is told of it when it is up.
+/// Starts a lab and keeps it until [`Request::Down`]. `ready` is called with a line about the lab once it
+/// is up.
 ///
 /// # Errors
-/// One that is up already; a lab that does not come up, or ends.
+/// A lab with that setting that is up already; a lab that does not come up, or ends.
 pub fn keep(
     outside: &Outside,
     zcopytx: bool,
@@ -113,7 +116,7 @@ pub fn keep(
         bail!(CannotRun("it is up already".into()));
     };
     let socket = socket(&directory);
-    // A keeper that was killed left it: nobody listens there.
+    // A process that kept a lab and was killed left its socket behind.
     let _ = std::fs::remove_file(&socket);
     let lab = Arc::new(start(zcopytx, outside, &directory, memory_mib)?);
     let hello = lab
@@ -123,7 +126,7 @@ pub fn keep(
         .or_cannot_run(|| format!("listen on {} (at most 107 bytes)", socket.display()))?;
     let seconds = lab.started.elapsed().as_secs_f64();
     ready(&format!("{}, up in {seconds:.1} s", describe(&hello)))?;
-    let (watched, place) = (lab.clone(), socket.clone());
+    let (watched, path) = (lab.clone(), socket.clone());
     std::thread::Builder::new()
         .name("watch".into())
         .spawn(move || {
@@ -132,20 +135,20 @@ pub fn keep(
                 std::thread::sleep(LOOK);
             }
             eprintln!("Error: the lab ended: {:#}", watched.death());
-            // Whoever is connected is told by the end of the connection.
-            let _ = std::fs::remove_file(&place);
+            // Connected processes see the end of their connection.
+            let _ = std::fs::remove_file(&path);
             std::process::exit(3);
         })
         .or_cannot_run(|| "start a thread".into())?;
     for stream in listener.incoming() {
         let stream = stream.or_cannot_run(|| "take a connection".into())?;
-        let (lab, hello, place) = (lab.clone(), hello.clone(), socket.clone());
+        let (lab, hello, path) = (lab.clone(), hello.clone(), socket.clone());
         std::thread::Builder::new()
             .name("connection".into())
             .spawn(move || {
-                // An error: whoever was there has gone.
+                // An error means that the other side has gone.
                 if serve(&stream, &lab, &hello).unwrap_or(false) {
-                    let _ = std::fs::remove_file(&place);
+                    let _ = std::fs::remove_file(&path);
                     std::process::exit(0);
                 }
             })
@@ -154,7 +157,7 @@ pub fn keep(
     Ok(())
 }
 
-/// Serves a connection; whether the lab is to end.
+/// Serves a connection; true if the lab is to end.
 fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
@@ -171,7 +174,7 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
         }
         Request::Trial => {
             let (number, heard) = lab.trial();
-            let told = std::thread::spawn(move || {
+            let passing_on = std::thread::spawn(move || {
                 for message in heard {
                     let line = serde_json::to_string(&message)?;
                     writeln!(writer, "{line}")?;
@@ -179,7 +182,7 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
                         break;
                     }
                 }
-                // Also where the lab has ended: there is no more to come.
+                // The other side sees the end here too where the lab has ended.
                 writer.shutdown(std::net::Shutdown::Both)?;
                 anyhow::Ok(())
             });
@@ -195,7 +198,7 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
                 lab.say(&message)?;
             }
             lab.forget(number);
-            let _ = told.join();
+            let _ = passing_on.join();
             Ok(false)
         }
     }

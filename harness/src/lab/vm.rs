@@ -1,191 +1,161 @@
 //! A running lab, from outside.
 //!
 //! # Why it is spoken to
-//! Under TCG, QEMU notes that a guest inside is entered or left in the same word as the interrupts that
-//! wait for the lab's processor, without the lock that the others who write there hold (`helper_vmrun`
-//! and `do_vmexit`, seen in 7.2). An interrupt that comes at that very moment is forgotten: it stays in
-//! the APIC's IRR until another comes. If it is the timer's, which is set anew only by its own handler,
-//! a lab that has nothing else to do halts for good, as three of 24 did on a busy machine. So it is
-//! given something once a second, with which the forgotten one is taken as well.
+//! Under TCG, QEMU keeps two things in one word: the interrupts that wait for the lab's processor, and
+//! whether a guest inside is being entered or left. It writes the second without the lock that guards
+//! the first (`helper_vmrun` and `do_vmexit`, seen in 7.2). An interrupt that comes at that very moment
+//! is lost: it stays in the APIC's IRR until another interrupt comes. Where the lost one is the timer's,
+//! which only its own handler sets anew, an otherwise idle lab halts for good, as three of 24 did on a
+//! busy machine. A message once a second is another interrupt, with which the kernel takes the lost one
+//! as well.
 
 use super::LAB_SILENT;
 use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
 use super::protocol::{FromLab, Hello, ToLab};
-use crate::base::child::pdeath_command;
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun;
-use crate::vm::process::{SERIAL_LOG, transcript, write_command_line};
+use crate::base::watch::Watch;
+use crate::vm::process::SERIAL_LOG;
+use crate::vm::qemu::{Process, Qemu, transcript};
 use crate::vm::serial::Serial;
 use anyhow::{Result, anyhow};
-use command_fds::{CommandFdExt, FdMapping};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Lines of the console that tell of a lab's end.
+/// How many of the console's last lines are quoted.
 const TAIL_LINES: usize = 20;
 
 /// How often it is spoken to.
 const SPEAK: Duration = Duration::from_secs(1);
 
+/// How long a QEMU whose sockets are closed may take to end.
+const EXIT: Duration = Duration::from_millis(500);
+
 /// A lab. It ends when this is dropped, and with the process.
 pub struct Lab {
     port: Arc<Port>,
-    shared: Arc<Shared>,
+    state: Arc<Watch<State>>,
     serial: Serial,
     shell: Mutex<UnixStream>,
-    stderr: PathBuf,
-    /// The keeper's thread, which ends QEMU when its channel is closed.
+    process: Arc<Mutex<Process>>,
+    /// The thread that keeps QEMU, and ends it when its channel is closed.
     keeper: Option<(Sender<()>, JoinHandle<()>)>,
-    /// From exec to its first word.
+    /// When its QEMU was started.
     pub started: Instant,
 }
 
-/// Its port, for a message at a time.
+/// The lab's port: one message is written at a time.
 struct Port(Mutex<UnixStream>);
 
 impl Port {
     fn say(&self, message: &ToLab) -> Result<()> {
         let line = serde_json::to_string(message)? + "\n";
-        Ok(self.stream().write_all(line.as_bytes())?)
-    }
-
-    fn stream(&self) -> MutexGuard<'_, UnixStream> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(self.0.lock().write_all(line.as_bytes())?)
     }
 }
 
 #[derive(Default)]
 struct State {
-    up: Option<Hello>,
+    hello: Option<Hello>,
     heard: Option<Instant>,
     ended: bool,
     trials: BTreeMap<u64, Sender<FromLab>>,
     last: u64,
 }
 
-#[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How long ago it last said anything, once it has.
+impl State {
+    /// How long ago the lab last said anything, once it has.
     fn silence(&self) -> Option<Duration> {
-        self.state().heard.map(|heard| heard.elapsed())
+        self.heard.map(|heard| heard.elapsed())
     }
 
-    /// Takes whatever comes until the port is closed.
-    fn listen(&self, port: UnixStream) {
-        for line in BufReader::new(port).lines().map_while(Result::ok) {
-            // A line that is not understood is of another version, which the lab's start excludes.
-            let Ok(message) = serde_json::from_str::<FromLab>(&line) else {
-                continue;
-            };
-            let mut state = self.state();
-            state.heard = Some(Instant::now());
-            match message {
-                FromLab::Hello(up) => state.up = Some(up),
-                FromLab::Alive => {}
-                FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
-                    if let Some(sender) = state.trials.get(&trial) {
-                        // Whoever asked may have given up.
-                        let _ = sender.send(message);
-                    }
+    fn take(&mut self, message: FromLab) {
+        self.heard = Some(Instant::now());
+        match message {
+            FromLab::Hello(hello) => self.hello = Some(hello),
+            FromLab::Alive => {}
+            FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
+                if let Some(sender) = self.trials.get(&trial) {
+                    // Whoever waited for the trial may have given up.
+                    let _ = sender.send(message);
                 }
             }
-            self.changed.notify_all();
         }
-        let mut state = self.state();
-        state.ended = true;
-        // Whoever waits for a trial is told by the end of its channel.
-        state.trials.clear();
-        self.changed.notify_all();
     }
+}
+
+/// Takes what the lab says until its port is closed.
+fn listen(port: UnixStream, state: &Watch<State>) {
+    for line in BufReader::new(port).lines().map_while(Result::ok) {
+        // A line that cannot be read is of another version, which the lab's start excludes.
+        if let Ok(message) = serde_json::from_str::<FromLab>(&line) {
+            state.update(|state| state.take(message));
+        }
+    }
+    state.update(|state| {
+        state.ended = true;
+        // The end of its channel tells whoever waits for a trial.
+        state.trials.clear();
+    });
 }
 
 impl Lab {
     /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`]: QEMU cannot be executed, the directory not be written to.
-    pub fn start(qemu: &Path, spec: &LabSpec, start: &StartScript) -> Result<Lab> {
+    /// [`crate::base::error::CannotRun`]: QEMU cannot be started, the directory not be written to.
+    pub fn start(qemu: &Qemu, spec: &LabSpec, start: &StartScript) -> Result<Lab> {
         let directory = &spec.directory;
         std::fs::create_dir_all(directory)
             .and_then(|()| std::fs::write(directory.join(START), start.script()))
             .or_cannot_run(|| format!("write to {}", directory.display()))?;
-        let create = |name: &str| transcript(directory, name);
-        let arguments = spec.arguments();
-        write_command_line(directory, qemu, &arguments)?;
-        let (port, theirs_port) = UnixStream::pair()?;
-        let (console, theirs_console) = UnixStream::pair()?;
-        let (shell, theirs_shell) = UnixStream::pair()?;
-        let map = |parent: UnixStream, child_fd| FdMapping {
-            parent_fd: OwnedFd::from(parent),
-            child_fd,
-        };
-        let mut command = pdeath_command(qemu);
-        command
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(create("qemu.stderr")?)
-            .fd_mappings(vec![
-                map(theirs_port, PORT_FD),
-                map(theirs_console, SERIAL_FD),
-                map(theirs_shell, SHELL_FD),
-            ])
-            .map_err(|error| anyhow!("{error}"))?;
+        let mut command = qemu.command(spec.arguments());
+        command.transcripts_in(directory);
+        let port = command.socket(PORT_FD)?;
+        let console = command.socket(SERIAL_FD)?;
+        let shell = command.socket(SHELL_FD)?;
         let (reader, recorder) = (port.try_clone()?, port.try_clone()?);
         let port = Arc::new(Port(Mutex::new(port)));
-        let shared = Arc::new(Shared::default());
-        let (kept_port, kept) = (port.clone(), shared.clone());
-        // The parent-death signal is that of the spawning thread, and trials' threads end.
-        let (hand_over, spawned) = channel();
+        let state: Arc<Watch<State>> = Arc::default();
+        let (kept_port, kept) = (port.clone(), state.clone());
+        // QEMU is killed with the thread that starts it, and trials' threads end.
+        let (hand_over, handed_over) = channel();
         let (keeper, dropped) = channel::<()>();
         let thread = std::thread::Builder::new()
             .name("lab".into())
             .spawn(move || {
-                let child = command.spawn();
-                drop(command);
-                match child {
-                    Ok(child) => {
-                        let _ = hand_over.send(Ok(()));
-                        keep(child, &dropped, &kept_port, &kept);
-                    }
-                    Err(error) => drop(hand_over.send(Err(error))),
+                let started = command.start().map(|process| Arc::new(Mutex::new(process)));
+                let process = started.as_ref().ok().cloned();
+                // The one who started this thread waits for it.
+                let _ = hand_over.send(started);
+                if let Some(process) = process {
+                    keep(&process, &dropped, &kept_port, &kept);
                 }
             })
             .or_cannot_run(|| "start a thread for the lab".into())?;
-        let started = Instant::now();
-        spawned
+        let process = handed_over
             .recv()
-            .map_err(|_| anyhow!("the lab's thread ended"))?
-            .or_cannot_run(|| format!("execute {}", qemu.display()))?;
-        let theirs = shared.clone();
+            .map_err(|_| anyhow!("the lab's thread ended"))??;
+        let theirs = state.clone();
         std::thread::Builder::new()
             .name("lab port".into())
-            .spawn(move || theirs.listen(reader))
+            .spawn(move || listen(reader, &theirs))
             .or_cannot_run(|| "start a thread for the lab".into())?;
+        let log = transcript(directory, SERIAL_LOG)?;
+        let started = process.lock().started();
         Ok(Lab {
-            serial: Serial::record(console, recorder, create(SERIAL_LOG)?, false)?,
+            serial: Serial::record(console, recorder, log, false)?,
             port,
-            shared,
+            state,
             shell: Mutex::new(shell),
-            stderr: directory.join("qemu.stderr"),
+            process,
             keeper: Some((keeper, thread)),
             started,
         })
@@ -196,38 +166,30 @@ impl Lab {
     /// # Errors
     /// The deadline, or the lab's end, with what its console showed.
     pub fn wait_up(&self, deadline: Deadline) -> Result<Hello> {
-        let mut state = self.shared.state();
-        loop {
-            if let Some(up) = &state.up {
-                return Ok(up.clone());
-            }
-            if state.ended {
-                drop(state);
-                return Err(self.death().context("the lab ended before it was up"));
-            }
-            let Some(left) = deadline.left() else {
-                drop(state);
-                return Err(deadline.missed(self.tail()));
-            };
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let waited = self.state.wait(deadline.ends(), |state| {
+            (state.hello.is_some() || state.ended).then(|| state.hello.clone())
+        });
+        match waited {
+            Some(Some(hello)) => Ok(hello),
+            Some(None) => Err(self.death().context("the lab ended before it was up")),
+            None => Err(deadline.missed(self.tail())),
         }
     }
 
     /// Whether it still runs, as far as is known.
     pub fn is_alive(&self) -> bool {
-        !self.shared.state().ended
+        !self.state.lock().ended
     }
 
     /// How long ago it last said anything; nothing before its first word.
     pub fn silence(&self) -> Duration {
-        self.shared.silence().unwrap_or_default()
+        self.state.lock().silence().unwrap_or_default()
     }
 
-    /// A number for a trial, and what the lab will say of it. The channel ends with the lab.
+    /// A number for a trial, and the channel of what the lab says of it, which ends with the lab.
     pub fn trial(&self) -> (u64, Receiver<FromLab>) {
         let (sender, receiver) = channel();
-        let mut state = self.shared.state();
+        let mut state = self.state.lock();
         state.last += 1;
         let trial = state.last;
         if !state.ended {
@@ -238,7 +200,7 @@ impl Lab {
 
     /// Nothing more is awaited of a trial.
     pub fn forget(&self, trial: u64) {
-        self.shared.state().trials.remove(&trial);
+        self.state.lock().trials.remove(&trial);
     }
 
     /// Says something to the harness inside.
@@ -254,11 +216,12 @@ impl Lab {
     /// # Errors
     /// The end of either.
     pub fn shell(&self, stream: &UnixStream) -> Result<()> {
-        let shell = self.shell.lock().unwrap_or_else(PoisonError::into_inner);
+        let shell = self.shell.lock();
         let (mut said, mut user) = (shell.try_clone()?, stream.try_clone()?);
         let speaking = Arc::new(AtomicBool::new(true));
         let listening = speaking.clone();
-        // Looked at now and then: what the shell says to nobody must not be lost to the next.
+        // The reader looks now and then whether it is still wanted: once its user has gone, what the
+        // shell says is left to the next user.
         said.set_read_timeout(Some(Duration::from_millis(200)))?;
         let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -277,10 +240,9 @@ impl Lab {
         Ok(())
     }
 
-    /// Ends it at once; whoever waits for something of it is told.
+    /// Closes its port, which ends the channels of all its trials. QEMU runs on until the lab is dropped.
     pub fn kill(&self) {
-        // QEMU ends with its keeper; nobody needs to wait for that.
-        let _ = self.port.stream().shutdown(std::net::Shutdown::Both);
+        let _ = self.port.0.lock().shutdown(std::net::Shutdown::Both);
     }
 
     /// The end of its console.
@@ -292,23 +254,28 @@ impl Lab {
         }
     }
 
-    /// Why it is no more.
+    /// Why it has ended, of a lab that is seen to end.
     pub fn death(&self) -> anyhow::Error {
-        let said = std::fs::read_to_string(&self.stderr).unwrap_or_default();
-        let said = match said.trim() {
-            "" => String::new(),
-            said => format!("; QEMU said: {said}"),
+        let mut process = self.process.lock();
+        // Its port closes a moment before the process has ended.
+        process.await_end(EXIT);
+        let ended = match process.death() {
+            Some(death) => format!("its {death}"),
+            None => "its connection was closed".into(),
         };
-        let why = match self.serial.trouble() {
-            Some((kind, line)) => format!("its console shows a {kind}: {line}"),
-            None => "its QEMU ended".into(),
-        };
-        anyhow!("{why}{said}; {}", self.tail())
+        drop(process);
+        let tail = self.tail();
+        match self.serial.trouble() {
+            Some((kind, line)) => {
+                anyhow!("its console shows a {kind}: {line}; {ended}; {tail}")
+            }
+            None => anyhow!("{ended}; {tail}"),
+        }
     }
 }
 
 impl Drop for Lab {
-    /// When it is over QEMU has ended, and its processor time counts as this process's.
+    /// Waits for QEMU's end, so that its processor time counts as this process's.
     fn drop(&mut self) {
         if let Some((keeper, thread)) = self.keeper.take() {
             drop(keeper);
@@ -317,19 +284,19 @@ impl Drop for Lab {
     }
 }
 
-/// Keeps QEMU until nobody wants it any more, and speaks to the lab meanwhile.
-fn keep(mut child: Child, dropped: &Receiver<()>, port: &Port, shared: &Shared) {
+/// Keeps QEMU until the lab is dropped, and speaks to the lab meanwhile.
+fn keep(process: &Mutex<Process>, dropped: &Receiver<()>, port: &Port, state: &Watch<State>) {
     let limit = LAB_SILENT.start().span();
-    // Else only the end of the channel comes.
+    // Nothing is ever sent on the channel: either the time is up, or the lab was dropped.
     while dropped.recv_timeout(SPEAK) == Err(RecvTimeoutError::Timeout) {
-        // Not for ever: what nobody reads would fill the port.
-        if shared.silence().is_some_and(|silence| silence <= limit) {
-            // Who listens for its end is told of it.
+        let silence = state.lock().silence();
+        // A lab that no longer reads is left alone: its port would fill up.
+        if silence.is_some_and(|silence| silence <= limit) {
+            // A lab that has ended is noticed by whoever listens to it.
             let _ = port.say(&ToLab::Alive);
         }
     }
-    let _ = child.kill();
-    let _ = child.wait();
+    process.lock().end();
 }
 
 #[cfg(test)]
@@ -340,16 +307,19 @@ mod tests {
     fn a_lab_that_was_heard_is_spoken_to_and_one_that_was_not_is_left_alone() {
         let said_in = |heard| {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
-            let shared = Shared::default();
-            shared.state().heard = heard;
+            let state = Watch::<State>::default();
+            state.lock().heard = heard;
             let (keeper, dropped) = channel();
-            let mut command = pdeath_command("cat");
-            let child = command.stdin(Stdio::piped()).spawn().expect("started");
+            let sleep = Qemu {
+                program: "sleep".into(),
+                firmware: Vec::new(),
+            };
+            let process = Mutex::new(sleep.command(["60"]).start().expect("started"));
             let mut line = String::new();
             std::thread::scope(|scope| {
                 let port = Port(Mutex::new(ours));
-                let shared = &shared;
-                scope.spawn(move || keep(child, &dropped, &port, shared));
+                let (process, state) = (&process, &state);
+                scope.spawn(move || keep(process, &dropped, &port, state));
                 let wait = SPEAK + SPEAK / 2;
                 theirs.set_read_timeout(Some(wait)).expect("set");
                 let _ = BufReader::new(&theirs).read_line(&mut line);

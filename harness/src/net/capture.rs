@@ -1,12 +1,14 @@
-//! What passes an interface, kept in memory. A check asks about the frames since a mark, and never
-//! relies on a capture that lost some: it is told.
+//! The frames that pass an interface, kept in memory. A check asks about the frames since a mark; where
+//! the capture lost some of them, the check gets an error.
 
 use super::frame::{Frame, summary};
 use super::ring::{Raw, Ring};
 use crate::base::error::OrCannotRun as _;
+use crate::base::watch::Watch;
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::MutexGuard;
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, TsResolution};
 use std::collections::VecDeque;
@@ -15,7 +17,7 @@ use std::fs::File;
 use std::io::{BufWriter, PipeReader, PipeWriter};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Frames are kept as captured (some 1,950 bytes) until so many bytes are held, …
@@ -33,7 +35,7 @@ pub struct Capture {
     /// Closing it ends the reader. That is not waited for: closing the ring takes the kernel some
     /// 30 ms, which the reader's thread can spend alone.
     _stop: PipeWriter,
-    shared: Arc<Shared>,
+    state: Arc<Watch<State>>,
 }
 
 /// A moment of a capture.
@@ -83,11 +85,6 @@ impl fmt::Display for NotSeen {
 }
 
 impl std::error::Error for NotSeen {}
-
-struct Shared {
-    state: Mutex<State>,
-    arrived: Condvar,
-}
 
 struct State {
     ring: Ring,
@@ -175,28 +172,24 @@ impl Capture {
         let ring = Ring::open(interface)?;
         let socket = ring.handle()?;
         let (stopped, stop) = std::io::pipe().context("cannot make a pipe")?;
-        let state = State {
+        let state = Arc::new(Watch::new(State {
             ring,
             frames: VecDeque::new(),
             first: 0,
             held: 0,
             dropped: 0,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            arrived: Condvar::new(),
-        });
+        }));
         std::thread::Builder::new()
             .name(format!("capture {interface}"))
             .spawn({
-                let shared = Arc::clone(&shared);
-                move || read(&shared, &socket, &stopped)
+                let state = Arc::clone(&state);
+                move || read(&state, &socket, &stopped)
             })
             .context("cannot start the capture's thread")?;
         Ok(Capture {
             interface: interface.into(),
             _stop: stop,
-            shared,
+            state,
         })
     }
 
@@ -209,8 +202,8 @@ impl Capture {
         })
     }
 
-    /// The first frame since `mark` that `wanted` says yes to, waited for until `deadline`. When
-    /// none comes the error is a [`NotSeen`].
+    /// Waits until `deadline` for the first frame since `mark` for which `wanted` is true. Where none
+    /// comes, the error is a [`NotSeen`].
     pub fn wait(
         &self,
         mark: Mark,
@@ -218,34 +211,31 @@ impl Capture {
         mut wanted: impl FnMut(&Frame) -> bool,
     ) -> Result<Frame> {
         let begun = Instant::now();
-        let mut state = self.up_to_now()?;
         let mut next = mark;
-        loop {
-            if let Some(frame) = state.since(next).find(|frame| wanted(frame)) {
-                return Ok(frame.clone());
-            }
+        let mut look = |state: &mut State| {
+            let found = state.since(next).find(|frame| wanted(frame)).cloned();
             next.frame = state.end().max(mark.frame);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                state.count_drops()?;
-                bail!(NotSeen {
-                    interface: self.interface.clone(),
-                    waited: begun.elapsed(),
-                    seen: summary(state.since(mark)),
-                    lost: state.lost(mark),
-                });
-            }
-            state = self
-                .shared
-                .arrived
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            found
+        };
+        drop(self.up_to_now()?);
+        if let Some(frame) = self.state.wait(deadline, &mut look) {
+            return Ok(frame);
         }
+        let mut state = self.up_to_now()?;
+        // It may have come just as the time was up.
+        if let Some(frame) = look(&mut state) {
+            return Ok(frame);
+        }
+        bail!(NotSeen {
+            interface: self.interface.clone(),
+            waited: begun.elapsed(),
+            seen: summary(state.since(mark)),
+            lost: state.lost(mark),
+        })
     }
 
-    /// How many frames there were since `mark` that `wanted` says yes to; an error if some were
-    /// lost, as then nobody knows.
+    /// How many frames since `mark` there are for which `wanted` is true; an error if frames were lost,
+    /// as the count would be wrong.
     pub fn count(&self, mark: Mark, mut wanted: impl FnMut(&Frame) -> bool) -> Result<usize> {
         let state = self.complete_since(mark)?;
         Ok(state.since(mark).filter(|frame| wanted(frame)).count())
@@ -279,7 +269,7 @@ impl Capture {
     }
 
     fn up_to_now(&self) -> Result<MutexGuard<'_, State>> {
-        let mut state = lock(&self.shared);
+        let mut state = self.state.lock();
         state.drain();
         state.count_drops()?;
         Ok(state)
@@ -299,7 +289,7 @@ impl Capture {
     }
 }
 
-fn read(shared: &Shared, socket: &OwnedFd, stopped: &PipeReader) {
+fn read(state: &Watch<State>, socket: &OwnedFd, stopped: &PipeReader) {
     loop {
         let mut ready = [
             PollFd::new(socket.as_fd(), PollFlags::POLLIN),
@@ -307,25 +297,19 @@ fn read(shared: &Shared, socket: &OwnedFd, stopped: &PipeReader) {
         ];
         match poll(&mut ready, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(_) => return, // out of kernel memory: the drop counter will tell
+            Err(_) => return, // out of kernel memory: the drop counter shows it
         }
         let [on_socket, on_stop] = ready.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
         if !on_stop.is_empty() {
             return;
         }
-        let mut state = lock(shared);
-        if on_socket.contains(PollFlags::POLLERR) {
-            state.ring.clear_error();
-        }
-        state.drain();
-        drop(state);
-        shared.arrived.notify_all();
+        state.update(|state| {
+            if on_socket.contains(PollFlags::POLLERR) {
+                state.ring.clear_error();
+            }
+            state.drain();
+        });
     }
-}
-
-fn lock(shared: &Shared) -> MutexGuard<'_, State> {
-    // A caller's predicate may panic under the lock; it only reads.
-    shared.state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes `frames` as [`Capture::write_pcap`] does.

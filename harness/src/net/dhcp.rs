@@ -2,7 +2,7 @@
 
 use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, IPV6_NETWORK, Mac};
 use super::bridge;
-use crate::base::child::{self, Output, Waited};
+use crate::base::child::{self, CollectedOutput, Waited};
 use crate::base::cpu;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Result, bail};
@@ -50,7 +50,7 @@ impl NetBoot {
 /// dnsmasq on the bridge, until it is dropped. It writes no file.
 pub struct Dhcp {
     server: Child,
-    log: Output,
+    log: CollectedOutput,
 }
 
 impl Dhcp {
@@ -98,7 +98,7 @@ impl Dhcp {
         drop(command); // it holds the writing end, and we wait for its end
         let dhcp = Dhcp {
             server,
-            log: Output::collect(reader),
+            log: CollectedOutput::collect(reader),
         };
         match dhcp.log.wait(Instant::now() + START_LIMIT, |log| {
             log.contains(READY).then_some(())

@@ -1,6 +1,6 @@
 //! netperf: what the plan measures, its command lines, its answers, and its server on the host.
 
-use crate::base::child::{self, Output, Waited};
+use crate::base::child::{self, CollectedOutput, Waited};
 use crate::base::cpu;
 use crate::base::deadline;
 use anyhow::{Context as _, Result, bail, ensure};
@@ -285,7 +285,7 @@ pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<Stri
         .map_err(|e| child::spawn_error(&command, "netperf", e))?;
     let line = child::command_line(&command);
     drop(command); // it holds the writing end, and we wait for its end
-    let printed = Output::collect(reader);
+    let printed = CollectedOutput::collect(reader);
     let waited = printed.wait(Instant::now() + limit.span(), |_| None::<()>);
     if matches!(waited, Waited::Elapsed) {
         client.kill()?;

@@ -1,7 +1,7 @@
 //! The host's ping (iputils), at a guest.
 
 use super::ping_report::PingReport;
-use crate::base::child::{self, Output, Waited};
+use crate::base::child::{self, CollectedOutput, Waited};
 use crate::base::cpu;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Result, bail};
@@ -107,7 +107,7 @@ impl Ping {
         Ok(RunningPing {
             command: line,
             process,
-            output: Output::collect(reader),
+            output: CollectedOutput::collect(reader),
             deadline: Instant::now() + self.longest(),
         })
     }
@@ -150,7 +150,7 @@ impl Ping {
 pub struct RunningPing {
     command: String,
     process: Child,
-    output: Output,
+    output: CollectedOutput,
     deadline: Instant,
 }
 

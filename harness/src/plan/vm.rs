@@ -52,7 +52,6 @@ pub(super) fn sketch(case: &Case, cell: &Cell) -> VmSpec {
         kernel: PathBuf::new(),
         initrd: PathBuf::new(),
         parameters: String::new(),
-        firmware: Vec::new(),
         uefi: PathBuf::new(),
         generation_id: false,
     };

@@ -18,6 +18,7 @@ use crate::testbed::stock::{self, Stock, SuiteImages};
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::store::Store;
 use crate::vm::process::Handle;
+use crate::vm::qemu::Qemu;
 use crate::vm::standard::Kit;
 use crate::vm::start_state::StartState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,17 +54,11 @@ impl Context {
     ) -> anyhow::Result<Context> {
         let say = |line: &str| eprintln!("{line}");
         let (image, suites) = images(&settings, selected)?;
-        let proven = accel::prove(
-            &settings.qemu,
-            &settings.firmware,
-            &image,
-            &settings.host_cache(),
-            settings.accel,
-            &say,
-        )?;
+        let qemu = Qemu::under_test(&settings);
+        let proven = accel::prove(&qemu, &image, &settings.host_cache(), settings.accel, &say)?;
         let store = Store::new(settings.checkpoints());
         let version = planned.capabilities.qemu.version.clone();
-        let checkpoints = Checkpoints::new(store, settings.qemu.clone(), version);
+        let checkpoints = Checkpoints::new(store, qemu, version);
         Ok(Context::new(
             settings,
             planned,
@@ -85,9 +80,8 @@ impl Context {
     ) -> Context {
         deadline::set_speed(proven.speed);
         let stock = Stock {
-            qemu: settings.qemu.clone(),
+            qemu: Qemu::under_test(&settings),
             facts: planned.capabilities.qemu.clone(),
-            firmware: settings.firmware.clone(),
             accel: proven.accel,
             image,
             suites,
@@ -227,20 +221,14 @@ pub fn images(
 pub fn kit_so_far(settings: &Settings, facts: &QemuFacts, guest: &Guest) -> Kit {
     let image = image::built(&settings.images(), guest.kernel_suite());
     let own = image::built(&settings.images(), None);
-    let (qemu, firmware) = (&settings.qemu, &settings.firmware);
-    let proven = own.as_ref().and_then(|image| {
-        accel::known(
-            qemu,
-            firmware,
-            image,
-            &settings.host_cache(),
-            settings.accel,
-        )
-    });
+    let qemu = Qemu::under_test(settings);
+    let proven = own
+        .as_ref()
+        .and_then(|image| accel::known(&qemu, image, &settings.host_cache(), settings.accel));
     let accel = match (proven, settings.accel) {
         (Some(proven), _) => proven.accel,
         (None, AccelChoice::Kvm) => Accel::Kvm,
         (None, _) => Accel::Tcg,
     };
-    stock::kit(image.as_ref(), accel, firmware, facts)
+    stock::kit(image.as_ref(), accel, facts)
 }

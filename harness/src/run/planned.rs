@@ -9,6 +9,7 @@ use crate::matrix::load;
 use crate::matrix::schema::{BootMode, Matrix, Profile};
 use crate::plan::{self, PlannedTrial};
 use crate::settings::Settings;
+use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -49,7 +50,7 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
         true => Some(Module::of_kernel(&cache).still()?),
         false => None,
     };
-    let qemu = qemu_facts::facts(&settings.qemu, &settings.firmware, &cache)?;
+    let qemu = qemu_facts::facts(&Qemu::under_test(settings), &cache)?;
     planned_with(settings, qemu)
 }
 

@@ -18,6 +18,7 @@ use crate::settings::Settings;
 use crate::vm::accel::Accel;
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
+use parking_lot::Mutex;
 use report::events::{Event, EventLog, Outcome, TrialEnded};
 use report::progress::Progress;
 use report::summary;
@@ -28,7 +29,7 @@ use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Width of the summary where the terminal's is not known.
@@ -192,7 +193,8 @@ impl Session {
             self.broken(planned, message)
         });
         let recorded = self.record(&Event::TrialEnded(ended.clone()));
-        self.verdicts()
+        self.verdicts
+            .lock()
             .take(&planned.name, &ended.outcome, recorded);
         if let Some(progress) = &self.progress {
             progress.ended(
@@ -234,10 +236,6 @@ impl Session {
             reproduce: self.settings.reproduce(&planned.name),
             ..TrialEnded::unmeasured(planned.name.clone(), Outcome::Broken { message })
         }
-    }
-
-    fn verdicts(&self) -> MutexGuard<'_, Verdicts> {
-        self.verdicts.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     /// Where vhost_net may be reloaded: holds it as `backend` needs it.
@@ -291,7 +289,7 @@ impl Session {
     /// # Errors
     /// A report that cannot be written.
     pub fn close(&self, interrupted: bool) -> anyhow::Result<ExitCode> {
-        let mut closed = self.closed.lock().unwrap_or_else(|p| p.into_inner());
+        let mut closed = self.closed.lock();
         if *closed {
             return Ok(ExitCode::from(130));
         }
@@ -322,7 +320,7 @@ impl Session {
         if interrupted {
             return Ok(ExitCode::from(130));
         }
-        let verdicts = self.verdicts();
+        let verdicts = self.verdicts.lock();
         for trial in verdicts.lost() {
             eprintln!("Error: {trial} was to run, and its verdict is not in the event log");
         }

@@ -4,10 +4,10 @@ use crate::testbed::Testbed;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, SetArg, Termios};
+use parking_lot::Mutex;
 use report::events::Outcome;
 use std::io::Write;
 use std::os::fd::AsFd as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// QEMU's own escape character, Ctrl-A.
 const ESCAPE: u8 = 0x01;
@@ -15,13 +15,9 @@ const ESCAPE: u8 = 0x01;
 /// The terminal's state before raw mode, while that lasts.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
 
-fn before() -> MutexGuard<'static, Option<Termios>> {
-    BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// Takes the terminal out of raw mode, also where a signal ends the harness.
 pub fn restore_terminal() {
-    if let Some(before) = before().take() {
+    if let Some(before) = BEFORE.lock().take() {
         let _ = termios::tcsetattr(std::io::stdin(), SetArg::TCSANOW, &before);
     }
 }
@@ -35,7 +31,7 @@ impl Raw {
         if let Ok(cooked) = termios::tcgetattr(&stdin) {
             let mut raw = cooked.clone();
             termios::cfmakeraw(&mut raw);
-            *before() = Some(cooked);
+            *BEFORE.lock() = Some(cooked);
             // Without raw mode it works all the same, a line at a time.
             let _ = termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw);
         }

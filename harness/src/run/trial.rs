@@ -16,11 +16,12 @@ use crate::vm::process::{Handle, SERIAL_LOG};
 use crate::vm::serial;
 use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
+use parking_lot::Mutex;
 use report::events::{Figure, Outcome, TrialEnded};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Lines of the serial console in a report.
@@ -126,7 +127,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
         .name(trial.name.clone())
         .spawn(move || {
             let mut attempt = attempt(&theirs, &shared, &run, |started| {
-                *handle.lock().unwrap_or_else(|p| p.into_inner()) = Some(started);
+                *handle.lock() = Some(started);
             });
             // The testbed is gone, and its children with it.
             (attempt.cpu, attempt.queued) = (Some(cpu::of_thread()), cpu::queued());
@@ -146,7 +147,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
     let mut attempt = match (received, limit) {
         (Ok(attempt), _) => attempt,
         (Err(RecvTimeoutError::Timeout), Some(limit)) => {
-            if let Some(handle) = &*vm.lock().unwrap_or_else(|p| p.into_inner()) {
+            if let Some(handle) = &*vm.lock() {
                 handle.kill();
             }
             let late = limit.missed("its VM was killed").to_string();

@@ -8,14 +8,16 @@ use crate::host::qemu_facts::{self, QemuFacts};
 use crate::matrix::load;
 use crate::settings::Settings;
 use crate::vm::accel::Accel;
+use crate::vm::qemu::Qemu;
 
 /// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
 pub fn examine(settings: &Settings) -> String {
     let mut lines = Lines(String::new());
-    match qemu_facts::facts(&settings.qemu, &settings.firmware, &settings.host_cache()) {
+    let qemu = Qemu::under_test(settings);
+    match qemu_facts::facts(&qemu, &settings.host_cache()) {
         Err(error) => lines.lack("QEMU", &format!("{error:#}; no trial can run")),
         Ok(facts) => {
-            let at = settings.qemu.display();
+            let at = qemu.program.display();
             lines.ok("QEMU", &format!("{} at {at}", facts.version));
             models(settings, &facts, &mut lines);
             vhost(&kernel_facts::of_this_kernel(), &mut lines);
@@ -40,15 +42,7 @@ pub fn examine(settings: &Settings) -> String {
             image.initrd.display()
         ),
     );
-    let (qemu, firmware) = (&settings.qemu, &settings.firmware);
-    match accel::prove(
-        qemu,
-        firmware,
-        &image,
-        &settings.host_cache(),
-        settings.accel,
-        &say,
-    ) {
+    match accel::prove(&qemu, &image, &settings.host_cache(), settings.accel, &say) {
         Ok(proven) if proven.accel == Accel::Kvm => lines.ok("KVM", &proven.reason),
         Ok(proven) => lines.lack(
             "KVM",

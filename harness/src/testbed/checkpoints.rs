@@ -13,6 +13,7 @@ use crate::vm::checkpoint::key::Origin;
 use crate::vm::checkpoint::store::{RAM, STATE, Store};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
+use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
@@ -80,9 +81,10 @@ pub struct GuestReply {
 type Elsewhere = Box<dyn Fn(GuestRequest) -> anyhow::Result<GuestReply> + Send + Sync>;
 
 /// The checkpoints of a run.
-pub struct Checkpoints(Which);
+pub struct Checkpoints(Provider);
 
-enum Which {
+/// Who provides checkpoints.
+enum Provider {
     Store(Maker),
     Elsewhere(Elsewhere),
 }
@@ -90,15 +92,15 @@ enum Which {
 /// Makes those that are missing from its store.
 struct Maker {
     store: Store,
-    qemu: PathBuf,
+    qemu: Qemu,
     version: String,
     origin: OnceLock<Origin>,
 }
 
 impl Checkpoints {
     /// In `store`, of guests under `qemu`.
-    pub fn new(store: Store, qemu: PathBuf, version: String) -> Checkpoints {
-        Checkpoints(Which::Store(Maker {
+    pub fn new(store: Store, qemu: Qemu, version: String) -> Checkpoints {
+        Checkpoints(Provider::Store(Maker {
             store,
             qemu,
             version,
@@ -108,7 +110,7 @@ impl Checkpoints {
 
     /// Those that are asked for: inside a lab.
     pub fn elsewhere(ask: Elsewhere) -> Checkpoints {
-        Checkpoints(Which::Elsewhere(ask))
+        Checkpoints(Provider::Elsewhere(ask))
     }
 
     /// Where a guest comes from that should start as `wanted`: from the warmest state that fits, and
@@ -124,8 +126,8 @@ impl Checkpoints {
         guest: &Guest,
     ) -> anyhow::Result<(Source, Vec<String>)> {
         match &self.0 {
-            Which::Store(own) => own.source(wanted, spec, plain, guest),
-            Which::Elsewhere(ask) => {
+            Provider::Store(own) => own.source(wanted, spec, plain, guest),
+            Provider::Elsewhere(ask) => {
                 let reply = ask(GuestRequest {
                     start_state: wanted,
                     spec: spec.clone(),
@@ -195,7 +197,7 @@ impl Maker {
         if let Some(origin) = self.origin.get() {
             return Ok(origin);
         }
-        let origin = Origin::of(&self.qemu, &self.version, &spec.firmware, spec.accel)?;
+        let origin = Origin::of(&self.qemu, &self.version, spec.accel)?;
         Ok(self.origin.get_or_init(|| origin))
     }
 
@@ -214,7 +216,7 @@ impl Maker {
             let checkpoint = Checkpoint::unlocked(directory.to_owned(), mode);
             let source = Source::Restore(checkpoint, saved);
             let launch = self.launch(directory);
-            start::up(&launch, spec.clone(), &source, &bridge, |_| (), |_| Ok(())).map(drop)
+            start::guest(&launch, spec.clone(), &source, &bridge, |_| (), |_| Ok(())).map(drop)
         })
     }
 
@@ -232,18 +234,24 @@ impl Maker {
             spec.ram = Ram::Shared(directory.join(RAM));
         }
         let launch = self.launch(directory);
-        let up = start::up(&launch, spec, &Source::Boot, &bridge, |_| (), |_| Ok(()))?;
+        let started = start::guest(&launch, spec, &Source::Boot, &bridge, |_| (), |_| Ok(()))?;
         if guest.initrd.is_none() {
-            up.agent.until("[ -e /run/booted ]", BOOTED, "ps")?;
+            started.agent.until("[ -e /run/booted ]", BOOTED, "ps")?;
         }
-        for (nic, command) in up.vm.spec.nics.iter().zip(preparation(&up.vm.spec, guest)) {
-            let link = link::await_link(&up.agent, nic.mac)?;
-            up.agent.sh(&command.replace(DEVICE, &link.name))?;
+        for (nic, command) in started
+            .vm
+            .spec
+            .nics
+            .iter()
+            .zip(preparation(&started.vm.spec, guest))
+        {
+            let link = link::await_link(&started.agent, nic.mac)?;
+            started.agent.sh(&command.replace(DEVICE, &link.name))?;
         }
-        for nic in &up.vm.spec.nics {
+        for nic in &started.vm.spec.nics {
             start::first_reply(addr::guest(nic.place), deadline::FIRST_PING)?;
         }
-        up.vm.save(mode, &directory.join(STATE))
+        started.vm.save(mode, &directory.join(STATE))
     }
 
     fn launch<'a>(&'a self, directory: &'a Path) -> Launch<'a> {

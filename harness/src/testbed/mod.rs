@@ -137,7 +137,7 @@ impl Testbed {
             show: stock.echo,
         };
         let mut capture = None;
-        let up = start::up(&launch, spec, &source, &bridge, started, |nics| {
+        let guest = start::guest(&launch, spec, &source, &bridge, started, |nics| {
             if let Some(nic) = nics.first() {
                 capture = Some(Capture::start(&nic.tap)?);
             }
@@ -149,8 +149,8 @@ impl Testbed {
             kit,
             cell,
             profile,
-            agent: up.agent,
-            vm: up.vm,
+            agent: guest.agent,
+            vm: guest.vm,
             bridge,
             dhcp: Some(dhcp),
             figures: Vec::new(),
@@ -159,8 +159,8 @@ impl Testbed {
             kept: Vec::new(),
             start_state,
             addressed: start_state == StartState::WarmNic,
-            boot: up.after,
-            first_ping: up.first_ping,
+            boot: guest.after,
+            first_ping: guest.first_ping,
             artifacts,
             capture,
             host: Some(host),

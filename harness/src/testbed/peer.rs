@@ -35,7 +35,7 @@ impl Peer {
     /// the trial's artifacts.
     ///
     /// # Errors
-    /// As [`start::up`]; a NIC that is not shown or not reached.
+    /// As [`start::guest`]; a NIC that is not shown or not reached.
     pub(super) fn plug(
         stock: &Stock,
         cell: &Cell,
@@ -54,7 +54,7 @@ impl Peer {
             show: stock.echo,
         };
         let mut wire = None;
-        let up = start::up(
+        let started = start::guest(
             &launch,
             spec,
             &source,
@@ -66,19 +66,19 @@ impl Peer {
             },
         )
         .with_context(|| format!("the peer in place {place}"))?;
-        let link = link::await_link(&up.agent, up.vm.spec.nics[0].mac)?;
+        let link = link::await_link(&started.agent, started.vm.spec.nics[0].mac)?;
         if source.start_state() != StartState::WarmNic {
             let address = addr::guest_with_prefix(place);
             let command = cell
                 .guest
                 .dialect
                 .command(Op::Address, &link.name, &address);
-            up.agent.sh(&command)?;
+            started.agent.sh(&command)?;
             start::first_reply(addr::guest(place), deadline::FIRST_PING)?;
         }
         Ok(Peer {
-            agent: up.agent,
-            vm: up.vm,
+            agent: started.agent,
+            vm: started.vm,
             link,
             wire: wire.context("the peer has no tap")?,
         })

@@ -9,7 +9,8 @@ use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
-use crate::vm::process::{Handle, Vm, transcript};
+use crate::vm::process::{Handle, Vm};
+use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::start_state::StartState;
 use anyhow::anyhow;
 use std::net::Ipv4Addr;
@@ -20,14 +21,14 @@ use std::time::{Duration, Instant};
 const FIRST_PING_INTERVAL: f64 = 0.02;
 
 /// A guest that answers.
-pub struct Up {
+pub struct StartedGuest {
     /// QEMU.
     pub vm: Vm,
     /// Commands in the guest.
     pub agent: Agent,
-    /// From exec to the agent's first answer.
+    /// From QEMU's start to the agent's first answer.
     pub after: Duration,
-    /// From exec to the first ping answered, of a guest restored with its NICs up.
+    /// From QEMU's start to the first answered ping, of a guest that is restored with its NICs up.
     pub first_ping: Option<Duration>,
 }
 
@@ -52,7 +53,7 @@ impl Source {
 /// How a QEMU is started: which, and where its transcripts go.
 pub struct Launch<'a> {
     /// The QEMU under test.
-    pub qemu: &'a Path,
+    pub qemu: &'a Qemu,
     /// Gets `qemu.sh`, `qmp.log`, `serial.log`, `agent.log`, `commands.log`.
     pub directory: &'a Path,
     /// Shows console and commands on stderr too.
@@ -60,20 +61,20 @@ pub struct Launch<'a> {
 }
 
 /// Starts `spec` from `source` in the calling thread's network, its taps on `bridge`, and waits until
-/// its agent answers; a VM that boots from its NIC stays paused. `started` is handed QEMU as soon as there is one, `plugged` may look at the
-/// taps before the guest runs.
+/// its agent answers; a VM that boots from its NIC stays paused. `started` is handed QEMU as soon as it
+/// runs, `plugged` may look at the taps before the guest runs.
 ///
 /// # Errors
 /// [`crate::base::error::CannotRun`] for trouble of the host; a plain error when QEMU or the guest does not
 /// come up.
-pub fn up(
+pub fn guest(
     launch: &Launch,
     mut spec: VmSpec,
     source: &Source,
     bridge: &Bridge,
     started: impl FnOnce(Handle),
     plugged: impl FnOnce(&[NicSpec]) -> anyhow::Result<()>,
-) -> anyhow::Result<Up> {
+) -> anyhow::Result<StartedGuest> {
     if let Source::Restore(checkpoint, _) = source {
         spec.restored = true;
         if checkpoint.mode == Mode::Mapped {
@@ -107,7 +108,7 @@ pub fn up(
             create("commands.log")?,
             launch.show,
         )?;
-        return Ok(Up {
+        return Ok(StartedGuest {
             after: vm.started.elapsed(),
             vm,
             agent,
@@ -148,7 +149,7 @@ pub fn up(
             }
         }
     }
-    Ok(Up {
+    Ok(StartedGuest {
         vm,
         agent,
         after,
@@ -182,7 +183,7 @@ pub fn answers(address: Ipv4Addr, deadline: Deadline) -> anyhow::Result<bool> {
 }
 
 fn did_not_come_up(vm: &Vm, source: &Source, error: anyhow::Error) -> anyhow::Error {
-    // First, for all that the console printed is known only after a dead QEMU was waited for.
+    // This comes first: the whole of a dead QEMU's console is recorded only once its end was waited for.
     let death = vm
         .death_behind(&error)
         .map_or_else(String::new, |death| format!("; {death}"));

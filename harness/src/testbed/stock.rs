@@ -6,6 +6,7 @@ use crate::guest::image::{self, GuestImage};
 use crate::host::qemu_facts::QemuFacts;
 use crate::matrix::schema::Guest;
 use crate::vm::accel::Accel;
+use crate::vm::qemu::Qemu;
 use crate::vm::standard::Kit;
 use crate::vm::start_state::StartState;
 use std::collections::BTreeMap;
@@ -17,11 +18,9 @@ pub type SuiteImages = BTreeMap<String, Result<GuestImage, Skip>>;
 /// What testbeds are made from. Trials share it.
 pub struct Stock {
     /// The QEMU under test.
-    pub qemu: PathBuf,
+    pub qemu: Qemu,
     /// What it has.
     pub facts: QemuFacts,
-    /// Its `-L` directories.
-    pub firmware: Vec<PathBuf>,
     /// How guest code is run.
     pub accel: Accel,
     /// The built image with the system's own kernel.
@@ -71,17 +70,12 @@ impl Stock {
     /// As [`Stock::image_of`].
     pub fn kit(&self, guest: &Guest) -> Result<Kit, Skip> {
         let image = self.image_of(guest)?;
-        Ok(kit(Some(image), self.accel, &self.firmware, &self.facts))
+        Ok(kit(Some(image), self.accel, &self.facts))
     }
 }
 
 /// What image, accelerator and QEMU give every VM; placeholders stand for an image that is not built.
-pub fn kit(
-    image: Option<&GuestImage>,
-    accel: Accel,
-    firmware: &[PathBuf],
-    facts: &QemuFacts,
-) -> Kit {
+pub fn kit(image: Option<&GuestImage>, accel: Accel, facts: &QemuFacts) -> Kit {
     let (kernel, initrd) = match image {
         Some(image) => (image.kernel().to_owned(), image.initrd.clone()),
         None => ("VMLINUX-OF-THE-IMAGE".into(), "INITRD-OF-THE-IMAGE".into()),
@@ -91,7 +85,6 @@ pub fn kit(
         kernel,
         initrd,
         parameters: image::KERNEL_CMDLINE.to_owned(),
-        firmware: firmware.to_owned(),
         uefi: facts.uefi.clone().unwrap_or_else(|| "OVMF".into()),
         generation_id: facts.has_device("vmgenid"),
     }

@@ -82,8 +82,6 @@ pub struct VmSpec {
     pub usb: bool,
     /// `-global` properties.
     pub globals: Vec<String>,
-    /// `-L` directories.
-    pub firmware: Vec<PathBuf>,
     /// OVMF, for a VM that boots through it.
     pub uefi: PathBuf,
     /// Whether it has a VM generation id, by which a guest knows that it was restored.
@@ -174,10 +172,6 @@ impl VmSpec {
     /// QEMU's arguments, without the program.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut a = Arguments::default();
-        for directory in &self.firmware {
-            a.push("-L");
-            a.0.push(directory.into());
-        }
         a.pair("-name", "nicmatrix");
         a.push("-nodefaults");
         a.push("-no-user-config");

@@ -1,9 +1,10 @@
-//! QEMU: its command line, its process, its monitors and the guest's serial console.
+//! QEMU: how it is started, a VM's command line, its monitors and the guest's serial console.
 
 pub mod accel;
 pub mod checkpoint;
 pub mod cmdline;
 pub mod process;
+pub mod qemu;
 pub mod serial;
 pub mod standard;
 pub mod start_state;

@@ -1,54 +1,25 @@
-//! A QEMU process: started paused, spoken to over inherited sockets (no path, nothing to poll for
-//! or to clean up), ended with the thread that started it.
+//! A VM: a QEMU that is started paused, spoken to over inherited sockets, and ended with the thread
+//! that started it.
 
 use super::checkpoint::{Checkpoint, Mode};
 use super::cmdline::{self, VmSpec};
+use super::qemu::{Death, Process, Qemu, transcript};
 use super::serial::Serial;
 use super::wire::{Closed, Wire};
-use crate::base::child::pdeath_command;
-use crate::base::cpu;
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{OrCannotRun, find};
 use crate::base::words;
 use anyhow::{Context, anyhow, bail};
-use command_fds::{CommandFdExt, FdMapping};
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
-use std::ffi::OsString;
-use std::fmt;
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What the guest's console printed, in a trial's directory.
 pub const SERIAL_LOG: &str = "serial.log";
-
-/// A new file beside a VM's others.
-///
-/// # Errors
-/// [`crate::base::error::CannotRun`]: the directory cannot be written to.
-pub fn transcript(directory: &Path, name: &str) -> anyhow::Result<File> {
-    let path = directory.join(name);
-    File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
-}
-
-/// Keeps QEMU's command line, as a shell takes it, beside a VM's other files.
-///
-/// # Errors
-/// As [`transcript`].
-pub fn write_command_line(
-    directory: &Path,
-    qemu: &Path,
-    arguments: &[OsString],
-) -> anyhow::Result<()> {
-    let line = words::command_line(qemu, arguments) + "\n";
-    std::fs::write(directory.join("qemu.sh"), line)
-        .or_cannot_run(|| "write the QEMU command line".into())
-}
 
 /// A running QEMU.
 pub struct Vm {
@@ -58,12 +29,11 @@ pub struct Vm {
     pub qmp: Wire,
     /// The guest's console.
     pub serial: Serial,
-    /// When it was exec'd.
+    /// When it was started.
     pub started: Instant,
     agent: Option<AgentPorts>,
     incoming: Option<UnixStream>,
     handle: Handle,
-    stderr: PathBuf,
 }
 
 /// Our ends of the guest agent's virtio-serial ports.
@@ -76,13 +46,12 @@ pub struct AgentPorts {
 
 /// Kills a VM from another thread: the trial's watchdog.
 #[derive(Clone)]
-pub struct Handle(Arc<Mutex<Child>>);
+pub struct Handle(Arc<Mutex<Process>>);
 
 impl Handle {
-    /// Kills QEMU; whoever waits for it is told by its sockets' end.
+    /// Kills QEMU; whoever waits for it sees the end of its sockets.
     pub fn kill(&self) {
-        let mut child = self.0.lock().unwrap_or_else(|p| p.into_inner());
-        let _ = child.kill();
+        self.0.lock().kill();
     }
 }
 
@@ -94,71 +63,31 @@ pub struct RefusedInMonitor {
     complaint: String,
 }
 
-/// How a QEMU ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Death {
-    /// "QEMU ended with exit status: 1"
-    how: String,
-    /// What it wrote to stderr.
-    said: String,
-}
-
-impl fmt::Display for Death {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; {}", self.how, self.said)
-    }
-}
-
 impl Vm {
     /// Starts QEMU paused (`-S`) and takes its greeting. Its stderr, QMP transcript and serial log
     /// go to `directory`; `echo` shows the console on stderr too.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`] when it cannot be executed; a plain error with exit status and
+    /// [`crate::base::error::CannotRun`] when it cannot be started; a plain error with exit status and
     /// stderr when it ends before its greeting.
-    pub fn start(qemu: &Path, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
-        let arguments = spec.arguments();
+    pub fn start(qemu: &Qemu, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
+        let mut command = qemu.command(spec.arguments());
+        command.transcripts_in(directory);
+        let qmp = command.socket(cmdline::QMP_FD)?;
+        let console = command.socket(cmdline::SERIAL_FD)?;
+        let agent = command.socket(cmdline::AGENT_FD)?;
+        let ended = command.socket(cmdline::ENDED_FD)?;
+        let incoming = command.socket(cmdline::INCOMING_FD)?;
+        let process = command.start()?;
         let create = |name: &str| transcript(directory, name);
-        write_command_line(directory, qemu, &arguments)?;
-        let stderr = directory.join("qemu.stderr");
-        let (qmp, theirs_qmp) = UnixStream::pair()?;
-        let (console, theirs_console) = UnixStream::pair()?;
-        let (agent, theirs_agent) = UnixStream::pair()?;
-        let (ended, theirs_ended) = UnixStream::pair()?;
-        let (incoming, theirs_incoming) = UnixStream::pair()?;
-        let map = |parent: UnixStream, child_fd| FdMapping {
-            parent_fd: OwnedFd::from(parent),
-            child_fd,
-        };
-        let mut command = pdeath_command(qemu);
-        command
-            .args(&arguments)
-            .stdin(Stdio::null())
-            .stdout(create("qemu.stdout")?)
-            .stderr(create("qemu.stderr")?)
-            .fd_mappings(vec![
-                map(theirs_qmp, cmdline::QMP_FD),
-                map(theirs_console, cmdline::SERIAL_FD),
-                map(theirs_agent, cmdline::AGENT_FD),
-                map(theirs_ended, cmdline::ENDED_FD),
-                map(theirs_incoming, cmdline::INCOMING_FD),
-            ])
-            .map_err(|error| anyhow!("{error}"))?;
-        let started = Instant::now();
-        let child = command
-            .spawn()
-            .or_cannot_run(|| format!("execute {}", qemu.display()))?;
-        // The command holds QEMU's ends of the sockets; while it lives, QEMU's death is not seen.
-        drop(command);
         let vm = Vm {
             qmp: Wire::new(qmp, create("qmp.log")?, true)?,
             serial: Serial::record(console, agent.try_clone()?, create(SERIAL_LOG)?, echo)?,
             spec,
-            started,
+            started: process.started(),
             agent: Some(AgentPorts { agent, ended }),
             incoming: Some(incoming),
-            handle: Handle(Arc::new(Mutex::new(child))),
-            stderr,
+            handle: Handle(Arc::new(Mutex::new(process))),
         };
         let greeted = vm
             .qmp
@@ -170,7 +99,11 @@ impl Vm {
         match greeted {
             Ok(_) => Ok(vm),
             Err(error) => Err(match vm.death_behind(&error) {
-                Some(death) => anyhow!("{} before its monitor answered; {}", death.how, death.said),
+                Some(death) => anyhow!(
+                    "QEMU ended with {} before its monitor answered; {}",
+                    death.status,
+                    death.said()
+                ),
                 None => error.context("QEMU's monitor did not come up"),
             }),
         }
@@ -341,22 +274,11 @@ impl Vm {
         }
         .start();
         loop {
-            let status = cpu::try_wait(&mut self.child()).ok()?;
-            if let Some(status) = status {
-                let mut text = String::new();
-                if let Ok(mut file) = File::open(&self.stderr) {
-                    let _ = file.read_to_string(&mut text);
-                }
+            // The lock is not held between two looks: the watchdog may want to kill QEMU.
+            let death = self.process().death();
+            if death.is_some() {
                 self.serial.await_end(limit);
-                let text = text.trim();
-                return Some(Death {
-                    how: format!("QEMU ended with {status}"),
-                    said: if text.is_empty() {
-                        "nothing on stderr".into()
-                    } else {
-                        format!("stderr: {text}")
-                    },
-                });
+                return death;
             }
             if !dying || limit.left().is_none() {
                 return None;
@@ -367,12 +289,12 @@ impl Vm {
 
     /// QEMU's process.
     pub fn pid(&self) -> u32 {
-        self.child().id()
+        self.process().pid()
     }
 
     /// Peak resident memory so far, KiB.
     pub fn peak_kib(&self) -> Option<u64> {
-        let pid = self.child().id();
+        let pid = self.pid();
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let line = status
             .lines()
@@ -382,7 +304,7 @@ impl Vm {
 
     /// QEMU's memory, with what it shares counted in parts (`Pss`, proc(5)), KiB.
     pub fn unique_kib(&self) -> Option<u64> {
-        let pid = self.child().id();
+        let pid = self.pid();
         let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
         line.split_whitespace().next()?.parse().ok()
@@ -393,7 +315,7 @@ impl Vm {
     /// # Errors
     /// When QEMU's descriptors cannot be listed.
     pub fn open_files(&self, path: &str) -> anyhow::Result<usize> {
-        let directory = format!("/proc/{}/fd", self.child().id());
+        let directory = format!("/proc/{}/fd", self.pid());
         let mut count = 0;
         for entry in std::fs::read_dir(&directory).or_cannot_run(|| format!("list {directory}"))? {
             // A descriptor may be closed while the directory is read.
@@ -403,13 +325,13 @@ impl Vm {
         Ok(count)
     }
 
-    fn child(&self) -> std::sync::MutexGuard<'_, Child> {
-        self.handle.0.lock().unwrap_or_else(|p| p.into_inner())
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.handle.0.lock()
     }
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        cpu::end(&mut self.child());
+        self.process().end();
     }
 }

@@ -1,20 +1,21 @@
 //! The serial console: recorded, watched for trouble in every trial, and waited on.
 
 use crate::base::deadline::Deadline;
+use crate::base::watch::Watch;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// The last words of a kernel that stops after a panic in place of rebooting, trace and all printed.
 const STOPPED: &str = "end Kernel panic";
 
 /// The last words of an oops, upon which a kernel goes on without the task that met it.
-const OOPS_TOLD: &str = "end trace";
+const OOPS_TRACED: &str = "end trace";
 
-/// Kernel messages that fail any trial (DESIGN, ping_flood), with the word used in the report.
+/// Kernel messages that fail any trial, with the word used in the report.
 const TROUBLE: &[(&str, &str)] = &[
     ("Kernel panic", "panic"),
     ("Oops:", OOPS),
@@ -42,18 +43,29 @@ struct State {
     closed: bool,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-    echo: AtomicBool,
+impl State {
+    /// Takes what the console printed; whether a kernel has just said with it that it, or the task that
+    /// was hit, goes no further.
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        let mut stopped = false;
+        self.bytes.extend_from_slice(bytes);
+        while let Some(end) = self.bytes[self.line..].iter().position(|b| *b == b'\n') {
+            let line = String::from_utf8_lossy(&self.bytes[self.line..self.line + end]);
+            let line = line.trim().to_owned();
+            self.line += end + 1;
+            let after_oops = || self.trouble.iter().any(|(kind, _)| *kind == OOPS);
+            stopped |= line.contains(STOPPED) || line.contains(OOPS_TRACED) && after_oops();
+            if let Some(kind) = classify(&line) {
+                self.trouble.push((kind, line));
+            }
+        }
+        stopped
+    }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
+struct Shared {
+    state: Watch<State>,
+    echo: AtomicBool,
 }
 
 /// A recorded serial console.
@@ -64,8 +76,8 @@ pub struct Serial {
 
 impl Serial {
     /// Records `stream` into `log` until it ends; `echo` copies it to stderr as well. A kernel that
-    /// stops after a panic ends `agent`'s connection: nobody will answer there. So does an oops, with
-    /// which the trial has failed: whom it hit may be whose answer is awaited.
+    /// stops after a panic ends `agent`'s connection, as nobody will answer there. An oops does so too:
+    /// the trial has failed with it, and the task that it hit may be the agent.
     ///
     /// # Errors
     /// When the socket cannot be duplicated or the thread not be started.
@@ -76,8 +88,7 @@ impl Serial {
         echo: bool,
     ) -> std::io::Result<Serial> {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
+            state: Watch::default(),
             echo: AtomicBool::new(echo),
         });
         let theirs = shared.clone();
@@ -98,21 +109,17 @@ impl Serial {
 
     /// The last `lines` lines.
     pub fn tail(&self, lines: usize) -> String {
-        last_lines(&self.shared.state().bytes, lines)
+        last_lines(&self.shared.state.lock().bytes, lines)
     }
 
     /// The first kernel message that fails a trial, if one was seen: its kind and the line.
     pub fn trouble(&self) -> Option<(&'static str, String)> {
-        self.shared.state().trouble.first().cloned()
+        self.shared.state.lock().trouble.first().cloned()
     }
 
     /// Waits until all that a dead QEMU's console printed is recorded, at most until `deadline`.
     pub fn await_end(&self, deadline: Deadline) {
-        let mut state = self.shared.state();
-        while let (false, Some(left)) = (state.closed, deadline.left()) {
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(|p| p.into_inner()).0;
-        }
+        (self.shared.state).wait(deadline.ends(), |state| state.closed.then_some(()));
     }
 
     /// Waits until `look` finds something in all that the console printed so far; `None` when the time
@@ -122,15 +129,11 @@ impl Serial {
         deadline: Deadline,
         mut look: impl FnMut(&str) -> Option<T>,
     ) -> Option<T> {
-        let mut state = self.shared.state();
-        loop {
+        let waited = self.shared.state.wait(deadline.ends(), |state| {
             let found = look(&String::from_utf8_lossy(&state.bytes));
-            if found.is_some() || state.closed {
-                return found;
-            }
-            let waited = self.shared.changed.wait_timeout(state, deadline.left()?);
-            state = waited.unwrap_or_else(|p| p.into_inner()).0;
-        }
+            (found.is_some() || state.closed).then_some(found)
+        });
+        waited.flatten()
     }
 
     /// Types `bytes` into the console.
@@ -181,25 +184,14 @@ fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: File, shared: &
         if shared.echo.load(Ordering::Relaxed) {
             let _ = std::io::stderr().write_all(&buffer[..count]);
         }
-        let mut state = shared.state();
-        state.bytes.extend_from_slice(&buffer[..count]);
-        while let Some(end) = state.bytes[state.line..].iter().position(|b| *b == b'\n') {
-            let line = String::from_utf8_lossy(&state.bytes[state.line..state.line + end]);
-            let line = line.trim().to_owned();
-            state.line += end + 1;
-            let after_oops = || state.trouble.iter().any(|(kind, _)| *kind == OOPS);
-            if line.contains(STOPPED) || line.contains(OOPS_TOLD) && after_oops() {
+        shared.state.update(|state| {
+            if state.take(&buffer[..count]) {
                 // It may be closed already.
                 let _ = agent.shutdown(std::net::Shutdown::Both);
             }
-            if let Some(kind) = classify(&line) {
-                state.trouble.push((kind, line));
-            }
-        }
-        shared.changed.notify_all();
+        });
     }
-    shared.state().closed = true;
-    shared.changed.notify_all();
+    shared.state.update(|state| state.closed = true);
 }
 
 #[cfg(test)]

@@ -17,8 +17,6 @@ pub struct Kit {
     pub initrd: PathBuf,
     /// Kernel parameters, separated by blanks.
     pub parameters: String,
-    /// `-L` directories.
-    pub firmware: Vec<PathBuf>,
     /// OVMF.
     pub uefi: PathBuf,
     /// Whether this QEMU has `vmgenid`.
@@ -49,7 +47,6 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
         nics: vec![nic(cell, place)],
         usb: is_usb(&cell.nic.device),
         globals: Vec::new(),
-        firmware: kit.firmware.clone(),
         uefi: kit.uefi.clone(),
         generation_id: kit.generation_id,
         ram: Ram::Anonymous,

@@ -3,12 +3,13 @@
 //! qapi's types serve the commands and their replies.
 
 use crate::base::deadline::{Deadline, Limit};
-use anyhow::Context;
+use crate::base::watch::Watch;
+use anyhow::{Context, anyhow};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// An event as it came.
 #[derive(Debug, Clone)]
@@ -39,27 +40,38 @@ pub struct Closed(String);
 #[derive(Default)]
 struct State {
     greeting: Option<Value>,
+    /// The first line that was not JSON.
+    stray: Option<String>,
     replies: Vec<Value>,
     events: Vec<WireEvent>,
     /// Why nothing more will come.
     closed: Option<String>,
 }
 
+impl State {
+    fn take(&mut self, mut message: Value) {
+        if message.get("QMP").is_some() {
+            self.greeting = Some(message["QMP"].take());
+        } else if let Some(name) = message.get("event").and_then(Value::as_str) {
+            let name = name.to_owned();
+            self.events.push(WireEvent {
+                name,
+                data: message["data"].take(),
+            });
+        } else {
+            self.replies.push(message);
+        }
+    }
+}
+
 struct Shared {
-    state: Mutex<State>,
-    changed: Condvar,
-    transcript: Mutex<File>,
+    state: Watch<State>,
+    transcript: Mutex<Box<dyn Write + Send>>,
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
     fn record(&self, direction: &str, line: &str) {
-        let mut file = self.transcript.lock().unwrap_or_else(|p| p.into_inner());
+        let mut file = self.transcript.lock();
         // A transcript that cannot be written (disk full) must not decide a trial.
         let _ = writeln!(file, "{direction} {line}");
     }
@@ -82,11 +94,14 @@ impl Wire {
     ///
     /// # Errors
     /// When the socket cannot be duplicated or the reader thread not be started.
-    pub fn new(stream: UnixStream, transcript: File, ids: bool) -> anyhow::Result<Wire> {
+    pub fn new(
+        stream: UnixStream,
+        transcript: impl Write + Send + 'static,
+        ids: bool,
+    ) -> anyhow::Result<Wire> {
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
-            changed: Condvar::new(),
-            transcript: Mutex::new(transcript),
+            state: Watch::default(),
+            transcript: Mutex::new(Box::new(transcript)),
         });
         let reader = BufReader::new(stream.try_clone()?);
         let theirs = shared.clone();
@@ -103,11 +118,17 @@ impl Wire {
     /// QMP's greeting.
     ///
     /// # Errors
-    /// The deadline, or the socket's end.
+    /// The deadline, the socket's end, or something else in its place.
     pub fn greeting(&self, deadline: Deadline) -> anyhow::Result<Value> {
         self.wait(deadline, "the socket stayed silent", |state| {
-            state.greeting.take()
-        })
+            if let Some(greeting) = state.greeting.take() {
+                return Some(Ok(greeting));
+            }
+            let reply = state.replies.first().map(Value::to_string);
+            let other = reply.or_else(|| state.stray.take())?;
+            let start: String = other.chars().take(100).collect();
+            Some(Err(anyhow!("it wrote `{start}` where QMP was awaited")))
+        })?
     }
 
     /// Sends a typed command and gives its typed reply.
@@ -126,7 +147,7 @@ impl Wire {
     /// # Errors
     /// As for [`Wire::call`].
     pub fn call_raw(&self, name: &str, arguments: Value, limit: Limit) -> anyhow::Result<Value> {
-        let mut sender = self.sender.lock().unwrap_or_else(|p| p.into_inner());
+        let mut sender = self.sender.lock();
         sender.1 += 1;
         let id = sender.1;
         let mut message = json!({ "execute": name });
@@ -164,12 +185,12 @@ impl Wire {
 
     /// Where the stream of events stands: call it before the command whose event is awaited.
     pub fn mark(&self) -> EventMark {
-        EventMark(self.shared.state().events.len())
+        EventMark(self.shared.state.lock().events.len())
     }
 
     /// Events since `mark`.
     pub fn events(&self, mark: EventMark) -> Vec<WireEvent> {
-        self.shared.state().events[mark.0..].to_vec()
+        self.shared.state.lock().events[mark.0..].to_vec()
     }
 
     /// The first event since `mark` for which `pick` gives something.
@@ -198,7 +219,7 @@ impl Wire {
 
     /// Whether more may come.
     pub fn is_open(&self) -> bool {
-        self.shared.state().closed.is_none()
+        self.shared.state.lock().closed.is_none()
     }
 
     fn wait<T>(
@@ -207,31 +228,20 @@ impl Wire {
         silent: &str,
         mut take: impl FnMut(&mut State) -> Option<T>,
     ) -> anyhow::Result<T> {
-        let mut state = self.shared.state();
-        loop {
-            if let Some(found) = take(&mut state) {
-                return Ok(found);
-            }
-            if let Some(why) = &state.closed {
-                return Err(Closed(why.clone()).into());
-            }
-            let Some(left) = deadline.left() else {
-                return Err(deadline.missed(silent));
-            };
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, left)
-                .unwrap_or_else(|p| p.into_inner())
-                .0;
-        }
+        let waited = self.shared.state.wait(deadline.ends(), |state| {
+            take(state).map(Ok).or_else(|| {
+                let why = state.closed.as_ref()?;
+                Some(Err(Closed(why.clone()).into()))
+            })
+        });
+        waited.unwrap_or_else(|| Err(deadline.missed(silent)))
     }
 }
 
 impl Drop for Wire {
     fn drop(&mut self) {
         // Ends the reader thread.
-        let sender = self.sender.get_mut().unwrap_or_else(|p| p.into_inner());
+        let sender = self.sender.get_mut();
         let _ = sender.0.shutdown(std::net::Shutdown::Both);
     }
 }
@@ -252,23 +262,13 @@ fn read_all(mut reader: BufReader<UnixStream>, shared: &Shared) {
             continue;
         }
         shared.record("<-", text);
-        let Ok(mut message) = serde_json::from_str::<Value>(text) else {
-            continue;
-        };
-        let mut state = shared.state();
-        if message.get("QMP").is_some() {
-            state.greeting = Some(message["QMP"].take());
-        } else if let Some(name) = message.get("event").and_then(Value::as_str) {
-            let name = name.to_owned();
-            state.events.push(WireEvent {
-                name,
-                data: message["data"].take(),
-            });
-        } else {
-            state.replies.push(message);
-        }
-        shared.changed.notify_all();
+        let message = serde_json::from_str(text);
+        shared.state.update(|state| match message {
+            Ok(message) => state.take(message),
+            Err(_) => {
+                state.stray.get_or_insert_with(|| text.to_owned());
+            }
+        });
     };
-    shared.state().closed = Some(why);
-    shared.changed.notify_all();
+    shared.state.update(|state| state.closed = Some(why));
 }

@@ -1,14 +1,15 @@
 use super::*;
 
+fn qemu(program: impl Into<PathBuf>) -> Qemu {
+    Qemu {
+        program: program.into(),
+        firmware: Vec::new(),
+    }
+}
+
 /// A stand-in for a QEMU that does what `script` says.
-fn boot(accel: Accel, script: &str) -> Boot {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", script])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    Boot::spawn(accel, command).unwrap()
+fn boot(accel: Accel, script: &str) -> ProofBoot {
+    ProofBoot::spawn(accel, &qemu("sh"), vec!["-c".into(), script.into()]).unwrap()
 }
 
 const UP: &str = "echo booting; echo 'nicmatrix: userspace'; exec sleep 60";
@@ -89,7 +90,7 @@ fn speed_is_against_the_reference_and_never_below_one() {
 #[test]
 fn the_tail_is_short_and_clean() {
     let long: String = (0..40).map(|n| format!("line {n}\r\n")).collect();
-    let tail = tail((long + "\x1b[31mred\n\n").as_bytes());
+    let tail = tail(&(long + "\x1b[31mred\n\n"));
     assert_eq!(tail.lines().count(), TAIL_LINES);
     assert!(
         tail.starts_with("line 26\n") && tail.ends_with("\n[31mred"),
@@ -100,8 +101,9 @@ fn the_tail_is_short_and_clean() {
 #[test]
 fn the_answer_is_kept_for_what_it_depends_on() {
     let dir = tempfile::tempdir().unwrap();
-    let qemu = dir.path().join("qemu");
-    fs::write(&qemu, "one build").unwrap();
+    let mut qemu = qemu(dir.path().join("qemu"));
+    let program = qemu.program.clone();
+    fs::write(&program, "one build").unwrap();
     let mut image = GuestImage {
         vmlinux: None,
         bzimage: "bzImage".into(),
@@ -115,24 +117,25 @@ fn the_answer_is_kept_for_what_it_depends_on() {
     let file = dir.path().join("accel-tcg.json");
     let answer = proven(Accel::Tcg, 2.0, "measured".into());
     let entry = Cached {
-        key: key(&qemu, &[], &image).unwrap(),
+        key: key(&qemu, &image).unwrap(),
         proven: answer.clone(),
     };
     json::write_whole(&file, &entry).unwrap();
-    let ask = |firmware: &[PathBuf], image: &GuestImage| {
-        cached(&file, &key(&qemu, firmware, image).unwrap())
-    };
-    assert_eq!(ask(&[], &image), Some(answer));
-    assert_eq!(ask(&["pc-bios".into()], &image), None);
+    let ask = |qemu: &Qemu, image: &GuestImage| cached(&file, &key(qemu, image).unwrap());
+    assert_eq!(ask(&qemu, &image), Some(answer));
+    qemu.firmware.push("pc-bios".into());
+    assert_eq!(ask(&qemu, &image), None);
+    qemu.firmware.clear();
     image.hash = "b".into();
-    assert_eq!(ask(&[], &image), None);
+    assert_eq!(ask(&qemu, &image), None);
     image.hash = "a".into();
-    fs::write(&qemu, "another build").unwrap();
-    assert_eq!(ask(&[], &image), None);
-    fs::write(&qemu, "one build").unwrap();
+    fs::write(&program, "another build").unwrap();
+    assert_eq!(ask(&qemu, &image), None);
+    fs::write(&program, "one build").unwrap();
     fs::write(&file, "{").unwrap();
-    assert_eq!(ask(&[], &image), None);
-    let missing = key(Path::new("/nonexistent/qemu"), &[], &image).unwrap_err();
+    assert_eq!(ask(&qemu, &image), None);
+    qemu.program = "/nonexistent/qemu".into();
+    let missing = key(&qemu, &image).unwrap_err();
     assert!(missing.is::<CannotRun>());
     assert!(
         missing.to_string().contains("/nonexistent/qemu"),

@@ -1,14 +1,12 @@
 //! What a checkpoint depends on: when any of it changes, so does the key, and another is made.
 
-use crate::base::child::pdeath_command;
-use crate::base::error::OrCannotRun;
 use crate::vm::accel::Accel;
 use crate::vm::cmdline::{Boot, Ram, VmSpec};
+use crate::vm::qemu::Qemu;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::Path;
 
 /// Raised when the same command line is saved or restored in another way.
 const FORMAT: u32 = 1;
@@ -21,22 +19,9 @@ impl Origin {
     ///
     /// # Errors
     /// [`crate::base::error::CannotRun`] where QEMU cannot be executed.
-    pub fn of(
-        qemu: &Path,
-        version: &str,
-        firmware: &[PathBuf],
-        accel: Accel,
-    ) -> anyhow::Result<Origin> {
-        let mut text = format!("format {FORMAT}\nqemu {version} {}\n", stamp(qemu));
-        let mut ask = pdeath_command(qemu);
-        for directory in firmware {
-            ask.arg("-L").arg(directory);
-        }
-        let output = ask
-            .args(["-L", "help"])
-            .stdin(Stdio::null())
-            .output()
-            .or_cannot_run(|| format!("execute {}", qemu.display()))?;
+    pub fn of(qemu: &Qemu, version: &str, accel: Accel) -> anyhow::Result<Origin> {
+        let mut text = format!("format {FORMAT}\nqemu {version} {}\n", stamp(&qemu.program));
+        let output = qemu.command(["-L", "help"]).output()?;
         for directory in String::from_utf8_lossy(&output.stdout).lines() {
             text += &files(Path::new(directory));
         }

@@ -29,7 +29,6 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
         nics,
         usb: false,
         globals: Vec::new(),
-        firmware: Vec::new(),
         uefi: "OVMF.fd".into(),
         generation_id: false,
         ram: Ram::Anonymous,
@@ -47,7 +46,6 @@ fn line(spec: &VmSpec) -> String {
 fn a_standard_vm() {
     let mut spec = spec(vec![nic("e1000")]);
     spec.kernel_parameter("module_blacklist=e1000");
-    spec.firmware.push("build dir/pc-bios".into());
     insta::assert_snapshot!(line(&spec));
 }
 

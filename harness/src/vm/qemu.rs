@@ -1,0 +1,462 @@
+//! The one way to start a QEMU, whatever it is started for: a guest, a lab, a boot that proves an
+//! accelerator, or a question to it.
+
+use crate::base::child::pdeath_command;
+use crate::base::cpu;
+use crate::base::error::OrCannotRun;
+use crate::base::words;
+use crate::settings::Settings;
+use anyhow::anyhow;
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Between two looks whether a QEMU has ended.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A QEMU that can be started.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qemu {
+    /// Its program.
+    pub program: PathBuf,
+    /// `-L` directories.
+    pub firmware: Vec<PathBuf>,
+}
+
+impl Qemu {
+    /// The QEMU under test.
+    pub fn under_test(settings: &Settings) -> Qemu {
+        Qemu {
+            program: settings.qemu.clone(),
+            firmware: settings.firmware.clone(),
+        }
+    }
+
+    /// This QEMU with `arguments`, not yet started.
+    pub fn command(&self, arguments: impl IntoIterator<Item = impl Into<OsString>>) -> QemuCommand {
+        let firmware = self.firmware.iter();
+        let mut all: Vec<OsString> = firmware
+            .flat_map(|directory| ["-L".into(), directory.into()])
+            .collect();
+        all.extend(arguments.into_iter().map(Into::into));
+        QemuCommand {
+            program: self.program.clone(),
+            arguments: all,
+            sockets: Vec::new(),
+            stdio: None,
+            directory: None,
+            own_group: false,
+        }
+    }
+}
+
+/// A new file beside a VM's others.
+///
+/// # Errors
+/// [`crate::base::error::CannotRun`]: the directory cannot be written to.
+pub fn transcript(directory: &Path, name: &str) -> anyhow::Result<File> {
+    let path = directory.join(name);
+    File::options()
+        // QEMU's stderr is read again.
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)
+        .or_cannot_run(|| format!("write {}", path.display()))
+}
+
+/// A QEMU that is about to be started.
+pub struct QemuCommand {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    sockets: Vec<FdMapping>,
+    stdio: Option<UnixStream>,
+    directory: Option<PathBuf>,
+    own_group: bool,
+}
+
+impl QemuCommand {
+    /// Has QEMU inherit a socket as its file descriptor `child_fd`; the other end. There is no path to
+    /// poll for or to clean up.
+    ///
+    /// # Errors
+    /// When the sockets cannot be made.
+    pub fn socket(&mut self, child_fd: i32) -> anyhow::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.sockets.push(FdMapping {
+            parent_fd: OwnedFd::from(theirs),
+            child_fd,
+        });
+        Ok(ours)
+    }
+
+    /// As [`QemuCommand::socket`], as its standard input and output, which else are empty and lost.
+    ///
+    /// # Errors
+    /// When the sockets cannot be made.
+    pub fn stdio(&mut self) -> anyhow::Result<UnixStream> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.stdio = Some(theirs);
+        Ok(ours)
+    }
+
+    /// Keeps the command line (`qemu.sh`, as a shell takes it) and all that QEMU says in `directory`.
+    pub fn transcripts_in(&mut self, directory: &Path) {
+        self.directory = Some(directory.to_owned());
+    }
+
+    /// Gives QEMU a process group of its own, which is killed with it: for a program that may be a
+    /// script with children.
+    pub fn own_group(&mut self) {
+        self.own_group = true;
+    }
+
+    /// The command line, as a shell takes it, an option a line.
+    pub fn line(&self) -> String {
+        words::command_line(&self.program, &self.arguments)
+    }
+
+    /// Starts QEMU. It is killed with the calling thread, and lives in that thread's network namespace.
+    ///
+    /// # Errors
+    /// [`crate::base::error::CannotRun`]: the program cannot be executed, or the directory of the
+    /// transcripts not be written to.
+    pub fn start(mut self) -> anyhow::Result<Process> {
+        let mut command = self.command();
+        let stderr = match &self.directory {
+            None => {
+                tempfile::tempfile().or_cannot_run(|| "make a file for QEMU's stderr".into())?
+            }
+            Some(directory) => {
+                std::fs::write(directory.join("qemu.sh"), self.line() + "\n")
+                    .or_cannot_run(|| "write the QEMU command line".into())?;
+                command.stdout(transcript(directory, "qemu.stdout")?);
+                transcript(directory, "qemu.stderr")?
+            }
+        };
+        command.stderr(stderr.try_clone()?);
+        if let Some(stdio) = self.stdio.take() {
+            command.stdin(OwnedFd::from(stdio.try_clone()?));
+            command.stdout(OwnedFd::from(stdio));
+        }
+        if self.own_group {
+            command.process_group(0);
+        }
+        command
+            .fd_mappings(std::mem::take(&mut self.sockets))
+            .map_err(|error| anyhow!("{error}"))?;
+        let started = Instant::now();
+        let child = command
+            .spawn()
+            .or_cannot_run(|| format!("start {}", self.program.display()))?;
+        // The command, which holds QEMU's ends of the sockets, ends here: while it lived, QEMU's end
+        // would not be seen.
+        Ok(Process {
+            child,
+            started,
+            stderr,
+            own_group: self.own_group,
+            status: None,
+        })
+    }
+
+    /// Starts QEMU and waits for its end, which comes by itself; what it printed. For options such as
+    /// `-device help`.
+    ///
+    /// # Errors
+    /// [`crate::base::error::CannotRun`]: the program cannot be executed.
+    pub fn output(self) -> anyhow::Result<Output> {
+        let child = self
+            .command()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        child
+            .and_then(cpu::wait_with_output)
+            .or_cannot_run(|| format!("start {}", self.program.display()))
+    }
+
+    /// The program and its arguments, with neither input nor output.
+    fn command(&self) -> Command {
+        let mut command = pdeath_command(&self.program);
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+}
+
+/// The process of a QEMU. It is ended when this is dropped.
+pub struct Process {
+    child: Child,
+    started: Instant,
+    stderr: File,
+    own_group: bool,
+    /// Once it has ended and was waited for.
+    status: Option<ExitStatus>,
+}
+
+/// How a QEMU ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All that it wrote to stderr, without blanks around it.
+    pub stderr: String,
+}
+
+impl Death {
+    /// What it wrote to stderr, for a sentence's end.
+    pub fn said(&self) -> String {
+        match self.stderr.as_str() {
+            "" => "nothing on stderr".into(),
+            text => format!("stderr: {text}"),
+        }
+    }
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QEMU ended with {}; {}", self.status, self.said())
+    }
+}
+
+impl Process {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// When it was started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// All that it wrote to stderr so far, without blanks around it.
+    pub fn stderr(&self) -> String {
+        let mut bytes = Vec::new();
+        let mut buffer = [0; 4096];
+        // QEMU writes at the offset that it shares with this file, which such a read leaves alone.
+        while let Ok(count @ 1..) = self.stderr.read_at(&mut buffer, bytes.len() as u64) {
+            bytes.extend_from_slice(&buffer[..count]);
+        }
+        String::from_utf8_lossy(&bytes).trim().to_owned()
+    }
+
+    /// How it ended; nothing while it runs.
+    pub fn death(&mut self) -> Option<Death> {
+        if self.status.is_none() {
+            self.status = cpu::try_wait(&mut self.child).ok()?;
+        }
+        let status = self.status?;
+        let stderr = self.stderr();
+        Some(Death { status, stderr })
+    }
+
+    /// Waits until it has ended by itself, at most for `limit`; whether it has. Its process id stays its
+    /// own until it is asked for its [`Process::death`] or [ended](Process::end).
+    pub fn await_end(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        while !self.has_ended() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(LOOK);
+        }
+        true
+    }
+
+    fn has_ended(&self) -> bool {
+        let pid = Pid::from_raw(self.child.id() as i32);
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        self.status.is_some() || waitid(Id::Pid(pid), flags) != Ok(WaitStatus::StillAlive)
+    }
+
+    /// Kills it, and leaves it to be waited for.
+    pub fn kill(&mut self) {
+        // An error says that it has ended.
+        let _ = self.child.kill();
+    }
+
+    /// Kills it where it still runs, and waits for its end; the calling thread is charged with the
+    /// processor time that it took.
+    pub fn end(&mut self) {
+        if self.status.is_some() {
+            return;
+        }
+        if self.own_group {
+            // Nobody else can have the group's id before its leader was waited for.
+            let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        }
+        cpu::end(&mut self.child);
+        // It was waited for, and its status is kept.
+        self.status = self.child.try_wait().ok().flatten();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::error::CannotRun;
+    use std::io::{Read as _, Write as _};
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A stand-in for a QEMU that does what `script` says.
+    fn shell(script: &str) -> QemuCommand {
+        let sh = Qemu {
+            program: "sh".into(),
+            firmware: Vec::new(),
+        };
+        sh.command(["-c", script])
+    }
+
+    fn death(command: QemuCommand) -> Death {
+        let mut process = command.start().unwrap();
+        assert!(process.await_end(LONG));
+        process.death().unwrap()
+    }
+
+    #[test]
+    fn the_command_line_begins_with_the_firmware_and_is_kept_with_what_was_said() {
+        let directory = tempfile::tempdir().unwrap();
+        let echo = Qemu {
+            program: "/bin/echo".into(),
+            firmware: vec!["build dir/pc-bios".into(), "/fw".into()],
+        };
+        let mut command = echo.command(["-m", "256"]);
+        command.transcripts_in(directory.path());
+        insta::assert_snapshot!(command.line(), @r"
+        /bin/echo \
+          -L 'build dir/pc-bios' \
+          -L /fw \
+          -m 256
+        ");
+        let line = command.line();
+        assert!(death(command).status.success());
+        let kept = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
+        assert_eq!(kept("qemu.sh"), line + "\n");
+        assert_eq!(kept("qemu.stdout"), "-L build dir/pc-bios -L /fw -m 256\n");
+        assert_eq!(kept("qemu.stderr"), "");
+    }
+
+    #[test]
+    fn a_death_tells_the_status_and_what_was_said() {
+        let silent = death(shell("exit 3"));
+        assert_eq!(
+            silent.to_string(),
+            "QEMU ended with exit status: 3; nothing on stderr"
+        );
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = shell("echo one >&2; echo two >&2; kill -9 $$");
+        command.transcripts_in(directory.path());
+        let loud = death(command).to_string();
+        assert_eq!(
+            loud,
+            "QEMU ended with signal: 9 (SIGKILL); stderr: one\ntwo"
+        );
+    }
+
+    #[test]
+    fn a_stderr_that_is_not_utf_8_is_shown_as_far_as_it_is() {
+        let said = death(shell(r"printf 'cannot open \377\376.img\n' >&2; exit 1")).said();
+        assert_eq!(said, "stderr: cannot open \u{fffd}\u{fffd}.img");
+    }
+
+    #[test]
+    fn what_it_says_is_read_while_it_says_more() {
+        let mut command = shell("echo one >&2; echo; read line; echo two >&2");
+        let mut io = command.stdio().unwrap();
+        let mut process = command.start().unwrap();
+        io.read_exact(&mut [0]).unwrap();
+        assert_eq!(process.stderr(), "one");
+        assert_eq!(process.death(), None);
+        io.write_all(b"\n").unwrap();
+        assert!(process.await_end(LONG));
+        assert_eq!(process.death().unwrap().stderr, "one\ntwo");
+    }
+
+    #[test]
+    fn sockets_are_inherited_and_close_with_it() {
+        let mut command = shell("echo hello >&7; read line <&7; echo $line >&8");
+        let (mut seven, mut eight) = (command.socket(7).unwrap(), command.socket(8).unwrap());
+        let _process = command.start().unwrap();
+        let mut said = [0; 6];
+        seven.read_exact(&mut said).unwrap();
+        assert_eq!(&said, b"hello\n");
+        seven.write_all(b"back\n").unwrap();
+        let mut said = String::new();
+        eight.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "back\n");
+    }
+
+    #[test]
+    fn it_is_killed_with_its_group_and_only_once() {
+        let mut command = shell("sleep 97.5 & echo $!; wait");
+        command.own_group();
+        let mut io = command.stdio().unwrap();
+        let mut process = command.start().unwrap();
+        let mut pid = [0; 16];
+        let count = io.read(&mut pid).unwrap();
+        let child = String::from_utf8_lossy(&pid[..count]).trim().to_owned();
+        assert!(!process.await_end(Duration::ZERO));
+        process.end();
+        process.end();
+        let death = process.death().unwrap();
+        assert!(death.to_string().contains("SIGKILL"), "{death}");
+        // It was orphaned by the shell's end; who takes it over may take a moment.
+        let line = Path::new("/proc").join(child).join("cmdline");
+        let deadline = Instant::now() + LONG;
+        while std::fs::read(&line).is_ok_and(|line| !line.is_empty()) {
+            assert!(Instant::now() < deadline, "its child lives on");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_is_named() {
+        let nowhere = Qemu {
+            program: "/nowhere/qemu".into(),
+            firmware: Vec::new(),
+        };
+        let nothing: [&str; 0] = [];
+        let started = nowhere.command(nothing).start().err().unwrap();
+        let asked = nowhere.command(nothing).output().unwrap_err();
+        for error in [started, asked] {
+            assert!(error.is::<CannotRun>());
+            assert_eq!(
+                error.to_string(),
+                "cannot start /nowhere/qemu: No such file or directory (os error 2)"
+            );
+        }
+    }
+
+    #[test]
+    fn the_output_of_a_question_is_all_that_it_prints() {
+        let output = shell("echo $LC_ALL; echo complained >&2").output().unwrap();
+        assert_eq!(
+            (&*output.stdout, &*output.stderr),
+            (&b"C\n"[..], &b"complained\n"[..])
+        );
+    }
+}
