@@ -4,11 +4,12 @@ use crate::cases::after::After;
 use crate::cases::{Case, Fault, Load, Start};
 use crate::host::HostFacts;
 use crate::host::place::{Host, host_of};
-use crate::matrix::name::TrialName;
 use crate::matrix::schema::{Exclude, From, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::cmdline::{Boot, Firmware};
 use crate::vm::standard;
+use report::name::TrialName;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -26,6 +27,8 @@ pub enum Action {
 pub struct PlannedTrial {
     /// As [`TrialName`] says.
     pub name: String,
+    /// The name's parts.
+    pub parts: TrialName,
     /// The procedure.
     pub case: &'static Case,
     /// Where it runs.
@@ -85,6 +88,17 @@ pub fn plan(
         }
     }
     trials
+}
+
+/// SHA-256 over the names of `trials`, a line each. Of a whole plan it is the same on every host and
+/// for every shard.
+pub fn digest(trials: &[PlannedTrial]) -> String {
+    let mut sha = Sha256::new();
+    for trial in trials {
+        sha.update(&trial.name);
+        sha.update(b"\n");
+    }
+    format!("{:x}", sha.finalize())
 }
 
 /// Where `case` runs in this profile: on every guest, or on one for each NIC and backend; then the
@@ -203,16 +217,18 @@ impl Variant<'_, '_> {
     fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
         let Variant { place, fault, .. } = *self;
         let boots = self.start == Start::Boot && case.start != Start::Boot;
-        let name = TrialName {
-            case: case.name,
-            variant: self.after.map(After::word).or(boots.then_some("boot")),
-            fault: fault.map(|f| f.name),
-            nic: &place.cell.nic.name,
-            guest: &place.cell.guest.name,
-            backend: place.cell.backend,
+        let variant = self.after.map(After::word).or(boots.then_some("boot"));
+        let parts = TrialName {
+            case: case.name.to_owned(),
+            variant: variant.map(str::to_owned),
+            fault: fault.map(|f| f.name.to_owned()),
+            nic: place.cell.nic.name.clone(),
+            guest: place.cell.guest.name.clone(),
+            backend: place.cell.backend.name().to_owned(),
         };
         PlannedTrial {
-            name: name.to_string(),
+            name: parts.to_string(),
+            parts,
             case,
             cell: place.cell.clone(),
             start: self.start,

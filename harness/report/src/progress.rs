@@ -1,7 +1,8 @@
 //! A line for each trial that has ended, and on a terminal a last line with what is running.
 
-use super::{cause, summary::paint, text, word};
 use crate::events::Outcome;
+use crate::terminal::paint;
+use crate::{name, text};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -123,7 +124,7 @@ impl Shared {
 impl State {
     fn line(&self, name: &str, outcome: &Outcome, took: Duration) -> String {
         let width = self.total.to_string().len();
-        let word = format!("{:^6}", word(outcome, name.contains('!')));
+        let word = format!("{:^6}", outcome.word(name::is_under_fault(name)));
         let mut line = format!(
             "[{:>width$}/{}] {} {:>6}  {name}",
             self.ended,
@@ -131,7 +132,7 @@ impl State {
             paint(&word, outcome, self.is_terminal),
             text::duration(took.as_secs_f64()),
         );
-        let cause = text::clean(&cause(outcome));
+        let cause = text::clean(&outcome.cause());
         if !cause.is_empty() {
             let _ = write!(line, ": {cause}");
         }

@@ -2,7 +2,6 @@
 
 pub mod expand;
 pub mod load;
-pub mod name;
 pub(crate) mod read;
 pub mod schema;
 

@@ -16,6 +16,7 @@ pub mod settings;
 pub mod shell;
 pub mod trial;
 
+mod identity;
 pub(crate) mod schedule;
 mod session;
 pub mod slots;
@@ -204,7 +205,9 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
+    let digest = plan_digest(&settings, &plan)?;
     let opened = Session::open(
+        identity::identity(&settings, &plan.facts, digest)?,
         settings,
         plan.profile,
         plan.facts,
@@ -228,6 +231,20 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     // The verdicts are in the events, which know more kinds of them than libtest does.
     let _ = libtest_mimic::run(&arguments, trials);
     session.close(false)
+}
+
+/// The digest of the whole plan, of which `plan` may be a shard.
+fn plan_digest(settings: &Settings, plan: &Planned) -> anyhow::Result<String> {
+    if settings.shard.is_none() {
+        return Ok(plan::digest(&plan.trials));
+    }
+    let whole = Settings {
+        shard: None,
+        ..settings.clone()
+    };
+    Ok(plan::digest(
+        &planned_with(&whole, plan.facts.clone())?.trials,
+    ))
 }
 
 /// A filter that matches nothing is an error; a shard that has none of those it matches is not.

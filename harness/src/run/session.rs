@@ -15,9 +15,11 @@ use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
-use report::events::{Event, EventLog, Outcome, TrialEnded};
+use report::events::{Event, Outcome, SCHEMA, TrialEnded};
+use report::identity::Identity;
+use report::log::EventLog;
 use report::progress::Progress;
-use report::summary;
+use report::terminal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
@@ -59,6 +61,7 @@ impl Session {
     /// # Errors
     /// What [`Context::prepare`] cannot do; a log that cannot be written.
     pub fn open(
+        mut identity: Identity,
         settings: Settings,
         profile: Profile,
         facts: HostFacts,
@@ -78,6 +81,8 @@ impl Session {
                 selected,
             )?)),
         };
+        let accel = context.as_ref().map(|context| context.proven.accel);
+        identity.host.accelerator = accel.map(|accel| accel.name().to_owned());
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
         let log = EventLog::create(run.path());
         let log = artifacts::on_disk(log, || {
@@ -86,6 +91,8 @@ impl Session {
         append(
             &log,
             &Event::RunStarted {
+                schema: SCHEMA,
+                identity: Some(Box::new(identity)),
                 unix_time: SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |d| d.as_secs()),
@@ -117,8 +124,8 @@ impl Session {
                 History::read(&settings.host_cache(), &what)
             }
         };
-        let accel = context.as_ref().map_or(Accel::Tcg, |c| c.proven.accel);
-        let labs = Labs::new(run.path().join("lab"), lab_memory_mib, accel);
+        let lab_dir = run.path().join("lab");
+        let labs = Labs::new(lab_dir, lab_memory_mib, accel.unwrap_or(Accel::Tcg));
         let module = || Module::of_kernel(&settings.host_cache());
         let reloader = settings.allow_module_reload.then(module);
         Ok(Session {
@@ -194,6 +201,7 @@ impl Session {
         };
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
+            name: planned.parts.clone(),
         });
         if let Some(progress) = &self.progress {
             progress.started(&planned.name);
@@ -321,7 +329,7 @@ impl Session {
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .map_err(|error| CannotRun(format!("{error:#}")).into());
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        println!("{}", summary::render(&results, colour, WIDTH));
+        println!("{}", terminal::render(&results, colour, WIDTH));
         if let Err(error) = self.history.remember(&results) {
             eprintln!("Error: {error:#}");
         }
@@ -347,14 +355,9 @@ fn code(outcome: &Outcome) -> u8 {
 }
 
 fn planned_event(trial: &PlannedTrial) -> Event {
-    // With its start and fault, as the name begins.
-    let case = trial.name.split("::").next().unwrap_or(&trial.name);
     Event::Planned {
         trial: trial.name.clone(),
-        case: case.to_owned(),
-        nic: trial.cell.nic.name.clone(),
-        guest: trial.cell.guest.name.clone(),
-        backend: trial.cell.backend.to_string(),
+        name: trial.parts.clone(),
         plan_item: trial.case.plan_item.to_owned(),
     }
 }
