@@ -2,17 +2,17 @@
 //!
 //! It finds or installs what a run needs, builds the harness, and runs it with the user's flags as
 //! `NICMATRIX_*` variables. What a trial is and how it went only the harness knows; of a finished
-//! run, this reads `events.jsonl`.
+//! run, the report crate reads `events.jsonl`.
 
 mod bench;
 mod build;
 mod cache;
 mod child;
 mod doctor;
-mod events;
 mod lab;
 mod matrix;
 mod repro;
+mod runs;
 mod setup;
 mod test;
 

@@ -5,6 +5,7 @@ use crate::{Place, child, setup};
 use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{Subcommand, ValueEnum};
+use report::name::is_under_fault;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -268,11 +269,6 @@ pub fn faults(on: bool) -> Option<(&'static str, &'static str)> {
     on.then_some(("NICMATRIX_FAULTS", "1"))
 }
 
-/// Only fault mode has trials named `case!fault::…`.
-pub fn under_fault(trial: &str) -> bool {
-    trial.contains('!')
-}
-
 pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     let mut command = match &args.look {
         Some(Look::List {
@@ -295,7 +291,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
             let mut command = settings.command(place, |h| &h.nicmatrix)?;
             command
                 .args(["explain", trial])
-                .envs(faults(under_fault(trial)));
+                .envs(faults(is_under_fault(trial)));
             command
         }
         None => {

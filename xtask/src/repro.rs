@@ -3,6 +3,7 @@
 use crate::matrix::{self, Settings};
 use crate::{Place, child};
 use anyhow::Result;
+use report::name::is_under_fault;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -39,7 +40,7 @@ impl Args {
         if self.shell {
             env.push(("NICMATRIX_SHELL", "1"));
         }
-        env.extend(matrix::faults(matrix::under_fault(&self.trial)));
+        env.extend(matrix::faults(is_under_fault(&self.trial)));
         env
     }
 }

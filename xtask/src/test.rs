@@ -3,15 +3,14 @@
 mod tally;
 
 use crate::build::Harness;
-use crate::events::{Run, Trial, Verdict};
-use crate::{Place, build, child, doctor, setup};
+use crate::{Place, build, child, doctor, runs, setup};
 use anyhow::{Context, Result, bail, ensure};
+use report::{Results, Trial};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use tally::Tally;
-use xshell::{Shell, cmd};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -157,11 +156,8 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
 }
 
 fn cargo(place: &Place, args: &[&str]) -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(&place.root);
-    // Run by our own child module: the shell passes no signals on.
-    let mut command = Command::from(cmd!(shell, "cargo {args...}"));
-    child::check(&format!("`cargo {}`", args[0]), &mut command)
+    let mut command = child::cargo(&place.root);
+    child::check(&format!("`cargo {}`", args[0]), command.args(args))
 }
 
 /// Every test but the trials.
@@ -243,15 +239,15 @@ const HERE: (&str, &str) = ("NICMATRIX_HOST", "direct");
 
 /// A run without the trials whose guests booted in it, and the names of those: to boot them again shows
 /// nothing.
-fn by_start(run: &Run) -> (Run, Vec<&str>) {
-    let boots = |trial: &&Trial| trial.start.as_deref() == Some("boot");
+fn by_start(run: &Results) -> (Results, Vec<&str>) {
+    let boots = |trial: &&Trial| trial.end.start.as_deref() == Some("boot");
     let booted = run.trials.iter().filter(boots);
     let restored = run.trials.iter().filter(|trial| !boots(trial));
-    let rest = Run {
+    let rest = Results {
         trials: restored.cloned().collect(),
-        ..Run::default()
+        ..Results::default()
     };
-    (rest, booted.map(|trial| &*trial.trial).collect())
+    (rest, booted.map(Trial::name).collect())
 }
 
 /// Runs the matrix with `more` variables and `arguments` of libtest; its trials, and whether it ended
@@ -261,7 +257,7 @@ fn matrix<'a>(
     harness: &Harness,
     more: &[(&str, &str)],
     arguments: impl IntoIterator<Item = &'a str>,
-) -> Result<(Run, bool)> {
+) -> Result<(Results, bool)> {
     let mut command = Command::new(&harness.matrix);
     with_defaults(&mut command, place)
         .args(arguments)
@@ -270,7 +266,7 @@ fn matrix<'a>(
     finished(place, &mut command)
 }
 
-fn under_nextest(place: &Place) -> Result<Run> {
+fn under_nextest(place: &Place) -> Result<Results> {
     let mut command = child::cargo(&place.root);
     command.args(["nextest", "run", "--package", "harness", "--test", "matrix"]);
     let (run, success) = finished(place, with_defaults(&mut command, place).envs([HERE]))?;
@@ -284,10 +280,10 @@ fn under_nextest(place: &Place) -> Result<Run> {
 }
 
 /// Runs a command that leaves a run behind.
-fn finished(place: &Place, command: &mut Command) -> Result<(Run, bool)> {
-    let directory = Run::name(command, &place.harness_dir());
+fn finished(place: &Place, command: &mut Command) -> Result<(Results, bool)> {
+    let directory = runs::name(command, place);
     let status = child::run(command)?;
-    let run = Run::read(&directory);
+    let run = runs::read(&directory);
     let left_none = || format!("{} ended with {status}", child::describe(command));
     Ok((run.with_context(left_none)?, status.success()))
 }
@@ -296,22 +292,19 @@ const NO_DIRECT: &str = "there are no verdicts of a direct run to compare with";
 
 /// Whether both ways came to the same verdicts, trial by trial, of those that ran on this machine
 /// itself; `how` the other one ran.
-fn agree(direct: &Run, other: &Run, how: &str) -> Result<()> {
+fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
     // Nextest does not run what is known beforehand to be skipped.
-    let verdicts = |run: &Run| -> BTreeMap<String, Verdict> {
-        let judged = |t: &&Trial| t.verdict != Verdict::Skipped && t.host.is_none();
-        run.trials
-            .iter()
-            .filter(judged)
-            .map(|t| (t.trial.clone(), t.verdict))
-            .collect()
+    let verdicts = |run: &Results| -> BTreeMap<String, &str> {
+        let judged = |t: &&Trial| !t.is_skipped() && t.end.host.is_none();
+        let verdict = |t: &Trial| (t.name().to_owned(), t.outcome().verdict());
+        run.trials.iter().filter(judged).map(verdict).collect()
     };
     let (direct, other) = (verdicts(direct), verdicts(other));
     ensure!(
         !direct.is_empty(),
         "the direct run judged no trial: there is nothing to compare"
     );
-    let word = |verdict: Option<&Verdict>| verdict.map_or("not run".into(), |v| format!("{v:?}"));
+    let word = |verdict: Option<&&'static str>| *verdict.unwrap_or(&"not run");
     let mut names: Vec<&String> = direct.keys().chain(other.keys()).collect();
     names.sort();
     names.dedup();
@@ -333,47 +326,54 @@ fn agree(direct: &Run, other: &Run, how: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use report::events::{Outcome, TrialEnded};
 
-    fn run(trials: &[(&str, Verdict)]) -> Run {
-        let trial = |&(name, verdict): &(&str, Verdict)| Trial {
-            trial: name.into(),
-            verdict,
-            seconds: 1.0,
-            case_seconds: 0.5,
-            start: None,
-            host: None,
-            lab_start_seconds: None,
-            boot_seconds: None,
-            vm_peak_kib: None,
+    fn run(trials: &[(&str, Outcome)]) -> Results {
+        let trial = |(name, outcome): &(&str, Outcome)| Trial {
+            plan_item: String::new(),
+            end: TrialEnded::unmeasured((*name).to_owned(), outcome.clone()),
         };
-        Run {
+        Results {
             trials: trials.iter().map(trial).collect(),
-            ..Run::default()
+            ..Results::default()
+        }
+    }
+
+    fn skipped() -> Outcome {
+        Outcome::Skipped {
+            reason: "no vhost_net".into(),
+        }
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed {
+            message: "no reply".into(),
         }
     }
 
     #[test]
     fn agreement_is_of_what_was_judged() {
-        let direct = run(&[("a", Verdict::Passed), ("b", Verdict::Skipped)]);
-        let agree = |direct: &Run, other: &Run| super::agree(direct, other, "under nextest");
-        agree(&direct, &run(&[("a", Verdict::Passed)])).unwrap();
+        let direct = run(&[("a", Outcome::Passed), ("b", skipped())]);
+        let agree =
+            |direct: &Results, other: &Results| super::agree(direct, other, "under nextest");
+        agree(&direct, &run(&[("a", Outcome::Passed)])).unwrap();
 
-        let error = agree(&direct, &run(&[("a", Verdict::Failed)]))
+        let error = agree(&direct, &run(&[("a", failed())]))
             .unwrap_err()
             .to_string();
         assert!(
-            error.ends_with("a: Passed directly, Failed under nextest"),
+            error.ends_with("a: passed directly, failed under nextest"),
             "{error}"
         );
         let error = agree(&direct, &run(&[])).unwrap_err().to_string();
         assert!(
-            error.ends_with("a: Passed directly, not run under nextest"),
+            error.ends_with("a: passed directly, not run under nextest"),
             "{error}"
         );
-        let more = run(&[("a", Verdict::Passed), ("b", Verdict::Passed)]);
+        let more = run(&[("a", Outcome::Passed), ("b", Outcome::Passed)]);
         let error = agree(&direct, &more).unwrap_err().to_string();
         assert!(
-            error.ends_with("b: not run directly, Passed under nextest"),
+            error.ends_with("b: not run directly, passed under nextest"),
             "{error}"
         );
         assert!(agree(&run(&[]), &run(&[])).is_err());
@@ -381,18 +381,21 @@ mod tests {
 
     #[test]
     fn what_booted_is_not_booted_again() {
-        let mut run = run(&[("pxe::a", Verdict::Passed), ("ping::a", Verdict::Passed)]);
-        run.trials[0].start = Some("boot".into());
-        run.trials[1].start = Some("warm NIC".into());
+        let mut run = run(&[("pxe::a", Outcome::Passed), ("ping::a", Outcome::Passed)]);
+        run.trials[0].end.start = Some("boot".into());
+        run.trials[1].end.start = Some("warm NIC".into());
         let (restored, booted) = by_start(&run);
         assert_eq!(booted, ["pxe::a"]);
-        let names: Vec<&str> = restored.trials.iter().map(|t| &*t.trial).collect();
+        let names: Vec<&str> = restored.trials.iter().map(Trial::name).collect();
         assert_eq!(names, ["ping::a"]);
     }
 
     #[test]
     fn a_flaky_trial_is_no_pass() {
-        let tally = Tally::of(&run(&[("a", Verdict::Flaky), ("b", Verdict::Skipped)]));
+        let flaky = Outcome::Flaky {
+            failures: vec!["no reply".into()],
+        };
+        let tally = Tally::of(&run(&[("a", flaky), ("b", skipped())]));
         assert_eq!(tally.to_string(), "0 passed, 1 failed, 1 skipped");
     }
 

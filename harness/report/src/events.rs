@@ -58,6 +58,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// The verdict, as in the events.
+    pub fn verdict(&self) -> &'static str {
+        match self {
+            Outcome::Passed => "passed",
+            Outcome::Flaky { .. } => "flaky",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Broken { .. } => "broken",
+            Outcome::Skipped { .. } => "skipped",
+            Outcome::Interrupted => "interrupted",
+        }
+    }
+
     /// What it tells of its reason, on one line; empty where there is none.
     pub(crate) fn cause(&self) -> String {
         match self {

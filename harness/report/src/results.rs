@@ -22,6 +22,8 @@ pub struct Results {
     pub cpu_seconds: Option<f64>,
     /// Processors that it could use.
     pub processors: Option<usize>,
+    /// Peak resident memory of the harness, KiB, of the largest process; none if it was killed.
+    pub harness_peak_kib: Option<u64>,
     /// Whether a signal ended it.
     pub interrupted: bool,
     /// Its trials, in the plan's order, each once.
@@ -48,6 +50,11 @@ impl Trial {
     /// The parts of its name.
     pub fn parts(&self) -> &TrialName {
         &self.end.name
+    }
+
+    /// Whether it was decided without running it.
+    pub fn is_skipped(&self) -> bool {
+        matches!(self.end.outcome, Outcome::Skipped { .. })
     }
 
     /// Its verdict.
@@ -143,11 +150,13 @@ impl Results {
                     interrupted,
                     cpu_seconds,
                     processors,
-                    ..
+                    harness_peak_kib,
                 } => {
                     let earlier = latest_start.saturating_sub(results.unix_time.unwrap_or(0));
                     results.seconds = Some(earlier as f64 + seconds);
                     results.interrupted |= interrupted;
+                    results.harness_peak_kib =
+                        results.harness_peak_kib.max(Some(*harness_peak_kib));
                     if let Some(more) = cpu_seconds {
                         *results.cpu_seconds.get_or_insert(0.0) += more;
                     }
