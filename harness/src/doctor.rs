@@ -5,6 +5,7 @@ use crate::guest::image;
 use crate::host::{Accel, HostFacts, accel, facts};
 use crate::matrix::load;
 use crate::run::settings::Settings;
+use report::errln;
 
 /// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
 pub fn examine(settings: &Settings) -> String {
@@ -18,7 +19,7 @@ pub fn examine(settings: &Settings) -> String {
             vhost(&facts, &mut lines);
         }
     }
-    let say = |line: &str| eprintln!("{line}");
+    let say = |line: &str| errln!("{line}");
     let image = match image::ensure(&settings.images(), None, &say) {
         Ok(image) => image,
         Err(error) => {

@@ -7,6 +7,7 @@ use crate::matrix::Settings;
 use crate::{Place, child, runs};
 use anyhow::{Context, Result, bail, ensure};
 use report::{Results, Trial};
+use report::{errln, outln};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -128,7 +129,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     figures.extend([boot, restore]);
     figures.push(Figure::of("the latter by the former", "", ratio)?.at_most(1.0 / 3.0));
 
-    eprintln!("running the smoke profile");
+    errln!("running the smoke profile");
     let smoke = bench.matrix(&[], &[])?;
     let ran = smoke.trials.iter().filter(|t| !t.is_skipped()).count();
     let (minutes, harness_kib) = (smoke.seconds.map(|s| s / 60.0))
@@ -172,20 +173,23 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
 
     figures.extend(by_case(&smoke.trials)?);
 
-    println!(
+    outln!(
         "{:<36} {:>9} {:>9} {:>9} {:<5} {:>4}  target",
-        "", "median", "min", "max", "", "n"
+        "",
+        "median",
+        "min",
+        "max",
+        "",
+        "n"
     );
-    figures
-        .iter()
-        .for_each(|figure| println!("{}", figure.row()));
+    figures.iter().for_each(|figure| outln!("{}", figure.row()));
     let json = match &args.json {
         Some(path) => place.cwd.join(path),
         None => place.harness_dir().join("bench.json"),
     };
     let text = serde_json::to_string_pretty(&figures)? + "\n";
     std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))?;
-    println!("written to {}", place.show(&json));
+    outln!("written to {}", place.show(&json));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -283,7 +287,7 @@ impl Bench<'_> {
                 "none of the trials `{SMALL}` started a VM"
             );
             let word = if boot { "booted" } else { "started" };
-            eprintln!("{word} {} of {wanted} VMs", up.len().min(wanted));
+            errln!("{word} {} of {wanted} VMs", up.len().min(wanted));
         }
         up.truncate(wanted);
         Ok(up)

@@ -3,6 +3,7 @@
 use crate::{Place, build, child, setup};
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
+use report::outln;
 use std::io::IsTerminal;
 use std::process::{Command, ExitCode, Stdio};
 
@@ -38,7 +39,7 @@ pub fn run(place: &Place) -> Result<ExitCode> {
         },
     );
     if !complete {
-        println!("\nThe rest can be told when the packages are there.");
+        outln!("\nThe rest can be told when the packages are there.");
         return Ok(ExitCode::SUCCESS);
     }
     for probe in PROBES.iter().filter(|_| namespace) {
@@ -59,9 +60,9 @@ fn line(what: &str, finding: Finding) {
         Err(text) => ("lack", 33, text),
     };
     if std::io::stdout().is_terminal() {
-        println!("\x1b[{colour}m{word:<4}\x1b[0m  {what:<16} {text}");
+        outln!("\x1b[{colour}m{word:<4}\x1b[0m  {what:<16} {text}");
     } else {
-        println!("{word:<4}  {what:<16} {text}");
+        outln!("{word:<4}  {what:<16} {text}");
     }
 }
 

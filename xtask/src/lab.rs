@@ -4,6 +4,7 @@ use crate::matrix::Settings;
 use crate::{Place, child};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
+use report::outln;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
@@ -100,6 +101,6 @@ fn up(place: &Place, settings: &Settings, backend: Backend) -> Result<()> {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         bail!("no lab for {name} ({status}): {}", said.trim());
     }
-    println!("{name:<12} {}", line.trim());
+    outln!("{name:<12} {}", line.trim());
     Ok(())
 }

@@ -18,6 +18,7 @@ mod test;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use report::errln;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -115,11 +116,11 @@ fn main() -> ExitCode {
     match run(Cli::parse().verb) {
         Ok(code) => code,
         Err(e) if e.is::<child::Interrupted>() => {
-            eprintln!("{e}");
+            errln!("{e}");
             ExitCode::from(130)
         }
         Err(e) => {
-            eprintln!("error: {e:#}");
+            errln!("error: {e:#}");
             ExitCode::from(CANNOT_RUN)
         }
     }

@@ -5,6 +5,7 @@ mod tally;
 use crate::build::Harness;
 use crate::{Place, build, child, doctor, runs, setup};
 use anyhow::{Context, Result, bail, ensure};
+use report::outln;
 use report::{Results, Trial};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,13 +39,13 @@ impl Report {
         name: &'static str,
         make: impl FnOnce() -> Result<(Tally, T)>,
     ) -> Result<Option<T>> {
-        println!("\n==> {name}");
+        outln!("\n==> {name}");
         let begun = Instant::now();
         let (tally, made) = match make() {
             Ok((tally, made)) => (tally, Some(made)),
             Err(e) if e.is::<child::Interrupted>() => return Err(e),
             Err(e) => {
-                println!("{e:#}");
+                outln!("{e:#}");
                 (Tally::default().judged(false), None)
             }
         };
@@ -60,19 +61,19 @@ impl Report {
 
     /// The table, what failed, and the total alone on the last line.
     fn print(&self) {
-        println!();
+        outln!("");
         for (name, tally, time) in &self.steps {
             let word = match tally {
                 Tally { failed: 1.., .. } => "FAILED",
                 Tally { passed: 0, .. } => "skipped",
                 _ => "ok",
             };
-            println!(
+            outln!(
                 "{word:<8} {name:<36} {:>7.1} s   {tally}",
                 time.as_secs_f64()
             );
         }
-        println!("{}", self.total());
+        outln!("{}", self.total());
     }
 
     fn finish(&self) -> ExitCode {
@@ -142,7 +143,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     })?;
     report.step("nextest agrees", || {
         if !nextest {
-            println!(
+            outln!(
                 "skipped: cargo nextest is not here; get it with `{}`",
                 doctor::GET_NEXTEST
             );
@@ -319,7 +320,7 @@ fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
     if differ.peek().is_some() {
         bail!("the verdicts differ:{}", differ.collect::<String>());
     }
-    println!("the same verdict for each of {} trials", direct.len());
+    outln!("the same verdict for each of {} trials", direct.len());
     Ok(())
 }
 

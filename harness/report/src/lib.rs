@@ -13,6 +13,7 @@ pub mod junit;
 pub mod log;
 pub mod markdown;
 pub mod name;
+pub mod out;
 pub mod progress;
 pub mod results;
 pub mod terminal;

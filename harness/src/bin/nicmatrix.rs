@@ -8,7 +8,6 @@ use harness::plan::nothing_matches;
 use harness::run::settings::Settings;
 use harness::vm::checkpoint::store::Store;
 use harness::{cache, doctor, explain, lab, list, measure, run, vm};
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -183,10 +182,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A reader that has gone (`| head`) is no error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    report::out::text(text);
+    Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use crate::vm::process::AgentPorts;
 use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
 use qapi::qga;
+use report::err;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -293,7 +294,7 @@ impl Agent {
             }
         }
         if self.echo {
-            eprint!("guest{text}");
+            err!("guest{text}");
         }
         let mut log = self.log.lock().unwrap_or_else(|p| p.into_inner());
         // A log that cannot be written (disk full) must not decide a trial.

@@ -12,6 +12,7 @@ use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::checkpoint::Mode;
 use crate::vm::checkpoint::store::{RAM, Store};
 use anyhow::{Context as _, Result, bail};
+use report::errln;
 use report::events::{Outcome, TrialEnded};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -173,7 +174,7 @@ fn run_trial(work: Work, ask: Ask) -> Result<TrialEnded> {
     let planned = run::planned_with(&settings, facts)?;
     let trial = planned.trial(&work.trial)?.clone();
     let own = PathBuf::from(OWN);
-    let say = |line: &str| eprintln!("{line}");
+    let say = |line: &str| errln!("{line}");
     let prove = |choice| {
         let (qemu, firmware) = (&settings.qemu, &settings.firmware);
         accel::prove(qemu, firmware, &image, &own, choice, &say)

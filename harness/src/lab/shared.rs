@@ -14,6 +14,7 @@ use crate::run::context::Context;
 use crate::run::settings::Settings;
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use report::errln;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -132,7 +133,7 @@ pub fn keep(
             while watched.is_alive() && watched.silence() <= limit {
                 std::thread::sleep(LOOK);
             }
-            eprintln!("Error: the lab ended: {:#}", watched.death());
+            errln!("Error: the lab ended: {:#}", watched.death());
             // Whoever is connected is told by the end of the connection.
             let _ = std::fs::remove_file(&place);
             std::process::exit(3);

@@ -9,6 +9,7 @@ use crate::run::settings::Settings;
 use crate::run::shell::Raw;
 use crate::run::{self, Planned};
 use anyhow::{Result, bail};
+use report::errln;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::Shutdown;
@@ -90,7 +91,7 @@ pub fn shell(settings: &Settings) -> Result<()> {
         else {
             continue;
         };
-        eprintln!("{}; Ctrl-A x: leave it", describe(&up));
+        errln!("{}; Ctrl-A x: leave it", describe(&up));
         let _raw = Raw::enter();
         std::thread::Builder::new()
             .name("shell".into())

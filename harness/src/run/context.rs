@@ -14,6 +14,7 @@ use crate::testbed::checkpoints::Checkpoints;
 use crate::vm::checkpoint::store::Store;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::standard::{self, Kit};
+use report::errln;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -50,7 +51,7 @@ impl Context {
         facts: HostFacts,
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
-        let say = |line: &str| eprintln!("{line}");
+        let say = |line: &str| errln!("{line}");
         let (image, suites) = images(&settings, selected)?;
         let proven = accel::prove(
             &settings.qemu,
@@ -214,7 +215,7 @@ pub fn images(
     settings: &Settings,
     selected: &[PlannedTrial],
 ) -> anyhow::Result<(GuestImage, SuiteImages)> {
-    let say = |line: &str| eprintln!("{line}");
+    let say = |line: &str| errln!("{line}");
     let own = image::ensure(&settings.images(), None, &say)?;
     let needed: BTreeSet<&str> = selected
         .iter()

@@ -224,7 +224,7 @@ mod tests {
         use nix::sched::{CpuSet, sched_setaffinity};
         use nix::unistd::Pid;
         if !std::path::Path::new("/proc/thread-self/schedstat").exists() {
-            eprintln!("skipped: this kernel does not tell");
+            report::errln!("skipped: this kernel does not tell");
             return;
         }
         // Several that never pause, on one processor, which they inherit.

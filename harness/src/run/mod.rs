@@ -17,6 +17,7 @@ pub mod shell;
 pub mod trial;
 
 mod identity;
+mod lines;
 pub(crate) mod schedule;
 mod session;
 pub mod slots;
@@ -32,6 +33,7 @@ use crate::matrix::schema::{From, Matrix, Profile};
 use crate::plan::{self, Action, PlannedTrial};
 use crate::{cases, lab, net};
 use libtest_mimic::{Arguments, Trial};
+use report::{errln, out};
 use session::Session;
 use settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,7 +65,7 @@ pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
 pub fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         // nextest takes a line that starts so as the failure's message.
-        eprintln!("Error: {error:#}");
+        errln!("Error: {error:#}");
         let cannot_run = error.chain().any(|cause| cause.is::<CannotRun>());
         ExitCode::from(if cannot_run { 3 } else { 2 })
     })
@@ -183,16 +185,13 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
     let mut plan = planned(&settings)?;
     let mut selected = Vec::new();
-    let mut trials = Vec::with_capacity(plan.trials.len());
     for planned in &plan.trials {
-        let trial = as_libtest(planned.clone());
-        if !arguments.is_filtered_out(&trial) {
+        if !arguments.is_filtered_out(&as_libtest(planned.clone())) {
             selected.push(planned.clone());
         }
-        trials.push(trial);
     }
     if arguments.list {
-        let _ = libtest_mimic::run(&arguments, trials);
+        out::text(&lines::list(selected.iter().map(|trial| &*trial.name)));
         return Ok(ExitCode::SUCCESS);
     }
     if selected.is_empty() && !arguments.ignored {
@@ -216,7 +215,7 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     )?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
-        // Progress and table say it all, and libtest panics where its lines cannot be written.
+        // Progress and table say it all.
         arguments.logfile = Some("/dev/null".into());
     }
     let runs = selected.iter().filter(|trial| trial.action == Action::Run);
@@ -228,9 +227,9 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let trials = plan.trials.into_iter().map(as_libtest).collect();
     session.watch_signals()?;
-    // The verdicts are in the events, which know more kinds of them than libtest does.
-    let _ = libtest_mimic::run(&arguments, trials);
-    session.close(false)
+    let ran = lines::run(&mut arguments, trials);
+    let code = session.close(false)?;
+    ran.map(|()| code)
 }
 
 /// The digest of the whole plan, of which `plan` may be a shard.
@@ -264,7 +263,7 @@ fn nothing_selected(
             .filter(|trial| !arguments.is_filtered_out(&as_libtest((*trial).clone())))
             .count();
         if matching > 0 {
-            eprintln!("shard {k}/{n} has none of the {matching} trials selected");
+            errln!("shard {k}/{n} has none of the {matching} trials selected");
             return Ok(());
         }
     }

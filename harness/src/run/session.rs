@@ -20,6 +20,7 @@ use report::identity::Identity;
 use report::log::EventLog;
 use report::progress::Progress;
 use report::terminal;
+use report::{errln, outln};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
@@ -113,7 +114,7 @@ impl Session {
             .then(|| Progress::new(runs, std::io::stderr().is_terminal() && !settings.show));
         if let (Some(context), true) = (&context, progress.is_some()) {
             let trials = if runs == 1 { "trial" } else { "trials" };
-            eprintln!("{runs} {trials} on {}", context.headline());
+            errln!("{runs} {trials} on {}", context.headline());
         }
         let history = match settings.nextest {
             true => History::default(),
@@ -174,7 +175,7 @@ impl Session {
                 if signals.forever().next().is_some() {
                     shell::restore_terminal();
                     if let Err(error) = self.close(true) {
-                        eprintln!("Error: {error:#}");
+                        errln!("Error: {error:#}");
                     }
                     std::process::exit(130);
                 }
@@ -252,7 +253,7 @@ impl Session {
         let text = match &ended.outcome {
             Outcome::Passed => return Ok(Completion::Completed),
             Outcome::Flaky { failures } => {
-                eprintln!("{} is flaky: {}", ended.trial, failures.join("; "));
+                errln!("{} is flaky: {}", ended.trial, failures.join("; "));
                 return Ok(Completion::Completed);
             }
             Outcome::Skipped { reason } => return Ok(Completion::ignored_with(reason)),
@@ -269,7 +270,7 @@ impl Session {
             text += &ended.serial_tail;
         }
         if self.settings.nextest {
-            eprintln!("Error: {text}");
+            errln!("Error: {text}");
         }
         Err(text.into())
     }
@@ -277,7 +278,7 @@ impl Session {
     /// An event log that cannot be written (disk full) is said, and must not stop the trials.
     fn record(&self, event: &Event) {
         if let Err(error) = append(&self.log, event) {
-            eprintln!("Error: {error:#}");
+            errln!("Error: {error:#}");
         }
     }
 
@@ -329,9 +330,9 @@ impl Session {
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .map_err(|error| CannotRun(format!("{error:#}")).into());
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        println!("{}", terminal::render(&results, colour, WIDTH));
+        outln!("{}", terminal::render(&results, colour, WIDTH));
         if let Err(error) = self.history.remember(&results) {
-            eprintln!("Error: {error:#}");
+            errln!("Error: {error:#}");
         }
         // Told last: where a report cannot be written, the table is all there is.
         written

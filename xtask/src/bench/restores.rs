@@ -4,6 +4,7 @@ use super::{Bench, Figure};
 use crate::child;
 use anyhow::{Context, Result, bail};
 use report::Results;
+use report::errln;
 use serde::Deserialize;
 
 /// How many guests at once must fit in a gibibyte.
@@ -72,7 +73,7 @@ impl Bench<'_> {
             "--at-once",
             &at_once.to_string(),
         ]);
-        eprintln!("starting the guest of {trial} {times} times, {at_once} at a time");
+        errln!("starting the guest of {trial} {times} times, {at_once} at a time");
         let what = child::describe(&command);
         let (status, output) = child::output(command, false)?;
         if !status.success() {
