@@ -11,20 +11,37 @@ mod child;
 mod doctor;
 mod lab;
 mod matrix;
+mod report;
 mod repro;
 mod runs;
 mod setup;
 mod test;
 
+use ::report::errln;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use report::errln;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The exit code where neither harness nor xtask could do its work; says nothing of a NIC.
 const CANNOT_RUN: u8 = 3;
+
+/// The exit code where what the user gave is wrong.
+const BAD_INPUT: u8 = 2;
+
+/// What the user gave is wrong; the text says how.
+#[derive(Debug)]
+pub struct BadInput(pub String);
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
 
 #[derive(Parser)]
 #[command(
@@ -43,6 +60,8 @@ struct Cli {
 enum Verb {
     /// Run the matrix on real VMs, or look at it
     Matrix(Box<matrix::Args>),
+    /// Show a kept run again, and write its JUnit and Markdown reports
+    Report(report::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),
     /// Say what this host can do, and what each lack costs
@@ -102,6 +121,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     let place = Place::find()?;
     match verb {
         Verb::Matrix(args) => matrix::run(&place, &args),
+        Verb::Report(args) => report::run(&place, &args),
         Verb::Repro(args) => repro::run(&place, &args),
         Verb::Doctor => doctor::run(&place),
         Verb::Setup(args) => setup::run(&args),
@@ -121,7 +141,8 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             errln!("error: {e:#}");
-            ExitCode::from(CANNOT_RUN)
+            let bad_input = e.is::<BadInput>();
+            ExitCode::from(if bad_input { BAD_INPUT } else { CANNOT_RUN })
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use crate::events::Outcome;
 use crate::grid::{self, Part, Table};
-use crate::{Results, Trial, text};
+use crate::{Results, Trial, out, text};
 use std::fmt::Write;
+use std::io::IsTerminal;
 
 /// An outcome's colour, or plain text, for terminals that take it.
 pub(crate) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
@@ -18,6 +19,15 @@ pub(crate) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
     }
+}
+
+/// Width of the summary where the terminal's is not known.
+const WIDTH: usize = 100;
+
+/// Prints the whole summary on stdout.
+pub fn print(results: &Results) {
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    out::text(&(render(results, colour, WIDTH) + "\n"));
 }
 
 /// The whole summary. Tables are broken up so that they fit `width` columns; `colour` only where

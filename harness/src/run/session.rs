@@ -15,12 +15,12 @@ use crate::matrix::schema::Profile;
 use crate::plan::{Action, PlannedTrial};
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
+use report::errln;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
 use report::identity::Identity;
 use report::log::EventLog;
 use report::progress::Progress;
 use report::terminal;
-use report::{errln, outln};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
@@ -30,9 +30,6 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Width of the summary where the terminal's is not known.
-const WIDTH: usize = 100;
 
 /// A run that has begun.
 pub struct Session {
@@ -329,8 +326,7 @@ impl Session {
         let root = &self.settings.root;
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .map_err(|error| CannotRun(format!("{error:#}")).into());
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        outln!("{}", terminal::render(&results, colour, WIDTH));
+        terminal::print(&results);
         if let Err(error) = self.history.remember(&results) {
             errln!("Error: {error:#}");
         }
