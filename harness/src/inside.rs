@@ -16,6 +16,7 @@ use crate::vm::checkpoint::store::{RAM, Store};
 use crate::vm::qemu::Qemu;
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
+use report::errln;
 use report::events::{Outcome, TrialEnded};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -175,7 +176,7 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
     let planned = planned_with(&settings, qemu)?;
     let trial = planned.trial(&name)?.clone();
     let own = PathBuf::from(OWN);
-    let say = |line: &str| eprintln!("{line}");
+    let say = |line: &str| errln!("{line}");
     let prove = |choice| {
         let qemu = Qemu::under_test(&settings);
         accel::prove(&qemu, &image, &own, choice, &say)

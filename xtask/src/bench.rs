@@ -3,11 +3,12 @@
 mod restores;
 
 use crate::build::Harness;
-use crate::events::{Run, Trial, Verdict};
 use crate::settings::{Settings, hand_over};
-use crate::{Place, child};
+use crate::{Place, child, runs};
 use anyhow::{Context, Result, bail, ensure};
 use report::flags::{DEFAULT_MATRIX, Flags, HostChoice};
+use report::{Results, Trial};
+use report::{errln, outln};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -121,7 +122,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     bench.small(1, false)?;
     let booted = bench.small(args.runs.get(), true)?;
     let restored = bench.small(args.runs.get(), false)?;
-    let boots = booted.iter().filter_map(|t| t.boot_seconds).collect();
+    let boots = booted.iter().filter_map(|t| t.end.boot_seconds).collect();
     figures.push(Figure::of("boot to the agent's answer", "s", boots)?.at_most(4.0));
     let boot = fixed_cost("fixed cost of a trial, --boot", &booted)?;
     let restore = fixed_cost("fixed cost of a trial", &restored)?;
@@ -129,20 +130,19 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     figures.extend([boot, restore]);
     figures.push(Figure::of("the latter by the former", "", ratio)?.at_most(1.0 / 3.0));
 
-    eprintln!("running the smoke profile");
+    errln!("running the smoke profile");
     let smoke = bench.matrix(&[], &bench.flags)?;
-    let ran = smoke
-        .trials
-        .iter()
-        .filter(|t| t.verdict != Verdict::Skipped)
-        .count();
-    figures.push(Figure::of("smoke profile", "min", vec![smoke.seconds / 60.0])?.at_most(10.0));
+    let ran = smoke.trials.iter().filter(|t| !t.is_skipped()).count();
+    let (minutes, harness_kib) = (smoke.seconds.map(|s| s / 60.0))
+        .zip(smoke.harness_peak_kib)
+        .context("the run has no end")?;
+    figures.push(Figure::of("smoke profile", "min", vec![minutes])?.at_most(10.0));
     let bound = smoke.bound().context("the run does not say its CPU time")?;
-    let above = Figure::of("smoke wall / bound", "x", vec![smoke.seconds / bound])?;
+    let above = Figure::of("smoke wall / bound", "x", vec![bound.ratio()])?;
     figures.push(above.at_most(1.25));
-    let rate = 60.0 * ran as f64 / smoke.seconds;
+    let rate = ran as f64 / minutes;
     figures.push(Figure::of("trials run a minute", "/min", vec![rate])?);
-    let harness_mib = smoke.harness_peak_kib as f64 / 1024.0;
+    let harness_mib = harness_kib as f64 / 1024.0;
     figures.push(Figure::of(
         "peak memory of the harness",
         "MiB",
@@ -151,7 +151,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     let vm_mib = smoke
         .trials
         .iter()
-        .filter_map(|t| t.vm_peak_kib)
+        .filter_map(|t| t.end.vm_peak_kib)
         .map(|k| k as f64 / 1024.0);
     figures.push(Figure::of("peak memory of a VM", "MiB", vm_mib.collect())?);
 
@@ -174,37 +174,43 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
 
     figures.extend(by_case(&smoke.trials)?);
 
-    println!(
+    outln!(
         "{:<36} {:>9} {:>9} {:>9} {:<5} {:>4}  target",
-        "", "median", "min", "max", "", "n"
+        "",
+        "median",
+        "min",
+        "max",
+        "",
+        "n"
     );
-    figures
-        .iter()
-        .for_each(|figure| println!("{}", figure.row()));
+    figures.iter().for_each(|figure| outln!("{}", figure.row()));
     let json = match &args.json {
         Some(path) => place.cwd.join(path),
         None => place.harness_dir().join("bench.json"),
     };
     let text = serde_json::to_string_pretty(&figures)? + "\n";
     std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))?;
-    println!("written to {}", place.show(&json));
+    outln!("written to {}", place.show(&json));
     Ok(ExitCode::SUCCESS)
 }
 
 /// What trials take beyond their cases.
 fn fixed_cost<'t>(name: &str, trials: impl IntoIterator<Item = &'t Trial>) -> Result<Figure> {
-    let cost = |t: &Trial| t.seconds - t.case_seconds - t.lab_start_seconds.unwrap_or(0.0);
+    let cost = |trial: &Trial| {
+        let end = &trial.end;
+        end.seconds - end.case_seconds - end.lab_start_seconds.unwrap_or(0.0)
+    };
     Figure::of(name, "s", trials.into_iter().map(cost).collect())
 }
 
 /// Of those trials that ran in labs, if any did.
 fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
-    let in_labs: Vec<&Trial> = trials.iter().filter(|t| t.host.is_some()).collect();
+    let in_labs: Vec<&Trial> = trials.iter().filter(|t| t.end.host.is_some()).collect();
     if in_labs.is_empty() {
         return Ok(Vec::new());
     }
-    let starts = in_labs.iter().filter_map(|t| t.lab_start_seconds);
-    let answers = in_labs.iter().filter_map(|t| t.boot_seconds);
+    let starts = in_labs.iter().filter_map(|t| t.end.lab_start_seconds);
+    let answers = in_labs.iter().filter_map(|t| t.end.boot_seconds);
     Ok(vec![
         Figure::of("lab: exec to its first word", "s", starts.collect())?,
         Figure::of(
@@ -219,15 +225,15 @@ fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
 /// How long the trials of each case took, in the cases' order by name.
 fn by_case(trials: &[Trial]) -> Result<Vec<Figure>> {
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    for trial in trials.iter().filter(|t| t.verdict != Verdict::Skipped) {
-        let case = trial.trial.split("::").next().unwrap_or_default();
-        let place = if trial.host.is_some() {
+    for trial in trials.iter().filter(|t| !t.is_skipped()) {
+        let case = trial.parts().row();
+        let place = if trial.end.host.is_some() {
             ", in a lab"
         } else {
             ""
         };
         let name = format!("a trial of {case}{place}");
-        times.entry(name).or_default().push(trial.seconds);
+        times.entry(name).or_default().push(trial.end.seconds);
     }
     (times.into_iter())
         .map(|(name, times)| Figure::of(name, "s", times))
@@ -250,16 +256,16 @@ impl Bench<'_> {
     }
 
     /// Runs trials; a run that is not green measures nothing.
-    fn matrix(&self, args: &[&str], flags: &Flags) -> Result<Run> {
+    fn matrix(&self, args: &[&str], flags: &Flags) -> Result<Results> {
         let mut command = self.command(&self.harness.matrix, flags)?;
         command.args(args);
         let what = child::describe(&command);
-        let directory = Run::name(&mut command, &self.place.harness_dir());
+        let directory = runs::name(&mut command, self.place);
         let (status, output) = child::output(command, false)?;
         if !status.success() {
             bail!("{what} ended with {status}, and there is nothing to measure:\n{output}");
         }
-        Run::read(&directory)
+        runs::read(&directory)
     }
 
     /// Runs small trials on this machine itself, one after the other, until the guests of `wanted` have
@@ -272,13 +278,17 @@ impl Bench<'_> {
             flags.conditions.host = Some(HostChoice::Direct);
             flags.conditions.boot |= boot;
             let run = self.matrix(&[SMALL, "--test-threads", "1"], &flags)?;
-            up.extend(run.trials.into_iter().filter(|t| t.boot_seconds.is_some()));
+            up.extend(
+                run.trials
+                    .into_iter()
+                    .filter(|t| t.end.boot_seconds.is_some()),
+            );
             ensure!(
                 up.len() > before,
                 "none of the trials `{SMALL}` started a VM"
             );
             let word = if boot { "booted" } else { "started" };
-            eprintln!("{word} {} of {wanted} VMs", up.len().min(wanted));
+            errln!("{word} {} of {wanted} VMs", up.len().min(wanted));
         }
         up.truncate(wanted);
         Ok(up)
@@ -354,6 +364,7 @@ fn multiply_guests(matrix: &str, times: usize) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use report::events::{Outcome, TrialEnded};
 
     fn figure(samples: &[f64]) -> Figure {
         Figure::of("boot", "s", samples.to_vec()).unwrap()
@@ -397,15 +408,15 @@ mod tests {
     #[test]
     fn trials_are_told_apart_by_case_and_by_whether_a_lab_ran_them() {
         let trial = |name: &str, seconds, lab_start_seconds: Option<f64>| Trial {
-            trial: name.into(),
-            verdict: Verdict::Passed,
-            seconds,
-            case_seconds: 1.0,
-            host: lab_start_seconds.map(|_| "lab".into()),
-            lab_start_seconds,
-            start: None,
-            boot_seconds: Some(0.5),
-            vm_peak_kib: None,
+            plan_item: String::new(),
+            end: TrialEnded {
+                seconds,
+                case_seconds: 1.0,
+                host: lab_start_seconds.map(|_| "lab".into()),
+                lab_start_seconds,
+                boot_seconds: Some(0.5),
+                ..TrialEnded::unmeasured(name.into(), Outcome::Passed)
+            },
         };
         let trials = [
             trial("ping::e1000::rhel6::tap", 2.0, None),

@@ -2,6 +2,7 @@
 
 use crate::child::{self, Running};
 use anyhow::{Context, Result, bail};
+use report::errln;
 use serde::Deserialize;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ pub fn harness(root: &Path) -> Result<Harness> {
     let held = talk.join().ok().unwrap_or_default();
     let messages = messages.join().ok().context("lost cargo's messages")??;
     if !status.success() {
-        held.iter().for_each(|line| eprintln!("{line}"));
+        held.iter().for_each(|line| errln!("{line}"));
         bail!(
             "the harness does not build: {} ended with {status}",
             child::describe(&command)
@@ -91,7 +92,7 @@ fn hold_back(from: impl Read + Send + 'static) -> Vec<String> {
     }
     held.into_iter()
         .chain(lines)
-        .for_each(|line| eprintln!("{line}"));
+        .for_each(|line| errln!("{line}"));
     Vec::new()
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
+use report::outln;
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt;
@@ -110,7 +111,7 @@ pub fn output(mut command: Command, echo: bool) -> Result<(ExitStatus, String)> 
         {
             let line = String::from_utf8_lossy(&line);
             if echo {
-                println!("{line}");
+                outln!("{line}");
             }
             text.push_str(&line);
             text.push('\n');

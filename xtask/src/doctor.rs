@@ -3,9 +3,9 @@
 use crate::{Place, build, child, setup};
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
+use report::outln;
 use std::io::IsTerminal;
-use std::process::{Command, ExitCode};
-use xshell::{Shell, cmd};
+use std::process::{Command, ExitCode, Stdio};
 
 /// Builds, images, the checkpoints of the default matrix (3 GiB) and a few runs' artifacts fit.
 const DISK_GIB: u64 = 8;
@@ -39,7 +39,7 @@ pub fn run(place: &Place) -> Result<ExitCode> {
         },
     );
     if !complete {
-        println!("\nThe rest can be told when the packages are there.");
+        outln!("\nThe rest can be told when the packages are there.");
         return Ok(ExitCode::SUCCESS);
     }
     for probe in PROBES.iter().filter(|_| namespace) {
@@ -60,9 +60,9 @@ fn line(what: &str, finding: Finding) {
         Err(text) => ("lack", 33, text),
     };
     if std::io::stdout().is_terminal() {
-        println!("\x1b[{colour}m{word:<4}\x1b[0m  {what:<16} {text}");
+        outln!("\x1b[{colour}m{word:<4}\x1b[0m  {what:<16} {text}");
     } else {
-        println!("{word:<4}  {what:<16} {text}");
+        outln!("{word:<4}  {what:<16} {text}");
     }
 }
 
@@ -152,8 +152,8 @@ impl Probe {
 fn in_namespace(script: &str) -> bool {
     let flags = if geteuid().is_root() { "-n" } else { "-Urn" };
     let script = format!("PATH=$PATH:/usr/sbin:/sbin; {script}");
-    Shell::new().is_ok_and(|shell| {
-        let tried = cmd!(shell, "unshare {flags} sh -c {script}");
-        tried.quiet().ignore_stdout().ignore_stderr().run().is_ok()
-    })
+    let mut command = Command::new("unshare");
+    command.args([flags, "sh", "-c", &script]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }

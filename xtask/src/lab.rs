@@ -5,6 +5,7 @@ use crate::{Place, child};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use report::flags::Flags;
+use report::outln;
 use report::words::OneOf;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -102,6 +103,6 @@ fn up(place: &Place, settings: &Settings, backend: Backend) -> Result<()> {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         bail!("no lab for {name} ({status}): {}", said.trim());
     }
-    println!("{name:<12} {}", line.trim());
+    outln!("{name:<12} {}", line.trim());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The project's commands: `cargo xtask --help`.
 //!
 //! It finds or installs what a run needs, builds the harness, and hands it the user's settings
-//! ([`report::flags`]). What a trial is and how it went only the harness knows; of a finished
+//! ([`::report::flags`]). What a trial is and how it went only the harness knows; of a finished
 //! run, this reads `events.jsonl`.
 
 mod bench;
@@ -9,24 +9,39 @@ mod build;
 mod cache;
 mod child;
 mod doctor;
-mod events;
 mod lab;
 mod matrix;
+mod report;
 mod repro;
+mod runs;
 mod settings;
 mod setup;
 mod test;
 
+use ::report::errln;
+use ::report::flags::{self, BadSetting, Flags};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use report::flags::{self, BadSetting, Flags};
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The exit code where neither harness nor xtask could do its work; says nothing of a NIC.
 const CANNOT_RUN: u8 = 3;
-/// The exit code of bad input, as clap and the harness have it.
+/// The exit code where what the user gave is wrong.
 const BAD_INPUT: u8 = 2;
+
+/// What the user gave is wrong; the text says how.
+#[derive(Debug)]
+pub struct BadInput(pub String);
+
+impl fmt::Display for BadInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadInput {}
 
 #[derive(Parser)]
 #[command(
@@ -47,6 +62,8 @@ struct Cli {
 enum Verb {
     /// Run the matrix on real VMs, or look at it
     Matrix(Box<matrix::Args>),
+    /// Show a kept run again, and write its JUnit and Markdown reports
+    Report(report::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),
     /// Say what this host can do, and what each lack costs
@@ -108,6 +125,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     let place = Place::find()?;
     match verb {
         Verb::Matrix(args) => matrix::run(&place, *args),
+        Verb::Report(args) => report::run(&place, &args),
         Verb::Repro(args) => repro::run(&place, &args),
         Verb::Doctor => doctor::run(&place),
         Verb::Setup(args) => setup::run(&args),
@@ -122,15 +140,13 @@ fn main() -> ExitCode {
     match run(Cli::parse().verb) {
         Ok(code) => code,
         Err(e) if e.is::<child::Interrupted>() => {
-            eprintln!("{e}");
+            errln!("{e}");
             ExitCode::from(130)
         }
         Err(e) => {
-            eprintln!("error: {e:#}");
-            ExitCode::from(match e.is::<BadSetting>() {
-                true => BAD_INPUT,
-                false => CANNOT_RUN,
-            })
+            errln!("error: {e:#}");
+            let bad_input = e.is::<BadInput>() || e.is::<BadSetting>();
+            ExitCode::from(if bad_input { BAD_INPUT } else { CANNOT_RUN })
         }
     }
 }

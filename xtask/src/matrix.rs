@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use clap::error::ErrorKind;
 use report::flags::{Flags, Output, Results, Selection};
+use report::name::is_under_fault;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -106,15 +107,10 @@ impl Filters {
     }
 }
 
-/// Only fault mode has trials named `case!fault::…`.
-pub fn under_fault(trial: &str) -> bool {
-    trial.contains('!')
-}
-
 /// What has a trial of that name.
 pub fn selection_of(trial: &str) -> Selection {
     Selection {
-        faults: under_fault(trial),
+        faults: is_under_fault(trial),
         ..Selection::default()
     }
 }

@@ -3,6 +3,7 @@
 use crate::child;
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
+use report::{errln, outln};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
@@ -288,7 +289,7 @@ pub fn ensure(purpose: For, may_install: bool, own_qemu: bool) -> Result<()> {
         .iter()
         .map(|n| format!("{} ({})", n.package, n.why))
         .collect();
-    eprintln!("Installing {}", what.join(", "));
+    errln!("Installing {}", what.join(", "));
     let begun = Instant::now();
     if let Err(e) = install(rights, &packages) {
         if e.is::<child::Interrupted>() {
@@ -304,7 +305,7 @@ pub fn ensure(purpose: For, may_install: bool, own_qemu: bool) -> Result<()> {
             reasons(&still)
         );
     }
-    eprintln!("Installed in {:.0} s", begun.elapsed().as_secs_f64());
+    errln!("Installed in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -314,7 +315,7 @@ fn fetch_lists() -> Result<()> {
     match Rights::probe() {
         Rights::None => Ok(()),
         rights => {
-            eprintln!("Fetching apt's package lists (for the guest image)");
+            errln!("Fetching apt's package lists (for the guest image)");
             quietly(&apt(rights, &["update"]))
         }
     }
@@ -351,7 +352,7 @@ fn quietly(argv: &[String]) -> Result<()> {
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     ensure(For::Trials, !args.no_install, false)?;
-    println!("everything that a run needs is installed");
+    outln!("everything that a run needs is installed");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,17 +3,17 @@
 mod tally;
 
 use crate::build::Harness;
-use crate::events::{Run, Trial, Verdict};
 use crate::settings::hand_over;
-use crate::{Place, build, child, doctor, setup};
+use crate::{Place, build, child, doctor, runs, setup};
 use anyhow::{Context, Result, bail, ensure};
 use report::flags::{Conditions, Flags, HostChoice};
+use report::outln;
+use report::{Results, Trial};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use tally::Tally;
-use xshell::{Shell, cmd};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,13 +41,13 @@ impl Report {
         name: &'static str,
         make: impl FnOnce() -> Result<(Tally, T)>,
     ) -> Result<Option<T>> {
-        println!("\n==> {name}");
+        outln!("\n==> {name}");
         let begun = Instant::now();
         let (tally, made) = match make() {
             Ok((tally, made)) => (tally, Some(made)),
             Err(e) if e.is::<child::Interrupted>() => return Err(e),
             Err(e) => {
-                println!("{e:#}");
+                outln!("{e:#}");
                 (Tally::default().judged(false), None)
             }
         };
@@ -63,19 +63,19 @@ impl Report {
 
     /// The table, what failed, and the total alone on the last line.
     fn print(&self) {
-        println!();
+        outln!("");
         for (name, tally, time) in &self.steps {
             let word = match tally {
                 Tally { failed: 1.., .. } => "FAILED",
                 Tally { passed: 0, .. } => "skipped",
                 _ => "ok",
             };
-            println!(
+            outln!(
                 "{word:<8} {name:<36} {:>7.1} s   {tally}",
                 time.as_secs_f64()
             );
         }
-        println!("{}", self.total());
+        outln!("{}", self.total());
     }
 
     fn finish(&self) -> ExitCode {
@@ -148,7 +148,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     })?;
     report.step("nextest agrees", || {
         if !nextest {
-            println!(
+            outln!(
                 "skipped: cargo nextest is not here; get it with `{}`",
                 doctor::GET_NEXTEST
             );
@@ -162,11 +162,8 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
 }
 
 fn cargo(place: &Place, args: &[&str]) -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(&place.root);
-    // Run by our own child module: the shell passes no signals on.
-    let mut command = Command::from(cmd!(shell, "cargo {args...}"));
-    child::check(&format!("`cargo {}`", args[0]), &mut command)
+    let mut command = child::cargo(&place.root);
+    child::check(&format!("`cargo {}`", args[0]), command.args(args))
 }
 
 /// Every test but the trials.
@@ -252,15 +249,15 @@ fn here(place: &Place) -> Flags {
 
 /// A run without the trials whose guests booted in it, and the names of those: to boot them again shows
 /// nothing.
-fn by_start(run: &Run) -> (Run, Vec<&str>) {
-    let boots = |trial: &&Trial| trial.start.as_deref() == Some("boot");
+fn by_start(run: &Results) -> (Results, Vec<&str>) {
+    let boots = |trial: &&Trial| trial.end.start.as_deref() == Some("boot");
     let booted = run.trials.iter().filter(boots);
     let restored = run.trials.iter().filter(|trial| !boots(trial));
-    let rest = Run {
+    let rest = Results {
         trials: restored.cloned().collect(),
-        ..Run::default()
+        ..Results::default()
     };
-    (rest, booted.map(|trial| &*trial.trial).collect())
+    (rest, booted.map(Trial::name).collect())
 }
 
 /// Runs the matrix with these settings and `arguments` of libtest; its trials, and whether it ended well.
@@ -269,14 +266,14 @@ fn matrix<'a>(
     harness: &Harness,
     mut flags: Flags,
     arguments: impl IntoIterator<Item = &'a str>,
-) -> Result<(Run, bool)> {
+) -> Result<(Results, bool)> {
     flags.output.table = true;
     let mut command = Command::new(&harness.matrix);
     hand_over(&mut command, place, &flags)?;
     finished(place, command.args(arguments))
 }
 
-fn under_nextest(place: &Place) -> Result<Run> {
+fn under_nextest(place: &Place) -> Result<Results> {
     let mut command = child::cargo(&place.root);
     command.args(["nextest", "run", "--package", "harness", "--test", "matrix"]);
     hand_over(&mut command, place, &here(place))?;
@@ -291,10 +288,10 @@ fn under_nextest(place: &Place) -> Result<Run> {
 }
 
 /// Runs a command that leaves a run behind.
-fn finished(place: &Place, command: &mut Command) -> Result<(Run, bool)> {
-    let directory = Run::name(command, &place.harness_dir());
+fn finished(place: &Place, command: &mut Command) -> Result<(Results, bool)> {
+    let directory = runs::name(command, place);
     let status = child::run(command)?;
-    let run = Run::read(&directory);
+    let run = runs::read(&directory);
     let left_none = || format!("{} ended with {status}", child::describe(command));
     Ok((run.with_context(left_none)?, status.success()))
 }
@@ -303,22 +300,19 @@ const NO_DIRECT: &str = "there are no verdicts of a direct run to compare with";
 
 /// Whether both ways came to the same verdicts, trial by trial, of those that ran on this machine
 /// itself; `how` the other one ran.
-fn agree(direct: &Run, other: &Run, how: &str) -> Result<()> {
+fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
     // Nextest does not run what is known beforehand to be skipped.
-    let verdicts = |run: &Run| -> BTreeMap<String, Verdict> {
-        let judged = |t: &&Trial| t.verdict != Verdict::Skipped && t.host.is_none();
-        run.trials
-            .iter()
-            .filter(judged)
-            .map(|t| (t.trial.clone(), t.verdict))
-            .collect()
+    let verdicts = |run: &Results| -> BTreeMap<String, &str> {
+        let judged = |t: &&Trial| !t.is_skipped() && t.end.host.is_none();
+        let verdict = |t: &Trial| (t.name().to_owned(), t.outcome().verdict());
+        run.trials.iter().filter(judged).map(verdict).collect()
     };
     let (direct, other) = (verdicts(direct), verdicts(other));
     ensure!(
         !direct.is_empty(),
         "the direct run judged no trial: there is nothing to compare"
     );
-    let word = |verdict: Option<&Verdict>| verdict.map_or("not run".into(), |v| format!("{v:?}"));
+    let word = |verdict: Option<&&'static str>| *verdict.unwrap_or(&"not run");
     let mut names: Vec<&String> = direct.keys().chain(other.keys()).collect();
     names.sort();
     names.dedup();
@@ -333,54 +327,61 @@ fn agree(direct: &Run, other: &Run, how: &str) -> Result<()> {
     if differ.peek().is_some() {
         bail!("the verdicts differ:{}", differ.collect::<String>());
     }
-    println!("the same verdict for each of {} trials", direct.len());
+    outln!("the same verdict for each of {} trials", direct.len());
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use report::events::{Outcome, TrialEnded};
 
-    fn run(trials: &[(&str, Verdict)]) -> Run {
-        let trial = |&(name, verdict): &(&str, Verdict)| Trial {
-            trial: name.into(),
-            verdict,
-            seconds: 1.0,
-            case_seconds: 0.5,
-            start: None,
-            host: None,
-            lab_start_seconds: None,
-            boot_seconds: None,
-            vm_peak_kib: None,
+    fn run(trials: &[(&str, Outcome)]) -> Results {
+        let trial = |(name, outcome): &(&str, Outcome)| Trial {
+            plan_item: String::new(),
+            end: TrialEnded::unmeasured((*name).to_owned(), outcome.clone()),
         };
-        Run {
+        Results {
             trials: trials.iter().map(trial).collect(),
-            ..Run::default()
+            ..Results::default()
+        }
+    }
+
+    fn skipped() -> Outcome {
+        Outcome::Skipped {
+            reason: "no vhost_net".into(),
+        }
+    }
+
+    fn failed() -> Outcome {
+        Outcome::Failed {
+            message: "no reply".into(),
         }
     }
 
     #[test]
     fn agreement_is_of_what_was_judged() {
-        let direct = run(&[("a", Verdict::Passed), ("b", Verdict::Skipped)]);
-        let agree = |direct: &Run, other: &Run| super::agree(direct, other, "under nextest");
-        agree(&direct, &run(&[("a", Verdict::Passed)])).unwrap();
+        let direct = run(&[("a", Outcome::Passed), ("b", skipped())]);
+        let agree =
+            |direct: &Results, other: &Results| super::agree(direct, other, "under nextest");
+        agree(&direct, &run(&[("a", Outcome::Passed)])).unwrap();
 
-        let error = agree(&direct, &run(&[("a", Verdict::Failed)]))
+        let error = agree(&direct, &run(&[("a", failed())]))
             .unwrap_err()
             .to_string();
         assert!(
-            error.ends_with("a: Passed directly, Failed under nextest"),
+            error.ends_with("a: passed directly, failed under nextest"),
             "{error}"
         );
         let error = agree(&direct, &run(&[])).unwrap_err().to_string();
         assert!(
-            error.ends_with("a: Passed directly, not run under nextest"),
+            error.ends_with("a: passed directly, not run under nextest"),
             "{error}"
         );
-        let more = run(&[("a", Verdict::Passed), ("b", Verdict::Passed)]);
+        let more = run(&[("a", Outcome::Passed), ("b", Outcome::Passed)]);
         let error = agree(&direct, &more).unwrap_err().to_string();
         assert!(
-            error.ends_with("b: not run directly, Passed under nextest"),
+            error.ends_with("b: not run directly, passed under nextest"),
             "{error}"
         );
         assert!(agree(&run(&[]), &run(&[])).is_err());
@@ -422,18 +423,21 @@ mod tests {
 
     #[test]
     fn what_booted_is_not_booted_again() {
-        let mut run = run(&[("pxe::a", Verdict::Passed), ("ping::a", Verdict::Passed)]);
-        run.trials[0].start = Some("boot".into());
-        run.trials[1].start = Some("warm NIC".into());
+        let mut run = run(&[("pxe::a", Outcome::Passed), ("ping::a", Outcome::Passed)]);
+        run.trials[0].end.start = Some("boot".into());
+        run.trials[1].end.start = Some("warm NIC".into());
         let (restored, booted) = by_start(&run);
         assert_eq!(booted, ["pxe::a"]);
-        let names: Vec<&str> = restored.trials.iter().map(|t| &*t.trial).collect();
+        let names: Vec<&str> = restored.trials.iter().map(Trial::name).collect();
         assert_eq!(names, ["ping::a"]);
     }
 
     #[test]
     fn a_flaky_trial_is_no_pass() {
-        let tally = Tally::of(&run(&[("a", Verdict::Flaky), ("b", Verdict::Skipped)]));
+        let flaky = Outcome::Flaky {
+            failures: vec!["no reply".into()],
+        };
+        let tally = Tally::of(&run(&[("a", flaky), ("b", skipped())]));
         assert_eq!(tally.to_string(), "0 passed, 1 failed, 1 skipped");
     }
 

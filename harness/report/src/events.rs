@@ -1,15 +1,34 @@
 //! What happened, one JSON object a line in `events.jsonl`: all that a report may read.
+//!
+//! `docs/events.md` says how readers and writers of different versions get along;
+//! `docs/events.schema.json` is made of these types.
 
-use anyhow::{Context, Result, bail};
+use crate::identity::Identity;
+use crate::name::TrialName;
+use crate::text::first_line;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+
+/// The version of the events' schema. It goes up when an older reader would misread a log; an
+/// added field or kind of event leaves it as it is.
+pub const SCHEMA: u32 = 1;
+
+/// A line of `events.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Line {
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+    /// When it was written, seconds since the epoch, to the millisecond; none in logs before schema 1.
+    #[serde(default)]
+    pub time: Option<f64>,
+}
 
 /// How a trial ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Outcome {
     /// Every check held.
@@ -38,14 +57,64 @@ pub enum Outcome {
     Interrupted,
 }
 
-/// One line of `events.jsonl`.
+impl Outcome {
+    /// The verdict, as in the events.
+    pub fn verdict(&self) -> &'static str {
+        match self {
+            Outcome::Passed => "passed",
+            Outcome::Flaky { .. } => "flaky",
+            Outcome::Failed { .. } => "failed",
+            Outcome::Broken { .. } => "broken",
+            Outcome::Skipped { .. } => "skipped",
+            Outcome::Interrupted => "interrupted",
+        }
+    }
+
+    /// What it tells of its reason, on one line; empty where there is none.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Outcome::Passed | Outcome::Interrupted => String::new(),
+            Outcome::Flaky { failures } => first_line(failures.last().map_or("", String::as_str)),
+            Outcome::Failed { message } | Outcome::Broken { message } => first_line(message),
+            Outcome::Skipped { reason } => first_line(reason),
+        }
+    }
+
+    /// It in a word, with which a table is readable without colours. Under a fault a pass is `red`
+    /// (the case saw the breakage) and a failure is `BLIND`.
+    pub(crate) fn word(&self, fault: bool) -> &'static str {
+        match self {
+            Outcome::Passed if fault => "red",
+            Outcome::Passed => "ok",
+            Outcome::Flaky { .. } => "flaky",
+            Outcome::Failed { .. } if fault => "BLIND",
+            Outcome::Failed { .. } => "FAIL",
+            Outcome::Broken { .. } => "BROKEN",
+            Outcome::Skipped { .. } => "skip",
+            Outcome::Interrupted => "cut",
+        }
+    }
+}
+
+/// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a third of all events are the largest"
+)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// First line of a run.
     RunStarted {
-        /// Seconds since the epoch.
+        /// [`SCHEMA`] of the writer; 0 in logs from before there was one.
+        #[serde(default)]
+        schema: u32,
+        /// When the run began, seconds since the epoch.
         unix_time: u64,
+        /// What was run, on what and where; none in logs before schema 1.
+        #[serde(default)]
+        identity: Option<Box<Identity>>,
         /// QEMU version and path, accelerator, kernels, host, profile, stand-ins …
         properties: BTreeMap<String, String>,
         /// Whether cases run under their faults.
@@ -55,14 +124,9 @@ pub enum Event {
     Planned {
         /// The trial's full name.
         trial: String,
-        /// Its case, with `!fault` where it runs under one.
-        case: String,
-        /// NIC model.
-        nic: String,
-        /// Guest.
-        guest: String,
-        /// Backend.
-        backend: String,
+        /// Its parts.
+        #[serde(flatten)]
+        name: TrialName,
         /// Items of the manual plan.
         plan_item: String,
     },
@@ -70,6 +134,9 @@ pub enum Event {
     TrialStarted {
         /// The trial's full name.
         trial: String,
+        /// Its parts.
+        #[serde(flatten)]
+        name: TrialName,
     },
     /// A trial ended.
     TrialEnded(TrialEnded),
@@ -87,13 +154,34 @@ pub enum Event {
         /// Processors that it could use; none in logs of earlier versions.
         processors: Option<usize>,
     },
+    /// An event of a kind that this version does not know; it is never written.
+    #[serde(other, skip_serializing)]
+    #[cfg_attr(test, schemars(skip))]
+    Unknown,
+}
+
+impl Event {
+    /// The full name and the parts of the trial that it is about.
+    pub(crate) fn trial_mut(&mut self) -> Option<(&str, &mut TrialName)> {
+        match self {
+            Event::Planned { trial, name, .. } | Event::TrialStarted { trial, name } => {
+                Some((trial, name))
+            }
+            Event::TrialEnded(end) => Some((&end.trial, &mut end.name)),
+            Event::RunStarted { .. } | Event::RunEnded { .. } | Event::Unknown => None,
+        }
+    }
 }
 
 /// How one trial went.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TrialEnded {
     /// The trial's full name.
     pub trial: String,
+    /// Its parts.
+    #[serde(flatten)]
+    pub name: TrialName,
     /// Verdict.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -143,6 +231,7 @@ impl TrialEnded {
     /// Of a trial of which nothing was measured: a skip, or one that never ended.
     pub fn unmeasured(trial: String, outcome: Outcome) -> TrialEnded {
         TrialEnded {
+            name: TrialName::parse_or_case(&trial),
             trial,
             outcome,
             attempts: 0,
@@ -167,6 +256,7 @@ impl TrialEnded {
 
 /// A figure for comparison with other runs; it decides nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Figure {
     /// netperf's name of the test.
     pub test: String,
@@ -212,93 +302,9 @@ impl fmt::Display for Figure {
     }
 }
 
-/// The event log's name in a run's directory.
-pub const FILE: &str = "events.jsonl";
-
-/// The open `events.jsonl` of a run. Threads may share one, and processes may each have their own
-/// on the same file.
-#[derive(Debug)]
-pub struct EventLog {
-    file: File,
-    path: PathBuf,
-}
-
-impl EventLog {
-    /// Opens [`FILE`] in `dir`, making it where there is none yet.
-    ///
-    /// # Errors
-    /// A directory that cannot be written to.
-    pub fn create(dir: &Path) -> io::Result<EventLog> {
-        let path = dir.join(FILE);
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(EventLog { file, path })
-    }
-
-    /// Adds one line, by one write(2): lines of several processes do not mix, and what was
-    /// appended outlives a SIGKILL.
-    ///
-    /// # Errors
-    /// A line that was not written, or not all of it.
-    pub fn append(&self, event: &Event) -> io::Result<()> {
-        let mut line = serde_json::to_vec(event)?;
-        line.push(b'\n');
-        // A file takes less than all of it only where the disk is full.
-        match (&self.file).write(&line)? {
-            written if written < line.len() => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Where the log is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-/// How every line begins. It cannot occur inside a JSON string, whose quotes are escaped.
-const LINE_START: &[u8] = b"{\"event\":";
-
-/// Reads an event log.
-///
-/// A last line that was cut is left out: its writer was killed. So is the beginning of a line
-/// that another process's line follows directly, for the same reason. Any other line that is no
-/// event is an error that names it.
-pub fn read(path: &Path) -> Result<Vec<Event>> {
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("cannot read events from {}", path.display()))?;
-    let mut events = Vec::new();
-    for (index, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {
-        let cut = !line.ends_with(b"\n");
-        let last_start = line
-            .windows(LINE_START.len())
-            .rposition(|window| window == LINE_START);
-        let event = serde_json::from_slice(line).or_else(|error| match last_start {
-            Some(start) if start > 0 => serde_json::from_slice(&line[start..]),
-            _ => Err(error),
-        });
-        match event {
-            Ok(event) => events.push(event),
-            Err(_) if cut => {}
-            Err(error) => bail!(
-                "{}:{}: not an event: {error}; the line is: {}",
-                path.display(),
-                index + 1,
-                String::from_utf8_lossy(&line[..line.len().min(200)])
-            ),
-        }
-    }
-    Ok(events)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-
-    fn started(trial: &str) -> Event {
-        Event::TrialStarted {
-            trial: trial.into(),
-        }
-    }
 
     /// 10 s alone.
     pub(crate) fn figure() -> Figure {
@@ -316,144 +322,27 @@ pub(crate) mod tests {
         }
     }
 
-    fn ended(trial: &str) -> Event {
-        Event::TrialEnded(TrialEnded {
-            trial: trial.into(),
-            outcome: Outcome::Flaky {
-                failures: vec!["lost {\"event\":\"x\"}\n3 of 10".into()],
-            },
-            attempts: 2,
-            seconds: 3.25,
-            cpu_seconds: Some(2.5),
-            queued_seconds: Some(0.25),
-            case_seconds: 1.5,
-            boot_seconds: None,
-            host: None,
-            lab_start_seconds: None,
-            start: Some("warm NIC".into()),
-            first_ping_seconds: Some(0.1),
-            vm_peak_kib: Some(90_000),
-            figures: vec![figure()],
-            notes: vec!["guest is a stand-in".into()],
-            serial_tail: "\u{1b}[0m\0 ]]> ✓".into(),
-            artifacts: "target/a".into(),
-            reproduce: "cargo xtask repro a".into(),
-        })
-    }
+    /// Where the schema is kept.
+    const SCHEMA_FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/events.schema.json");
 
-    fn log_with(events: &[Event]) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let log = EventLog::create(dir.path()).unwrap();
-        for event in events {
-            log.append(event).unwrap();
+    #[test]
+    fn the_schema_that_is_checked_in_is_that_of_the_types() {
+        let settings = schemars::generate::SchemaSettings::draft2020_12().for_serialize();
+        let mut schema = settings.into_generator().into_root_schema_for::<Line>();
+        schema.insert("title".into(), "A line of events.jsonl".into());
+        let mut schema = schema.to_value();
+        // Otherwise the order depends on what else is built with serde_json.
+        schema.sort_all_objects();
+        let made = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        if std::env::var_os("UPDATE_SCHEMA").is_some() {
+            std::fs::write(SCHEMA_FILE, &made).unwrap();
         }
-        let path = log.path().to_owned();
-        (dir, path)
-    }
-
-    #[test]
-    fn what_is_appended_is_read_back() {
-        let events = vec![
-            Event::RunStarted {
-                unix_time: 1,
-                properties: [("qemu".to_string(), "7.2".to_string())].into(),
-                faults: true,
-            },
-            started("a"),
-            ended("a"),
-            Event::RunEnded {
-                seconds: 4.5,
-                interrupted: false,
-                harness_peak_kib: 7,
-                cpu_seconds: Some(8.25),
-                processors: Some(2),
-            },
-        ];
-        let (_dir, path) = log_with(&events);
-        assert_eq!(read(&path).unwrap(), events);
-    }
-
-    #[test]
-    fn a_log_without_processor_times_is_read() {
-        let (_dir, path) = log_with(&[]);
-        let earlier = concat!(
-            r#"{"event":"trial_ended","trial":"a","verdict":"passed","attempts":1,"seconds":3.5,"#,
-            r#""case_seconds":0.5,"boot_seconds":2.25,"vm_peak_kib":180000,"notes":[],"#,
-            r#""serial_tail":"","artifacts":"a","reproduce":"r"}"#,
-            "\n",
-            r#"{"event":"run_ended","seconds":4.0,"interrupted":false,"harness_peak_kib":15000}"#,
-            "\n",
+        let kept = std::fs::read_to_string(SCHEMA_FILE).unwrap_or_default();
+        assert!(
+            kept == made,
+            "docs/events.schema.json is not the schema of the types any more; renew it with \
+             `UPDATE_SCHEMA=1 cargo test --package report schema`, and read in docs/events.md \
+             whether SCHEMA goes up"
         );
-        std::fs::write(&path, earlier).unwrap();
-        let none = |event: &Event| match event {
-            Event::TrialEnded(end) => end.cpu_seconds.is_none(),
-            Event::RunEnded {
-                cpu_seconds,
-                processors,
-                ..
-            } => cpu_seconds.is_none() && processors.is_none(),
-            _ => false,
-        };
-        let events = read(&path).unwrap();
-        assert!(events.len() == 2 && events.iter().all(none), "{events:?}");
-    }
-
-    #[test]
-    fn a_cut_last_line_is_left_out_wherever_it_is_cut() {
-        let (_dir, path) = log_with(&[started("a"), ended("a")]);
-        let whole = std::fs::read(&path).unwrap();
-        let first = whole.iter().position(|&b| b == b'\n').unwrap() + 1;
-        for cut in first..whole.len() - 1 {
-            std::fs::write(&path, &whole[..cut]).unwrap();
-            assert_eq!(read(&path).unwrap(), [started("a")], "cut at byte {cut}");
-        }
-        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-        assert_eq!(read(&path).unwrap(), [started("a"), ended("a")]);
-    }
-
-    #[test]
-    fn a_line_after_a_killed_writers_half_line_is_kept() {
-        let (_dir, path) = log_with(&[ended("a")]);
-        let whole = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-        EventLog::create(path.parent().unwrap())
-            .unwrap()
-            .append(&ended("b"))
-            .unwrap();
-        assert_eq!(read(&path).unwrap(), [ended("b")]);
-    }
-
-    #[test]
-    fn another_bad_line_is_named() {
-        let (_dir, path) = log_with(&[started("a")]);
-        let mut bytes = std::fs::read(&path).unwrap();
-        bytes.extend(b"{\"event\":\"trial_begun\",\"trial\":\"b\"}\n");
-        std::fs::write(&path, bytes).unwrap();
-        let error = format!("{:#}", read(&path).unwrap_err());
-        assert!(error.contains("events.jsonl:2: not an event"), "{error}");
-        assert!(error.contains("trial_begun"), "{error}");
-    }
-
-    #[test]
-    fn writers_side_by_side_do_not_mix_their_lines() {
-        let dir = tempfile::tempdir().unwrap();
-        std::thread::scope(|scope| {
-            for name in ["a", "b", "c", "d"] {
-                let log = EventLog::create(dir.path()).unwrap();
-                scope.spawn(move || (0..50).for_each(|_| log.append(&ended(name)).unwrap()));
-            }
-        });
-        assert_eq!(read(&dir.path().join("events.jsonl")).unwrap().len(), 200);
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_written_says_so() {
-        assert!(EventLog::create(Path::new("/proc/nowhere")).is_err());
-
-        let dir = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink("/dev/full", dir.path().join("events.jsonl")).unwrap();
-        let log = EventLog::create(dir.path()).unwrap();
-        let error = log.append(&started("a")).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -1,7 +1,7 @@
 //! Cases by cells: the table that the terminal's and the Markdown summary share.
 
-use super::{Results, Trial, text};
 use crate::events::Outcome;
+use crate::{Results, Trial, text};
 use std::collections::HashMap;
 
 /// What there is to show of one backend.
@@ -21,13 +21,13 @@ pub struct Table<'a> {
     pub backend: &'a str,
     /// NIC model and guest; the guests of a NIC are side by side.
     pub columns: Vec<(&'a str, &'a str)>,
-    /// A case, and its trial in each column, where there is one.
-    pub rows: Vec<(&'a str, Vec<Option<&'a Trial>>)>,
+    /// A case with its variant and fault, and its trial in each column, where there is one.
+    pub rows: Vec<(String, Vec<Option<&'a Trial>>)>,
 }
 
 /// One part for each backend, in the plan's order.
 pub fn parts(results: &Results) -> Vec<Part<'_>> {
-    let backends = distinct(results.trials.iter().map(|t| t.backend.as_str()));
+    let backends = distinct(results.trials.iter().map(|t| t.parts().backend.as_str()));
     backends.into_iter().map(|b| part(results, b)).collect()
 }
 
@@ -35,7 +35,7 @@ fn part<'a>(results: &'a Results, backend: &'a str) -> Part<'a> {
     let trials: Vec<&Trial> = results
         .trials
         .iter()
-        .filter(|t| t.backend == backend)
+        .filter(|t| t.parts().backend == backend)
         .collect();
     let reasons: Vec<_> = trials.iter().filter_map(|t| skip_reason(t)).collect();
     if reasons.len() == trials.len() {
@@ -50,23 +50,27 @@ fn part<'a>(results: &'a Results, backend: &'a str) -> Part<'a> {
     }
     let by_place: HashMap<_, _> = trials
         .iter()
-        .map(|t| ((t.case.as_str(), t.nic.as_str(), t.guest.as_str()), *t))
+        .map(|t| {
+            let name = t.parts();
+            ((name.row(), name.nic.as_str(), name.guest.as_str()), *t)
+        })
         .collect();
-    let nics = distinct(trials.iter().map(|t| t.nic.as_str()));
+    let nics = distinct(trials.iter().map(|t| t.parts().nic.as_str()));
     let columns: Vec<_> = nics
         .into_iter()
         .flat_map(|nic| {
-            let guests = trials.iter().filter(|t| t.nic == nic);
-            distinct(guests.map(|t| t.guest.as_str()))
+            let guests = trials.iter().filter(|t| t.parts().nic == nic);
+            distinct(guests.map(|t| t.parts().guest.as_str()))
                 .into_iter()
                 .map(move |guest| (nic, guest))
         })
         .collect();
-    let rows = distinct(trials.iter().map(|t| t.case.as_str()))
+    let rows = distinct(trials.iter().map(|t| t.parts().row()))
         .into_iter()
-        .map(|case| {
-            let cell = |&(nic, guest): &(_, _)| by_place.get(&(case, nic, guest)).copied();
-            (case, columns.iter().map(cell).collect())
+        .map(|row| {
+            let cell = |&(nic, guest): &(_, _)| by_place.get(&(row.clone(), nic, guest)).copied();
+            let cells = columns.iter().map(cell).collect();
+            (row, cells)
         })
         .collect();
     Part::Table(Table {
@@ -100,7 +104,7 @@ pub fn skips(results: &Results) -> Vec<(&str, Vec<&Trial>)> {
     let skipped: Vec<_> = results
         .trials
         .iter()
-        .filter(|t| !said.contains(&t.backend.as_str()))
+        .filter(|t| !said.contains(&t.parts().backend.as_str()))
         .filter_map(|t| Some((skip_reason(t)?, t)))
         .collect();
     distinct(skipped.iter().map(|(reason, _)| *reason))
@@ -120,7 +124,7 @@ fn skip_reason(trial: &Trial) -> Option<&str> {
 }
 
 /// In the order of first appearance.
-fn distinct<'a>(items: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut seen = Vec::new();
     for item in items {
         if !seen.contains(&item) {

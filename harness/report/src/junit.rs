@@ -4,8 +4,8 @@
 //! test names are whole trial names, which GitLab shows and `repro` takes. GitLab reads the body
 //! of a failure, Jenkins its message: the reason is in both.
 
-use super::{HOST, Results, Trial, text};
 use crate::events::Outcome;
+use crate::{HOST, Results, Trial, text};
 use anyhow::{Context, Result, anyhow};
 use junit_report::{
     Duration, OffsetDateTime, ReportBuilder, TestCase, TestCaseBuilder, TestResult, TestSuite,
@@ -47,7 +47,7 @@ pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
 pub fn render(results: &Results, root: &Path) -> Result<String> {
     let mut by_nic: BTreeMap<&str, Vec<&Trial>> = BTreeMap::new();
     for trial in &results.trials {
-        by_nic.entry(&trial.nic).or_default().push(trial);
+        by_nic.entry(&trial.parts().nic).or_default().push(trial);
     }
     let suites = by_nic
         .iter()
@@ -109,12 +109,16 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
         },
     };
     let milliseconds = (trial.end.seconds * 1000.0).round() as i64;
-    let (case, _fault) = trial.case.split_once('!').unwrap_or((&trial.case, ""));
+    let name = trial.parts();
     let mut test = TestCaseBuilder::success(
         &text::one_line(trial.name()),
         Duration::milliseconds(milliseconds),
     )
-    .set_classname(&format!("nicmatrix.{}.{}", class(&trial.nic), class(case)))
+    .set_classname(&format!(
+        "nicmatrix.{}.{}",
+        class(&name.nic),
+        class(&name.case_and_variant())
+    ))
     .set_system_out(&cdata(&system_out(trial, root)))
     .build();
     test.result = result;
@@ -208,7 +212,10 @@ fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
         match reader.read_event()? {
             Event::Eof => return Ok(writer.into_inner()),
             Event::Start(start) if start.name().as_ref() == b"testsuite" => {
-                let suite: Vec<_> = left.as_slice().chunk_by(|a, b| a.nic == b.nic).collect();
+                let suite: Vec<_> = left
+                    .as_slice()
+                    .chunk_by(|a, b| a.parts().nic == b.parts().nic)
+                    .collect();
                 let skipped = suite.first().map_or(0, |trials| {
                     let skipped = |t: &&&Trial| matches!(t.outcome(), Outcome::Skipped { .. });
                     trials.iter().filter(skipped).count()

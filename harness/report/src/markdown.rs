@@ -1,8 +1,8 @@
 //! The summary as GitHub's job summaries show it.
 
-use super::grid::{self, Part, Table};
-use super::{Results, Trial, text, word};
 use crate::events::Outcome;
+use crate::grid::{self, Part, Table};
+use crate::{Results, Trial, text};
 use std::io::Write;
 use std::path::Path;
 
@@ -109,7 +109,7 @@ fn alarm(trial: &Trial, faults: bool) -> String {
 
 /// Marks that want looking at stand out, the others recede.
 fn mark(trial: &Trial, faults: bool) -> String {
-    let word = word(trial.outcome(), faults);
+    let word = trial.outcome().word(faults);
     match trial.outcome() {
         Outcome::Passed | Outcome::Skipped { .. } => word.into(),
         Outcome::Failed { .. } | Outcome::Broken { .. } => format!("❌ **{word}**"),

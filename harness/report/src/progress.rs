@@ -1,10 +1,12 @@
 //! A line for each trial that has ended, and on a terminal a last line with what is running.
 
-use super::{cause, summary::paint, text, word};
 use crate::events::Outcome;
+use crate::terminal::paint;
+use crate::{name, text};
 use std::fmt::Write as _;
 use std::io::Write;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,13 +18,14 @@ const CLEAR: &str = "\r\x1b[2K";
 
 /// Shows a run on stderr while it goes on. Threads may share it.
 pub struct Progress {
-    shared: Arc<Shared>,
-    ticker: Mutex<Option<JoinHandle<()>>>,
+    state: Arc<Mutex<State>>,
+    ticker: Mutex<Option<Ticker>>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-    finished: Condvar,
+/// Draws the live line once a [`TICK`], until `end` is dropped.
+struct Ticker {
+    end: Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 struct State {
@@ -41,37 +44,36 @@ impl Progress {
     }
 
     fn on(out: Box<dyn Write + Send>, total: usize, is_terminal: bool) -> Progress {
-        let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                out,
-                total,
-                ended: 0,
-                running: Vec::new(),
-                is_terminal,
-                finished: false,
-            }),
-            finished: Condvar::new(),
-        });
+        let state = Arc::new(Mutex::new(State {
+            out,
+            total,
+            ended: 0,
+            running: Vec::new(),
+            is_terminal,
+            finished: false,
+        }));
         let ticker = is_terminal.then(|| {
-            let shared = Arc::clone(&shared);
-            std::thread::spawn(move || shared.tick())
+            let (end, ended) = mpsc::channel();
+            let state = Arc::clone(&state);
+            let thread = std::thread::spawn(move || tick(&state, &ended));
+            Ticker { end, thread }
         });
         Progress {
-            shared,
+            state,
             ticker: Mutex::new(ticker),
         }
     }
 
     /// A trial begins.
     pub fn started(&self, name: &str) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.state);
         state.running.push((name.to_owned(), Instant::now()));
         state.draw("");
     }
 
     /// A trial has ended, after `took`; or it never started, if it was skipped.
     pub fn ended(&self, name: &str, outcome: &Outcome, took: Duration) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.state);
         if let Some(index) = state.running.iter().position(|(n, _)| n == name) {
             state.running.remove(index);
         }
@@ -82,18 +84,18 @@ impl Progress {
 
     /// The run is over: the live line goes, and nothing is drawn any more.
     pub fn finish(&self) {
-        let mut state = self.shared.lock();
+        let mut state = lock(&self.state);
         state.running.clear();
         if !state.finished {
             state.draw("");
         }
         state.finished = true;
         drop(state);
-        self.shared.finished.notify_all();
-        let ticker = self.ticker.lock().unwrap_or_else(|e| e.into_inner()).take();
-        if let Some(ticker) = ticker {
+        let ticker = lock(&self.ticker).take();
+        if let Some(Ticker { end, thread }) = ticker {
+            drop(end);
             // It only draws; a panic in it has been printed.
-            let _ = ticker.join();
+            let _ = thread.join();
         }
     }
 }
@@ -104,26 +106,21 @@ impl Drop for Progress {
     }
 }
 
-impl Shared {
-    /// A thread that panicked while it drew must not take the run with it.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
-    }
+/// A thread that panicked while it drew must not take the run with it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
 
-    fn tick(&self) {
-        let mut state = self.lock();
-        while !state.finished {
-            let wait = self.finished.wait_timeout(state, TICK);
-            state = wait.unwrap_or_else(|e| e.into_inner()).0;
-            state.draw("");
-        }
+fn tick(state: &Mutex<State>, ended: &Receiver<()>) {
+    while let Err(RecvTimeoutError::Timeout) = ended.recv_timeout(TICK) {
+        lock(state).draw("");
     }
 }
 
 impl State {
     fn line(&self, name: &str, outcome: &Outcome, took: Duration) -> String {
         let width = self.total.to_string().len();
-        let word = format!("{:^6}", word(outcome, name.contains('!')));
+        let word = format!("{:^6}", outcome.word(name::is_under_fault(name)));
         let mut line = format!(
             "[{:>width$}/{}] {} {:>6}  {name}",
             self.ended,
@@ -131,7 +128,7 @@ impl State {
             paint(&word, outcome, self.is_terminal),
             text::duration(took.as_secs_f64()),
         );
-        let cause = text::clean(&cause(outcome));
+        let cause = text::clean(&outcome.cause());
         if !cause.is_empty() {
             let _ = write!(line, ": {cause}");
         }

@@ -1,9 +1,13 @@
 use super::*;
+use crate::events::{Event, Outcome, SCHEMA, TrialEnded};
+use crate::name::TrialName;
+use crate::text::clean;
 use insta::assert_snapshot;
 
 pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
     TrialEnded {
         trial: trial.into(),
+        name: TrialName::parse_or_case(trial),
         outcome,
         attempts: 1,
         seconds: 3.4,
@@ -37,14 +41,17 @@ fn skipped(reason: &str) -> Outcome {
 }
 
 pub(super) fn planned(trial: &str) -> Event {
-    let parts: Vec<String> = trial.split("::").map(str::to_owned).collect();
     Event::Planned {
         trial: trial.into(),
-        case: parts[0].clone(),
-        nic: parts[1].clone(),
-        guest: parts[2].clone(),
-        backend: parts[3].clone(),
+        name: TrialName::parse_or_case(trial),
         plan_item: "2, 20".into(),
+    }
+}
+
+fn started(trial: &str) -> Event {
+    Event::TrialStarted {
+        trial: trial.into(),
+        name: TrialName::parse_or_case(trial),
     }
 }
 
@@ -56,7 +63,9 @@ fn run_started(faults: bool) -> Event {
         ("stand_ins", "rhel6, rhel9"),
     ];
     Event::RunStarted {
+        schema: SCHEMA,
         unix_time: 1_790_000_000,
+        identity: None,
         properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
         faults,
     }
@@ -124,7 +133,7 @@ pub(super) fn sample(ended: bool) -> Results {
             _ => plain(Outcome::Passed),
         };
         if ended.is_some() || name.contains("rhel6") {
-            events.push(Event::TrialStarted { trial });
+            events.push(started(&trial));
         }
         events.extend(ended.map(Event::TrialEnded));
     }
@@ -173,17 +182,17 @@ fn faults() -> Results {
 fn terminal() {
     let mut results = sample(true);
     results.junit = Some("target/nicmatrix/junit.xml".into());
-    assert_snapshot!(summary::render(&results, false, 100));
+    assert_snapshot!(terminal::render(&results, false, 100));
 }
 
 #[test]
 fn terminal_of_a_killed_run() {
-    assert_snapshot!(summary::render(&sample(false), false, 100));
+    assert_snapshot!(terminal::render(&sample(false), false, 100));
 }
 
 #[test]
 fn terminal_of_a_faults_run() {
-    assert_snapshot!(summary::render(&faults(), false, 100));
+    assert_snapshot!(terminal::render(&faults(), false, 100));
 }
 
 #[test]
@@ -201,7 +210,7 @@ fn junit_of_each_outcome() {
     let mut results = sample(false);
     let mut words = Vec::new();
     results.trials.retain(|trial| {
-        let word = word(trial.outcome(), false);
+        let word = trial.outcome().word(false);
         let first = !words.contains(&word);
         words.push(word);
         first
@@ -219,7 +228,7 @@ fn table_lines(text: &str) -> Vec<&str> {
 fn tables_fit_the_width_and_lose_no_cell() {
     let results = sample(true);
     let cells = |width| {
-        let text = summary::render(&results, false, width);
+        let text = terminal::render(&results, false, width);
         let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
         let count = |word: &str| words.iter().filter(|w| *w == word).count();
         (
@@ -243,9 +252,9 @@ fn tables_fit_the_width_and_lose_no_cell() {
 #[test]
 fn colours_change_no_text() {
     let results = sample(false);
-    let coloured = summary::render(&results, true, 100);
+    let coloured = terminal::render(&results, true, 100);
     assert!(coloured.contains("\u{1b}[1;31mFAIL"));
-    assert_eq!(clean(&coloured), summary::render(&results, false, 100));
+    assert_eq!(clean(&coloured), terminal::render(&results, false, 100));
 }
 
 #[test]
@@ -269,7 +278,7 @@ fn of_tries(tries: &[Option<Outcome>]) -> Trial {
     let name = "a::b::c::d";
     let mut events = vec![planned(name)];
     for outcome in tries {
-        events.push(Event::TrialStarted { trial: name.into() });
+        events.push(started(name));
         events.extend(outcome.clone().map(|o| Event::TrialEnded(end(name, o))));
     }
     let mut results = Results::from_events(&events);
@@ -309,8 +318,7 @@ fn what_was_not_planned_is_reported_all_the_same() {
     let name = "driver::e1000::rhel6::tap";
     let results = Results::from_events(&[Event::TrialEnded(end(name, Outcome::Passed))]);
     let trial = &results.trials[0];
-    let parts = [&trial.case, &trial.nic, &trial.guest, &trial.backend];
-    assert_eq!(parts, ["driver", "e1000", "rhel6", "tap"]);
+    assert_eq!(Some(trial.parts()), TrialName::parse(name).as_ref());
     assert_eq!(results.counts().passed, 1);
 }
 
@@ -331,7 +339,8 @@ fn bound_of(trials: &[f64], ends: &[(f64, Option<f64>)]) -> Option<String> {
         cpu_seconds,
         processors: cpu_seconds.map(|_| 2),
     }));
-    Results::from_events(&events).bound()
+    let bound = Results::from_events(&events).bound();
+    bound.map(|bound| bound.to_string())
 }
 
 #[test]
@@ -377,7 +386,7 @@ fn what_ran_alone_is_no_fault_of_the_schedule() {
 #[test]
 fn everything_is_written_where_it_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
-    let log = events::EventLog::create(dir.path()).unwrap();
+    let log = log::EventLog::create(dir.path()).unwrap();
     log.append(&run_started(false)).unwrap();
     log.append(&planned("a::b::c::d")).unwrap();
     let junit = dir.path().join("new/junit.xml");

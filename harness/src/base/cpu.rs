@@ -225,7 +225,7 @@ mod tests {
         use nix::sched::{CpuSet, sched_setaffinity};
         use nix::unistd::Pid;
         if !std::path::Path::new("/proc/thread-self/schedstat").exists() {
-            eprintln!("skipped: this kernel does not count it");
+            report::errln!("skipped: this kernel does not count it");
             return;
         }
         // Several that never pause, on one processor, which they inherit.

@@ -10,7 +10,6 @@ use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
 use harness::vm::checkpoint::store::Store;
 use harness::vm::qemu::Qemu;
 use harness::{entry, run, vm};
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -181,10 +180,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// A reader that has gone (`| head`) is no error.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
-    }
+    report::out::text(text);
+    Ok(ExitCode::SUCCESS)
 }

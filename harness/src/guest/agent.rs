@@ -11,6 +11,7 @@ use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use qapi::qga;
+use report::err;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -295,7 +296,7 @@ impl Agent {
             }
         }
         if self.echo {
-            eprint!("guest{text}");
+            err!("guest{text}");
         }
         let mut log = self.log.lock();
         // A log that cannot be written (disk full) must not decide a trial.

@@ -31,6 +31,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::Mutex;
+use report::errln;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -310,8 +311,8 @@ impl Reloader {
         // Waiting also ends the pipe.
         match keeper.wait() {
             Ok(status) if status.success() => {}
-            Ok(status) => eprintln!("Error: {MODULE} was not put back ({status})"),
-            Err(error) => eprintln!("Error: whether {MODULE} was put back is not known: {error}"),
+            Ok(status) => errln!("Error: {MODULE} was not put back ({status})"),
+            Err(error) => errln!("Error: whether {MODULE} was put back is not known: {error}"),
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::matrix::Backend;
 use crate::settings::Settings;
 use anyhow::{Context as _, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use report::errln;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -134,7 +135,7 @@ pub fn keep(
             while watched.is_alive() && watched.silence() <= limit {
                 std::thread::sleep(LOOK);
             }
-            eprintln!("Error: the lab ended: {:#}", watched.death());
+            errln!("Error: the lab ended: {:#}", watched.death());
             // Connected processes see the end of their connection.
             let _ = std::fs::remove_file(&path);
             std::process::exit(3);

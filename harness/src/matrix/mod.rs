@@ -3,7 +3,6 @@
 pub mod disruption;
 pub mod expand;
 pub mod load;
-pub mod name;
 pub mod offload;
 pub(crate) mod read;
 pub mod schema;

@@ -7,11 +7,12 @@ use crate::cases::{Case, Fault, Load};
 use crate::host::Capabilities;
 use crate::host::place::{Host, host_of};
 use crate::matrix::disruption::Disruption;
-use crate::matrix::name::TrialName;
 use crate::matrix::schema::{BootMode, Exclude, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::cmdline::{Boot, Firmware};
 use crate::vm::start_state::StartState;
+use report::name::TrialName;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -29,6 +30,8 @@ pub enum Action {
 pub struct PlannedTrial {
     /// As [`TrialName`] says.
     pub name: String,
+    /// The name's parts.
+    pub parts: TrialName,
     /// The procedure.
     pub case: &'static Case,
     /// Where it runs.
@@ -88,6 +91,17 @@ pub fn plan(
         }
     }
     trials
+}
+
+/// SHA-256 over the names of `trials`, a line each. Of a whole plan it is the same on every host and
+/// for every shard.
+pub fn digest(trials: &[PlannedTrial]) -> String {
+    let mut sha = Sha256::new();
+    for trial in trials {
+        sha.update(&trial.name);
+        sha.update(b"\n");
+    }
+    format!("{:x}", sha.finalize())
 }
 
 /// Where `case` runs in this profile: on every guest, or on one for each NIC and backend; then the
@@ -215,19 +229,21 @@ impl Variant<'_, '_> {
     fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
         let Variant { place, fault, .. } = *self;
         let boots = self.start_state == StartState::Boot && case.start_state != StartState::Boot;
-        let name = TrialName {
-            case: case.name,
-            variant: self
-                .disruption
-                .map(Disruption::word)
-                .or(boots.then_some("boot")),
-            fault: fault.map(|f| f.name),
-            nic: &place.cell.nic.name,
-            guest: &place.cell.guest.name,
-            backend: place.cell.backend,
+        let variant = self
+            .disruption
+            .map(Disruption::word)
+            .or(boots.then_some("boot"));
+        let parts = TrialName {
+            case: case.name.to_owned(),
+            variant: variant.map(str::to_owned),
+            fault: fault.map(|f| f.name.to_owned()),
+            nic: place.cell.nic.name.clone(),
+            guest: place.cell.guest.name.clone(),
+            backend: place.cell.backend.name().to_owned(),
         };
         PlannedTrial {
-            name: name.to_string(),
+            name: parts.to_string(),
+            parts,
             case,
             cell: place.cell.clone(),
             start_state: self.start_state,

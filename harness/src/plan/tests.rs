@@ -326,6 +326,16 @@ fn a_trial_runs_here_where_it_can_and_else_in_a_lab() {
 }
 
 #[test]
+fn a_plans_digest_is_of_its_names_alone() {
+    let here = on(&facts(), &matrix(""), "smoke", false);
+    let bare = capable(|host| host.qemu.devices = Vec::new());
+    let elsewhere = on(&bare, &matrix(""), "smoke", false);
+    assert_ne!(here[0].action, elsewhere[0].action);
+    assert_eq!(digest(&here), digest(&elsewhere));
+    assert_ne!(digest(&here), digest(&here[1..]));
+}
+
+#[test]
 fn names_are_unique() {
     for faults in [false, true] {
         let names = names(&on(&facts(), &matrix(""), "smoke", faults));

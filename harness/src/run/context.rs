@@ -21,6 +21,7 @@ use crate::vm::process::Handle;
 use crate::vm::qemu::Qemu;
 use crate::vm::standard::Kit;
 use crate::vm::start_state::StartState;
+use report::errln;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -52,7 +53,7 @@ impl Context {
         planned: Planned,
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
-        let say = |line: &str| eprintln!("{line}");
+        let say = |line: &str| errln!("{line}");
         let (image, suites) = images(&settings, selected)?;
         let qemu = Qemu::under_test(&settings);
         let proven = accel::prove(&qemu, &image, &settings.host_cache(), settings.accel, &say)?;
@@ -197,7 +198,7 @@ pub fn images(
     settings: &Settings,
     selected: &[PlannedTrial],
 ) -> anyhow::Result<(GuestImage, SuiteImages)> {
-    let say = |line: &str| eprintln!("{line}");
+    let say = |line: &str| errln!("{line}");
     let own = image::ensure(&settings.images(), None, &say)?;
     let needed: BTreeSet<&str> = selected
         .iter()

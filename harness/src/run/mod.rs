@@ -12,6 +12,8 @@ pub mod planned;
 pub mod shell;
 pub mod trial;
 
+mod identity;
+mod lines;
 pub(crate) mod schedule;
 mod session;
 mod verdicts;
@@ -21,7 +23,8 @@ use crate::net;
 use crate::plan::{self, Action, PlannedTrial};
 use crate::settings::Settings;
 use libtest_mimic::{Arguments, Trial};
-use planned::planned;
+use planned::{Planned, planned, planned_with};
+use report::{errln, out};
 use session::Session;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -51,16 +54,13 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
     let mut plan = planned(&settings)?;
     let mut selected = Vec::new();
-    let mut trials = Vec::with_capacity(plan.trials.len());
     for planned in &plan.trials {
-        let trial = as_libtest(planned.clone());
-        if !arguments.is_filtered_out(&trial) {
+        if !arguments.is_filtered_out(&as_libtest(planned.clone())) {
             selected.push(planned.clone());
         }
-        trials.push(trial);
     }
     if arguments.list {
-        let _ = libtest_mimic::run(&arguments, trials);
+        out::text(&lines::list(selected.iter().map(|trial| &*trial.name)));
         return Ok(ExitCode::SUCCESS);
     }
     if selected.is_empty() && !arguments.ignored {
@@ -73,11 +73,13 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
+    let digest = plan_digest(&settings, &plan)?;
+    let identity = identity::identity(&settings, &plan.capabilities.qemu, digest)?;
     let mut trials = std::mem::take(&mut plan.trials);
-    let opened = Session::open(settings, plan, &selected)?;
+    let opened = Session::open(identity, settings, plan, &selected)?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
-        // Progress and table say it all, and libtest panics where its lines cannot be written.
+        // Progress and table say it all.
         arguments.logfile = Some("/dev/null".into());
     }
     let runs = selected.iter().filter(|trial| trial.action == Action::Run);
@@ -89,9 +91,23 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let trials = trials.into_iter().map(as_libtest).collect();
     session.watch_signals()?;
-    // The verdicts are in the events, which know more kinds of them than libtest does.
-    let _ = libtest_mimic::run(&arguments, trials);
-    session.close(false)
+    let ran = lines::run(&mut arguments, trials);
+    let code = session.close(false)?;
+    ran.map(|()| code)
+}
+
+/// The digest of the whole plan, of which `plan` may be a shard.
+fn plan_digest(settings: &Settings, plan: &Planned) -> anyhow::Result<String> {
+    if settings.shard.is_none() {
+        return Ok(plan::digest(&plan.trials));
+    }
+    let whole = Settings {
+        shard: None,
+        ..settings.clone()
+    };
+    Ok(plan::digest(
+        &planned_with(&whole, plan.capabilities.qemu.clone())?.trials,
+    ))
 }
 
 /// A filter that matches nothing is an error; a shard that has none of those it matches is not.
@@ -111,7 +127,7 @@ fn nothing_selected(
             .filter(|trial| !arguments.is_filtered_out(&as_libtest((*trial).clone())))
             .count();
         if matching > 0 {
-            eprintln!("shard {k}/{n} has none of the {matching} trials selected");
+            errln!("shard {k}/{n} has none of the {matching} trials selected");
             return Ok(());
         }
     }

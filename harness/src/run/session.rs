@@ -19,9 +19,12 @@ use crate::vm::accel::Accel;
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
-use report::events::{Event, EventLog, Outcome, TrialEnded};
+use report::errln;
+use report::events::{Event, Outcome, SCHEMA, TrialEnded};
+use report::identity::Identity;
+use report::log::EventLog;
 use report::progress::Progress;
-use report::summary;
+use report::terminal;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
@@ -31,9 +34,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// Width of the summary where the terminal's is not known.
-const WIDTH: usize = 100;
 
 /// A run that has begun.
 pub struct Session {
@@ -62,6 +62,7 @@ impl Session {
     /// # Errors
     /// What [`Context::prepare`] cannot do; a log that cannot be written.
     pub fn open(
+        mut identity: Identity,
         settings: Settings,
         planned: Planned,
         selected: &[PlannedTrial],
@@ -81,6 +82,8 @@ impl Session {
                 selected,
             )?)),
         };
+        let accel = context.as_ref().map(|context| context.proven.accel);
+        identity.host.accelerator = accel.map(|accel| accel.name().to_owned());
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
         let log = EventLog::create(run.path());
         let log = artifacts::on_disk(log, || {
@@ -89,6 +92,8 @@ impl Session {
         append(
             &log,
             &Event::RunStarted {
+                schema: SCHEMA,
+                identity: Some(Box::new(identity)),
                 unix_time: SystemTime::now()
                     .duration_since(UNIX_EPOCH)
                     .map_or(0, |d| d.as_secs()),
@@ -109,7 +114,7 @@ impl Session {
             .then(|| Progress::new(runs, std::io::stderr().is_terminal() && !settings.show));
         if let (Some(context), true) = (&context, progress.is_some()) {
             let trials = if runs == 1 { "trial" } else { "trials" };
-            eprintln!("{runs} {trials} on {}", context.headline());
+            errln!("{runs} {trials} on {}", context.headline());
         }
         let history = match settings.nextest {
             true => History::default(),
@@ -120,8 +125,8 @@ impl Session {
                 History::read(&settings.host_cache(), &what)
             }
         };
-        let accel = context.as_ref().map_or(Accel::Tcg, |c| c.proven.accel);
-        let labs = Labs::new(run.path().join("lab"), lab_memory_mib, accel);
+        let lab_dir = run.path().join("lab");
+        let labs = Labs::new(lab_dir, lab_memory_mib, accel.unwrap_or(Accel::Tcg));
         let module = || Module::of_kernel(&settings.host_cache());
         let reloader = settings.allow_module_reload.then(module);
         Ok(Session {
@@ -170,7 +175,7 @@ impl Session {
                 if signals.forever().next().is_some() {
                     shell::restore_terminal();
                     if let Err(error) = self.close(true) {
-                        eprintln!("Error: {error:#}");
+                        errln!("Error: {error:#}");
                     }
                     std::process::exit(130);
                 }
@@ -218,6 +223,7 @@ impl Session {
         };
         self.record(&Event::TrialStarted {
             trial: planned.name.clone(),
+            name: planned.parts.clone(),
         });
         if let Some(progress) = &self.progress {
             progress.started(&planned.name);
@@ -251,7 +257,7 @@ impl Session {
         let text = match &ended.outcome {
             Outcome::Passed => return Ok(Completion::Completed),
             Outcome::Flaky { failures } => {
-                eprintln!("{} is flaky: {}", ended.trial, failures.join("; "));
+                errln!("{} is flaky: {}", ended.trial, failures.join("; "));
                 return Ok(Completion::Completed);
             }
             Outcome::Skipped { reason } => return Ok(Completion::ignored_with(reason)),
@@ -268,7 +274,7 @@ impl Session {
             text += &ended.serial_tail;
         }
         if self.settings.nextest {
-            eprintln!("Error: {text}");
+            errln!("Error: {text}");
         }
         Err(text.into())
     }
@@ -278,7 +284,7 @@ impl Session {
     fn record(&self, event: &Event) -> bool {
         let appended = append(&self.log, event);
         if let Err(error) = &appended {
-            eprintln!("Error: {error:#}");
+            errln!("Error: {error:#}");
         }
         appended.is_ok()
     }
@@ -336,10 +342,9 @@ impl Session {
         let root = &self.settings.root;
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .map_err(|error| CannotRun(format!("{error:#}")).into());
-        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        println!("{}", summary::render(&results, colour, WIDTH));
+        terminal::print(&results);
         if let Err(error) = self.history.remember(&results) {
-            eprintln!("Error: {error:#}");
+            errln!("Error: {error:#}");
         }
         // Told last: where a report cannot be written, the table is all there is.
         written
@@ -353,14 +358,9 @@ fn append(log: &EventLog, event: &Event) -> anyhow::Result<()> {
 }
 
 fn planned_event(trial: &PlannedTrial) -> Event {
-    // With its start and fault, as the name begins.
-    let case = trial.name.split("::").next().unwrap_or(&trial.name);
     Event::Planned {
         trial: trial.name.clone(),
-        case: case.to_owned(),
-        nic: trial.cell.nic.name.clone(),
-        guest: trial.cell.guest.name.clone(),
-        backend: trial.cell.backend.to_string(),
+        name: trial.parts.clone(),
         plan_item: trial.case.plan_item.to_owned(),
     }
 }

@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{self, SetArg, Termios};
 use parking_lot::Mutex;
+use report::errln;
 use report::events::Outcome;
 use std::io::Write;
 use std::os::fd::AsFd as _;
@@ -54,10 +55,10 @@ pub fn attach(bed: &Testbed, outcome: &Outcome) {
         _ => "passed".to_owned(),
     };
     if let Some(death) = bed.vm.death() {
-        eprintln!("\nThe trial {verdict}\nThere is no VM to look at any more: {death}");
+        errln!("\nThe trial {verdict}\nThere is no VM to look at any more: {death}");
         return;
     }
-    eprintln!(
+    errln!(
         "\nThe trial {verdict}\nThe VM is alive; this is its serial console. Ctrl-A c: monitor and back, Ctrl-A x: end.\nIts network: nsenter -t {} -n --preserve-credentials\n",
         nix::unistd::gettid()
     );
@@ -72,7 +73,7 @@ pub fn attach(bed: &Testbed, outcome: &Outcome) {
     let _ = bed.vm.serial.send(b"\n");
     let ended = keys.pass_on();
     drop(raw);
-    eprintln!(
+    errln!(
         "{}",
         ended.map_or_else(String::new, |how| format!("\n{how}"))
     );

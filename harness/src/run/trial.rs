@@ -68,6 +68,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
     );
     TrialEnded {
         trial: trial.name.clone(),
+        name: trial.parts.clone(),
         attempts,
         seconds: begun.elapsed().as_secs_f64(),
         cpu_seconds: attempt.cpu.map(|_| cpu.as_secs_f64()),

@@ -9,6 +9,7 @@ use crate::matrix::load;
 use crate::settings::Settings;
 use crate::vm::accel::Accel;
 use crate::vm::qemu::Qemu;
+use report::errln;
 
 /// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
 pub fn examine(settings: &Settings) -> String {
@@ -23,7 +24,7 @@ pub fn examine(settings: &Settings) -> String {
             vhost(&kernel_facts::of_this_kernel(), &mut lines);
         }
     }
-    let say = |line: &str| eprintln!("{line}");
+    let say = |line: &str| errln!("{line}");
     let image = match image::ensure(&settings.images(), None, &say) {
         Ok(image) => image,
         Err(error) => {

@@ -9,6 +9,7 @@ use crate::run::planned::planned;
 use crate::run::shell::Raw;
 use crate::settings::Settings;
 use anyhow::{Result, bail};
+use report::errln;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::Shutdown;
@@ -86,7 +87,7 @@ pub fn shell(settings: &Settings) -> Result<()> {
         else {
             continue;
         };
-        eprintln!("{}; Ctrl-A x: leave it", describe(&up));
+        errln!("{}; Ctrl-A x: leave it", describe(&up));
         let _raw = Raw::enter();
         std::thread::Builder::new()
             .name("shell".into())

@@ -16,6 +16,7 @@ use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
 use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
+use report::errln;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -177,7 +178,7 @@ impl Maker {
             .origin(spec)?
             .key(&saved_spec, &preparation(&saved_spec, guest).join("\n"));
         let what = what(saved, spec, guest);
-        let say = |line: &str| eprintln!("{line}");
+        let say = |line: &str| errln!("{line}");
         self.store.get(&key, &what, &say, |directory| {
             let mut whys = Vec::new();
             for mode in [Mode::Mapped, Mode::Streamed] {

@@ -2,8 +2,9 @@
 
 use super::{Bench, Figure};
 use crate::child;
-use crate::events::{Run, Verdict};
 use anyhow::{Context, Result, bail};
+use report::Results;
+use report::errln;
 use serde::Deserialize;
 
 /// How many guests at once must fit in a gibibyte.
@@ -24,7 +25,7 @@ struct Sample {
 
 impl Bench<'_> {
     /// Restores guests of each NIC model that `smoke` ran, `times` times.
-    pub fn restores(&self, smoke: &Run, times: usize) -> Result<Vec<Figure>> {
+    pub fn restores(&self, smoke: &Results, times: usize) -> Result<Vec<Figure>> {
         let mut answers = Vec::new();
         let mut pings = Vec::new();
         let mut memory = None;
@@ -56,7 +57,7 @@ impl Bench<'_> {
     }
 
     /// Restores one guest `times` times, two at a time; the first that fails ends it.
-    pub fn soak(&self, smoke: &Run, times: usize) -> Result<Figure> {
+    pub fn soak(&self, smoke: &Results, times: usize) -> Result<Figure> {
         let (_, trial) = of_each_nic(smoke, WITH_NIC_UP)
             .pop()
             .context("no trial was restored with its NIC up")?;
@@ -72,7 +73,7 @@ impl Bench<'_> {
             "--at-once",
             &at_once.to_string(),
         ]);
-        eprintln!("starting the guest of {trial} {times} times, {at_once} at a time");
+        errln!("starting the guest of {trial} {times} times, {at_once} at a time");
         let what = child::describe(&command);
         let (status, output) = child::output(command, false)?;
         if !status.success() {
@@ -88,20 +89,13 @@ impl Bench<'_> {
 }
 
 /// Of each NIC model the first trial of `case` that ran on this machine itself, by the models' names.
-fn of_each_nic<'r>(run: &'r Run, case: &str) -> Vec<(String, &'r str)> {
+fn of_each_nic<'r>(run: &'r Results, case: &str) -> Vec<(String, &'r str)> {
     let mut found: Vec<(String, &str)> = Vec::new();
-    for trial in run
-        .trials
-        .iter()
-        .filter(|t| t.verdict != Verdict::Skipped && t.trial.ends_with("::tap"))
-    {
-        let mut words = trial.trial.split("::");
-        let (of, nic) = (words.next(), words.next().unwrap_or_default());
-        if of != Some(case) {
-            continue;
-        }
-        if !found.iter().any(|(known, _)| known == nic) {
-            found.push((nic.to_owned(), &trial.trial));
+    for trial in run.trials.iter().filter(|t| !t.is_skipped()) {
+        let name = trial.parts();
+        let wanted = name.row() == case && name.backend == "tap";
+        if wanted && !found.iter().any(|(known, _)| *known == name.nic) {
+            found.push((name.nic.clone(), trial.name()));
         }
     }
     found.sort();

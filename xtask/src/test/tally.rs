@@ -1,7 +1,7 @@
 //! Counting the checks of `cargo xtask test`.
 
-use crate::events::{Run, Verdict};
 use anyhow::{Context, Result};
+use report::Results;
 use std::fmt;
 use std::ops::AddAssign;
 
@@ -26,12 +26,12 @@ impl Tally {
     };
 
     /// Of a run of trials. A flaky one is not a pass: this runs without retries.
-    pub fn of(run: &Run) -> Self {
-        use Verdict::{Broken, Failed, Flaky, Interrupted, Passed, Skipped};
+    pub fn of(run: &Results) -> Self {
+        let counts = run.counts();
         Tally {
-            passed: run.count(&[Passed]),
-            failed: run.count(&[Failed, Broken, Flaky, Interrupted]),
-            skipped: run.count(&[Skipped]),
+            passed: counts.passed,
+            failed: counts.failed + counts.broken + counts.flaky + counts.interrupted,
+            skipped: counts.skipped,
         }
     }
 

@@ -1,7 +1,8 @@
 //! What is written is parsed again by another road and compared with what went in.
 
 use super::*;
-use crate::events::{Event as RunEvent, TrialEnded};
+use crate::events::{Event as RunEvent, SCHEMA, TrialEnded};
+use crate::name::TrialName;
 use crate::tests::{end, failed, planned};
 use quick_xml::XmlVersion;
 
@@ -94,10 +95,14 @@ fn hostile_trial(n: &str, outcome: Outcome) -> Vec<RunEvent> {
     vec![
         RunEvent::Planned {
             trial: trial.clone(),
-            case: HOSTILE.into(),
-            nic: trial.clone(),
-            guest: HOSTILE.into(),
-            backend: HOSTILE.into(),
+            name: TrialName {
+                case: HOSTILE.into(),
+                variant: None,
+                fault: Some(HOSTILE.into()),
+                nic: trial.clone(),
+                guest: HOSTILE.into(),
+                backend: HOSTILE.into(),
+            },
             plan_item: HOSTILE.into(),
         },
         RunEvent::TrialEnded(TrialEnded {
@@ -113,7 +118,9 @@ fn hostile_trial(n: &str, outcome: Outcome) -> Vec<RunEvent> {
 fn hostile_run() -> Results {
     let h = || HOSTILE.to_owned();
     let mut events = vec![RunEvent::RunStarted {
+        schema: SCHEMA,
         unix_time: 0,
+        identity: None,
         properties: [(h(), h()), (HOST.to_owned(), h())].into(),
         faults: true,
     }];
@@ -145,9 +152,8 @@ fn hostile_strings_in_every_field_come_back() {
     assert_eq!(cases.len(), 6);
     for (n, case) in (1..).zip(&cases) {
         assert_eq!(case.attributes["name"], format!("{n}{EXPECTED_LINE}"));
-        // What follows `!` is a fault's name.
-        let (class, _) = EXPECTED_LINE.split_once('!').unwrap();
-        let class = format!("nicmatrix.{n}{EXPECTED_LINE}.{class}");
+        // The fault is not in it.
+        let class = format!("nicmatrix.{n}{EXPECTED_LINE}.{EXPECTED_LINE}");
         assert_eq!(case.attributes["classname"], class);
     }
     for name in ["failure", "error", "skipped"] {

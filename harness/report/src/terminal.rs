@@ -1,12 +1,13 @@
 //! The summary on a terminal: what went wrong, what was left out and why, then cases by cells.
 
-use super::grid::{self, Part, Table};
-use super::{Results, Trial, text, word};
 use crate::events::Outcome;
+use crate::grid::{self, Part, Table};
+use crate::{Results, Trial, out, text};
 use std::fmt::Write;
+use std::io::IsTerminal;
 
 /// An outcome's colour, or plain text, for terminals that take it.
-pub(super) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
+pub(crate) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
     let code = match outcome {
         Outcome::Passed => "32",
         Outcome::Failed { .. } => "1;31",
@@ -18,6 +19,15 @@ pub(super) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
     }
+}
+
+/// Width of the summary where the terminal's is not known.
+const WIDTH: usize = 100;
+
+/// Prints the whole summary on stdout.
+pub fn print(results: &Results) {
+    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    out::text(&(render(results, colour, WIDTH) + "\n"));
 }
 
 /// The whole summary. Tables are broken up so that they fit `width` columns; `colour` only where
@@ -56,7 +66,11 @@ pub fn render(results: &Results, colour: bool, width: usize) -> String {
         sections.push(unrun);
     }
     let mut last = String::new();
-    for line in [results.stand_ins(), Some(results.total()), results.bound()] {
+    for line in [
+        results.stand_ins(),
+        Some(results.total()),
+        results.bound().map(|bound| bound.to_string()),
+    ] {
         last.extend(line.map(|line| line + "\n"));
     }
     if let Some(path) = &results.junit {
@@ -67,7 +81,7 @@ pub fn render(results: &Results, colour: bool, width: usize) -> String {
 }
 
 fn alarm(trial: &Trial, faults: bool, colour: bool) -> String {
-    let word = format!("{:<6}", word(trial.outcome(), faults));
+    let word = format!("{:<6}", trial.outcome().word(faults));
     let mut out = format!(
         "{}  {}\n        {}\n",
         paint(&word, trial.outcome(), colour),
@@ -135,7 +149,7 @@ fn chunks(table: &Table, width: usize) -> Vec<Vec<Column>> {
 }
 
 fn name_width(table: &Table) -> usize {
-    let names = table.rows.iter().map(|(case, _)| *case);
+    let names = table.rows.iter().map(|(case, _)| case.as_str());
     let longest = names.chain([table.backend]).map(|s| s.chars().count());
     longest.max().unwrap_or(0) + GAP
 }
@@ -157,7 +171,7 @@ fn block(table: &Table, columns: &[Column], faults: bool, colour: bool) -> Strin
         let mut gap = 0;
         for &(i, width) in columns {
             let _ = write!(line, "{:gap$}", "");
-            let mark = trials[i].map_or("—", |t| word(t.outcome(), faults));
+            let mark = trials[i].map_or("—", |t| t.outcome().word(faults));
             gap = width - mark.chars().count();
             line += &match trials[i] {
                 Some(trial) => paint(mark, trial.outcome(), colour),

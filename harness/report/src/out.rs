@@ -1,0 +1,71 @@
+//! Output for people, on stdout and stderr. That nobody reads it any more (`| head`), or that it finds
+//! no room, is no reason to stop or to end otherwise: what cannot be written is left out. The standard
+//! macros would panic.
+
+use std::io::Write;
+
+/// Writes `text`, as far as `to` takes it.
+pub fn write(mut to: impl Write, text: impl AsRef<[u8]>) {
+    // There is nobody to tell.
+    let _ = to.write_all(text.as_ref()).and_then(|()| to.flush());
+}
+
+/// Prints `text` on stdout as it is.
+pub fn text(text: &str) {
+    write(std::io::stdout(), text);
+}
+
+/// `println!` that never panics.
+#[macro_export]
+macro_rules! outln {
+    ($($arguments:tt)*) => {
+        $crate::out::write(::std::io::stdout(), ::std::format!($($arguments)*) + "\n")
+    };
+}
+
+/// `eprint!` that never panics.
+#[macro_export]
+macro_rules! err {
+    ($($arguments:tt)*) => {
+        $crate::out::write(::std::io::stderr(), ::std::format!($($arguments)*))
+    };
+}
+
+/// `eprintln!` that never panics.
+#[macro_export]
+macro_rules! errln {
+    ($($arguments:tt)*) => {
+        $crate::out::write(::std::io::stderr(), ::std::format!($($arguments)*) + "\n")
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    #[test]
+    fn a_line_is_one_write() {
+        struct Writes(Vec<String>);
+        impl Write for &mut Writes {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0.push(String::from_utf8_lossy(bytes).into_owned());
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut writes = Writes(Vec::new());
+        write(&mut writes, "one\ntwo\n");
+        assert_eq!(writes.0, ["one\ntwo\n"]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_left_out() {
+        write(File::create("/dev/full").unwrap(), "lost");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        write(writer, "lost");
+    }
+}

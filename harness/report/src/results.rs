@@ -1,0 +1,200 @@
+//! A run's events, put in order.
+
+use crate::events::{Event, Outcome, TrialEnded};
+use crate::name::TrialName;
+use crate::text::{clean, first_line};
+use crate::tries::{Seen, cleaned};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A run, as its events tell it. Every string is clean: printable on a terminal and legal in XML.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Results {
+    /// QEMU version, accelerator, kernels, host …
+    pub properties: BTreeMap<String, String>,
+    /// Whether cases ran under their faults.
+    pub faults: bool,
+    /// When it began, seconds since the epoch.
+    pub unix_time: Option<u64>,
+    /// Wall time, seconds; none if it was killed.
+    pub seconds: Option<f64>,
+    /// Processor time, seconds; none if it was killed.
+    pub cpu_seconds: Option<f64>,
+    /// Processors that it could use.
+    pub processors: Option<usize>,
+    /// Peak resident memory of the harness, KiB, of the largest process; none if it was killed.
+    pub harness_peak_kib: Option<u64>,
+    /// Whether a signal ended it.
+    pub interrupted: bool,
+    /// Its trials, in the plan's order, each once.
+    pub trials: Vec<Trial>,
+    /// Where the JUnit file was written.
+    pub junit: Option<PathBuf>,
+}
+
+/// A trial and what became of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// Items of the manual plan; empty if unknown.
+    pub plan_item: String,
+    /// How it went; [`Outcome::Interrupted`] if it never ended, after no attempt if it never began.
+    pub end: TrialEnded,
+}
+
+impl Trial {
+    /// Its full name.
+    pub fn name(&self) -> &str {
+        &self.end.trial
+    }
+
+    /// The parts of its name.
+    pub fn parts(&self) -> &TrialName {
+        &self.end.name
+    }
+
+    /// Whether it was decided without running it.
+    pub fn is_skipped(&self) -> bool {
+        matches!(self.end.outcome, Outcome::Skipped { .. })
+    }
+
+    /// Its verdict.
+    pub fn outcome(&self) -> &Outcome {
+        &self.end.outcome
+    }
+
+    /// All there is to say of the verdict; empty for a pass.
+    pub fn message(&self) -> String {
+        match &self.end.outcome {
+            Outcome::Passed => String::new(),
+            Outcome::Flaky { failures } => {
+                let failures: String = (1..)
+                    .zip(failures)
+                    .map(|(n, failure)| format!("\n\nFailed try {n}: {failure}"))
+                    .collect();
+                self.cause() + &failures
+            }
+            Outcome::Failed { message } | Outcome::Broken { message } => message.clone(),
+            Outcome::Skipped { reason } => reason.clone(),
+            Outcome::Interrupted => self.cause(),
+        }
+    }
+
+    /// The verdict's reason on one line; empty for a pass.
+    pub fn cause(&self) -> String {
+        match &self.end.outcome {
+            Outcome::Flaky { failures } => format!(
+                "passed at try {}, after: {}",
+                self.end.attempts,
+                first_line(failures.last().map_or("", String::as_str))
+            ),
+            Outcome::Interrupted if self.end.attempts == 0 => {
+                "the run was cut off before this trial began".into()
+            }
+            Outcome::Interrupted => "the run was cut off while this trial ran".into(),
+            outcome => outcome.cause(),
+        }
+    }
+}
+
+/// How many trials ended how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Plainly passed.
+    pub passed: usize,
+    /// Passed on a later try.
+    pub flaky: usize,
+    /// The NIC failed; in a faults run: the case is blind.
+    pub failed: usize,
+    /// The harness failed.
+    pub broken: usize,
+    /// Skipped, with a reason.
+    pub skipped: usize,
+    /// Not ended.
+    pub interrupted: usize,
+}
+
+impl Results {
+    /// Puts events in order. Lenient towards several processes writing one log: what they tell
+    /// twice counts once, and a trial that ended more than once (nextest's retries) was flaky if
+    /// it passed in the end.
+    pub fn from_events<'e>(events: impl IntoIterator<Item = &'e Event>) -> Results {
+        let mut results = Results::default();
+        let mut latest_start = 0;
+        let mut seen = Seen::default();
+        for event in events {
+            match event {
+                Event::RunStarted {
+                    unix_time,
+                    properties,
+                    faults,
+                    ..
+                } => {
+                    results.unix_time.get_or_insert(*unix_time);
+                    latest_start = *unix_time;
+                    results.faults |= faults;
+                    let cleaned = properties.iter().map(|(k, v)| (clean(k), clean(v)));
+                    results.properties.extend(cleaned);
+                }
+                Event::Planned {
+                    trial,
+                    name,
+                    plan_item,
+                } => seen.trial(trial, name).plan_item = clean(plan_item),
+                Event::TrialStarted { trial, name } => seen.trial(trial, name).starts += 1,
+                Event::TrialEnded(end) => {
+                    seen.trial(&end.trial, &end.name).ends.push(cleaned(end));
+                }
+                Event::Unknown => {}
+                Event::RunEnded {
+                    seconds,
+                    interrupted,
+                    cpu_seconds,
+                    processors,
+                    harness_peak_kib,
+                } => {
+                    let earlier = latest_start.saturating_sub(results.unix_time.unwrap_or(0));
+                    results.seconds = Some(earlier as f64 + seconds);
+                    results.interrupted |= interrupted;
+                    results.harness_peak_kib =
+                        results.harness_peak_kib.max(Some(*harness_peak_kib));
+                    if let Some(more) = cpu_seconds {
+                        *results.cpu_seconds.get_or_insert(0.0) += more;
+                    }
+                    results.processors = results.processors.or(*processors);
+                }
+            }
+        }
+        results.trials = seen.trials();
+        results
+    }
+
+    /// How many trials ended how.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for trial in &self.trials {
+            *match trial.outcome() {
+                Outcome::Passed => &mut counts.passed,
+                Outcome::Flaky { .. } => &mut counts.flaky,
+                Outcome::Failed { .. } => &mut counts.failed,
+                Outcome::Broken { .. } => &mut counts.broken,
+                Outcome::Skipped { .. } => &mut counts.skipped,
+                Outcome::Interrupted => &mut counts.interrupted,
+            } += 1;
+        }
+        counts
+    }
+
+    /// What wants looking at: failed, then broken, then flaky, then begun but not ended.
+    pub(crate) fn alarming(&self) -> Vec<&Trial> {
+        let rank = |trial: &&Trial| match trial.outcome() {
+            Outcome::Failed { .. } => Some(0),
+            Outcome::Broken { .. } => Some(1),
+            Outcome::Flaky { .. } => Some(2),
+            Outcome::Interrupted if trial.end.attempts > 0 => Some(3),
+            _ => None,
+        };
+        let mut trials: Vec<_> = self.trials.iter().filter(|t| rank(t).is_some()).collect();
+        trials.sort_by_key(|trial| rank(trial));
+        trials
+    }
+}

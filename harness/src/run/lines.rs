@@ -1,0 +1,62 @@
+//! libtest's lines on stdout. libtest-mimic panics where a line cannot be written, so it writes into a
+//! pipe, from which its lines are passed on for as long as stdout takes them.
+
+use crate::base::error::{CannotRun, OrCannotRun};
+use anyhow::bail;
+use libtest_mimic::{Arguments, ColorSetting, Trial};
+use report::out;
+use std::io::{IsTerminal, PipeWriter, Read};
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::JoinHandle;
+
+/// Runs `trials` as libtest-mimic does. The verdicts are in the events, which know more kinds of them.
+///
+/// # Errors
+/// When lines cannot be written to the file that the user named; the trials that have begun end, but not
+/// all may have begun.
+pub fn run(arguments: &mut Arguments, trials: Vec<Trial>) -> anyhow::Result<()> {
+    // Not where the user named a file.
+    let passed_on = match arguments.logfile {
+        None => Some(pass_on(arguments)?),
+        Some(_) => None,
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| libtest_mimic::run(arguments, trials)));
+    if let Some((writer, reading)) = passed_on {
+        // The reader waits for the last writing end.
+        drop(writer);
+        let _ = reading.join();
+    }
+    match ended {
+        Ok(_) => Ok(()),
+        Err(_) => bail!(CannotRun("libtest could not write its lines".into())),
+    }
+}
+
+fn pass_on(arguments: &mut Arguments) -> anyhow::Result<(PipeWriter, JoinHandle<()>)> {
+    let (mut reader, writer) = std::io::pipe().or_cannot_run(|| "make a pipe".into())?;
+    let file = format!("/proc/self/fd/{}", writer.as_raw_fd());
+    arguments.logfile = Some(file);
+    // It would take the pipe for what it is.
+    if matches!(arguments.color, None | Some(ColorSetting::Auto))
+        && std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none()
+    {
+        arguments.color = Some(ColorSetting::Always);
+    }
+    let reading = std::thread::Builder::new()
+        .name("lines".into())
+        .spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut buffer) {
+                out::write(std::io::stdout(), &buffer[..count]);
+            }
+        })
+        .or_cannot_run(|| "start a thread".into())?;
+    Ok((writer, reading))
+}
+
+/// What `--list` prints: `NAME: test`, as nextest reads it.
+pub fn list<'t>(names: impl Iterator<Item = &'t str>) -> String {
+    names.fold(String::new(), |text, name| text + name + ": test\n")
+}

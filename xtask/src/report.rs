@@ -1,0 +1,63 @@
+//! `cargo xtask report`: the reports of a kept run, made again of its events.
+
+use crate::{Place, runs};
+use anyhow::{Context, Result};
+use report::{Results, junit, markdown, out, terminal};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  cargo xtask report latest                           the summary of the last run
+  cargo xtask report 20261125T222259Z-7263 --junit junit.xml --markdown summary.md
+  cargo xtask report ~/Downloads/events.jsonl --markdown -";
+
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// A run's directory, an events.jsonl, or a run's name under target/nicmatrix/runs, also `latest`
+    run: PathBuf,
+    /// Write JUnit XML there; `-` is stdout
+    #[arg(long, value_name = "PATH")]
+    junit: Option<PathBuf>,
+    /// Write Markdown there; `-` is stdout
+    #[arg(long, value_name = "PATH")]
+    markdown: Option<PathBuf>,
+}
+
+/// Renders what is asked for; without a path, the summary on stdout.
+pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+    let results = runs::find(place, &args.run)?;
+    if args.junit.is_none() && args.markdown.is_none() {
+        terminal::print(&results);
+    }
+    if let Some(path) = &args.junit {
+        to_junit(place, &results, path)?;
+    }
+    if let Some(path) = &args.markdown {
+        to_markdown(place, &results, path)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+fn to_junit(place: &Place, results: &Results, path: &Path) -> Result<()> {
+    if is_stdout(path) {
+        out::text(&junit::render(results, &place.root)?);
+        return Ok(());
+    }
+    junit::write(results, &place.cwd.join(path), &place.root)
+}
+
+fn to_markdown(place: &Place, results: &Results, path: &Path) -> Result<()> {
+    let text = markdown::render(results);
+    if is_stdout(path) {
+        out::text(&text);
+        return Ok(());
+    }
+    std::fs::write(place.cwd.join(path), text)
+        .with_context(|| format!("cannot write the Markdown report {}", path.display()))
+}

@@ -1,0 +1,89 @@
+//! The runs that the harness keeps under `target/nicmatrix/runs`.
+
+use crate::{BadInput, Place};
+use anyhow::{Result, bail};
+use report::{Results, log};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where they are.
+pub fn dir(place: &Place) -> PathBuf {
+    place.harness_dir().join("runs")
+}
+
+/// Gives `command`'s run a name of its own, and returns its directory: another run in the same
+/// checkout is then never read in its place.
+pub fn name(command: &mut Command, place: &Place) -> PathBuf {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let name = format!(
+        "{}-{}",
+        now.unwrap_or_default().as_nanos(),
+        std::process::id()
+    );
+    command.env("NICMATRIX_RUN", &name);
+    dir(place).join(name)
+}
+
+/// What the run in `directory` came to.
+pub fn read(directory: &Path) -> Result<Results> {
+    report::read(&directory.join(log::FILE))
+}
+
+/// The run that the user means by `text`: a directory, an event log, or the name of a kept run.
+pub fn find(place: &Place, text: &Path) -> Result<Results> {
+    let here = place.cwd.join(text);
+    let path = if here.exists() {
+        here
+    } else {
+        dir(place).join(text)
+    };
+    if !path.exists() {
+        bail!(BadInput(unknown(place, text)));
+    }
+    let path = if path.is_dir() {
+        path.join(log::FILE)
+    } else {
+        path
+    };
+    report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
+}
+
+/// How alike two names must be, of 1, to be worth suggesting.
+const ALIKE: f64 = 0.5;
+
+/// How many suggestions are made.
+const SUGGESTIONS: usize = 3;
+
+fn unknown(place: &Place, text: &Path) -> String {
+    let text = text.to_string_lossy();
+    let dir = dir(place);
+    let names = names(&dir);
+    let alike = |name: &String| strsim::normalized_damerau_levenshtein(name, &text);
+    let mut near: Vec<(f64, &String)> = names.iter().map(|name| (alike(name), name)).collect();
+    near.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let near: Vec<&str> = (near.iter().filter(|(likeness, _)| *likeness >= ALIKE))
+        .take(SUGGESTIONS)
+        .map(|(_, name)| name.as_str())
+        .collect();
+    let hint = match (&near[..], &names[..]) {
+        ([], []) => "no run is kept there".to_owned(),
+        ([], names) => format!("kept are: {}", names.join(", ")),
+        (near, _) => format!("nearest: {}", near.join(", ")),
+    };
+    format!(
+        "there is no file or directory {text}, and no run of that name in {}; {hint}",
+        place.show(&dir)
+    )
+}
+
+/// The names of the kept runs, the newest first, and `latest`.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.path().join(log::FILE).exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort_by(|a, b| b.cmp(a));
+    names
+}
