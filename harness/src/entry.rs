@@ -7,6 +7,7 @@ use crate::base::error::{CannotRun, find};
 use crate::host::module;
 use crate::inside;
 use crate::lab;
+use report::errln;
 use std::process::ExitCode;
 
 /// Makes this process what its arguments say; `run` reads them where it is none of the hidden ones.
@@ -44,7 +45,7 @@ impl Role<'_> {
 fn exit(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
         // nextest takes a line that starts so as the failure's message.
-        eprintln!("Error: {error:#}");
+        errln!("Error: {error:#}");
         let cannot_run = find::<CannotRun>(&error).is_some();
         ExitCode::from(if cannot_run { 3 } else { 2 })
     })

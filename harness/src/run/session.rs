@@ -328,7 +328,7 @@ impl Session {
         }
         let verdicts = self.verdicts.lock();
         for trial in verdicts.lost() {
-            eprintln!("Error: {trial} was to run, and its verdict is not in the event log");
+            errln!("Error: {trial} was to run, and its verdict is not in the event log");
         }
         Ok(ExitCode::from(verdicts.code()))
     }
