@@ -107,7 +107,7 @@ impl Outcome {
 pub enum Event {
     /// First line of a run.
     RunStarted {
-        /// [`SCHEMA`] of the writer; 0 in logs from before there was one.
+        /// The version of the schema that the writer knew; 0 in logs from before there was one.
         #[serde(default)]
         schema: u32,
         /// When the run began, seconds since the epoch.
