@@ -5,7 +5,8 @@ use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 use report::outln;
 use std::io::IsTerminal;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
+use xshell::{Shell, cmd};
 
 /// Builds, images, the checkpoints of the default matrix (3 GiB) and a few runs' artifacts fit.
 const DISK_GIB: u64 = 8;
@@ -152,8 +153,8 @@ impl Probe {
 fn in_namespace(script: &str) -> bool {
     let flags = if geteuid().is_root() { "-n" } else { "-Urn" };
     let script = format!("PATH=$PATH:/usr/sbin:/sbin; {script}");
-    let mut command = Command::new("unshare");
-    command.args([flags, "sh", "-c", &script]);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
+    Shell::new().is_ok_and(|shell| {
+        let tried = cmd!(shell, "unshare {flags} sh -c {script}");
+        tried.quiet().ignore_stdout().ignore_stderr().run().is_ok()
+    })
 }

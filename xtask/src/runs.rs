@@ -2,6 +2,7 @@
 
 use crate::{BadInput, Place};
 use anyhow::{Result, bail};
+use report::words;
 use report::{Results, log};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -49,9 +50,6 @@ pub fn find(place: &Place, text: &Path) -> Result<Results> {
     report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
 }
 
-/// How alike two names must be, of 1, to be worth suggesting.
-const ALIKE: f64 = 0.5;
-
 /// How many suggestions are made.
 const SUGGESTIONS: usize = 3;
 
@@ -59,12 +57,11 @@ fn unknown(place: &Place, text: &Path) -> String {
     let text = text.to_string_lossy();
     let dir = dir(place);
     let names = names(&dir);
-    let alike = |name: &String| strsim::normalized_damerau_levenshtein(name, &text);
-    let mut near: Vec<(f64, &String)> = names.iter().map(|name| (alike(name), name)).collect();
-    near.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let near: Vec<&str> = (near.iter().filter(|(likeness, _)| *likeness >= ALIKE))
+    let near = words::alike(&text, names.iter().map(String::as_str));
+    let near: Vec<&str> = near
+        .into_iter()
+        .map(|(_, name)| name)
         .take(SUGGESTIONS)
-        .map(|(_, name)| name.as_str())
         .collect();
     let hint = match (&near[..], &names[..]) {
         ([], []) => "no run is kept there".to_owned(),

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 use tally::Tally;
+use xshell::{Shell, cmd};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -162,8 +163,11 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
 }
 
 fn cargo(place: &Place, args: &[&str]) -> Result<()> {
-    let mut command = child::cargo(&place.root);
-    child::check(&format!("`cargo {}`", args[0]), command.args(args))
+    let shell = Shell::new()?;
+    shell.change_dir(&place.root);
+    // Run by our own child module: the shell passes no signals on.
+    let mut command = Command::from(cmd!(shell, "cargo {args...}"));
+    child::check(&format!("`cargo {}`", args[0]), &mut command)
 }
 
 /// Every test but the trials.

@@ -59,6 +59,9 @@ struct Part {
     payload: u32,
 }
 
+/// Starts tcpdump in the guest and sends an echo of each size between two markers. What tcpdump shows
+/// between the markers, fragments added up, must be the sizes that were sent, and so must be what the
+/// tap shows.
 fn capture_size(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let dev = &link.name;
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_fragment_is_told_of() {
+    fn a_missing_fragment_is_an_error() {
         let parts = parse(TEXT).unwrap();
         let without = |index: usize| {
             let mut parts = parts.clone();

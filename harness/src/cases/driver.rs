@@ -55,6 +55,8 @@ pub static DRIVER_INFO: Case = Case {
     ..Case::PLAIN
 };
 
+/// Compares the driver that `ethtool -i` names with the one that the matrix expects, then QEMU's model
+/// and MAC with the cell's and the guest's.
 fn driver(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.link()?;
     let info = fields(&bed.agent.sh(&format!("ethtool -i {}", link.name))?);
@@ -79,6 +81,8 @@ fn driver(bed: &mut Testbed) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Compares what `ethtool -i` says, driver and bus-info, with sysfs. Then QEMU must have the NIC under
+/// test at the place that bus-info names.
 fn driver_info(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.link()?;
     let text = bed.agent.sh(&format!("ethtool -i {}", link.name))?;

@@ -1,5 +1,5 @@
-//! Breakages that several cases share. A case takes one by struct update and names the words that
-//! its own failure must contain.
+//! Breakages that several cases share, and the neutral ones that others begin from. A case takes one by
+//! struct update and names what differs, such as the failure that it must see.
 
 use super::{Fault, Moment, Red};
 use crate::base::deadline;

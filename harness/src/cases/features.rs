@@ -85,6 +85,8 @@ fn off(spec: &mut VmSpec) {
         .extend(["indirect_desc=off".into(), "event_idx=off".into()]);
 }
 
+/// Reads both feature bits in the guest's sysfs, asks QEMU whether they were negotiated, and demands
+/// that traffic flows.
 fn features(bed: &mut Testbed, expected: bool) -> anyhow::Result<()> {
     let link = bed.link()?;
     let directory = Testbed::device_directory(&link);

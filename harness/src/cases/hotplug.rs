@@ -106,6 +106,8 @@ fn plugged_later(spec: &mut VmSpec) {
     spec.nics[0].hotplug = true;
 }
 
+/// Readies the guest for hot-plug, then plugs the NIC and unplugs it again, once in each order of the
+/// two deletions, as many cycles as the profile says. After each the guest must have lost the NIC.
 fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
     let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
@@ -133,6 +135,8 @@ struct Plugged {
     old: bool,
 }
 
+/// Adds the netdev, which makes QEMU open a tap, then the device, which QEMU must then list and the
+/// guest show. The NIC gets its address and answers.
 fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
     let nic = bed.nic().clone();
     let old = monitor == Monitor::OldHmp && pci_add::plug(bed)?;
@@ -161,6 +165,8 @@ fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
     Ok(Plugged { link, old })
 }
 
+/// Deletes netdev and device in that order, awaiting DEVICE_DELETED after the device. Then QEMU lists
+/// neither, and tap and descriptor are gone.
 fn unplug(
     bed: &mut Testbed,
     monitor: Monitor,

@@ -57,14 +57,17 @@ pub static LINK_STATUS_OFF: Case = Case {
     ..Case::PLAIN
 };
 
+/// Brings the NIC up, then follows its link off and on: operstate must read up, down and up again.
 fn link_status(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
-    // Some drivers tell of no link before it changes for the first time.
-    let untold = !bed.cell.nic.is_virtio() && bed.link()?.operstate == "unknown";
-    let first = if untold { "unknown" } else { "up" };
+    // Some drivers report no link state before it changes for the first time.
+    let unreported = !bed.cell.nic.is_virtio() && bed.link()?.operstate == "unknown";
+    let first = if unreported { "unknown" } else { "up" };
     follow(bed, &link, [first, "down", "up"])
 }
 
+/// Brings the NIC up, notes its operstate, and switches the link off and on: operstate must stay as it
+/// is, and traffic stop and resume all the same.
 fn link_status_off(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let state = bed.link()?.operstate;

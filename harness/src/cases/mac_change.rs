@@ -61,6 +61,7 @@ pub static MAC_CHANGE: Case = Case {
     ..Case::PLAIN
 };
 
+/// Gives the NIC its own MAC again.
 fn back(bed: &mut Testbed) -> anyhow::Result<()> {
     let old = bed.nic().mac;
     let link = link::await_link(&bed.agent, successor(old))?;
@@ -69,6 +70,10 @@ fn back(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.apply(Op::Up, &link, "")
 }
 
+/// Sets another MAC in the guest and asks for an address by DHCP, which must be leased to the new MAC.
+/// The host's neighbour table and QEMU must show the new MAC. What is then sent to the old MAC must not
+/// be answered, what is sent to the new one must be. At last the network is restarted, which keeps the
+/// new MAC.
 fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let old = bed.nic().mac;

@@ -85,6 +85,7 @@ const CANCELLED: Fault = Fault {
     ..IN_TRAFFIC
 };
 
+/// Migrates the guest to another QEMU and back, as often as the profile says.
 fn migrate(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     for round in 1..=bed.profile.migrations {
@@ -94,6 +95,8 @@ fn migrate(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
+/// Migrates as `migrate` does, and has the SPICE clients sent on. For RHEL 4 and 5 the plan's command
+/// is tried first; a migration by it counts only where QEMU heeds it.
 fn spice_migrate(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     let mut olden = matches!(bed.cell.guest.dialect, Dialect::Rhel4 | Dialect::Rhel5);

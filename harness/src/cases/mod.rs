@@ -43,20 +43,20 @@ use std::fmt;
 
 /// A procedure of the test plan.
 pub struct Case {
-    /// First part of a trial's name.
+    /// The first part of its trials' names.
     pub name: &'static str,
     /// The manual plan's items, for example "2, 20"; empty for a case beyond the plan.
     pub plan_item: &'static str,
     /// What must hold for it to pass, one sentence.
     pub passes: &'static str,
-    /// Which cells it makes sense for; others never exist.
+    /// On which cells it makes sense. On others it has no trial.
     pub applies: fn(&Cell) -> bool,
-    /// What its guest is restored from.
+    /// What its guest starts from.
     pub start_state: StartState,
     /// What it needs of the host's processors.
     pub load: Load,
-    /// For one that changes something of the NIC, and so has the variants of [`disruption`]: what makes its
-    /// procedure possible again.
+    /// For a case that changes something of the NIC: what makes its procedure possible again. Such a case
+    /// also runs in the variants of [`disruption`].
     pub rearm: Option<fn(&mut Testbed) -> anyhow::Result<()>>,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
@@ -95,24 +95,24 @@ impl Case {
 /// What a trial needs of the host's processors while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
-    /// Keeps one busy most of its time.
+    /// It keeps a processor busy most of its time.
     Busy,
-    /// Mostly waits: for intervals, for silence, for what does not come.
+    /// It mostly waits: for intervals, for silence, for what does not come.
     Waits,
-    /// Measures, and runs with no other trial beside it; keeps a processor busy where the profile does
-    /// not time what it measures.
+    /// It measures, and runs with no other trial beside it. Where the profile does not time what it
+    /// measures, it is as [`Load::Busy`].
     Alone,
 }
 
 /// A deliberate breakage of the real thing.
 pub struct Fault {
-    /// Follows the case's name after `!`.
+    /// What follows the case's name after `!`.
     pub name: &'static str,
     /// What is broken, one sentence.
     pub breaks: &'static str,
-    /// Which cells it can be shown on.
+    /// On which cells it can be shown.
     pub applies: fn(&Cell) -> bool,
-    /// A change of the VM's command line.
+    /// A change of the VM before it starts.
     pub vm: fn(&mut VmSpec, &Cell),
     /// When `inject` is called.
     pub moment: Moment,

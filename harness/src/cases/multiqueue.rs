@@ -61,6 +61,8 @@ pub static MULTIQUEUE: Case = Case {
     ..Case::PLAIN
 };
 
+/// Sets four queue pairs, which guest and QEMU must both show. Each queue must have vectors of its own
+/// and a hint for a processor of its own. Then many flows must raise interrupts on more than one queue.
 fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let dev = &link.name;

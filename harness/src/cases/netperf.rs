@@ -94,6 +94,8 @@ enum Way {
     FromGuest,
 }
 
+/// Measures between host and guest: the sweep over all sizes both ways, then the plan's loop towards
+/// the guest.
 fn netperf_host(bed: &mut Testbed) -> anyhow::Result<()> {
     let programs = ready(bed)?;
     let _server = Server::start(&programs)?;
@@ -104,6 +106,7 @@ fn netperf_host(bed: &mut Testbed) -> anyhow::Result<()> {
     measure(bed, &programs, &Far::Host, Way::ToGuest, &tests)
 }
 
+/// Brings up a second guest, and measures the sweep between the two both ways.
 fn netperf_guests(bed: &mut Testbed) -> anyhow::Result<()> {
     let programs = ready(bed)?;
     let peer = bed.peer(SECOND)?;
@@ -113,6 +116,7 @@ fn netperf_guests(bed: &mut Testbed) -> anyhow::Result<()> {
     both_ways(bed, &programs, &Far::Guest(&peer.agent))
 }
 
+/// Plugs an external host into the bridge, and measures the sweep between it and the guest both ways.
 fn netperf_external(bed: &mut Testbed) -> anyhow::Result<()> {
     let programs = ready(bed)?;
     let outside = Outside::plug(&bed.bridge, None, addr::guest(SECOND))?;

@@ -114,6 +114,8 @@ fn parts_are_fixed(text: &str, long: &str) -> bool {
     parts.peek().is_some() && parts.all(|line| line.contains(FIXED))
 }
 
+/// Reads all offloads. Those that the model usually has must be on, and none without what it builds on.
+/// On virtio each that is on must have been offered by QEMU and negotiated.
 fn offload_query(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.link()?;
     let states = parse(&bed.agent.sh(&format!("ethtool -k {}", link.name))?)?;

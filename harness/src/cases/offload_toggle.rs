@@ -95,6 +95,9 @@ fn switchable(cell: &crate::matrix::Cell) -> bool {
 
 type States = BTreeMap<&'static str, State>;
 
+/// Reads all offloads, and demands that the model's own can be switched. Each that is not fixed is
+/// switched off and on; it must read back, and files must cross in each state. At the end all must be
+/// as before.
 fn offload_toggle(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let before = read(bed, &link)?;

@@ -129,6 +129,7 @@ struct OnWire {
     span: Option<(Duration, Duration)>,
 }
 
+/// Readies the three NICs, then floods all at once, in as many rounds as the profile's count comes to.
 fn parallel_flood(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     let lanes = lanes(bed)?;

@@ -81,6 +81,9 @@ pub static PING_FLOOD: Case = Case {
     ..Case::PLAIN
 };
 
+/// Pings each size at each interval, and every request must be answered. The tap and the guest's kernel
+/// must count as many echoes as ping does. At last a ping that is one byte too large must have no
+/// reply.
 fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     bed.moment(Moment::Traffic)?;
@@ -145,6 +148,8 @@ fn guest_echoes(bed: &Testbed) -> anyhow::Result<u64> {
     }
 }
 
+/// Floods each size, looking at the guest's console after each. Lost packets are only noted; a flood
+/// that is not answered at all, and the end, demand that the guest still answers ping and agent.
 fn ping_flood(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     let count = bed.profile.flood_count;

@@ -72,6 +72,8 @@ pub static PROMISC: Case = Case {
     ..Case::PLAIN
 };
 
+/// Shows that promiscuous mode means something, toggles it under a stream of pings that must lose
+/// nothing, and shows the same again.
 fn promisc(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     bed.moment(Moment::Traffic)?;

@@ -77,6 +77,9 @@ fn from_nic(spec: &mut VmSpec, firmware: Firmware) {
     spec.nics[0].properties.push("bootindex=1".into());
 }
 
+/// Lets the VM run, and follows the boot ROM over the wire: it asks for script, kernel and initramfs,
+/// each of which must be asked for by the NIC under test. The userspace of what was fetched must start,
+/// say that it was fetched by that NIC, and reach the host through it.
 fn pxe(bed: &mut Testbed) -> anyhow::Result<()> {
     let nic = bed.nic().clone();
     let rom = bed.vm.call(&qapi::qmp::qom_get {

@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 const QUEUES: u32 = 2;
 /// One more than a tap of Linux has (MAX_TAP_QUEUES).
 const TOO_MANY_QUEUES: u32 = 257;
-/// No MAC: not of hexadecimal digits.
+/// Not of hexadecimal digits, and so no MAC.
 const MALFORMED: &str = "zz:54:00:12:34:56";
-/// No MAC either, but net-tools' ifconfig takes it.
+/// Too short for a MAC, though ifconfig of net-tools takes it.
 const SHORT: &str = "52:54:00:12:34";
-/// A group's, which no NIC may have as its own.
+/// The MAC of a group, which no NIC may have as its own.
 const MULTICAST: &str = "01:00:5e:00:00:01";
 
 /// The netdev under test is taken away, so that what asks for it or its id is not refused.
@@ -139,7 +139,7 @@ pub static NETDEV_IN_USE: Case = Case {
     ..Case::PLAIN
 };
 
-/// Plan item 4: MACs that are none.
+/// Plan item 4: malformed and multicast MACs.
 pub static MAC_REFUSED: Case = Case {
     name: "mac_refused",
     plan_item: "4",
@@ -272,6 +272,8 @@ fn as_before(
     bed.expect_quiet_kernel()
 }
 
+/// Asks QEMU for a second NIC with a MAC that is malformed or too short, then the guest to set one that
+/// is malformed or multicast.
 fn refuse_macs(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
     let second = standard::nic(&bed.cell, 1);
     add_netdev(bed, &second)?;
@@ -292,6 +294,8 @@ fn refuse_macs(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
     bed.reach(deadline::FIRST_PING)
 }
 
+/// Asks the guest for one queue pair more than the NIC has, then QEMU for a tap with more queues than
+/// taps have.
 fn refuse_queues(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
     bed.moment(Moment::Refusal)?;
     let channels = format!("ethtool -l {}", link.name);

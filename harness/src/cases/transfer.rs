@@ -97,6 +97,8 @@ pub(super) fn seconds(profile: &Profile) -> f64 {
     f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 6.0
 }
 
+/// Has the guest write a file of numbered blocks and send it by UDP. No block may arrive corrupt or
+/// twice; few may be lost.
 fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     let blocks = transfer::blocks(bed.profile.transfer_mib);
@@ -144,6 +146,8 @@ fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
+/// Has the guest write a file and send it by TCP, then receive one. Each must have the same SHA-256 at
+/// both ends, and the tap must have carried all of it.
 fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     let blocks = transfer::blocks(bed.profile.transfer_mib);
@@ -248,7 +252,7 @@ fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The host's result, once the guest's end has ended as well; if that failed, with what it said.
+/// The host's result, once the guest's command has ended as well; where that failed, with what it said.
 fn ended<T>(
     bed: &Testbed,
     running: Running,
@@ -262,10 +266,10 @@ fn ended<T>(
             host.with_context(|| format!("the host's end of `{command}`"))
         }
         (host, Ok(output)) => {
-            let told = format!("{in_guest} ended with {}: {}", output.code, said(&output));
+            let failed = format!("{in_guest} ended with {}: {}", output.code, said(&output));
             Err(match host {
-                Ok(_) => anyhow!(told),
-                Err(error) => error.context(told),
+                Ok(_) => anyhow!(failed),
+                Err(error) => error.context(failed),
             })
         }
         (Ok(_), Err(guest)) => Err(guest.context(in_guest)),

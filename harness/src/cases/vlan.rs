@@ -211,6 +211,8 @@ fn parse(config: &str) -> BTreeMap<String, u16> {
     lines.collect()
 }
 
+/// Puts guest and peer into different VLANs, where neither must answer the other. Then both join each
+/// of the plan's VLANs in turn, must answer each other there with that tag on both taps, and leave it.
 fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let peer = bed.peer(1)?;
@@ -362,6 +364,8 @@ fn expect_filter(bed: &Testbed, id: u16, passes: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Has host and guest join each of the plan's VLANs in turn: they answer each other there with that tag
+/// on the tap. Once the guest has left, it must answer no more.
 fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     bed.moment(Moment::Traffic)?;
@@ -391,6 +395,8 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
+/// Joins a VLAN, then asks for one with a reserved id, for one beyond all ids, and for the same once
+/// more. Each must be refused with a message and change nothing; the NIC must still answer.
 fn vlan_refused(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     bed.moment(Moment::Traffic)?;

@@ -84,6 +84,8 @@ fn with_vhost(cell: &Cell) -> bool {
     cell.backend != Backend::Tap
 }
 
+/// Reads the module's parameter, which must be the cell's. Counts which frames leave the guest's own
+/// pages: some with zero copy, none without. At last a file must cross each way, past QEMU.
 fn zcopy(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let wanted = bed.cell.backend == Backend::VhostZcopy;

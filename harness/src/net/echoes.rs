@@ -1,4 +1,4 @@
-//! Echo requests and replies among captured frames, those of one ping told from all others. Pure.
+//! Echo requests and replies among captured frames, those of one ping kept apart from all others. Pure.
 
 use super::frame::{Frame, Icmp, Ipv4};
 use etherparse::IpNumber;
@@ -31,8 +31,8 @@ impl fmt::Display for Answers {
 
 /// The whole replies among `frames` to the ping that sent `sent` requests to `target` in them. Its
 /// identifier is learned from its requests, as not every ping can be given one. Replies to requests
-/// that are not in `frames` belong to an earlier ping. Two pings that sent equally many cannot be told
-/// apart: the one with fewer replies counts.
+/// that are not in `frames` belong to an earlier ping. Of two pings that sent equally many, the
+/// one with fewer replies counts, as either may be meant.
 pub fn to_ping(frames: &[Frame], target: Ipv4Addr, sent: u64) -> Answers {
     // A sequence number begins again after 65535.
     let mut requests: BTreeMap<u16, BTreeMap<u16, u64>> = BTreeMap::new();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_beside_is_told_by_how_many_requests_it_sent() {
+    fn a_ping_beside_is_known_by_how_many_requests_it_sent() {
         let frames = [
             request(1, 7),
             reply(1, 7),

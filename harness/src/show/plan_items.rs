@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_told_with_its_trials_and_cases() {
+    fn an_item_has_a_line_with_its_trials_and_cases() {
         let trials = [
             planned("driver::e1000::rhel9::tap"),
             planned("driver::virtio::rhel9::tap"),
@@ -158,8 +158,8 @@ mod tests {
         ];
         let cases = [trials[0].case, trials[2].case];
         let table = table(&cases, &trials);
-        let told: Vec<&str> = table.lines().take(7).collect();
-        insta::assert_snapshot!(told.join("\n"), @r"
+        let first: Vec<&str> = table.lines().take(7).collect();
+        insta::assert_snapshot!(first.join("\n"), @r"
             item                                                      run    skip  cases
             1               hot-plug and unplug, with vhost             0       0  none
             2               link status with the status parameter       0       0  none

@@ -445,7 +445,7 @@ mod tests {
         for error in [started, asked] {
             assert!(error.is::<CannotRun>());
             assert_eq!(
-                error.to_string(),
+                format!("{error:#}"),
                 "cannot start /nowhere/qemu: No such file or directory (os error 2)"
             );
         }
