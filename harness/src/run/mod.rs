@@ -16,7 +16,7 @@ mod identity;
 mod lines;
 pub(crate) mod schedule;
 mod session;
-mod verdicts;
+mod exit_code;
 
 use crate::host::place::Host;
 use crate::net;

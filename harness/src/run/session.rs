@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::planned::Planned;
 use super::schedule::{self, History};
-use super::verdicts::Verdicts;
+use super::exit_code::Verdicts;
 use super::{shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::slots::Slots;
