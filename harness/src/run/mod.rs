@@ -12,11 +12,12 @@ pub mod planned;
 pub mod shell;
 pub mod trial;
 
+mod exit_code;
 mod identity;
 mod lines;
 pub(crate) mod schedule;
 mod session;
-mod exit_code;
+mod verdict;
 
 use crate::host::place::Host;
 use crate::net;

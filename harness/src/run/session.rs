@@ -1,9 +1,9 @@
 //! One run of the harness: its events, its progress, its end.
 
 use super::context::Context;
+use super::exit_code::Verdicts;
 use super::planned::Planned;
 use super::schedule::{self, History};
-use super::exit_code::Verdicts;
 use super::{shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::slots::Slots;

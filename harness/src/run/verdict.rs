@@ -1,0 +1,152 @@
+//! From what went wrong in a trial to its verdict.
+
+use crate::base::error::{CannotRun, Skip, find};
+use crate::cases::Fault;
+use crate::testbed::Testbed;
+use report::events::Outcome;
+
+/// What the guest's console showed while a case met an error of another kind: a failure, whatever that
+/// error is.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; meanwhile")]
+struct KernelTrouble(String);
+
+/// What the guest's kernel said explains most failures better than the check that met it.
+pub(super) fn with_kernel_trouble(bed: &Testbed, error: anyhow::Error) -> anyhow::Error {
+    match bed.expect_quiet_kernel() {
+        Err(trouble) if !format!("{error:#}").contains(&trouble.to_string()) => {
+            error.context(KernelTrouble(trouble.to_string()))
+        }
+        _ => error,
+    }
+}
+
+/// From a case's error to a verdict: the marker in its chain decides.
+pub(super) fn judge(error: &anyhow::Error) -> Outcome {
+    let message = format!("{error:#}");
+    if find::<KernelTrouble>(error).is_some() {
+        Outcome::Failed { message }
+    } else if let Some(Skip(reason)) = find(error) {
+        Outcome::Skipped {
+            reason: reason.clone(),
+        }
+    } else if find::<CannotRun>(error).is_some() {
+        Outcome::Broken { message }
+    } else {
+        Outcome::Failed { message }
+    }
+}
+
+/// Under a fault that has struck, red for the right reason is what must be.
+pub(super) fn under_fault(
+    fault: &Fault,
+    struck: bool,
+    outcome: Outcome,
+    error: Option<&anyhow::Error>,
+) -> Outcome {
+    match outcome {
+        Outcome::Failed { message } if !struck => Outcome::Failed {
+            message: format!("the case went red before the fault struck: {message}"),
+        },
+        Outcome::Failed { .. } if error.is_some_and(|error| fault.red.holds(error)) => {
+            Outcome::Passed
+        }
+        Outcome::Failed { message } => Outcome::Failed {
+            message: format!(
+                "the case went red for another reason when {}; expected was that {}: {message}",
+                fault.breaks, fault.red
+            ),
+        },
+        Outcome::Passed => Outcome::Failed {
+            message: format!("blind: the case passed although {}", fault.breaks),
+        },
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::deadline;
+    use crate::base::error::OrCannotRun as _;
+    use crate::cases::{Red, faults};
+    use anyhow::anyhow;
+
+    #[test]
+    fn markers_are_found_wherever_they_are_in_the_chain() {
+        let skip = || anyhow!(Skip("no such module".into()));
+        let skipped = Outcome::Skipped {
+            reason: "no such module".into(),
+        };
+        assert_eq!(judge(&skip().context("while asking")), skipped);
+        let inside = Err::<(), _>(skip()).or_cannot_run(|| "measure".into());
+        assert_eq!(judge(&inside.unwrap_err()), skipped);
+        let broken = anyhow!(CannotRun("cannot open /dev/net/tun".into())).context("building");
+        assert!(matches!(judge(&broken), Outcome::Broken { .. }));
+        assert_eq!(
+            judge(&anyhow!("0 of 3 replies")),
+            Outcome::Failed {
+                message: "0 of 3 replies".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_guest_that_panics_is_a_failure_whatever_else_went_wrong() {
+        for error in [
+            anyhow!(CannotRun("cannot inject the fault".into())),
+            anyhow!(Skip("no such module".into())),
+            anyhow!("0 of 3 replies"),
+        ] {
+            let message = format!("a panic; meanwhile: {error}");
+            let error = error.context(KernelTrouble("a panic".into()));
+            assert_eq!(judge(&error), Outcome::Failed { message });
+        }
+    }
+
+    #[test]
+    fn under_a_fault_only_the_right_red_counts() {
+        let says = Fault {
+            red: Red::Says("replies came back"),
+            ..faults::TAP_UNPLUGGED
+        };
+        let misses = Fault {
+            red: Red::Missed(deadline::FIRST_PING),
+            ..faults::TAP_UNPLUGGED
+        };
+        let verdict = |fault: &Fault, struck, error: &anyhow::Error| {
+            under_fault(fault, struck, judge(error), Some(error))
+        };
+        let told = |fault: &Fault, error: &anyhow::Error| match verdict(fault, true, error) {
+            Outcome::Failed { message } => message,
+            other => panic!("{other:?}"),
+        };
+        let lost = anyhow!("2 of 3 replies came back").context("in round 2");
+        assert_eq!(verdict(&says, true, &lost), Outcome::Passed);
+        let early = verdict(&says, false, &lost);
+        assert!(matches!(early, Outcome::Failed { .. }));
+        assert_eq!(
+            told(&says, &anyhow!("QEMU ended")),
+            "the case went red for another reason when the NIC's tap is taken out of the bridge; \
+             expected was that the failure says \"replies came back\": QEMU ended"
+        );
+
+        let missed = |limit: deadline::Limit| limit.start().missed("saw ARP").context("in round 2");
+        let ping = missed(deadline::FIRST_PING).context(KernelTrouble("a stall".into()));
+        assert_eq!(verdict(&misses, true, &ping), Outcome::Passed);
+        // The words alone do not make it.
+        let words = anyhow!("{ping:#}");
+        for error in [&words, &missed(deadline::LINK_APPEARS)] {
+            let told = told(&misses, error);
+            let expected = "expected was that the wait for the first ping reply is in vain: ";
+            assert!(told.contains(expected), "{told}");
+        }
+
+        assert!(matches!(
+            under_fault(&says, true, Outcome::Passed, None),
+            Outcome::Failed { .. }
+        ));
+        let broken = anyhow!(CannotRun("replies came back".into()));
+        assert_eq!(verdict(&says, true, &broken), judge(&broken));
+    }
+}
