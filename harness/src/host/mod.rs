@@ -1,6 +1,7 @@
 //! What this host can do. Answers are proved and cached under `target/nicmatrix/host/`.
 
 pub mod accel;
+mod build_id;
 pub mod kernel_facts;
 pub mod machine;
 pub mod module;
@@ -40,6 +41,7 @@ pub(crate) mod tests {
                 devices: vec!["virtio-net-pci".into(), "e1000".into()],
                 machines: vec!["pc".into(), "q35".into()],
                 spice: true,
+                build: None,
                 uefi: Some("OVMF.fd".into()),
             },
             kernel: KernelFacts {

@@ -1,5 +1,6 @@
 //! What a QEMU has, asked of itself over QMP.
 
+use super::build_id;
 use crate::base::deadline::Limit;
 use crate::base::error::CannotRun;
 use crate::base::json;
@@ -48,6 +49,8 @@ pub struct QemuFacts {
     pub machines: Vec<String>,
     /// Whether it takes `-spice`.
     pub spice: bool,
+    /// Which build it is, see `build_id`.
+    pub build: Option<String>,
     /// OVMF, where it is installed.
     pub uefi: Option<PathBuf>,
 }
@@ -72,6 +75,7 @@ pub fn facts(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<QemuFacts> {
         devices: asked.devices,
         machines: asked.machines,
         spice: asked.spice,
+        build: asked.build,
         uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
     })
 }
@@ -83,6 +87,8 @@ struct Asked {
     devices: Vec<String>,
     machines: Vec<String>,
     spice: bool,
+    /// Of an earlier version's answers there is none.
+    build: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,7 +107,7 @@ fn cached(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<Asked> {
     let entry = std::fs::read(&file)
         .ok()
         .and_then(|text| serde_json::from_slice::<CacheEntry>(&text).ok());
-    if let Some(entry) = entry.filter(|entry| entry.key == key) {
+    if let Some(entry) = entry.filter(|entry| entry.key == key && entry.asked.build.is_some()) {
         return Ok(entry.asked);
     }
     let asked = ask(qemu, ANSWER)?;
@@ -178,6 +184,7 @@ fn ask(qemu: &Qemu, limit: Limit) -> anyhow::Result<Asked> {
     let mut asked = understand(&answers)
         .with_context(|| format!("cannot make sense of the answers of {program}"))?;
     asked.spice = has_spice(qemu)?;
+    asked.build = build_id::of(&qemu.program);
     Ok(asked)
 }
 
@@ -257,6 +264,7 @@ fn understand(answers: &Answers) -> anyhow::Result<Asked> {
         devices,
         machines,
         spice: false,
+        build: None,
     })
 }
 
