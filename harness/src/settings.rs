@@ -3,7 +3,7 @@
 
 use crate::base::words::{self, is_program, quote};
 use anyhow::{Context, ensure};
-use report::flags::{self, Conditions, Flags, Output, Results, Selection, Terminal, named};
+use report::flags::{self, Conditions, Flags, Only, Output, Results, Selection, Terminal, named};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,6 +37,8 @@ pub struct Settings {
     pub shard: Option<(u32, u32)>,
     /// Every case under each of its faults.
     pub faults: bool,
+    /// Which trials are chosen.
+    pub only: Only,
     /// Where the JUnit file goes.
     pub junit: Option<PathBuf>,
     /// Progress and a table in place of libtest's lines.
@@ -75,6 +77,7 @@ impl Settings {
         let Flags {
             conditions,
             selection: Selection { faults, shard },
+            only,
             results: Results { retries, junit },
             terminal: Terminal { shell },
             output: Output { table, show, dir },
@@ -123,6 +126,7 @@ impl Settings {
             shard,
             boot,
             faults,
+            only,
             table,
             show,
             shell,

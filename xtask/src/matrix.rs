@@ -5,7 +5,7 @@ use crate::{Place, child};
 use anyhow::Result;
 use clap::Subcommand;
 use clap::error::ErrorKind;
-use report::flags::{Flags, Output, Results, Selection};
+use report::flags::{Flags, Only, Output, Results, Selection};
 use report::name::is_under_fault;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
@@ -14,7 +14,8 @@ use std::process::ExitCode;
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask matrix                                  the smoke profile
-  cargo xtask matrix hotplug                          trials whose name contains `hotplug`
+  cargo xtask matrix hotplug mtu_max::e1000           trials whose name contains one of these
+  cargo xtask matrix --nic virtio,e1000 --guest rhel9 --case pxe,driver
   cargo xtask matrix ::virtio:: --profile full        one NIC model, the plan's own figures
   cargo xtask matrix --qemu ~/qemu/build/qemu-system-x86_64 --firmware ~/qemu/pc-bios
   cargo xtask matrix --boot ping                      boot every guest; restore none from a checkpoint
@@ -35,6 +36,8 @@ pub struct Args {
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
+    only: Only,
+    #[command(flatten)]
     selection: Selection,
     #[command(flatten)]
     results: Results,
@@ -45,14 +48,17 @@ enum Look {
     /// Print the trials' names, and why some would be skipped
     #[command(after_help = "Example:\n  cargo xtask matrix list --faults mtu_max::e1000")]
     List {
-        /// Only trials whose name contains this
-        filter: Option<String>,
+        /// Only trials whose name contains one of these
+        #[arg(value_name = "FILTER")]
+        words: Vec<String>,
         /// One JSON object a trial
         #[arg(long)]
         json: bool,
         /// The items of the test plan, with the cases that carry them and how many trials
         #[arg(long, conflicts_with = "json")]
         plan: bool,
+        #[command(flatten)]
+        only: Only,
         #[command(flatten)]
         selection: Selection,
         #[command(flatten)]
@@ -71,11 +77,9 @@ enum Look {
 /// Which trials, and how many at once.
 #[derive(clap::Args, Default)]
 struct Filters {
-    /// Only trials whose name contains this
-    filter: Vec<String>,
-    /// FILTER is the whole name
-    #[arg(long, requires = "filter")]
-    exact: bool,
+    /// Only trials whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    words: Vec<String>,
     /// Leave out trials whose name contains this; may be given more than once
     #[arg(long, value_name = "TEXT")]
     skip: Vec<String>,
@@ -85,26 +89,29 @@ struct Filters {
 }
 
 impl Filters {
-    fn argv(&self) -> Result<Vec<OsString>, clap::Error> {
-        if let [first, second, ..] = self.filter.as_slice() {
-            let message = format!(
-                "libtest takes one FILTER, and here are `{first}` and `{second}`; \
-                 run twice, or take a part of the name that both have\n"
-            );
-            return Err(clap::Error::raw(ErrorKind::TooManyValues, message));
-        }
-        let mut argv: Vec<OsString> = self.filter.iter().map(OsString::from).collect();
-        if self.exact {
-            argv.push("--exact".into());
-        }
+    fn argv(&self) -> Vec<OsString> {
+        let mut argv: Vec<OsString> = Vec::new();
         for text in &self.skip {
             argv.extend(["--skip".into(), text.into()]);
         }
         if let Some(jobs) = self.jobs {
             argv.extend(["--test-threads".into(), jobs.to_string().into()]);
         }
-        Ok(argv)
+        argv
     }
+}
+
+/// What is chosen by flags and by filters.
+fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, clap::Error> {
+    only.filter.extend(words);
+    if only.exact && only.filter.is_empty() {
+        let message = "--exact says that FILTER is a trial's whole name, and no FILTER is given\n";
+        return Err(clap::Error::raw(
+            ErrorKind::MissingRequiredArgument,
+            message,
+        ));
+    }
+    Ok(only)
 }
 
 /// What has a trial of that name.
@@ -118,22 +125,23 @@ pub fn selection_of(trial: &str) -> Selection {
 pub fn run(place: &Place, args: Args) -> Result<ExitCode> {
     let mut command = match args.look {
         Some(Look::List {
-            filter,
+            words,
             json,
             plan,
+            only,
             selection,
             settings,
         }) => {
             let flags = Flags {
                 selection,
+                only: chosen(only, words).unwrap_or_else(|e| e.exit()),
                 ..Flags::default()
             };
             let mut command = settings.command(place, |h| &h.nicmatrix, flags)?;
             command
                 .arg("list")
                 .args(json.then_some("--json"))
-                .args(plan.then_some("--plan"))
-                .args(filter);
+                .args(plan.then_some("--plan"));
             command
         }
         Some(Look::Explain { trial, settings }) => {
@@ -146,9 +154,10 @@ pub fn run(place: &Place, args: Args) -> Result<ExitCode> {
             command
         }
         None => {
-            let argv = args.filters.argv().unwrap_or_else(|e| e.exit());
+            let argv = args.filters.argv();
             let flags = Flags {
                 selection: args.selection,
+                only: chosen(args.only, args.filters.words).unwrap_or_else(|e| e.exit()),
                 results: args.results,
                 output: Output {
                     table: true,
@@ -181,33 +190,32 @@ mod tests {
 
     #[test]
     fn without_flags_there_are_no_arguments() {
-        assert!(parse("").filters.argv().unwrap().is_empty());
+        assert!(parse("").filters.argv().is_empty());
     }
 
     #[test]
-    fn a_selection_becomes_libtest_arguments() {
-        let argv = parse("mtu --exact --skip a --skip b --jobs 3")
-            .filters
-            .argv()
-            .unwrap();
-        let expected = [
-            "mtu",
-            "--exact",
-            "--skip",
-            "a",
-            "--skip",
-            "b",
-            "--test-threads",
-            "3",
-        ];
+    fn what_libtest_knows_becomes_its_arguments() {
+        let argv = parse("mtu --skip a --skip b --jobs 3").filters.argv();
+        let expected = ["--skip", "a", "--skip", "b", "--test-threads", "3"];
         assert_eq!(argv, expected);
+    }
+
+    #[test]
+    fn filters_and_axes_choose_together() {
+        let args = parse("one two --nic virtio,e1000 --exact");
+        let only = chosen(args.only, args.filters.words).unwrap();
+        assert_eq!(only.filter, ["one", "two"]);
+        assert_eq!(only.nic, ["virtio", "e1000"]);
+        assert!(only.exact);
+        let error = chosen(parse("--exact").only, Vec::new()).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
     }
 
     #[test]
     fn subcommands_have_their_own_flags() {
         let args = parse("list --json --faults mtu");
         let Some(Look::List {
-            filter,
+            words,
             json: true,
             selection: Selection { faults: true, .. },
             ..
@@ -215,20 +223,12 @@ mod tests {
         else {
             panic!("no list")
         };
-        assert_eq!(filter.as_deref(), Some("mtu"));
-    }
-
-    #[test]
-    fn a_second_filter_is_refused() {
-        let error = parse("one two").filters.argv().unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("`one` and `two`"), "{error}");
+        assert_eq!(words, ["mtu"]);
     }
 
     #[test]
     fn bad_lines_are_refused() {
         for line in [
-            "--exact",
             "--jobs 0",
             "--accel hvf",
             "--retries -1",

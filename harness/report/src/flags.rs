@@ -56,6 +56,9 @@ pub struct Flags {
     /// Which trials there are.
     #[command(flatten)]
     pub selection: Selection,
+    /// Which of them are chosen.
+    #[command(flatten)]
+    pub only: Only,
     /// How verdicts are reached, and where they go.
     #[command(flatten)]
     pub results: Results,
@@ -108,6 +111,31 @@ pub struct Selection {
     /// Only the K-th of N parts, from 1
     #[arg(long, value_name = "K/N", value_parser = shard)]
     pub shard: Option<(u32, u32)>,
+}
+
+/// Which trials are chosen among those that there are: all that these agree to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Only {
+    /// Only trials of these NICs, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub nic: Vec<String>,
+    /// Only trials on these guests, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub guest: Vec<String>,
+    /// Only trials with these backends, separated by commas: tap, vhost, vhost_zcopy
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub backend: Vec<String>,
+    /// Only trials of these cases, separated by commas
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub case: Vec<String>,
+    /// Only trials whose name contains one of these, separated by commas
+    // Commands have arguments for it.
+    #[arg(long, value_name = "TEXT,…", value_delimiter = ',', hide = true)]
+    pub filter: Vec<String>,
+    /// A filter is a trial's whole name
+    #[arg(long)]
+    pub exact: bool,
 }
 
 /// How verdicts are reached and where they go.
@@ -363,7 +391,8 @@ fn as_flag(command: &Command, name: &str, value: &str) -> Result<Vec<String>, Ba
         (ArgAction::SetTrue, "0") => Ok(Vec::new()),
         (ArgAction::SetTrue, "1") => Ok(vec![flag]),
         (ArgAction::SetTrue, _) => Err(BadSetting(format!("{name} is `{value}`, expected 0 or 1"))),
-        (ArgAction::Append, _) => {
+        // Names are separated by commas, which clap knows of; paths as in PATH.
+        (ArgAction::Append, _) if argument.get_value_delimiter().is_none() => {
             let items = value.split(':').filter(|item| !item.is_empty());
             Ok(items.map(|item| format!("{flag}={item}")).collect())
         }

@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand};
 use harness::cases;
-use harness::plan::nothing_matches;
+use harness::plan::{choose, nothing_matches};
 use harness::run::planned::planned;
 use harness::settings::Settings;
 use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
@@ -108,7 +108,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             let mut trials = planned(&settings)?.trials;
             let names: Vec<String> = trials.iter().map(|trial| trial.name.clone()).collect();
             let filter = filter.unwrap_or_default();
-            trials.retain(|trial| trial.name.contains(&filter));
+            choose::each_filter_selects(&settings.only, &names)?;
+            trials.retain(|trial| {
+                choose::by_name(&settings.only, &trial.name) && trial.name.contains(&filter)
+            });
             if trials.is_empty() {
                 return Err(nothing_matches(&names, &filter, false));
             }

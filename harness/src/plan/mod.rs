@@ -1,5 +1,6 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
+pub mod choose;
 mod vm;
 
 use crate::base::words;

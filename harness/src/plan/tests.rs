@@ -57,7 +57,7 @@ const PROFILE: &str = "\
     ping_count = 1\nflood_count = 1\nhotplug_cycles = 1\npromisc_seconds = 1\ntransfer_mib = 1\n\
     migrations = 1\n";
 
-fn matrix(extra: &str) -> Matrix {
+pub(crate) fn matrix(extra: &str) -> Matrix {
     let text = format!(
         r#"
         {extra}

@@ -21,7 +21,7 @@ mod verdict;
 
 use crate::host::place::Host;
 use crate::net;
-use crate::plan::{self, Action, PlannedTrial};
+use crate::plan::{self, Action, PlannedTrial, choose};
 use crate::settings::Settings;
 use libtest_mimic::{Arguments, Trial};
 use planned::{Planned, planned, planned_with};
@@ -54,6 +54,12 @@ pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
     let mut plan = planned(&settings)?;
+    let all: Vec<String> = plan.trials.iter().map(|trial| trial.name.clone()).collect();
+    if settings.shard.is_none() {
+        choose::each_filter_selects(&settings.only, &all)?;
+    }
+    plan.trials
+        .retain(|trial| choose::by_name(&settings.only, &trial.name));
     let mut selected = Vec::new();
     for planned in &plan.trials {
         if !arguments.is_filtered_out(&as_libtest(planned.clone())) {

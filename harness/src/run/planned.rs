@@ -7,7 +7,7 @@ use crate::host::qemu_facts::{self, QemuFacts};
 use crate::host::{Capabilities, kernel_facts, machine, place};
 use crate::matrix::load;
 use crate::matrix::schema::{BootMode, Matrix, Profile};
-use crate::plan::{self, PlannedTrial};
+use crate::plan::{self, PlannedTrial, choose};
 use crate::settings::Settings;
 use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
@@ -96,6 +96,9 @@ pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Plan
         settings.faults,
         settings.shard,
     );
+    let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
+    choose::check(&settings.only, &matrix, &names)?;
+    trials.retain(|trial| choose::by_axes(&settings.only, trial));
     if settings.boot {
         trials
             .iter_mut()

@@ -24,6 +24,20 @@ const EACH: &[(&str, &str, &[&str])] = &[
     ("NICMATRIX_BOOT", "1", &["--boot"]),
     ("NICMATRIX_FAULTS", "1", &["--faults"]),
     ("NICMATRIX_SHARD", "2/3", &["--shard", "2/3"]),
+    ("NICMATRIX_NIC", "e1000,virtio", &["--nic", "e1000,virtio"]),
+    ("NICMATRIX_GUEST", "rhel9", &["--guest", "rhel9"]),
+    ("NICMATRIX_BACKEND", "tap", &["--backend", "tap"]),
+    (
+        "NICMATRIX_CASE",
+        "pxe,driver",
+        &["--case", "pxe", "--case", "driver"],
+    ),
+    (
+        "NICMATRIX_FILTER",
+        "pxe::virtio,driver::",
+        &["--filter", "pxe::virtio,driver::"],
+    ),
+    ("NICMATRIX_EXACT", "1", &["--exact"]),
     ("NICMATRIX_RETRIES", "2", &["--retries", "2"]),
     ("NICMATRIX_JUNIT", "junit.xml", &["--junit", "junit.xml"]),
     ("NICMATRIX_SHELL", "1", &["--shell"]),
@@ -129,8 +143,8 @@ fn bad_values_are_said_with_what_is_allowed() {
     NICMATRIX_SHARD is `1`, expected K/N, the K-th of N parts, with K from 1 to N
     NICMATRIX_FAULTS is `yes`, expected 0 or 1
     NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, expected 0 or 1
-    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
-    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
     NICMATRIX_SETTINGS is not understood: invalid number at line 1 column 2
     NICMATRIX_SETTINGS is not understood: unknown field `profil`, expected one of `profile`, `matrix`, `qemu`, `firmware`, `accel`, `host`, `allow_module_reload`, `boot` at line 1 column 23
     ");
