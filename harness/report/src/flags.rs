@@ -17,7 +17,8 @@
 use crate::words::{OneOf, unknown};
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgAction, Args, Command, FromArgMatches, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -110,6 +111,7 @@ pub struct Selection {
     pub faults: bool,
     /// Only the K-th of N parts, from 1
     #[arg(long, value_name = "K/N", value_parser = shard)]
+    #[serde(deserialize_with = "shard_of_two")]
     pub shard: Option<(u32, u32)>,
 }
 
@@ -225,12 +227,25 @@ impl std::fmt::Display for BadSetting {
 
 impl std::error::Error for BadSetting {}
 
+const BAD_SHARD: &str = "expected K/N, the K-th of N parts, with K from 1 to N";
+
+fn is_shard((k, n): (u32, u32)) -> bool {
+    (1..=n).contains(&k)
+}
+
 fn shard(text: &str) -> Result<(u32, u32), &'static str> {
-    let parts = text.split_once('/').and_then(|(k, n)| {
-        let (k, n) = (k.parse().ok()?, n.parse().ok()?);
-        (1..=n).contains(&k).then_some((k, n))
-    });
-    parts.ok_or("expected K/N, the K-th of N parts, with K from 1 to N")
+    let parts = text
+        .split_once('/')
+        .and_then(|(k, n)| Some((k.parse().ok()?, n.parse().ok()?)));
+    parts.filter(|&parts| is_shard(parts)).ok_or(BAD_SHARD)
+}
+
+/// The one value holds it as two numbers.
+fn shard_of_two<'de, D: Deserializer<'de>>(from: D) -> Result<Option<(u32, u32)>, D::Error> {
+    match Option::deserialize(from)? {
+        Some(parts) if !is_shard(parts) => Err(D::Error::custom(BAD_SHARD)),
+        parts => Ok(parts),
+    }
 }
 
 fn count(text: &str) -> Result<u32, &'static str> {

@@ -18,8 +18,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// Writes the report to `path`, whole or not at all. Attachments' paths are relative to `root`,
-/// where GitLab looks for them.
+/// Writes the report to `path`, whole or not at all; into a device or a pipe as far as it takes it.
+/// Attachments' paths are relative to `root`, where GitLab looks for them.
 pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
     let xml = render(results, root)?;
     let dir = match path.parent() {
@@ -27,6 +27,10 @@ pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
         _ => Path::new("."),
     };
     let write = || -> std::io::Result<()> {
+        // A rename would put a plain file in the place of a device: of /dev/null, as root.
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            return fs::write(path, xml);
+        }
         fs::create_dir_all(dir)?;
         let file = tempfile::NamedTempFile::new_in(dir)?;
         fs::write(file.path(), xml)?;

@@ -4,7 +4,7 @@
 use crate::events::{Event, Line, SCHEMA};
 use crate::name::TrialName;
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -89,31 +89,36 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
         let last_start = line
             .windows(LINE_START.len())
             .rposition(|window| window == LINE_START);
-        let read = serde_json::from_slice(line).or_else(|error| match last_start {
+        let read = serde_json::from_slice::<Line>(line).or_else(|error| match last_start {
             Some(start) if start > 0 => serde_json::from_slice(&line[start..]),
             _ => Err(error),
         });
         match read {
-            Ok(line) => lines.push(line),
+            Ok(line) => {
+                if let Event::RunStarted { schema, .. } = line.event {
+                    ensure_known(schema, path)?;
+                }
+                lines.push(line);
+            }
             Err(_) if cut => {}
-            Err(error) => bail!(
-                "{}:{}: not an event: {error}; the line is: {}",
-                path.display(),
-                index + 1,
-                String::from_utf8_lossy(&line[..line.len().min(200)])
-            ),
+            Err(error) => {
+                // A newer `run_started` may have lost a field that this version needs.
+                if let Ok(Version { schema }) = serde_json::from_slice(line) {
+                    ensure_known(schema, path)?;
+                }
+                bail!(
+                    "{}:{}: not an event: {error}; the line is: {}",
+                    path.display(),
+                    index + 1,
+                    String::from_utf8_lossy(&line[..line.len().min(200)])
+                )
+            }
         }
     }
     let mut written_by = 0;
     for Line { event, .. } in &mut lines {
         if let Event::RunStarted { schema, .. } = event {
             written_by = *schema;
-            ensure!(
-                written_by <= SCHEMA,
-                "{} has events of schema {schema}, and this version reads up to {SCHEMA}: \
-                 read it with the version of nicmatrix that wrote it",
-                path.display()
-            );
         }
         // Before schema 1 only `planned` had the parts of the name, and its `case` had variant and fault.
         if let (0, Some((trial, name))) = (written_by, event.trial_mut()) {
@@ -121,6 +126,22 @@ pub fn read(path: &Path) -> Result<Vec<Line>> {
         }
     }
     Ok(lines)
+}
+
+/// What every version's `run_started` has.
+#[derive(Deserialize)]
+struct Version {
+    schema: u32,
+}
+
+fn ensure_known(schema: u32, path: &Path) -> Result<()> {
+    ensure!(
+        schema <= SCHEMA,
+        "{} has events of schema {schema}, and this version reads up to {SCHEMA}: \
+         read it with the version of nicmatrix that wrote it",
+        path.display()
+    );
+    Ok(())
 }
 
 #[cfg(test)]

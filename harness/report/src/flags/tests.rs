@@ -127,6 +127,7 @@ fn bad_values_are_said_with_what_is_allowed() {
         ("NICMATRIX_ZZZ", "1"),
         (ALL, "--boot"),
         (ALL, r#"{"conditions":{"profil":"full"}}"#),
+        (ALL, r#"{"selection":{"shard":[0,3]}}"#),
     ]
     .map(|(name, value)| match from(&[(name, value)]) {
         Ok(flags) => panic!("{name}={value} was taken: {flags:?}"),
@@ -147,6 +148,7 @@ fn bad_values_are_said_with_what_is_allowed() {
     NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
     NICMATRIX_SETTINGS is not understood: invalid number at line 1 column 2
     NICMATRIX_SETTINGS is not understood: unknown field `profil`, expected one of `profile`, `matrix`, `qemu`, `firmware`, `accel`, `host`, `allow_module_reload`, `boot` at line 1 column 23
+    NICMATRIX_SETTINGS is not understood: expected K/N, the K-th of N parts, with K from 1 to N at line 1 column 28
     ");
 }
 

@@ -260,3 +260,18 @@ fn a_failed_trials_files_are_attached_from_the_root() {
     assert!(!outs(Outcome::Passed, "target/a.b.c.d").contains("ATTACHMENT"));
     assert!(!outs(failed("x"), "").contains("ATTACHMENT"));
 }
+
+#[test]
+fn a_device_is_written_to_and_stays_one() {
+    let dir = tempfile::tempdir().unwrap();
+    // By a link, so that a failure of this test costs the machine no device.
+    for (device, taken) in [("/dev/null", true), ("/dev/full", false)] {
+        let path = dir.path().join(Path::new(device).file_name().unwrap());
+        std::os::unix::fs::symlink(device, &path).unwrap();
+        let written = write(&hostile_run(), &path, dir.path());
+        assert_eq!(written.is_ok(), taken, "{device}: {written:?}");
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new(device));
+    }
+    let error = write(&hostile_run(), dir.path(), dir.path()).unwrap_err();
+    assert!(error.to_string().contains("Is a directory"), "{error}");
+}

@@ -194,6 +194,22 @@ fn a_log_of_a_newer_schema_is_refused() {
 }
 
 #[test]
+fn a_newer_schema_is_named_before_what_it_changed() {
+    let (_dir, path) = log_with(&[]);
+    let without_time = r#"{"event":"run_started","schema":9,"properties":{},"faults":false}"#;
+    let with_a_new_verdict = concat!(
+        r#"{"event":"run_started","schema":9,"unix_time":1,"properties":{},"faults":false}"#,
+        "\n",
+        r#"{"event":"trial_ended","trial":"a","verdict":"confirmed"}"#,
+    );
+    for log in [without_time, with_a_new_verdict] {
+        std::fs::write(&path, format!("{log}\n")).unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("has events of schema 9"), "{error}");
+    }
+}
+
+#[test]
 fn every_line_has_the_time_it_was_written_at() {
     let before = now();
     let (_dir, path) = log_with(&[started("a")]);
