@@ -398,7 +398,7 @@ mod tests {
             ("NICMATRIX_FIRMWARE", "/opt/bios"),
             ("NICMATRIX_ACCEL", "tcg"),
             ("NICMATRIX_MATRIX", "m.toml"),
-            ("NICMATRIX_DIR", "/work"),
+            ("NICMATRIX_DIR", "/elsewhere"),
         ];
         let ignored = [
             ("NICMATRIX_HOST", "lab"),

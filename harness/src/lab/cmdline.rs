@@ -139,9 +139,9 @@ mod tests {
             cpus: 2,
             kernel: "/images/x/vmlinux".into(),
             initrd: "/images/x/lab-initrd".into(),
-            artifacts: "/work, here/runs".into(),
-            checkpoints: "/work, here/checkpoints".into(),
-            directory: "/work, here/lab/vhost".into(),
+            artifacts: "/home, here/runs".into(),
+            checkpoints: "/home, here/checkpoints".into(),
+            directory: "/home, here/lab/vhost".into(),
         }
     }
 
