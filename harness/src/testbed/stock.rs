@@ -29,7 +29,7 @@ pub struct Stock {
     pub suites: SuiteImages,
     /// Saved guests.
     pub checkpoints: Checkpoints,
-    /// The warmest state that a guest may start from which is not itself on trial.
+    /// The warmest state that a guest may start from where its start is not on trial.
     pub warmest: StartState,
     /// Shows consoles, commands and their output on stderr as they come.
     pub echo: bool,
