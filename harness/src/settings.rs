@@ -39,11 +39,11 @@ pub struct Settings {
     pub faults: bool,
     /// Where the JUnit file goes.
     pub junit: Option<PathBuf>,
-    /// Progress and a table in place of libtest's lines.
+    /// Show progress and a table in place of libtest's lines.
     pub table: bool,
-    /// All that is said to and by the VM on stderr as it comes.
+    /// Show what is said to and by the VM on stderr, as it comes.
     pub show: bool,
-    /// The terminal on the VM at a trial's end.
+    /// Connect the terminal to the VM at a trial's end.
     pub shell: bool,
     /// `NEXTEST=1`: run by nextest, a process a trial; it does progress and reports.
     pub nextest: bool,

@@ -75,7 +75,7 @@ impl Agent {
     /// As [`Agent::connect`], of a guest that does not run yet: does not wait for an answer.
     ///
     /// # Errors
-    /// When the socket cannot be duplicated or the reader thread not be started.
+    /// When the socket cannot be duplicated, or the reader thread cannot be started.
     pub fn expected(
         ports: AgentPorts,
         transcript: File,
@@ -174,8 +174,8 @@ impl Agent {
     /// # Errors
     /// The agent's refusal or silence.
     pub fn start(&self, command: &str) -> anyhow::Result<Running> {
-        // Where another command has the port open at that moment, this end is not reported, and found by
-        // asking.
+        // Where another command has the port open at that moment, this end is not reported but found
+        // by asking.
         let says_its_end = format!(
             "trap '{{ echo $$ >/dev/virtio-ports/{ENDED_PORT}; }} 2>/dev/null' EXIT\n{command}"
         );

@@ -29,7 +29,7 @@ impl Planned {
     /// The trial of that name.
     ///
     /// # Errors
-    /// When there is none, with the nearest names.
+    /// When no trial has that name; with the nearest names.
     pub fn trial(&self, name: &str) -> anyhow::Result<&PlannedTrial> {
         let found = self.trials.iter().find(|trial| trial.name == name);
         found.ok_or_else(|| {
@@ -109,7 +109,7 @@ pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Plan
     })
 }
 
-/// The suites of the matrix whose kernels cannot be had here, each with why.
+/// The suites of the matrix whose kernels cannot be fetched here, each with why.
 fn missing_suites(matrix: &Matrix, settings: &Settings) -> BTreeMap<String, String> {
     let suites: BTreeSet<&str> = (matrix.axes.guest.iter())
         .filter_map(|name| matrix.guests.get(name)?.kernel_suite())
