@@ -67,9 +67,6 @@ impl Settings {
     }
 
     /// From these variables. An empty one counts as absent.
-    ///
-    /// # Errors
-    /// As [`Settings::from_env`].
     pub fn from_variables(variables: &BTreeMap<String, String>) -> anyhow::Result<Settings> {
         let get = |name: &str| variables.get(name).filter(|value| !value.is_empty());
         let Flags {

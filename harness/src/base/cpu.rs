@@ -76,27 +76,18 @@ fn queued_so_far(pid: u32) -> Option<Duration> {
 }
 
 /// As [`Child::wait`], and counts the child's time.
-///
-/// # Errors
-/// As [`Child::wait`].
 pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     count(child, 0);
     child.wait()
 }
 
 /// As [`Child::try_wait`], and counts the child's time.
-///
-/// # Errors
-/// As [`Child::try_wait`].
 pub fn try_wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     count(child, libc::WNOHANG);
     child.try_wait()
 }
 
 /// As [`Child::wait_with_output`], and counts the child's time.
-///
-/// # Errors
-/// As [`Child::wait_with_output`].
 pub fn wait_with_output(mut child: Child) -> io::Result<Output> {
     drop(child.stdin.take());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

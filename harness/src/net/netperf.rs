@@ -161,7 +161,7 @@ impl Test {
     /// What netperf printed, as a figure; `alone` as in [`Figure`].
     ///
     /// # Errors
-    /// When it lacks something, or shows that nothing was measured.
+    /// When it lacks a figure, or shows that nothing was measured.
     pub fn figure(
         &self,
         printed: &str,
@@ -270,7 +270,7 @@ impl Drop for Server {
 /// Runs the netperf in `programs` in the calling thread's network, to its end.
 ///
 /// # Errors
-/// When it fails, with what it said; [`deadline::NETPERF`] and `more`.
+/// When netperf fails, with what it said; when it takes longer than [`deadline::NETPERF`] and `more`.
 pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<String> {
     let mut command = child::pdeath_command(programs.join("netperf"));
     let (reader, writer) = std::io::pipe()?;

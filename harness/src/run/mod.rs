@@ -34,9 +34,6 @@ use std::sync::OnceLock;
 static SESSION: OnceLock<Session> = OnceLock::new();
 
 /// Runs trials as this process's arguments, which are libtest's, say.
-///
-/// # Errors
-/// As [`trials`].
 pub fn main() -> anyhow::Result<ExitCode> {
     libtest(Arguments::from_args())
 }

@@ -57,7 +57,7 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
 /// The matrix, with the images that the environment names.
 ///
 /// # Errors
-/// Bad input in it.
+/// Bad input in the matrix.
 pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     let mut matrix = load::load(&settings.matrix, &names)?;

@@ -60,7 +60,7 @@ impl Session {
     /// Prepares the host where a trial will run, and begins the event log.
     ///
     /// # Errors
-    /// What [`Context::prepare`] cannot do; a log that cannot be written.
+    /// The errors of [`Context::prepare`]; a log that cannot be written.
     pub fn open(
         mut identity: Identity,
         settings: Settings,

@@ -22,9 +22,6 @@ const ZCOPYTX: [bool; 2] = [false, true];
 const ESCAPE: u8 = 0x01;
 
 /// Starts a lab and keeps it; `ready` is called when it is up.
-///
-/// # Errors
-/// As [`shared::keep`].
 pub fn keep(
     settings: Settings,
     zcopytx: bool,
@@ -59,9 +56,6 @@ pub fn status(settings: &Settings) -> Result<String> {
 }
 
 /// Ends the labs that are up; returns which they were.
-///
-/// # Errors
-/// As [`status`].
 pub fn down(settings: &Settings) -> Result<String> {
     let mut text = String::new();
     for zcopytx in ZCOPYTX {

@@ -165,7 +165,7 @@ impl Testbed {
     /// Ends the source: the guest is at `destination` from now on.
     ///
     /// # Errors
-    /// What its console showed before.
+    /// A panic, oops, call trace or stall on the source's console.
     pub fn arrive(&mut self, destination: Destination) -> anyhow::Result<()> {
         self.expect_quiet_kernel()?;
         let Destination { vm, agent, wire } = destination;
@@ -174,9 +174,6 @@ impl Testbed {
     }
 
     /// The present moment of the capture on the bridge.
-    ///
-    /// # Errors
-    /// As for [`Capture::mark`].
     pub fn bridge_mark(&self) -> anyhow::Result<Mark> {
         self.host()?.mark()
     }

@@ -221,9 +221,6 @@ impl Testbed {
 
     /// Another guest of the same cell on the same bridge, with its NIC in that place (1 and on), up
     /// and addressed.
-    ///
-    /// # Errors
-    /// As [`Testbed::build`].
     pub fn peer(&self, place: u8) -> anyhow::Result<Peer> {
         let spec = standard::bare(&self.cell, &self.kit, place);
         Peer::plug(&self.stock, &self.cell, spec, &self.bridge, &self.artifacts)

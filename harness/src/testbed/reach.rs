@@ -39,9 +39,6 @@ impl Testbed {
     }
 
     /// A ping in the guest, with `options` of iputils.
-    ///
-    /// # Errors
-    /// The agent's.
     pub fn guest_ping(&self, options: &str, target: Ipv4Addr) -> anyhow::Result<PingReport> {
         let command = format!("ping -n {options} {target}");
         let output = self.agent.run(&command)?;

@@ -51,9 +51,6 @@ impl Stock {
     }
 
     /// Kernel, initramfs and kernel parameters of `guest`, as a boot loader takes them.
-    ///
-    /// # Errors
-    /// As [`Stock::image_of`].
     pub fn bootable(&self, guest: &Guest) -> Result<(PathBuf, PathBuf, &'static str), Skip> {
         let image = self.image_of(guest)?;
         let own = |file: &Option<PathBuf>, built: &PathBuf| file.as_ref().unwrap_or(built).clone();
@@ -65,9 +62,6 @@ impl Stock {
     }
 
     /// What the VMs of `guest` are made of.
-    ///
-    /// # Errors
-    /// As [`Stock::image_of`].
     pub fn kit(&self, guest: &Guest) -> Result<Kit, Skip> {
         let image = self.image_of(guest)?;
         Ok(kit(Some(image), self.accel, &self.facts))

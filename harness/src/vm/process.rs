@@ -196,18 +196,12 @@ impl Vm {
     }
 
     /// A typed QMP command; when QEMU is gone, the error says how it ended.
-    ///
-    /// # Errors
-    /// As [`Wire::call`].
     pub fn call<C: qapi::Command>(&self, command: &C) -> anyhow::Result<C::Ok> {
         let reply = self.qmp.call(command, deadline::QMP_REPLY);
         reply.map_err(|error| self.explain(error))
     }
 
     /// A QMP command by name, for arguments that qapi's schema lacks.
-    ///
-    /// # Errors
-    /// As [`Wire::call`].
     pub fn call_raw(
         &self,
         name: &str,

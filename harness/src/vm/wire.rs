@@ -143,9 +143,6 @@ impl Wire {
     }
 
     /// Sends a command by name; for those that qapi's schema lacks.
-    ///
-    /// # Errors
-    /// As for [`Wire::call`].
     pub fn call_raw(&self, name: &str, arguments: Value, limit: Limit) -> anyhow::Result<Value> {
         let mut sender = self.sender.lock();
         sender.1 += 1;
