@@ -10,7 +10,7 @@ use crate::lab;
 use report::errln;
 use std::process::ExitCode;
 
-/// Makes this process what its arguments say; `run` reads them where it is none of the hidden ones.
+/// Runs the hidden subcommand that the arguments begin with, or else `run`, which reads them itself.
 pub fn main(run: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
     // An argument that is not UTF-8 is no word of ours.
     let arguments = std::env::args_os().skip(1);

@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// How often it sends that it is alive.
+/// How often it tells the harness outside that it is alive.
 const ALIVE: Duration = Duration::from_secs(1);
 
 /// A directory of the lab alone, where it may write.
@@ -85,7 +85,7 @@ pub fn serve() -> Result<()> {
     for line in BufReader::new(reader).lines() {
         let line = line.or_cannot_run(|| format!("read {}", device.display()))?;
         match serde_json::from_str(&line)
-            .context("the lab's port gave a line of another version")?
+            .context("a line on the lab's port is not of this version of the harness")?
         {
             ToLab::Run { trial, job } => {
                 let (sender, replies) = channel();

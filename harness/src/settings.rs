@@ -41,11 +41,11 @@ pub struct Settings {
     pub only: Only,
     /// Where the JUnit file goes.
     pub junit: Option<PathBuf>,
-    /// Progress and a table in place of libtest's lines.
+    /// Show progress and a table in place of libtest's lines.
     pub table: bool,
-    /// All that is said to and by the VM on stderr as it comes.
+    /// Show what is said to and by the VM on stderr, as it comes.
     pub show: bool,
-    /// The terminal on the VM at a trial's end.
+    /// Connect the terminal to the VM at a trial's end.
     pub shell: bool,
     /// `NEXTEST=1`: run by nextest, a process a trial; it does progress and reports.
     pub nextest: bool,
@@ -69,9 +69,6 @@ impl Settings {
     }
 
     /// From these variables. An empty one counts as absent.
-    ///
-    /// # Errors
-    /// As [`Settings::from_env`].
     pub fn from_variables(variables: &BTreeMap<String, String>) -> anyhow::Result<Settings> {
         let get = |name: &str| variables.get(name).filter(|value| !value.is_empty());
         let Flags {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 const TRIAL: &str = "ping_sweep::virtio::rhel9::tap";
 /// From exec to a VM that takes commands, on a loaded host too.
 const VM_RUNS: Duration = Duration::from_secs(120);
-/// A kernel that is none, or that panics, must be told of well before the guest agent's deadline
+/// A file that is no kernel, or a kernel that panics, must be reported well before the agent's deadline
 /// of 120 s.
 const TOLD: Duration = Duration::from_secs(60);
 
@@ -67,7 +67,7 @@ fn a_qemu_that_is_none_is_said_before_anything_runs() {
     qemu(
         "/bin/echo",
         3,
-        &["/bin/echo does not work as a QEMU", "where QMP was awaited"],
+        &["/bin/echo does not work as a QEMU", "expected QMP, found"],
     );
 }
 

@@ -1,5 +1,5 @@
 //! Checkpoints on real VMs: guests restored from one are not alike, a killed run leaves nothing that
-//! is used later, and a QEMU that cannot do it is told of.
+//! is used later, and of a QEMU that cannot do it a line says so.
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use harness::base::artifacts::Artifacts;

@@ -4,7 +4,7 @@ mod restores;
 
 use crate::build::Harness;
 use crate::settings::{Settings, hand_over};
-use crate::{Place, child, runs};
+use crate::{Workspace, child, runs};
 use anyhow::{Context, Result, bail, ensure};
 use report::flags::{DEFAULT_MATRIX, Flags, HostChoice};
 use report::{Results, Trial};
@@ -107,18 +107,18 @@ impl Figure {
     }
 }
 
-pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let bench = Bench {
-        place,
-        harness: args.settings.prepare(place)?,
-        flags: args.settings.with(place, Flags::default())?,
+        workspace,
+        harness: args.settings.prepare(workspace)?,
+        flags: args.settings.with(workspace, Flags::default())?,
     };
-    // Whatever is proved and built once is not part of a trial.
+    // What is built and proved once does not count as a part of a trial.
     let mut image = bench.command(&bench.harness.nicmatrix, &bench.flags)?;
     child::check("building the guest image", image.arg("image"))?;
 
     let mut figures = Vec::new();
-    // The first makes the checkpoints.
+    // The first run makes the checkpoints.
     bench.small(1, false)?;
     let booted = bench.small(args.runs.get(), true)?;
     let restored = bench.small(args.runs.get(), false)?;
@@ -168,7 +168,7 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     let (times, count) = bench.listings(&large)?;
     ensure!(
         count >= MANY_TRIALS,
-        "the large matrix has {count} trials only"
+        "expected {MANY_TRIALS} trials of the large matrix, found {count}"
     );
     figures.push(Figure::of("--list, 10,000 trials", "ms", times)?.at_most(100.0));
 
@@ -185,12 +185,12 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
     );
     figures.iter().for_each(|figure| outln!("{}", figure.row()));
     let json = match &args.json {
-        Some(path) => place.cwd.join(path),
-        None => place.harness_dir().join("bench.json"),
+        Some(path) => workspace.cwd.join(path),
+        None => workspace.harness_dir().join("bench.json"),
     };
     let text = serde_json::to_string_pretty(&figures)? + "\n";
     std::fs::write(&json, text).with_context(|| format!("cannot write {}", json.display()))?;
-    outln!("written to {}", place.show(&json));
+    outln!("written to {}", workspace.show(&json));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -203,7 +203,7 @@ fn fixed_cost<'t>(name: &str, trials: impl IntoIterator<Item = &'t Trial>) -> Re
     Figure::of(name, "s", trials.into_iter().map(cost).collect())
 }
 
-/// Of those trials that ran in labs, if any did.
+/// The figures of the trials that ran in labs, if any did.
 fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
     let in_labs: Vec<&Trial> = trials.iter().filter(|t| t.end.host.is_some()).collect();
     if in_labs.is_empty() {
@@ -227,12 +227,12 @@ fn by_case(trials: &[Trial]) -> Result<Vec<Figure>> {
     let mut times: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for trial in trials.iter().filter(|t| !t.is_skipped()) {
         let case = trial.parts().row();
-        let place = if trial.end.host.is_some() {
+        let host = if trial.end.host.is_some() {
             ", in a lab"
         } else {
             ""
         };
-        let name = format!("a trial of {case}{place}");
+        let name = format!("a trial of {case}{host}");
         times.entry(name).or_default().push(trial.end.seconds);
     }
     (times.into_iter())
@@ -241,7 +241,7 @@ fn by_case(trials: &[Trial]) -> Result<Vec<Figure>> {
 }
 
 struct Bench<'a> {
-    place: &'a Place,
+    workspace: &'a Workspace,
     harness: Harness,
     flags: Flags,
 }
@@ -251,7 +251,7 @@ impl Bench<'_> {
         let mut flags = flags.clone();
         flags.output.table = true;
         let mut command = Command::new(program);
-        hand_over(&mut command, self.place, &flags)?;
+        hand_over(&mut command, self.workspace, &flags)?;
         Ok(command)
     }
 
@@ -260,7 +260,7 @@ impl Bench<'_> {
         let mut command = self.command(&self.harness.matrix, flags)?;
         command.args(args);
         let what = child::describe(&command);
-        let directory = runs::name(&mut command, self.place);
+        let directory = runs::name(&mut command, self.workspace);
         let (status, output) = child::output(command, false)?;
         if !status.success() {
             bail!("{what} ended with {status}, and there is nothing to measure:\n{output}");
@@ -320,7 +320,7 @@ impl Bench<'_> {
 
     fn matrix_file(&self) -> PathBuf {
         let given = self.flags.conditions.matrix.as_deref();
-        self.place
+        self.workspace
             .root
             .join(given.unwrap_or(DEFAULT_MATRIX.as_ref()))
     }
@@ -331,7 +331,7 @@ impl Bench<'_> {
         let text = std::fs::read_to_string(file)
             .with_context(|| format!("cannot read {}", file.display()))?;
         let large = multiply_guests(&text, MANY_TRIALS.div_ceil(count.max(1)))?;
-        let path = self.place.harness_dir().join("bench-matrix.toml");
+        let path = self.workspace.harness_dir().join("bench-matrix.toml");
         std::fs::write(&path, large).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }

@@ -1,6 +1,6 @@
 //! `cargo xtask cache`: the saved guests that trials start from.
 
-use crate::{Place, build, child};
+use crate::{Workspace, build, child};
 use anyhow::Result;
 use clap::Subcommand;
 use std::process::{Command, ExitCode};
@@ -25,12 +25,12 @@ enum What {
     Clear,
 }
 
-pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let word = match args.what {
         What::List => "list",
         What::Clear => "clear",
     };
-    let mut command = Command::new(build::harness(&place.root)?.nicmatrix);
-    command.current_dir(&place.root).args(["cache", word]);
+    let mut command = Command::new(build::harness(&workspace.root)?.nicmatrix);
+    command.current_dir(&workspace.root).args(["cache", word]);
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }

@@ -25,7 +25,7 @@ impl fmt::Display for Interrupted {
 
 impl std::error::Error for Interrupted {}
 
-/// A started child, and our ear for signals.
+/// A started child, and the signals that are passed on to it.
 pub struct Running {
     child: Child,
     signals: Signals,
@@ -34,7 +34,7 @@ pub struct Running {
 impl Running {
     /// Starts `command`. The kernel sends it SIGTERM if we die first.
     pub fn start(command: &mut Command) -> Result<Self> {
-        // Listened to before the child is there, so that none is missed.
+        // Signals are listened to before the child starts, so that none is missed.
         let signals =
             Signals::new([SIGINT, SIGTERM, SIGCHLD]).context("cannot listen to signals")?;
         let us = Pid::this();
@@ -61,13 +61,13 @@ impl Running {
         &mut self.child
     }
 
-    /// Waits for the end. On SIGINT or SIGTERM it is told once to end, and [`Interrupted`] is the
-    /// answer when it has.
+    /// Waits for the child's end. The first SIGINT or SIGTERM is passed on to it as SIGTERM, and the
+    /// result is then [`Interrupted`].
     pub fn wait(mut self) -> Result<ExitStatus> {
         let mut interrupted = false;
         loop {
             if let Some(status) = self.child.try_wait().context("cannot wait for a child")? {
-                // Ours may still be pending where the terminal sent one to the whole group.
+                // A signal that the terminal sent to the whole group may still be pending here.
                 interrupted |= self.signals.pending().any(|s| s != SIGCHLD);
                 return if interrupted {
                     Err(Interrupted.into())
@@ -79,7 +79,7 @@ impl Running {
                 if signal != SIGCHLD && !interrupted {
                     interrupted = true;
                     let pid = Pid::from_raw(self.child.id().try_into()?);
-                    // ESRCH: it has ended by itself, and try_wait will say so.
+                    // ESRCH: the child has ended by itself, and try_wait will say so.
                     let _ = kill(pid, Signal::SIGTERM);
                 }
             }
@@ -101,7 +101,7 @@ pub fn output(mut command: Command, echo: bool) -> Result<(ExitStatus, String)> 
         .stdout(writer.try_clone()?)
         .stderr(writer);
     let running = Running::start(&mut command)?;
-    // It holds the pipe's writing end, and the reader waits for the last of these.
+    // `command` holds the pipe's writing end, and the reader waits until all of these are closed.
     drop(command);
     let reading = std::thread::spawn(move || {
         let mut text = String::new();

@@ -1,6 +1,6 @@
 //! `cargo xtask doctor`: what this host can do, a line each, and what each lack costs.
 
-use crate::{Place, build, child, setup};
+use crate::{Workspace, build, child, setup};
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
 use report::outln;
@@ -8,21 +8,21 @@ use std::io::IsTerminal;
 use std::process::{Command, ExitCode};
 use xshell::{Shell, cmd};
 
-/// Builds, images, the checkpoints of the default matrix (3 GiB) and a few runs' artifacts fit.
+/// Enough for builds, images, the checkpoints of the default matrix (3 GiB) and a few runs' artifacts.
 const DISK_GIB: u64 = 8;
 
 /// What a check found: how it stands, or what is lacking and what that costs.
 type Finding = Result<String, String>;
 
-pub fn run(place: &Place) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace) -> Result<ExitCode> {
     let packages = setup::lack();
     let complete = packages.is_none();
     line(
         "packages",
         packages.map_or(Ok("all that a run needs".into()), Err),
     );
-    line("disk", disk(place)?);
-    line("nextest", nextest(place));
+    line("disk", disk(workspace)?);
+    line("nextest", nextest(workspace));
     let namespace = in_namespace("true");
     let own = if geteuid().is_root() {
         "as root"
@@ -40,17 +40,17 @@ pub fn run(place: &Place) -> Result<ExitCode> {
         },
     );
     if !complete {
-        outln!("\nThe rest can be told when the packages are there.");
+        outln!("\nThe other checks need these packages: run this again when they are installed.");
         return Ok(ExitCode::SUCCESS);
     }
     for probe in PROBES.iter().filter(|_| namespace) {
         line(probe.what, probe.run());
     }
-    let harness = build::harness(&place.root)?;
+    let harness = build::harness(&workspace.root)?;
     let status = child::run(
         Command::new(harness.nicmatrix)
             .arg("doctor")
-            .current_dir(&place.root),
+            .current_dir(&workspace.root),
     )?;
     Ok(ExitCode::from(child::code(status)))
 }
@@ -67,10 +67,11 @@ fn line(what: &str, finding: Finding) {
     }
 }
 
-fn disk(place: &Place) -> Result<Finding> {
-    let stat = nix::sys::statvfs::statvfs(&place.root).context("cannot ask for the free space")?;
+fn disk(workspace: &Workspace) -> Result<Finding> {
+    let stat =
+        nix::sys::statvfs::statvfs(&workspace.root).context("cannot ask for the free space")?;
     let free = stat.blocks_available() * stat.fragment_size() / (1 << 30);
-    let at = place.root.display();
+    let at = workspace.root.display();
     Ok(if free >= DISK_GIB {
         Ok(format!("{free} GiB free at {at}"))
     } else {
@@ -80,20 +81,20 @@ fn disk(place: &Place) -> Result<Finding> {
     })
 }
 
-/// How `cargo nextest` is got where it is missing.
+/// The command that installs `cargo nextest`.
 pub const GET_NEXTEST: &str = "cargo install --locked cargo-nextest";
 
-/// Whether `cargo nextest` is there.
-pub fn has_nextest(place: &Place) -> bool {
-    let output = child::cargo(&place.root)
+/// Whether `cargo nextest` is installed.
+pub fn has_nextest(workspace: &Workspace) -> bool {
+    let output = child::cargo(&workspace.root)
         .args(["nextest", "--version"])
         .output();
     output.is_ok_and(|o| o.status.success())
 }
 
-fn nextest(place: &Place) -> Finding {
-    if has_nextest(place) {
-        Ok("cargo nextest is there".into())
+fn nextest(workspace: &Workspace) -> Finding {
+    if has_nextest(workspace) {
+        Ok("cargo nextest is installed".into())
     } else {
         Err(format!(
             "`cargo xtask test` cannot compare its verdicts with ours; get it with `{GET_NEXTEST}`"
@@ -101,7 +102,7 @@ fn nextest(place: &Place) -> Finding {
     }
 }
 
-/// What to do where no namespace is to be had.
+/// What to do where no namespace can be made.
 const NAMESPACES: &str = "run as root, or allow user namespaces \
     (`sysctl kernel.unprivileged_userns_clone=1`; on Ubuntu 24.04 also \
     `sysctl kernel.apparmor_restrict_unprivileged_userns=0`); \
@@ -110,7 +111,7 @@ const NAMESPACES: &str = "run as root, or allow user namespaces \
 /// Something that the kernel may lack, tried out in a namespace of its own.
 struct Probe {
     what: &'static str,
-    /// Shell commands that succeed where it is there.
+    /// Shell commands that succeed where the kernel has it.
     try_it: &'static str,
     has: &'static str,
     /// What its lack costs, and what to do.

@@ -1,7 +1,7 @@
 //! `cargo xtask lab`: a disposable host with vhost_net that several runs share.
 
 use crate::settings::Settings;
-use crate::{Place, child};
+use crate::{Workspace, child};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use report::flags::Flags;
@@ -29,20 +29,20 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Start what is not up; runs then use it in place of labs of their own
+    /// Start the labs that are not up; runs then use these instead of starting their own
     #[command(after_help = "Example:\n  cargo xtask lab up --backend vhost_zcopy")]
     Up {
-        /// Only the one for this backend
+        /// Start only the lab for this backend
         #[arg(long, value_parser = OneOf::<Backend>::new())]
         backend: Option<Backend>,
         #[command(flatten)]
         settings: Box<Settings>,
     },
-    /// Say which are up
+    /// Say which labs are up
     Status,
-    /// A shell inside the one that is up
+    /// Open a shell inside the first lab that is up
     Shell,
-    /// End those that are up
+    /// End the labs that are up
     Down,
 }
 
@@ -53,12 +53,12 @@ enum Backend {
     VhostZcopy,
 }
 
-pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let word = match &args.what {
         What::Up { backend, settings } => {
             for each in [Backend::Vhost, Backend::VhostZcopy] {
                 if backend.is_none_or(|wanted| wanted == each) {
-                    up(place, settings, each)?;
+                    up(workspace, settings, each)?;
                 }
             }
             return Ok(ExitCode::SUCCESS);
@@ -67,30 +67,30 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         What::Shell => "shell",
         What::Down => "down",
     };
-    let mut command = Settings::default().command(place, |h| &h.nicmatrix, Flags::default())?;
+    let mut command = Settings::default().command(workspace, |h| &h.nicmatrix, Flags::default())?;
     command.args(["lab", word]);
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }
 
-/// Starts a keeper that outlives us, and waits for its word.
-fn up(place: &Place, settings: &Settings, backend: Backend) -> Result<()> {
+/// Starts a keeper, which outlives this process, and waits until it says that its lab is up.
+fn up(workspace: &Workspace, settings: &Settings, backend: Backend) -> Result<()> {
     let name = match backend {
         Backend::Vhost => "vhost",
         Backend::VhostZcopy => "vhost_zcopy",
     };
-    let directory = place.harness_dir().join("lab");
+    let directory = workspace.harness_dir().join("lab");
     std::fs::create_dir_all(&directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
     let log = directory.join(format!("{name}.log"));
     let log_file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = settings.command(place, |h| &h.nicmatrix, Flags::default())?;
+    let mut command = settings.command(workspace, |h| &h.nicmatrix, Flags::default())?;
     command
         .args(["lab", "keep"])
         .args((backend == Backend::VhostZcopy).then_some("--zcopytx"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log_file)
-        // A Ctrl-C here is not meant for it.
+        // A Ctrl-C here is not meant for the keeper.
         .process_group(0);
     let mut keeper = command
         .spawn()

@@ -81,17 +81,17 @@ enum Verb {
     Cache(cache::Args),
 }
 
-/// Where the user stands and where the workspace is.
-pub struct Place {
+/// The workspace, and the directory and variables with which the user calls.
+pub struct Workspace {
     /// The workspace's root.
     pub root: PathBuf,
-    /// The directory that the user's relative paths are meant from.
+    /// The current directory, from which the user's relative paths are taken.
     pub cwd: PathBuf,
-    /// The settings that the user's variables make.
+    /// The settings in the user's variables.
     pub variables: Flags,
 }
 
-impl Place {
+impl Workspace {
     fn find() -> Result<Self> {
         // Cargo says at run time where the package is; the checkout may have moved since the build.
         let package = std::env::var_os("CARGO_MANIFEST_DIR")
@@ -102,7 +102,7 @@ impl Place {
             .to_owned();
         let cwd = std::env::current_dir().context("cannot tell the current directory")?;
         let variables = Flags::from_variables(&flags::variables()?)?;
-        Ok(Place {
+        Ok(Workspace {
             root,
             cwd,
             variables,
@@ -115,24 +115,24 @@ impl Place {
         self.root.join(given.unwrap_or(flags::DEFAULT_DIR.as_ref()))
     }
 
-    /// `path` as short as it can be said from where the user stands.
+    /// `path`, relative where it is below the current directory.
     pub fn show<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.cwd).unwrap_or(path).display()
     }
 }
 
 fn run(verb: Verb) -> Result<ExitCode> {
-    let place = Place::find()?;
+    let workspace = Workspace::find()?;
     match verb {
-        Verb::Matrix(args) => matrix::run(&place, *args),
-        Verb::Report(args) => report::run(&place, &args),
-        Verb::Repro(args) => repro::run(&place, &args),
-        Verb::Doctor => doctor::run(&place),
+        Verb::Matrix(args) => matrix::run(&workspace, *args),
+        Verb::Report(args) => report::run(&workspace, &args),
+        Verb::Repro(args) => repro::run(&workspace, &args),
+        Verb::Doctor => doctor::run(&workspace),
         Verb::Setup(args) => setup::run(&args),
-        Verb::Test(args) => test::run(&place, &args),
-        Verb::Bench(args) => bench::run(&place, &args),
-        Verb::Lab(args) => lab::run(&place, &args),
-        Verb::Cache(args) => cache::run(&place, &args),
+        Verb::Test(args) => test::run(&workspace, &args),
+        Verb::Bench(args) => bench::run(&workspace, &args),
+        Verb::Lab(args) => lab::run(&workspace, &args),
+        Verb::Cache(args) => cache::run(&workspace, &args),
     }
 }
 

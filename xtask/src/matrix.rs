@@ -1,7 +1,7 @@
 //! `cargo xtask matrix`: flags in, settings and libtest arguments out.
 
 use crate::settings::Settings;
-use crate::{Place, child};
+use crate::{Workspace, child};
 use anyhow::Result;
 use clap::Subcommand;
 use clap::error::ErrorKind;
@@ -122,7 +122,7 @@ pub fn selection_of(trial: &str) -> Selection {
     }
 }
 
-pub fn run(place: &Place, args: Args) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
     let mut command = match args.look {
         Some(Look::List {
             words,
@@ -137,7 +137,7 @@ pub fn run(place: &Place, args: Args) -> Result<ExitCode> {
                 only: chosen(only, words).unwrap_or_else(|e| e.exit()),
                 ..Flags::default()
             };
-            let mut command = settings.command(place, |h| &h.nicmatrix, flags)?;
+            let mut command = settings.command(workspace, |h| &h.nicmatrix, flags)?;
             command
                 .arg("list")
                 .args(json.then_some("--json"))
@@ -149,7 +149,7 @@ pub fn run(place: &Place, args: Args) -> Result<ExitCode> {
                 selection: selection_of(&trial),
                 ..Flags::default()
             };
-            let mut command = settings.command(place, |h| &h.nicmatrix, flags)?;
+            let mut command = settings.command(workspace, |h| &h.nicmatrix, flags)?;
             command.args(["explain", &trial]);
             command
         }
@@ -165,7 +165,7 @@ pub fn run(place: &Place, args: Args) -> Result<ExitCode> {
                 },
                 ..Flags::default()
             };
-            let mut command = args.settings.command(place, |h| &h.matrix, flags)?;
+            let mut command = args.settings.command(workspace, |h| &h.matrix, flags)?;
             command.args(argv);
             command
         }

@@ -1,6 +1,6 @@
 //! `cargo xtask report`: the reports of a kept run, made again of its events.
 
-use crate::{Place, runs};
+use crate::{Workspace, runs};
 use anyhow::{Context, Result};
 use report::{Results, junit, markdown, out, terminal};
 use std::path::{Path, PathBuf};
@@ -26,16 +26,16 @@ pub struct Args {
 }
 
 /// Renders what is asked for; without a path, the summary on stdout.
-pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    let results = runs::find(place, &args.run)?;
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let results = runs::find(workspace, &args.run)?;
     if args.junit.is_none() && args.markdown.is_none() {
         terminal::print(&results);
     }
     if let Some(path) = &args.junit {
-        to_junit(place, &results, path)?;
+        to_junit(workspace, &results, path)?;
     }
     if let Some(path) = &args.markdown {
-        to_markdown(place, &results, path)?;
+        to_markdown(workspace, &results, path)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -44,20 +44,20 @@ fn is_stdout(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn to_junit(place: &Place, results: &Results, path: &Path) -> Result<()> {
+fn to_junit(workspace: &Workspace, results: &Results, path: &Path) -> Result<()> {
     if is_stdout(path) {
-        out::text(&junit::render(results, &place.root)?);
+        out::text(&junit::render(results, &workspace.root)?);
         return Ok(());
     }
-    junit::write(results, &place.cwd.join(path), &place.root)
+    junit::write(results, &workspace.cwd.join(path), &workspace.root)
 }
 
-fn to_markdown(place: &Place, results: &Results, path: &Path) -> Result<()> {
+fn to_markdown(workspace: &Workspace, results: &Results, path: &Path) -> Result<()> {
     let text = markdown::render(results);
     if is_stdout(path) {
         out::text(&text);
         return Ok(());
     }
-    std::fs::write(place.cwd.join(path), text)
+    std::fs::write(workspace.cwd.join(path), text)
         .with_context(|| format!("cannot write the Markdown report {}", path.display()))
 }

@@ -2,7 +2,7 @@
 
 use crate::matrix;
 use crate::settings::Settings;
-use crate::{Place, child};
+use crate::{Workspace, child};
 use anyhow::Result;
 use report::flags::{Flags, Output, Terminal};
 use std::ffi::OsString;
@@ -50,8 +50,10 @@ impl Args {
     }
 }
 
-pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
-    let mut command = args.settings.command(place, |h| &h.matrix, args.flags())?;
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let mut command = args
+        .settings
+        .command(workspace, |h| &h.matrix, args.flags())?;
     command.args(args.argv());
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
 }

@@ -1,6 +1,6 @@
 //! The runs that the harness keeps under `target/nicmatrix/runs`.
 
-use crate::{BadInput, Place};
+use crate::{BadInput, Workspace};
 use anyhow::{Result, bail};
 use report::words;
 use report::{Results, log};
@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Where they are.
-pub fn dir(place: &Place) -> PathBuf {
-    place.harness_dir().join("runs")
+/// The directory of the kept runs.
+pub fn dir(workspace: &Workspace) -> PathBuf {
+    workspace.harness_dir().join("runs")
 }
 
 /// Gives `command`'s run a name of its own, and returns its directory: another run in the same
 /// checkout is then never read in its place.
-pub fn name(command: &mut Command, place: &Place) -> PathBuf {
+pub fn name(command: &mut Command, workspace: &Workspace) -> PathBuf {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let name = format!(
         "{}-{}",
@@ -23,24 +23,24 @@ pub fn name(command: &mut Command, place: &Place) -> PathBuf {
         std::process::id()
     );
     command.env("NICMATRIX_RUN", &name);
-    dir(place).join(name)
+    dir(workspace).join(name)
 }
 
-/// What the run in `directory` came to.
+/// The results of the run in `directory`.
 pub fn read(directory: &Path) -> Result<Results> {
     report::read(&directory.join(log::FILE))
 }
 
 /// The run that the user means by `text`: a directory, an event log, or the name of a kept run.
-pub fn find(place: &Place, text: &Path) -> Result<Results> {
-    let here = place.cwd.join(text);
+pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
+    let here = workspace.cwd.join(text);
     let path = if here.exists() {
         here
     } else {
-        dir(place).join(text)
+        dir(workspace).join(text)
     };
     if !path.exists() {
-        bail!(BadInput(unknown(place, text)));
+        bail!(BadInput(unknown(workspace, text)));
     }
     let path = if path.is_dir() {
         path.join(log::FILE)
@@ -53,9 +53,9 @@ pub fn find(place: &Place, text: &Path) -> Result<Results> {
 /// How many suggestions are made.
 const SUGGESTIONS: usize = 3;
 
-fn unknown(place: &Place, text: &Path) -> String {
+fn unknown(workspace: &Workspace, text: &Path) -> String {
     let text = text.to_string_lossy();
-    let dir = dir(place);
+    let dir = dir(workspace);
     let names = names(&dir);
     let near = words::alike(&text, names.iter().map(String::as_str));
     let near: Vec<&str> = near
@@ -70,7 +70,7 @@ fn unknown(place: &Place, text: &Path) -> String {
     };
     format!(
         "there is no file or directory {text}, and no run of that name in {}; {hint}",
-        place.show(&dir)
+        workspace.show(&dir)
     )
 }
 

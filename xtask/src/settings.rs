@@ -1,7 +1,7 @@
 //! The settings of the commands that run something, and how the harness is handed them.
 
 use crate::build::{self, Harness};
-use crate::{Place, setup};
+use crate::{Workspace, setup};
 use anyhow::Result;
 use report::flags::{self, Conditions, Flags};
 use std::path::PathBuf;
@@ -18,34 +18,34 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// All settings: these and `more` as the user gave them by flags, and by variables where no flag says
-    /// otherwise.
+    /// All settings: these flags and `more`, then the user's variables where there is no flag.
     ///
     /// # Errors
     /// A path that is not UTF-8.
-    pub fn with(&self, place: &Place, more: Flags) -> Result<Flags> {
+    pub fn with(&self, workspace: &Workspace, more: Flags) -> Result<Flags> {
         let conditions = self.conditions.clone();
         let given = Flags { conditions, ..more };
-        Ok(given.meant_from(&place.cwd).or(&place.variables)?)
+        Ok(given.meant_from(&workspace.cwd).or(&workspace.variables)?)
     }
 
     /// What a run with these settings needs, built and installed.
-    pub fn prepare(&self, place: &Place) -> Result<Harness> {
-        let own_qemu = self.conditions.qemu.is_some() || place.variables.conditions.qemu.is_some();
+    pub fn prepare(&self, workspace: &Workspace) -> Result<Harness> {
+        let own_qemu =
+            self.conditions.qemu.is_some() || workspace.variables.conditions.qemu.is_some();
         setup::ensure(setup::For::Trials, !self.no_install, own_qemu)?;
-        build::harness(&place.root)
+        build::harness(&workspace.root)
     }
 
     /// One of the harness's programs, with these settings and `more`.
     pub fn command(
         &self,
-        place: &Place,
+        workspace: &Workspace,
         which: fn(&Harness) -> &PathBuf,
         more: Flags,
     ) -> Result<Command> {
-        let flags = self.with(place, more)?;
-        let mut command = Command::new(which(&self.prepare(place)?));
-        hand_over(&mut command, place, &flags)?;
+        let flags = self.with(workspace, more)?;
+        let mut command = Command::new(which(&self.prepare(workspace)?));
+        hand_over(&mut command, workspace, &flags)?;
         Ok(command)
     }
 }
@@ -54,9 +54,9 @@ impl Settings {
 ///
 /// # Errors
 /// A path that is not UTF-8.
-pub fn hand_over(command: &mut Command, place: &Place, flags: &Flags) -> Result<()> {
+pub fn hand_over(command: &mut Command, workspace: &Workspace, flags: &Flags) -> Result<()> {
     command
-        .current_dir(&place.root)
+        .current_dir(&workspace.root)
         .env(flags::ALL, flags.to_json()?);
     Ok(())
 }
@@ -77,7 +77,7 @@ mod tests {
     fn a_flag_is_meant_from_here_and_a_variable_as_it_is() {
         let line = ["x", "--matrix", "m.toml", "--boot"];
         let settings = Line::parse_from(line).settings;
-        let place = Place {
+        let workspace = Workspace {
             root: "/root".into(),
             cwd: "/home/u".into(),
             variables: Flags {
@@ -107,6 +107,6 @@ mod tests {
             output,
             ..Flags::default()
         };
-        assert_eq!(settings.with(&place, more).unwrap(), expected);
+        assert_eq!(settings.with(&workspace, more).unwrap(), expected);
     }
 }

@@ -21,7 +21,7 @@ pub struct Args {
     no_install: bool,
 }
 
-/// Something that a run cannot do without.
+/// Something that a run needs.
 #[derive(Debug)]
 struct Need {
     /// Any of these will do: a file, or a program in PATH or in the system's directories, which an
@@ -156,7 +156,7 @@ fn missing(what: For, own_qemu: bool) -> Vec<&'static Need> {
         .collect()
 }
 
-/// How we may install.
+/// By which right packages can be installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rights {
     Root,
@@ -206,7 +206,7 @@ fn apt(rights: Rights, words: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// The install command's own words.
+/// The arguments with which apt-get installs `packages`.
 fn install_words<'a>(packages: &[&'a str]) -> Vec<&'a str> {
     [&["install", "-y", "--no-install-recommends"], packages].concat()
 }
@@ -273,15 +273,15 @@ pub fn ensure(purpose: For, may_install: bool, own_qemu: bool) -> Result<()> {
     let by_hand = by_hand(geteuid().is_root(), &packages);
     if !may_install {
         bail!(
-            "a run needs what is not here:{}\nInstall with: {by_hand}",
+            "this system lacks what a run needs:{}\nInstall it with: {by_hand}",
             reasons(&missing)
         );
     }
     let rights = Rights::probe();
     if rights == Rights::None {
         bail!(
-            "a run needs what is not here, and neither root nor `sudo -n` is to be had to \
-             install it:{}\nInstall with: {by_hand}",
+            "this system lacks what a run needs, and installing it takes root or a `sudo -n` \
+            that asks for no password:{}\nInstall it with: {by_hand}",
             reasons(&missing)
         );
     }
@@ -295,12 +295,12 @@ pub fn ensure(purpose: For, may_install: bool, own_qemu: bool) -> Result<()> {
         if e.is::<child::Interrupted>() {
             return Err(e);
         }
-        bail!("{e:#}\nOnce that is mended, go on or install by hand: {by_hand}");
+        bail!("{e:#}\nWhen that is repaired, run this again, or install by hand: {by_hand}");
     }
     let still = self::missing(purpose, own_qemu);
     if !still.is_empty() {
         bail!(
-            "installed {}, and still there is no:{}",
+            "installed {}, but this is still missing:{}",
             packages.join(" "),
             reasons(&still)
         );
@@ -309,8 +309,8 @@ pub fn ensure(purpose: For, may_install: bool, own_qemu: bool) -> Result<()> {
     Ok(())
 }
 
-/// The guest image is made of packages, which apt finds by its lists. Where they cannot be had, a
-/// run may still do: the image may be built already, or the user's own.
+/// apt finds the guest image's packages by its lists. Where the lists cannot be fetched, a run may
+/// still succeed: the image may be built already, or be the user's own.
 fn fetch_lists() -> Result<()> {
     match Rights::probe() {
         Rights::None => Ok(()),

@@ -4,7 +4,7 @@ mod tally;
 
 use crate::build::Harness;
 use crate::settings::hand_over;
-use crate::{Place, build, child, doctor, runs, setup};
+use crate::{Workspace, build, child, doctor, runs, setup};
 use anyhow::{Context, Result, bail, ensure};
 use report::flags::{Conditions, Flags, HostChoice};
 use report::outln;
@@ -36,7 +36,7 @@ struct Report {
 }
 
 impl Report {
-    /// Makes a step. What it returns is none where the step could not be made.
+    /// Makes a step and returns its result, None where the step failed with an error.
     fn step<T>(
         &mut self,
         name: &'static str,
@@ -85,22 +85,22 @@ impl Report {
     }
 }
 
-pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     setup::ensure(
         setup::For::Tests,
         !args.no_install,
-        place.variables.conditions.qemu.is_some(),
+        workspace.variables.conditions.qemu.is_some(),
     )?;
-    let nextest = doctor::has_nextest(place);
+    let nextest = doctor::has_nextest(workspace);
     let mut report = Report::default();
 
     report.step("format", || {
-        cargo(place, &["fmt", "--all", "--", "--check"])?;
+        cargo(workspace, &["fmt", "--all", "--", "--check"])?;
         Ok((Tally::PASSED, ()))
     })?;
     report.step("lints", || {
         cargo(
-            place,
+            workspace,
             &[
                 "clippy",
                 "--workspace",
@@ -113,11 +113,11 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         Ok((Tally::PASSED, ()))
     })?;
     let built = report.step("build", || {
-        let harness = build::harness(&place.root)?;
+        let harness = build::harness(&workspace.root)?;
         let mut image = Command::new(&harness.nicmatrix);
         child::check(
             "building the guest image",
-            image.arg("image").current_dir(&place.root),
+            image.arg("image").current_dir(&workspace.root),
         )?;
         Ok((Tally::PASSED, harness))
     })?;
@@ -125,67 +125,67 @@ pub fn run(place: &Place, args: &Args) -> Result<ExitCode> {
         return Ok(report.finish());
     };
     report.step("unit and integration tests", || {
-        Ok((workspace_tests(place, nextest)?, ()))
+        Ok((workspace_tests(workspace, nextest)?, ()))
     })?;
     let direct = report.step("smoke profile", || {
-        let (run, success) = matrix(place, &harness, ours(place), [])?;
+        let (run, success) = matrix(workspace, &harness, ours(workspace), [])?;
         Ok((Tally::of(&run).judged(success), run))
     })?;
     report.step("boots agree with checkpoints", || {
         let direct = direct.as_ref().context(NO_DIRECT)?;
         let (restored, booted) = by_start(direct);
         let skips = booted.iter().flat_map(|name| ["--skip", name]);
-        let mut flags = here(place);
+        let mut flags = here(workspace);
         flags.conditions.boot = true;
-        let (run, _) = matrix(place, &harness, flags, skips)?;
+        let (run, _) = matrix(workspace, &harness, flags, skips)?;
         agree(&restored, &run, "from a boot")?;
         Ok((Tally::PASSED, ()))
     })?;
     report.step("faults", || {
-        let mut flags = ours(place);
+        let mut flags = ours(workspace);
         flags.selection.faults = true;
-        let (run, success) = matrix(place, &harness, flags, [])?;
+        let (run, success) = matrix(workspace, &harness, flags, [])?;
         Ok((Tally::of(&run).judged(success), ()))
     })?;
     report.step("nextest agrees", || {
         if !nextest {
             outln!(
-                "skipped: cargo nextest is not here; get it with `{}`",
+                "skipped: cargo nextest is not installed; get it with `{}`",
                 doctor::GET_NEXTEST
             );
             return Ok((Tally::SKIPPED, ()));
         }
         let direct = direct.as_ref().context(NO_DIRECT)?;
-        agree(direct, &under_nextest(place)?, "under nextest")?;
+        agree(direct, &under_nextest(workspace)?, "under nextest")?;
         Ok((Tally::PASSED, ()))
     })?;
     Ok(report.finish())
 }
 
-fn cargo(place: &Place, args: &[&str]) -> Result<()> {
+fn cargo(workspace: &Workspace, args: &[&str]) -> Result<()> {
     let shell = Shell::new()?;
-    shell.change_dir(&place.root);
+    shell.change_dir(&workspace.root);
     // Run by our own child module: the shell passes no signals on.
     let mut command = Command::from(cmd!(shell, "cargo {args...}"));
     child::check(&format!("`cargo {}`", args[0]), &mut command)
 }
 
 /// Every test but the trials.
-fn workspace_tests(place: &Place, nextest: bool) -> Result<Tally> {
+fn workspace_tests(workspace: &Workspace, nextest: bool) -> Result<Tally> {
     let mut targets = vec!["--workspace".to_owned(), "--lib".into(), "--bins".into()];
     for package in ["harness", "xtask"] {
-        for name in test_targets(&place.root.join(package).join("tests"))? {
+        for name in test_targets(&workspace.root.join(package).join("tests"))? {
             targets.extend(["--test".into(), name]);
         }
     }
-    let mut command = child::cargo(&place.root);
+    let mut command = child::cargo(&workspace.root);
     if !nextest {
         command.arg("test").args(targets).arg("--no-fail-fast");
         let (status, text) = child::output(command, true)?;
         return Ok(tally::of_libtest(&text).judged(status.success()));
     }
     // The profile that writes JUnit, whose head is the one stable account of nextest's counts.
-    let junit = place.root.join("target/nextest/ci/junit.xml");
+    let junit = workspace.root.join("target/nextest/ci/junit.xml");
     if let Err(e) = std::fs::remove_file(&junit)
         && e.kind() != std::io::ErrorKind::NotFound
     {
@@ -224,12 +224,12 @@ fn test_targets(dir: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The settings of the runs here: the user's variables say which QEMU and how, and where things are kept;
-/// what else decides over a run is left to its defaults, so that all runs here are the same.
-fn ours(place: &Place) -> Flags {
+/// The settings of these runs: matrix, QEMU, accelerator and output as the user's variables say, all
+/// else at its default, so that the runs differ in nothing but what they compare.
+fn ours(workspace: &Workspace) -> Flags {
     let Flags {
         conditions, output, ..
-    } = place.variables.clone();
+    } = workspace.variables.clone();
     Flags {
         conditions: Conditions {
             matrix: conditions.matrix,
@@ -243,15 +243,14 @@ fn ours(place: &Place) -> Flags {
     }
 }
 
-/// As [`ours`], on this machine itself. What was run in labs once is not run there again: a boot inside
-/// takes minutes without KVM.
-fn here(place: &Place) -> Flags {
-    let mut flags = ours(place);
+/// As [`ours`], but without labs: a boot inside one takes minutes without KVM.
+fn here(workspace: &Workspace) -> Flags {
+    let mut flags = ours(workspace);
     flags.conditions.host = Some(HostChoice::Direct);
     flags
 }
 
-/// A run without the trials whose guests booted in it, and the names of those: to boot them again shows
+/// `run` without the trials whose guests booted, and the names of these: booting them again shows
 /// nothing.
 fn by_start(run: &Results) -> (Results, Vec<&str>) {
     let boots = |trial: &&Trial| trial.end.start.as_deref() == Some("boot");
@@ -266,22 +265,22 @@ fn by_start(run: &Results) -> (Results, Vec<&str>) {
 
 /// Runs the matrix with these settings and `arguments` of libtest; its trials, and whether it ended well.
 fn matrix<'a>(
-    place: &Place,
+    workspace: &Workspace,
     harness: &Harness,
     mut flags: Flags,
     arguments: impl IntoIterator<Item = &'a str>,
 ) -> Result<(Results, bool)> {
     flags.output.table = true;
     let mut command = Command::new(&harness.matrix);
-    hand_over(&mut command, place, &flags)?;
-    finished(place, command.args(arguments))
+    hand_over(&mut command, workspace, &flags)?;
+    finished(workspace, command.args(arguments))
 }
 
-fn under_nextest(place: &Place) -> Result<Results> {
-    let mut command = child::cargo(&place.root);
+fn under_nextest(workspace: &Workspace) -> Result<Results> {
+    let mut command = child::cargo(&workspace.root);
     command.args(["nextest", "run", "--package", "harness", "--test", "matrix"]);
-    hand_over(&mut command, place, &here(place))?;
-    let (run, success) = finished(place, &mut command)?;
+    hand_over(&mut command, workspace, &here(workspace))?;
+    let (run, success) = finished(workspace, &mut command)?;
     let reds = Tally::of(&run).failed;
     ensure!(
         success == (reds == 0),
@@ -291,9 +290,9 @@ fn under_nextest(place: &Place) -> Result<Results> {
     Ok(run)
 }
 
-/// Runs a command that leaves a run behind.
-fn finished(place: &Place, command: &mut Command) -> Result<(Results, bool)> {
-    let directory = runs::name(command, place);
+/// Runs a command that makes a run; its trials, and whether it ended well.
+fn finished(workspace: &Workspace, command: &mut Command) -> Result<(Results, bool)> {
+    let directory = runs::name(command, workspace);
     let status = child::run(command)?;
     let run = runs::read(&directory);
     let left_none = || format!("{} ended with {status}", child::describe(command));
@@ -302,8 +301,8 @@ fn finished(place: &Place, command: &mut Command) -> Result<(Results, bool)> {
 
 const NO_DIRECT: &str = "there are no verdicts of a direct run to compare with";
 
-/// Whether both ways came to the same verdicts, trial by trial, of those that ran on this machine
-/// itself; `how` the other one ran.
+/// Fails unless both runs came to the same verdict on each trial that ran on this machine itself;
+/// `how` says how the other one ran.
 fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
     // Nextest does not run what is known beforehand to be skipped.
     let verdicts = |run: &Results| -> BTreeMap<String, &str> {
@@ -411,18 +410,18 @@ mod tests {
             ("NICMATRIX_JUNIT", "j.xml"),
             ("NICMATRIX_SHELL", "1"),
         ];
-        let place = |given: &[(&str, &str)]| {
+        let workspace = |given: &[(&str, &str)]| {
             let given = given.iter().map(|(n, v)| ((*n).into(), (*v).into()));
-            Place {
+            Workspace {
                 root: "/".into(),
                 cwd: "/".into(),
                 variables: Flags::from_variables(&given.collect()).unwrap(),
             }
         };
-        let kept = place(&variables);
+        let kept = workspace(&variables);
         assert_eq!(ours(&kept), kept.variables);
         let all = [&variables[..], &ignored[..]].concat();
-        assert_eq!(ours(&place(&all)), kept.variables);
+        assert_eq!(ours(&workspace(&all)), kept.variables);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How close a run came to the time in which no schedule can beat it.
+//! How close a run came to the least time that any schedule could take.
 
 use crate::{Results, text};
 use std::fmt;
@@ -15,7 +15,7 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// The wall time in bounds; 1 cannot be beaten.
+    /// The wall time divided by the bound; 1 cannot be beaten.
     pub fn ratio(&self) -> f64 {
         self.wall / self.seconds
     }
@@ -47,7 +47,7 @@ impl Results {
         let (wall, cpu, processors) = (self.seconds?, self.cpu_seconds?, self.processors?);
         let longest = beside.iter().map(|end| end.seconds).fold(0.0, f64::max);
         let of_alone: f64 = alone.iter().filter_map(|end| end.cpu_seconds).sum();
-        // What measures must have the machine for itself, whatever the schedule.
+        // Trials that measure run alone, whatever the schedule.
         let seconds_alone: f64 = alone.iter().map(|end| end.seconds).sum();
         let seconds = seconds_alone + longest.max((cpu - of_alone) / processors as f64);
         let mut why = format!(

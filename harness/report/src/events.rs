@@ -70,7 +70,7 @@ impl Outcome {
         }
     }
 
-    /// What it tells of its reason, on one line; empty where there is none.
+    /// The verdict's reason on one line; empty for a verdict without one.
     pub(crate) fn cause(&self) -> String {
         match self {
             Outcome::Passed | Outcome::Interrupted => String::new(),
@@ -80,8 +80,8 @@ impl Outcome {
         }
     }
 
-    /// It in a word, with which a table is readable without colours. Under a fault a pass is `red`
-    /// (the case saw the breakage) and a failure is `BLIND`.
+    /// The verdict in a word, so that tables are readable without colours. Under a fault a pass is
+    /// `red` (the case saw the breakage) and a failure is `BLIND`.
     pub(crate) fn word(&self, fault: bool) -> &'static str {
         match self {
             Outcome::Passed if fault => "red",
@@ -228,7 +228,7 @@ pub struct TrialEnded {
 }
 
 impl TrialEnded {
-    /// Of a trial of which nothing was measured: a skip, or one that never ended.
+    /// The end of a trial in which nothing was measured: a skip, or one that never ended.
     pub fn unmeasured(trial: String, outcome: Outcome) -> TrialEnded {
         TrialEnded {
             name: TrialName::parse_or_case(&trial),

@@ -88,7 +88,7 @@ pub fn why(reason: Option<&str>) -> String {
     }
 }
 
-/// Skipped trials by reason, but for the backends whose part says it already.
+/// Skipped trials by reason, without those of backends whose part already gives the reason.
 pub fn skips(results: &Results) -> Vec<(&str, Vec<&Trial>)> {
     let said: Vec<&str> = parts(results)
         .iter()

@@ -30,7 +30,7 @@ impl Results {
         total
     }
 
-    /// A sentence where guests are not what they are called.
+    /// A sentence that names the stand-in guests, where there are any.
     pub(crate) fn stand_ins(&self) -> Option<String> {
         let guests = text::one_line(self.properties.get(STAND_INS)?);
         (!guests.is_empty()).then(|| {

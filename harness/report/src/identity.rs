@@ -38,7 +38,7 @@ pub struct Shard {
 pub struct Qemu {
     /// Its version.
     pub version: String,
-    /// The build id of its ELF file, as "build-id:HEX"; where that has none, the file's digest, as
+    /// The build id of its ELF file, as "build-id:HEX"; without a build id the file's digest, as
     /// "sha256:HEX"; none where the file cannot be read.
     pub build: Option<String>,
 }

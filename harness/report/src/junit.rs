@@ -201,7 +201,7 @@ fn attachments(artifacts: &str, root: &Path) -> Vec<String> {
         .collect()
 }
 
-/// `junit-report` writes CDATA as it is: an end mark inside is shared out over two sections.
+/// `junit-report` writes CDATA as it is, so an end mark inside is split between two sections.
 fn cdata(text: &str) -> String {
     text.replace("]]>", "]]]]><![CDATA[>")
 }

@@ -1,4 +1,4 @@
-//! What a run tells of itself, and the reports that are made of it.
+//! The events of a run, and the reports that are made of them.
 //!
 //! A run leaves `events.jsonl` ([`log`], of [`events`]); every report is made of it alone, at the run's
 //! end or long after: [`results`] puts the events in order, and [`junit`], [`markdown`] and [`terminal`]
@@ -52,7 +52,7 @@ pub fn write_all(
     Ok(())
 }
 
-/// What a run's event log comes to so far.
+/// The results in a run's event log so far.
 pub fn read(events_path: &Path) -> Result<Results> {
     Ok(Results::from_events(
         log::read(events_path)?.iter().map(|line| &line.event),

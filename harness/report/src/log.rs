@@ -22,7 +22,7 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens [`FILE`] in `dir`, making it where there is none yet.
+    /// Opens [`FILE`] in `dir`; the file is made where it is missing.
     ///
     /// # Errors
     /// A directory that cannot be written to.

@@ -138,9 +138,9 @@ fn code(text: &str) -> String {
     format!("<code>{}</code>", escape(&text::one_line(text)))
 }
 
-/// Text that neither Markdown nor HTML make anything of. A character reference is never markup
-/// (CommonMark 2.5), not even a table's `|`. An underscore within a word is none either; nor is
-/// what begins a list or a heading, as no such text begins a line.
+/// `text` without any markup of Markdown or HTML. A character reference is never markup
+/// (CommonMark 2.5), not even a table's `|`. Underscores within words are not markup, and the marks of
+/// lists and headings are markup only at the beginning of a line, where this text never stands.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';

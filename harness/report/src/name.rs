@@ -1,5 +1,5 @@
-//! A trial's name, `case::nic::guest::backend`; `case@variant::…` where it starts otherwise or goes on,
-//! `case!fault::…` under a fault.
+//! A trial's name, `case::nic::guest::backend`; `case@variant::…` for a variant of the case (another
+//! start, or a disruption), `case!fault::…` under a fault.
 //!
 //! A name is made by [`TrialName`]'s `Display` and taken apart by [`TrialName::parse`]; no other code
 //! knows its form.

@@ -1,12 +1,12 @@
-//! Output for people, on stdout and stderr. That nobody reads it any more (`| head`), or that it finds
-//! no room, is no reason to stop or to end otherwise: what cannot be written is left out. The standard
-//! macros would panic.
+//! Output for people, on stdout and stderr. Where it is closed (`| head`) or the disk is full, the
+//! program goes on, with the same exit code: what cannot be written is left out. The standard macros
+//! would panic.
 
 use std::io::Write;
 
 /// Writes `text`, as far as `to` takes it.
 pub fn write(mut to: impl Write, text: impl AsRef<[u8]>) {
-    // There is nobody to tell.
+    // An error could not be reported either.
     let _ = to.write_all(text.as_ref()).and_then(|()| to.flush());
 }
 

@@ -146,7 +146,7 @@ impl State {
             // The terminal cuts what is too long: without wrapping there is one line to clear.
             let _ = write!(text, "\x1b[?7l{}\x1b[?7h", self.live());
         }
-        // Nobody to tell if stderr is gone, and the run is worth more than its display.
+        // Where stderr is gone, the run goes on without a display.
         let _ = self.out.write_all(text.as_bytes());
         let _ = self.out.flush();
     }

@@ -1,4 +1,4 @@
-//! What a log tells of each trial, put together: processes of one run may each tell of a try.
+//! The events of a log, put together by trial: each try may have been logged by another process.
 
 use crate::events::{Outcome, TrialEnded};
 use crate::name::TrialName;
@@ -41,7 +41,7 @@ impl Seen {
         &mut self.trials[index]
     }
 
-    /// What became of them.
+    /// The trials with their results.
     pub fn trials(self) -> Vec<Trial> {
         self.trials.into_iter().map(SeenTrial::end).collect()
     }
@@ -63,7 +63,7 @@ impl SeenTrial {
     }
 }
 
-/// One end of several tries in processes of their own: the last that decided something, but a pass
+/// One end for a trial that several processes tried: that of the last try with a verdict, but a pass
 /// is flaky if a try before it failed or was killed.
 fn merged(mut ends: Vec<TrialEnded>, starts: u32) -> Option<TrialEnded> {
     let undecided =

@@ -23,7 +23,7 @@ pub fn alike<S: AsRef<str>>(word: &str, candidates: impl IntoIterator<Item = S>)
     scored
 }
 
-/// The word of `allowed` that is most like `word`, if one is like it at all.
+/// The word of `allowed` that is most like `word`, if any is alike enough.
 pub fn nearest<'a>(word: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     alike(word, allowed).first().map(|(_, other)| *other)
 }
@@ -36,7 +36,7 @@ pub fn unknown<'a>(kind: &str, word: &str, allowed: impl IntoIterator<Item = &'a
         None => String::new(),
     };
     let allowed = match allowed.as_slice() {
-        [] => "there is none at all".to_owned(),
+        [] => "none exists".to_owned(),
         words => format!("allowed: {}", words.join(", ")),
     };
     format!("unknown {kind} `{word}`{nearest} ({allowed})")
@@ -110,7 +110,7 @@ mod tests {
         );
         assert_eq!(
             unknown("profile", "x", []),
-            "unknown profile `x` (there is none at all)"
+            "unknown profile `x` (none exists)"
         );
     }
 

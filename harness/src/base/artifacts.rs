@@ -122,8 +122,8 @@ fn point_latest(runs: &Path, run: &Path) -> io::Result<()> {
     fs::rename(&new, runs.join("latest"))
 }
 
-/// Removes old runs. What cannot be removed is left: another process may be at it, and a run must
-/// not fail for want of tidiness.
+/// Removes old runs. What cannot be removed is left: another process may be removing it, and old
+/// files are no reason for a run to fail.
 fn prune(runs: &Path) {
     let mut found: Vec<_> = fs::read_dir(runs)
         .into_iter()
@@ -150,8 +150,8 @@ fn prune(runs: &Path) {
     }
 }
 
-/// A trial's name as a file name: `::` becomes `.`, and `!`, which shells and web servers make
-/// something of, becomes `+`.
+/// A trial's name as a file name: `::` becomes `.`, and `!`, which has a meaning for shells and web
+/// servers, becomes `+`.
 fn file_name(name: &str) -> String {
     let name: String = name
         .replace("::", ".")
@@ -176,7 +176,7 @@ pub struct Artifacts {
 
 impl Artifacts {
     /// Makes a directory for `trial` in the run's. A further try of the same trial gets its own,
-    /// `NAME.2` and so on: what the failed try left is what one wants to see.
+    /// `NAME.2` and so on, so that the failed try's artifacts stay.
     pub fn new(run_dir: &Path, trial: &str) -> Result<Artifacts> {
         let dir = run_dir.join(file_name(trial));
         on_disk(create_numbered(&dir), || {
@@ -203,7 +203,7 @@ impl Artifacts {
         })
     }
 
-    /// Adds to the end of a file, making it where there is none yet.
+    /// Adds to the end of a file, which is made where it is missing.
     pub fn append(&self, file: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
         let path = self.path(file);
         let append = || {

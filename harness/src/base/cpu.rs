@@ -2,9 +2,8 @@
 //! waited for.
 //!
 //! The kernel sums up ended children by process only, and a process runs several trials at once;
-//! so each child's own time is read between its end and the moment when it is reaped. Of a VM, the
-//! time that it stood ready with no processor free for it is read too: it would have taken that time as
-//! well.
+//! so each child's own time is read between its end and the moment when it is reaped. For a VM, the
+//! time for which it was ready to run but no processor was free is read as well.
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
@@ -14,10 +13,10 @@ use std::process::{Child, ExitStatus, Output};
 use std::time::Duration;
 
 thread_local! {
-    /// Of the calling thread's ended children.
+    /// Processor time of the calling thread's ended children.
     static CHILDREN: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-    /// Of the children that it ended by [`end`]; none before the first, or where the kernel does not
-    /// count it.
+    /// Queueing time of the children that the thread ended by [`end`]; none before the first, or where
+    /// the kernel does not count it.
     static QUEUED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
@@ -77,27 +76,18 @@ fn queued_so_far(pid: u32) -> Option<Duration> {
 }
 
 /// As [`Child::wait`], and counts the child's time.
-///
-/// # Errors
-/// As [`Child::wait`].
 pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
     count(child, 0);
     child.wait()
 }
 
 /// As [`Child::try_wait`], and counts the child's time.
-///
-/// # Errors
-/// As [`Child::try_wait`].
 pub fn try_wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     count(child, libc::WNOHANG);
     child.try_wait()
 }
 
 /// As [`Child::wait_with_output`], and counts the child's time.
-///
-/// # Errors
-/// As [`Child::wait_with_output`].
 pub fn wait_with_output(mut child: Child) -> io::Result<Output> {
     drop(child.stdin.take());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());

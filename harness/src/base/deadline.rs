@@ -17,8 +17,8 @@ pub fn speed() -> f64 {
     SPEED.get().copied().unwrap_or(1.0)
 }
 
-/// A limit with a name; [`Limit::start`] makes it a [`Deadline`]. Two are the same when they await the
-/// same.
+/// A limit with a name; [`Limit::start`] makes it a [`Deadline`]. Limits are equal when they await the
+/// same thing.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
     /// What is awaited; reads after "waited 20 s for".
@@ -98,7 +98,8 @@ pub const TFTP_REQUEST: Limit = Limit {
     what: "a TFTP request",
     seconds: 60.0,
 };
-/// From the last of them to userspace: 9 s under TCG, most of it the kernel unpacking itself.
+/// From a boot ROM's last TFTP request to userspace: 9 s under TCG, most of it the kernel unpacking
+/// itself.
 pub const FETCHED_BOOTS: Limit = Limit {
     what: "userspace of what was fetched",
     seconds: 90.0,
@@ -113,7 +114,8 @@ pub const ARRIVED: Limit = Limit {
     what: "RESUME",
     seconds: 10.0,
 };
-/// From then to the first announcement of its NIC: QEMU's own comes at once.
+/// From the guest's running at the destination to the first announcement of its NIC: QEMU's own comes
+/// at once.
 pub const ANNOUNCED: Limit = Limit {
     what: "the NIC's announcement",
     seconds: 5.0,
@@ -162,7 +164,7 @@ pub const TRANSFER: Limit = Limit {
 };
 /// Each further MiB of a transfer, seconds on the reference host.
 pub const TRANSFER_MIB: f64 = 1.0;
-/// No datagram for so long, and there are none on their way.
+/// How long after the last datagram no further one is on its way.
 pub const DATAGRAM: Limit = Limit {
     what: "a datagram",
     seconds: 1.0,

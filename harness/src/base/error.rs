@@ -31,7 +31,7 @@ impl fmt::Display for CannotRun {
 
 impl std::error::Error for CannotRun {}
 
-/// The first `T` in an error's chain, whether it began there or was laid around another error.
+/// The first `T` in an error's chain, whether it is the root or the context of another error.
 pub fn find<T: std::error::Error + Send + Sync + 'static>(error: &anyhow::Error) -> Option<&T> {
     error
         .downcast_ref()

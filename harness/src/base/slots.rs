@@ -79,7 +79,7 @@ struct Waiter {
 }
 
 impl Slots {
-    /// Slots of which as many are taken as fit in `whole`.
+    /// Slots that together take no more than `whole`.
     pub fn new(whole: Need) -> Slots {
         Slots {
             whole,
@@ -91,13 +91,13 @@ impl Slots {
         }
     }
 
-    /// How many threads should wait for slots, so that the slots and not the threads decide, where
-    /// a trial takes `smallest` or more.
+    /// How many threads must wait for slots so that slots, not threads, decide which trials run;
+    /// each trial takes `smallest` or more.
     pub fn threads(&self, smallest: u32) -> usize {
         LOOKAHEAD * self.whole.processors.div_ceil(smallest.max(1)) as usize
     }
 
-    /// Waits for a slot. A need beyond the whole is all of it.
+    /// Waits for a slot. A need larger than the whole takes the whole.
     pub fn wait(&self, need: Need) -> Slot<'_> {
         self.wait_at(Joins::Last, need)
     }
@@ -138,7 +138,7 @@ impl Line {
         self.tickets
     }
 
-    /// Whose turn it is: the first that fits, unless it would pass one that was passed enough.
+    /// Whose turn it is: the first that fits, unless it would pass one that was passed [`PASSES`] times.
     fn turn(&self) -> Option<usize> {
         for (index, waiter) in self.waiting.iter().enumerate() {
             if waiter.need.within(self.free) {
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// A line without threads: whoever can enter does.
+    /// A line without threads: all enter that can.
     struct Model {
         slots: Slots,
         inside: BTreeMap<u64, Need>,

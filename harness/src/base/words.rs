@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// A word that a shell takes as one, whatever is in it.
+/// `word` in quotes, so that a shell takes it as one word.
 pub fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// As [`quote`], but as it stands where a shell takes it so.
+/// As [`quote`], but without quotes where a shell needs none.
 pub fn quote_where_needed(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=,.:/+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -20,7 +20,7 @@ pub fn quote_where_needed(word: &str) -> String {
     }
 }
 
-/// A command line that a shell takes as it stands, an option a line.
+/// A command line for a shell, one option a line.
 pub fn command_line<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> String {
     let mut text = quote_where_needed(&program.to_string_lossy());
     for argument in arguments {

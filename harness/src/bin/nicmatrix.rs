@@ -1,5 +1,5 @@
-//! What `cargo xtask` asks of the harness besides running trials, and those for programs that must
-//! find the harness under a fixed name.
+//! What `cargo xtask` asks of the harness besides running trials. It also runs trials, for programs
+//! that must find the harness under a fixed name.
 
 use clap::{Parser, Subcommand};
 use harness::cases;
@@ -26,7 +26,7 @@ struct Cli {
 enum Verb {
     /// Run trials, as `cargo test -p harness --test matrix` does
     Run {
-        /// libtest's
+        /// Arguments of libtest
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
@@ -34,23 +34,23 @@ enum Verb {
     List {
         /// Only names that contain this
         filter: Option<String>,
-        /// As a JSON array with cell, plan item and action
+        /// Print a JSON array with cell, plan item and action
         #[arg(long)]
         json: bool,
-        /// The items of the test plan, with the cases that carry them and how many trials
+        /// Print the items of the test plan, with the cases that carry them and how many trials
         #[arg(long, conflicts_with = "json")]
         plan: bool,
     },
     /// Say what a trial is and does
     Explain {
-        /// Its full name
+        /// The trial's full name
         trial: String,
     },
     /// Start a trial's guest over and over, and print how long it took, a JSON object each
     Restores {
         /// The trial's full name; its case is not run
         trial: String,
-        /// How often
+        /// How many times
         #[arg(long, default_value = "10")]
         times: NonZeroUsize,
         /// How many at a time
@@ -83,16 +83,16 @@ enum Cache {
 
 #[derive(Subcommand)]
 enum LabVerb {
-    /// Start one, say in a line that it is up, and keep it until somebody wants it down
+    /// Start a lab, print a line when it is up, and keep it until `lab down`
     Keep {
         #[arg(long)]
         zcopytx: bool,
     },
-    /// Say which are up
+    /// Say which labs are up
     Status,
-    /// A shell in the one that is up
+    /// Open a shell in the first lab that is up
     Shell,
-    /// End those that are up
+    /// End the labs that are up
     Down,
 }
 

@@ -75,7 +75,7 @@ impl Agent {
     /// As [`Agent::connect`], of a guest that does not run yet: does not wait for an answer.
     ///
     /// # Errors
-    /// When the socket cannot be duplicated or the reader thread not be started.
+    /// When the socket cannot be duplicated, or the reader thread cannot be started.
     pub fn expected(
         ports: AgentPorts,
         transcript: File,
@@ -124,9 +124,6 @@ impl Agent {
     }
 
     /// Sets the guest's clock to the host's: a restored guest's stands at its checkpoint.
-    ///
-    /// # Errors
-    /// The agent's refusal or silence.
     pub fn set_clock(&self) -> anyhow::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let time = Some(i64::try_from(now.as_nanos())?);
@@ -145,9 +142,6 @@ impl Agent {
     }
 
     /// As [`Agent::run`], for a command that takes `more` by its nature.
-    ///
-    /// # Errors
-    /// As [`Agent::run`].
     pub fn run_for(&self, command: &str, more: Duration) -> anyhow::Result<Output> {
         let running = self.start(command)?;
         self.finish(running, more)
@@ -170,12 +164,9 @@ impl Agent {
     }
 
     /// Starts a shell command and leaves it running.
-    ///
-    /// # Errors
-    /// The agent's refusal or silence.
     pub fn start(&self, command: &str) -> anyhow::Result<Running> {
-        // Where another command has the port open at that moment, this end is not reported, and found by
-        // asking.
+        // Where another command has the port open at that moment, this end is not reported but found
+        // by asking.
         let says_its_end = format!(
             "trap '{{ echo $$ >/dev/virtio-ports/{ENDED_PORT}; }} 2>/dev/null' EXIT\n{command}"
         );

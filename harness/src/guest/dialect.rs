@@ -1,8 +1,8 @@
 //! Each RHEL release's words for an operation.
 //!
-//! From RHEL 7 on, NetworkManager is what a release itself would use for some of these. `ip` is in each
-//! of them as well and does the same to the NIC, and to nothing else; NetworkManager is not in the built
-//! image, and is told to stand aside where it is ([`super::network_manager`]).
+//! From RHEL 7 on, a release itself would use NetworkManager for some of these. Each of these releases
+//! has `ip` as well, which does the same to the NIC, and to nothing else. NetworkManager is not in the
+//! built image; where it is, it is kept off all NICs ([`super::network_manager`]).
 
 use crate::matrix::schema::Dialect;
 use Dialect::{Rhel4, Rhel5, Rhel6, Rhel7, Rhel8, Rhel9, Rhel10};

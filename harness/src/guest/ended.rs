@@ -32,7 +32,7 @@ impl Ended {
             .name("ended".into())
             .spawn(move || {
                 for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    // A reset may cut a line short: whoever waits for that end asks the agent.
+                    // A reset may cut a line short: the wait for that end then asks the agent.
                     if let Ok(pid) = line.trim().parse() {
                         theirs.update(|state| {
                             state.pids.insert(pid);

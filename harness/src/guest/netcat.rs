@@ -12,11 +12,11 @@ enum Netcat {
     Ncat,
 }
 
-/// Both programs, for who must stand between them and the NIC.
+/// Both programs, for a fault that puts a script in their place.
 pub const PROGRAMS: [&str; 2] = ["nc", "ncat"];
 
-/// A `case` pattern of the shell that all arguments match, blanks around them, when netcat is to
-/// receive.
+/// A pattern of the shell's `case` that the arguments, with blanks around them, match when netcat is
+/// to receive.
 pub const RECEIVES: &str = "*' -d '*|*' --recv-only '*";
 
 impl Dialect {
@@ -36,8 +36,8 @@ impl Dialect {
         }
     }
 
-    /// That which sends its standard input by TCP, ends the stream, and gives up when nothing has moved
-    /// for `idle`.
+    /// The shell command that sends its standard input by TCP, ends the stream, and gives up when
+    /// nothing has moved for `idle`.
     pub fn send_tcp(self, host: Ipv4Addr, port: u16, idle: Duration) -> String {
         let idle = seconds(idle);
         match self.netcat() {
@@ -46,7 +46,7 @@ impl Dialect {
         }
     }
 
-    /// The same the other way, to its standard output.
+    /// The shell command that receives by TCP to its standard output, and gives up likewise.
     pub fn receive_tcp(self, host: Ipv4Addr, port: u16, idle: Duration) -> String {
         let idle = seconds(idle);
         match self.netcat() {

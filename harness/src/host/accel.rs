@@ -257,7 +257,7 @@ impl ProofBoot {
     }
 }
 
-/// Reads what is there, and closes the stream at its end.
+/// Reads what has arrived, and closes the stream at its end.
 fn take_available(stream: &mut Option<UnixStream>, into: &mut Vec<u8>) -> Result<()> {
     let mut buffer = [0; 16384];
     while let Some(open) = stream {

@@ -2,9 +2,9 @@
 
 use crate::base::slots::{Need, PROCESSOR};
 
-/// Trials that want a processor at once, on the average, for each that there is. With one, a
-/// processor would be idle whenever the trials happen to wait together; many more, and guests stand
-/// still for so long that their own clocks complain.
+/// How many trials may want each processor at once, on average. With one, a processor would be idle
+/// whenever trials happen to wait together; with many more, guests stand still for so long that their
+/// own clocks complain.
 const READY: f64 = 1.5;
 
 /// Processors that this process may use.
@@ -19,7 +19,7 @@ pub fn spare() -> Need {
     carried(processors(), memory_mib)
 }
 
-/// What so many processors, with that memory, carry at once.
+/// What a machine with so many processors and that memory carries at once.
 pub fn carried(processors: usize, memory_mib: u64) -> Need {
     Need {
         processors: (f64::from(PROCESSOR) * READY * processors as f64) as u32,

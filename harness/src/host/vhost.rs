@@ -67,7 +67,7 @@ pub fn passed(pid: u32) -> Result<u64> {
 }
 
 /// Watches for frames that are sent out of a guest's own pages, until it is dropped. A killed run leaves
-/// an instance of the tracer behind that holds nothing.
+/// an empty instance of the tracer behind.
 pub struct ZeroCopy {
     instance: PathBuf,
 }

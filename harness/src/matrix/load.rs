@@ -35,7 +35,7 @@ const MEMORY: RangeInclusive<u32> = 32..=1 << 20;
 /// MiB: two guests of 256 MiB at a time, each with a peer, and a page cache beside them.
 const LAB_MEMORY_MIB: u32 = 3072;
 const LAB_MEMORY: RangeInclusive<u32> = 1024..=1 << 20;
-/// Nothing done shows nothing, so none of a profile's figures may be 0.
+/// No figure of a profile may be 0: a check that does nothing shows nothing.
 const COUNT: RangeInclusive<u32> = 1..=1_000_000;
 /// A guest of 256 MiB holds the file in its memory, beside its system.
 const TRANSFER_MIB: RangeInclusive<u32> = 1..=32;
@@ -69,7 +69,7 @@ pub fn parse(text: &str, path: &Path, cases: &[&str]) -> Result<Matrix, MatrixEr
     }
 }
 
-/// None or a matrix that lacks what was wrong; then there are mistakes.
+/// The matrix. Where a mistake was noted, it lacks what was wrong, or is None.
 fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     root.allow(&[
         "host", "lab", "axes", "nics", "guests", "profiles", "exclude",
@@ -256,14 +256,14 @@ fn guest(
             );
         }
         if section.has("kernel") || section.has("image") {
-            section.mistake_at(suite, "`suite` is of no use with `kernel` or `image`");
+            section.mistake_at(suite, "`suite` cannot be combined with `kernel` or `image`");
         }
     }
     let kernel = file(section, "kernel", path);
     let initrd = file(section, "initrd", path);
     let image = file(section, "image", path);
     if section.has("initrd") && !section.has("kernel") {
-        section.mistake("`initrd` is of no use without `kernel`");
+        section.mistake("`initrd` needs `kernel`");
     }
     let mut overrides = BTreeMap::new();
     for (nic, section) in section.tables("nics") {
@@ -398,7 +398,7 @@ fn exclude(
     let case = word("case", cases.to_vec());
     let backend = word("backend", Backend::ALL.map(Backend::name).to_vec())
         .and_then(|name| Backend::from_name(&name));
-    // What matches nothing only as the axes are narrower today is no mistake.
+    // An entry that matches nothing only because the axes are narrower today is no mistake.
     let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
     if model.is_some_and(|n| !n.is_virtio()) && backend.is_some_and(|b| b != Backend::Tap) {
         section.mistake("it matches nothing: that backend is for virtio NICs only");

@@ -1,4 +1,4 @@
-//! What a NIC may do in the kernel's place.
+//! Offloads: work that a NIC may do in place of the kernel.
 
 /// The test plan's offloads, in its order: ethtool's short name (`-K`), which `matrix.toml` uses too,
 /// with the long one that `-k` prints.

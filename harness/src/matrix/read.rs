@@ -186,7 +186,7 @@ impl<'r, 't> Section<'r, 't> {
     ) -> Option<Placed<String>> {
         match value.get_ref() {
             DeValue::String(text) if text.is_empty() => {
-                self.mistake_at(value, format!("`{key}` is empty, wanted is {wanted}"));
+                self.mistake_at(value, format!("`{key}` is empty, expected {wanted}"));
                 None
             }
             DeValue::String(text) => Some(Spanned::new(value.span(), text.to_string())),
@@ -318,5 +318,5 @@ fn one_of<T>(words: &[(&str, T)]) -> String {
 }
 
 fn wrong_type(what: &str, value: &DeValue, wanted: &str) -> String {
-    format!("{what} is of type {}, wanted is {wanted}", value.type_str())
+    format!("{what} is of type {}, expected {wanted}", value.type_str())
 }

@@ -39,7 +39,7 @@ impl Nic {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum BootRom {
-    /// There is none.
+    /// The NIC has no boot ROM.
     No,
     /// A BIOS.
     Bios,
@@ -138,13 +138,13 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Whether the built image speaks for a release that it is not.
+    /// Whether the built image stands in for the real release.
     pub fn is_stand_in(&self) -> bool {
         self.image.is_none() && self.kernel.is_none()
     }
 
-    /// The suite whose kernel it is to boot; None where it is the system's own, or another kernel
-    /// altogether.
+    /// The suite whose kernel the guest boots; None for the system's own kernel, and for a kernel or disk
+    /// image that the matrix names.
     pub fn kernel_suite(&self) -> Option<&str> {
         self.suite.as_deref().filter(|_| self.is_stand_in())
     }
@@ -176,7 +176,7 @@ pub struct Profile {
     pub migrations: u32,
     /// MiB of the file that udp_transfer and tcp_transfer carry.
     pub transfer_mib: u32,
-    /// Seconds of each of netperf's tests; none, and each ends after so much traffic.
+    /// Seconds of each of netperf's tests; without it, each ends after a fixed amount of traffic.
     pub netperf_seconds: Option<u32>,
     /// Cases that run on one guest for each NIC and backend; the guests take turns.
     pub on_one_guest: Vec<String>,
@@ -186,7 +186,7 @@ pub struct Profile {
     pub cases: Option<Vec<String>>,
     /// What guests start from, each a trial.
     pub boot_modes: Vec<BootMode>,
-    /// What cases that change something also go on through, each a trial.
+    /// The disruptions after which cases that change something must hold again, each a trial.
     pub disruptions: Vec<Disruption>,
     /// The `nic` axis in this profile; that of `[axes]` when absent.
     pub nics: Option<Vec<String>>,
@@ -202,7 +202,7 @@ impl Profile {
             && (backend == Backend::Tap || self.with_vhost.as_ref().is_none_or(named))
     }
 
-    /// Whether it times what netperf measures.
+    /// Whether netperf's tests run for a fixed time, so that their figures mean something.
     pub fn measures(&self) -> bool {
         self.netperf_seconds.is_some()
     }

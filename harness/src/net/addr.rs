@@ -18,10 +18,10 @@ pub const PREFIX_LEN: u8 = 24;
 /// a port is plugged.
 pub const HOST_MAC: Mac = Mac([0x02, 0x00, 198, 18, 0, 1]);
 
-/// First address that DHCP hands to a MAC it has not been told of.
+/// First address that DHCP hands to a MAC without a fixed address.
 pub const DYNAMIC_FIRST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
 
-/// Last address that DHCP hands to a MAC it has not been told of.
+/// Last address that DHCP hands to a MAC without a fixed address.
 pub const DYNAMIC_LAST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
 
 /// The network of a bridge that speaks IPv6, a /64: set aside as IPv4's is (RFC 5180).
@@ -46,7 +46,7 @@ pub fn guest_with_prefix(index: u8) -> String {
 
 /// MAC of the `index`-th NIC of `machine` (NIC model and guest): the same in every run, so that a
 /// checkpoint can hold it, distinct within a trial, and spread (24 bits) so that a frame that strayed
-/// between cells is told apart.
+/// from another cell is recognized.
 pub fn mac(machine: &str, index: u8) -> Mac {
     let hash = Sha256::digest(machine.as_bytes());
     let base = u32::from_be_bytes([0, hash[0], hash[1], hash[2]]);

@@ -57,13 +57,14 @@ impl Bridge {
         self.attach_tap(name)
     }
 
-    /// Has the host join VLAN `id` there, with that address (and a /24); whether its kernel can.
+    /// Has the host join VLAN `id` on the bridge, with that address (and a /24); false where its kernel
+    /// has no VLANs.
     pub fn join_vlan(&self, id: u16, address: Ipv4Addr) -> Result<bool> {
         let link = ip::run(&format!(
             "link add link {NAME} name {NAME}.{id} type vlan id {id}"
         ));
         match link {
-            // Of the kernel: EOPNOTSUPP.
+            // The kernel's EOPNOTSUPP, in ip's words.
             Err(error) if format!("{error:#}").contains("Unknown device type") => return Ok(false),
             other => other.or_cannot_run(|| format!("join VLAN {id} on {NAME}"))?,
         }
@@ -80,7 +81,8 @@ impl Bridge {
         ip::run(&format!("link delete {NAME}.{id}")).or_cannot_run(|| format!("leave VLAN {id}"))
     }
 
-    /// Has the host speak IPv6 there, off otherwise; whether the kernel can.
+    /// Turns on the host's IPv6 on the bridge, which is off otherwise; false where its kernel has no
+    /// IPv6.
     pub fn enable_ipv6(&self) -> Result<bool> {
         let file = format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6");
         match std::fs::write(&file, "0") {
@@ -158,7 +160,7 @@ fn try_await_link(name: &str) -> Result<()> {
             &mut [PollFd::new(events.as_fd(), PollFlags::POLLIN)],
             timeout,
         )?;
-        // What changed is asked anew.
+        // The events are dropped: the state is asked anew.
         while recv(events.as_raw_fd(), &mut [0; 4096], MsgFlags::empty()).is_ok() {}
     }
 }

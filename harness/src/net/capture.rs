@@ -20,11 +20,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Frames are kept as captured (some 1,950 bytes) until so many bytes are held, …
+/// Bytes held, up to which frames are kept as captured (some 1,950 bytes each).
 const WHOLE: usize = 2 << 20;
-/// … then this much of each, which holds every header and a DHCP message's fixed part, …
+/// Bytes kept of each frame beyond that: every header, and a DHCP message's fixed part.
 const SNAP: usize = 512;
-/// … and from here on the oldest goes for each that comes.
+/// Bytes held, from which on the oldest frames make room for new ones.
 const KEEP: usize = 16 << 20;
 /// What a kept frame costs beyond its bytes.
 const OVERHEAD: usize = size_of::<Frame>() + 16;

@@ -17,7 +17,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 /// What it logs last, when it can be asked.
 const READY: &str = "sockets bound exclusively to interface";
 
-/// What clients that boot from the network are told.
+/// What the server tells clients that boot from the network.
 #[derive(Debug, Clone)]
 pub struct NetBoot {
     /// The file to ask for.
@@ -32,7 +32,7 @@ impl NetBoot {
     fn arguments(&self) -> Vec<String> {
         let mut words = vec![
             format!("--dhcp-boot={}", self.file),
-            // To iPXE: no other server will tell the file, so wait for none (`no-pxedhcp`).
+            // Tells iPXE not to wait for another server that names the file (`no-pxedhcp`).
             "--dhcp-option=encap:175,176,1b".into(),
         ];
         if let Some(root) = &self.root {
@@ -71,7 +71,7 @@ impl Dhcp {
         command
             // In the foreground, as the user we are: inside a user namespace there is no other.
             .args(["--no-daemon", "--log-facility=-", "--conf-file=/dev/null"])
-            // No DNS, and nothing of this machine's files.
+            // No DNS, and none of this machine's configuration files.
             .args(["--port=0", "--no-hosts", "--no-resolv", "--leasefile-ro"])
             .args(["--interface", bridge::NAME, "--bind-interfaces"])
             // It is alone here: answer at once, without pinging an address before offering it.

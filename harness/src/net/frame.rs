@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-/// Which way a frame went. On the bridge itself, "guest" is whatever is plugged into it.
+/// Which way a frame went. On the bridge itself, everything plugged into it counts as the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// The host sent it.

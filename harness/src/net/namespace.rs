@@ -23,7 +23,7 @@ pub struct Namespace {
 impl Namespace {
     /// Moves the calling thread into a new, empty network with loopback up and IPv6 off (guests
     /// and captures then see no frames but those of the trial). Children and threads started from
-    /// now on inherit it. Once a thread.
+    /// now on inherit it. A thread can do this once.
     pub fn enter() -> Result<Namespace> {
         ensure!(
             !ENTERED.get(),
@@ -47,7 +47,7 @@ fn disable_ipv6() -> Result<()> {
     for which in ["all", "default"] {
         let file = format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6");
         match std::fs::write(&file, "1") {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()), // no IPv6 at all
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()), // a kernel without IPv6
             other => other.with_context(|| format!("cannot write {file}"))?,
         }
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// The plan's message sizes of its sweep, bytes (the last is the plan's own).
 pub const SIZES: [u32; 10] = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16834];
 
-/// The seconds that the plan gives the longer of its tests, by those of the others (60 by 10).
+/// How many times as long the plan's longer tests take as the others (60 s and 10 s).
 const LONG: u32 = 6;
 
 /// How many times a profile's `netperf_seconds` the longest case takes: a sweep both ways and the
@@ -26,12 +26,12 @@ pub const LONGEST: f64 = 60.0;
 /// time: netserver waits so long for the last datagram, which was lost.
 const ONE_SIZE: [u32; 1] = [1024];
 
-/// How much traffic ends a test that is not timed: bytes of a TCP stream, …
+/// Bytes after which a TCP stream that is not timed ends.
 const STREAM: u64 = 1 << 20;
-/// … transactions. …
+/// Transactions after which a test that is not timed ends.
 const TRANSACTIONS: u64 = 100;
-/// … netperf waits for ever for the bytes of a UDP stream that were lost, so that one is timed, in
-/// seconds.
+/// Seconds of a UDP stream where tests are not timed: netperf would wait for ever for bytes that were
+/// lost.
 const SHORTEST: u32 = 1;
 
 /// Where netserver listens.
@@ -49,7 +49,7 @@ pub struct Test {
     pub size: Option<u32>,
     /// Bytes of request and response; 1 and 1 without.
     pub transaction: Option<(u32, u32)>,
-    /// The plan gives it 60 seconds, and the others 10.
+    /// Whether the plan gives it 60 seconds, not 10.
     pub long: bool,
 }
 
@@ -131,7 +131,7 @@ impl Test {
     }
 
     /// netperf's arguments, towards a netserver at `to`: the plan's, with an answer that can be read.
-    /// `each`: see [`Test::seconds`]; without, the test ends by itself after so much traffic.
+    /// `each`: see [`Test::seconds`]; without it, the test ends after a fixed amount of traffic.
     pub fn arguments(&self, to: Ipv4Addr, each: Option<u32>) -> Vec<String> {
         let length = match self.seconds(each) {
             Some(seconds) => seconds.to_string(),
@@ -144,7 +144,7 @@ impl Test {
             .to_vec();
         words.extend([to.to_string(), "-l".into(), length]);
         if !self.is_transactions() {
-            // Megabits a second; it would turn transactions into bits as well.
+            // Megabits a second. netperf would turn transactions into bits as well.
             words.extend(["-f".into(), "m".into()]);
         }
         words.push("--".into());
@@ -161,7 +161,7 @@ impl Test {
     /// What netperf printed, as a figure; `alone` as in [`Figure`].
     ///
     /// # Errors
-    /// When it lacks something, or shows that nothing was measured.
+    /// When it lacks a figure, or shows that nothing was measured.
     pub fn figure(
         &self,
         printed: &str,
@@ -270,7 +270,7 @@ impl Drop for Server {
 /// Runs the netperf in `programs` in the calling thread's network, to its end.
 ///
 /// # Errors
-/// When it fails, with what it said; [`deadline::NETPERF`] and `more`.
+/// When netperf fails, with what it said; when it takes longer than [`deadline::NETPERF`] and `more`.
 pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<String> {
     let mut command = child::pdeath_command(programs.join("netperf"));
     let (reader, writer) = std::io::pipe()?;

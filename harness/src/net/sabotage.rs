@@ -84,7 +84,7 @@ pub fn unplug(bridge: &Bridge, tap: &str) -> Result<()> {
     bridge.detach(tap)
 }
 
-/// Gives the host another address, so that it does not send to whoever has it.
+/// Gives the host `address` as its own, so that it sends nothing to the guest with that address.
 pub fn take_address(address: Ipv4Addr) -> Result<()> {
     ip::run(&format!("addr add {address}/32 dev lo"))
 }

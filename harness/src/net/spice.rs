@@ -50,7 +50,7 @@ fn hello() -> Vec<u8> {
     all
 }
 
-/// The beginning of the server's answer: its header, and an error that is 0 when it is none.
+/// The beginning of the server's answer: its header, and an error code that is 0 for success.
 fn understand(answer: &[u8; HEADER + 4]) -> anyhow::Result<()> {
     ensure!(
         answer.starts_with(MAGIC),

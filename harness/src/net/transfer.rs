@@ -76,11 +76,11 @@ pub struct Arrived {
 }
 
 impl UdpSink {
-    /// For a file of so many blocks, in the calling thread's network.
+    /// Opens a port for a file of so many blocks, in the calling thread's network.
     pub fn open(blocks: u32) -> Result<UdpSink> {
         let open = || {
             let socket = UdpSocket::bind((HOST, 0))?;
-            // Beyond the system's limit, which is the namespace's owner's to pass.
+            // Larger than the system's limit, which only the namespace's owner may exceed.
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             let port = socket.local_addr()?.port();
             anyhow::Ok((socket, port))
@@ -188,7 +188,7 @@ pub struct TcpPort {
 }
 
 impl TcpPort {
-    /// In the calling thread's network.
+    /// Opens a port in the calling thread's network.
     pub fn open() -> Result<TcpPort> {
         let open = || {
             let listener = TcpListener::bind((HOST, 0))?;

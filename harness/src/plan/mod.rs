@@ -29,7 +29,7 @@ pub enum Action {
 /// A case on a cell, perhaps under a fault.
 #[derive(Clone)]
 pub struct PlannedTrial {
-    /// As [`TrialName`] says.
+    /// The full name.
     pub name: String,
     /// The name's parts.
     pub parts: TrialName,
@@ -37,16 +37,16 @@ pub struct PlannedTrial {
     pub case: &'static Case,
     /// Where it runs.
     pub cell: Arc<Cell>,
-    /// What its guest starts from, where it can be had.
+    /// What its guest starts from, where a checkpoint can be made.
     pub start_state: StartState,
-    /// What it goes on through, to hold again.
+    /// What happens before the case runs a second time.
     pub disruption: Option<Disruption>,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
-    /// What it needs of the host's processors: its case's, but that nothing is measured under a fault,
-    /// nor by a profile that does not time it.
+    /// The need of the host's processors: that of its case, but nothing is measured under a fault, nor
+    /// in a profile that does not time netperf.
     pub load: Load,
-    /// On which machine; where it is a skip, on this one.
+    /// On which machine it runs; for a skip, this one.
     pub host: Host,
     /// Run or skip.
     pub action: Action,
@@ -54,9 +54,8 @@ pub struct PlannedTrial {
 
 /// The trials in a stable order, by case (as in `cases`), then by cell (as on the axes). With
 /// `faults`, every case under each of its faults (once a NIC and backend) in place of the plain
-/// trials. A shard `(k, n)`
-/// takes the k-th of every n, whatever this host can run: the n shards make up the whole on any
-/// hosts.
+/// trials. A shard `(k, n)` takes the k-th of every n, whatever this host can run: the n shards make
+/// up the whole on any hosts.
 pub fn plan(
     matrix: &Matrix,
     cases: &'static [&'static Case],
@@ -77,8 +76,8 @@ pub fn plan(
     let mut trials = Vec::new();
     let mut count = 0;
     for case in cases.iter().filter(chosen) {
-        let here = cells.iter().filter(|place| {
-            (case.applies)(&place.cell) && profile.takes(case.name, place.cell.backend)
+        let here = cells.iter().filter(|planned| {
+            (case.applies)(&planned.cell) && profile.takes(case.name, planned.cell.backend)
         });
         let variants = match faults {
             true => fault_variants(case, here.collect()),
@@ -111,13 +110,13 @@ pub fn digest(trials: &[PlannedTrial]) -> String {
 fn on_its_guests<'p, 'm>(
     case: &Case,
     profile: &Profile,
-    places: Vec<&'p PlannedCell<'m>>,
+    cells: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<&'p PlannedCell<'m>> {
     let named = |names: &[String]| names.iter().position(|name| name == case.name);
     let one = named(&profile.on_one_guest);
     let with_vhost = profile.with_vhost.as_deref().and_then(named);
     let mut chosen: Vec<&PlannedCell> = Vec::new();
-    for (turn, lane) in lanes(places.clone()).into_iter().enumerate() {
+    for (turn, lane) in lanes(cells.clone()).into_iter().enumerate() {
         let taken = one.map(|first| first + turn);
         let taken = match lane[0].cell.backend {
             Backend::Tap => taken,
@@ -129,32 +128,32 @@ fn on_its_guests<'p, 'm>(
             Some(taken) => chosen.push(lane[taken % lane.len()]),
         }
     }
-    let is_chosen = |place: &&PlannedCell| chosen.iter().any(|one| std::ptr::eq(*one, *place));
-    places.into_iter().filter(is_chosen).collect()
+    let is_chosen = |planned: &&PlannedCell| chosen.iter().any(|one| std::ptr::eq(*one, *planned));
+    cells.into_iter().filter(is_chosen).collect()
 }
 
-/// The places of each NIC and backend.
-fn lanes<'p, 'm>(places: Vec<&'p PlannedCell<'m>>) -> Vec<Vec<&'p PlannedCell<'m>>> {
+/// The cells of each NIC and backend.
+fn lanes<'p, 'm>(cells: Vec<&'p PlannedCell<'m>>) -> Vec<Vec<&'p PlannedCell<'m>>> {
     let mut lanes: Vec<Vec<&PlannedCell>> = Vec::new();
-    for place in places {
+    for planned in cells {
         let lane = lanes.iter_mut().find(|lane| {
-            let (a, b) = (&lane[0].cell, &place.cell);
+            let (a, b) = (&lane[0].cell, &planned.cell);
             a.nic.name == b.nic.name && a.backend == b.backend
         });
         match lane {
-            Some(lane) => lane.push(place),
-            None => lanes.push(vec![place]),
+            Some(lane) => lane.push(planned),
+            None => lanes.push(vec![planned]),
         }
     }
     lanes
 }
 
-/// `case` from each of the profile's starts (one that boots by itself is not booted twice), and
-/// through whatever it must live through where it changes something.
+/// `case` from each of the profile's starts (a case that always boots gets no second boot) and, where
+/// it changes something, after each of the profile's disruptions.
 fn plain_variants<'p, 'm>(
     case: &'static Case,
     profile: &Profile,
-    places: Vec<&'p PlannedCell<'m>>,
+    cells: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<Variant<'p, 'm>> {
     let starts = profile.boot_modes.iter().map(|from| match from {
         BootMode::Checkpoint => case.start_state,
@@ -171,11 +170,11 @@ fn plain_variants<'p, 'm>(
                 .map(|disruption| (case.start_state, Some(*disruption))),
         );
     }
-    places
+    cells
         .into_iter()
-        .flat_map(|place| {
+        .flat_map(|planned| {
             wanted.iter().map(move |(start, disruption)| Variant {
-                place,
+                planned,
                 start_state: *start,
                 disruption: *disruption,
                 fault: None,
@@ -189,25 +188,25 @@ fn plain_variants<'p, 'm>(
 /// shown on the same NIC without it.
 fn fault_variants<'p, 'm>(
     case: &'static Case,
-    places: Vec<&'p PlannedCell<'m>>,
+    cells: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<Variant<'p, 'm>> {
     let on_tap = |fault: &Fault, nic: &str| {
-        let mut taps = (places.iter())
-            .filter(|place| place.cell.backend == Backend::Tap && place.cell.nic.name == nic);
-        taps.any(|place| (fault.applies)(&place.cell))
+        let mut taps = (cells.iter())
+            .filter(|planned| planned.cell.backend == Backend::Tap && planned.cell.nic.name == nic);
+        taps.any(|planned| (fault.applies)(&planned.cell))
     };
     let mut variants = Vec::new();
-    for (turn, lane) in lanes(places.clone()).iter().enumerate() {
+    for (turn, lane) in lanes(cells.clone()).iter().enumerate() {
         for (index, fault) in case.faults.iter().enumerate() {
-            let shown = |place: &&&PlannedCell| {
-                let Cell { nic, backend, .. } = &*place.cell;
-                (fault.applies)(&place.cell)
+            let shown = |planned: &&&PlannedCell| {
+                let Cell { nic, backend, .. } = &*planned.cell;
+                (fault.applies)(&planned.cell)
                     && (*backend == Backend::Tap || !on_tap(fault, &nic.name))
             };
             let able: Vec<_> = lane.iter().filter(shown).collect();
-            if let Some(place) = able.get((turn + index) % able.len().max(1)) {
+            if let Some(planned) = able.get((turn + index) % able.len().max(1)) {
                 variants.push(Variant {
-                    place,
+                    planned,
                     start_state: case.start_state,
                     disruption: None,
                     fault: Some(fault),
@@ -218,9 +217,9 @@ fn fault_variants<'p, 'm>(
     variants
 }
 
-/// A trial of a case, before it is one.
+/// The parts from which a trial is made.
 struct Variant<'p, 'm> {
-    place: &'p PlannedCell<'m>,
+    planned: &'p PlannedCell<'m>,
     start_state: StartState,
     disruption: Option<Disruption>,
     fault: Option<&'static Fault>,
@@ -228,7 +227,7 @@ struct Variant<'p, 'm> {
 
 impl Variant<'_, '_> {
     fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
-        let Variant { place, fault, .. } = *self;
+        let Variant { planned, fault, .. } = *self;
         let boots = self.start_state == StartState::Boot && case.start_state != StartState::Boot;
         let variant = self
             .disruption
@@ -238,15 +237,15 @@ impl Variant<'_, '_> {
             case: case.name.to_owned(),
             variant: variant.map(str::to_owned),
             fault: fault.map(|f| f.name.to_owned()),
-            nic: place.cell.nic.name.clone(),
-            guest: place.cell.guest.name.clone(),
-            backend: place.cell.backend.name().to_owned(),
+            nic: planned.cell.nic.name.clone(),
+            guest: planned.cell.guest.name.clone(),
+            backend: planned.cell.backend.name().to_owned(),
         };
         PlannedTrial {
             name: parts.to_string(),
             parts,
             case,
-            cell: place.cell.clone(),
+            cell: planned.cell.clone(),
             start_state: self.start_state,
             disruption: self.disruption,
             fault,
@@ -254,8 +253,8 @@ impl Variant<'_, '_> {
                 Load::Alone if fault.is_some() || !profile.measures() => Load::Busy,
                 load => load,
             },
-            host: *place.host.as_ref().unwrap_or(&Host::Direct),
-            action: place.action(case),
+            host: *planned.host.as_ref().unwrap_or(&Host::Direct),
+            action: planned.action(case),
         }
     }
 }

@@ -409,7 +409,7 @@ fn a_kernel_that_cannot_be_had() {
     if let Some(guest) = matrix.guests.get_mut("rhel6") {
         guest.suite = Some("sid".into());
     }
-    let why = "the kernel of Debian sid is not to be had: no route".to_owned();
+    let why = "the kernel of Debian sid cannot be fetched: no route".to_owned();
     let facts = capable(|host| {
         host.missing_suites = BTreeMap::from([("sid".to_owned(), why.clone())]);
     });

@@ -45,7 +45,7 @@ impl PlannedTrial {
     }
 }
 
-/// The VM of a case on a cell with nothing of this host in it: tells what it needs of the host.
+/// The VM of a case on a cell, with placeholders for what this host gives: shows what it needs of a host.
 pub(super) fn sketch(case: &Case, cell: &Cell) -> VmSpec {
     let kit = Kit {
         accel: Accel::Tcg,

@@ -70,7 +70,7 @@ impl Context {
         ))
     }
 
-    /// Of what is found out and built. Sets the speed factor.
+    /// A context from what is already proved and built. Sets the speed factor.
     pub fn new(
         settings: Settings,
         planned: Planned,

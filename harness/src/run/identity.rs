@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// Of a run of the plan with `plan_digest`; the accelerator is not known yet.
+/// The identity of a run of the plan with `plan_digest`; the accelerator is not known yet.
 ///
 /// # Errors
 /// A matrix file that cannot be read.

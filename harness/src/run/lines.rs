@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 /// When lines cannot be written to the file that the user named; the trials that have begun end, but not
 /// all may have begun.
 pub fn run(arguments: &mut Arguments, trials: Vec<Trial>) -> anyhow::Result<()> {
-    // Not where the user named a file.
+    // Where the user named a file, libtest-mimic writes to that.
     let passed_on = match arguments.logfile {
         None => Some(pass_on(arguments)?),
         Some(_) => None,
@@ -37,7 +37,7 @@ fn pass_on(arguments: &mut Arguments) -> anyhow::Result<(PipeWriter, JoinHandle<
     let (mut reader, writer) = std::io::pipe().or_cannot_run(|| "make a pipe".into())?;
     let file = format!("/proc/self/fd/{}", writer.as_raw_fd());
     arguments.logfile = Some(file);
-    // It would take the pipe for what it is.
+    // libtest-mimic would use no colours on a pipe.
     if matches!(arguments.color, None | Some(ColorSetting::Auto))
         && std::io::stdout().is_terminal()
         && std::env::var_os("NO_COLOR").is_none()

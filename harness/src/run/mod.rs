@@ -34,9 +34,6 @@ use std::sync::OnceLock;
 static SESSION: OnceLock<Session> = OnceLock::new();
 
 /// Runs trials as this process's arguments, which are libtest's, say.
-///
-/// # Errors
-/// As [`trials`].
 pub fn main() -> anyhow::Result<ExitCode> {
     libtest(Arguments::from_args())
 }
@@ -73,7 +70,7 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     if selected.is_empty() && !arguments.ignored {
         nothing_selected(&settings, &arguments, plan.trials.clone())?;
     }
-    // What a lab needs of this machine is a QEMU, and no right to anything.
+    // A lab needs only a QEMU of this machine, and no privileges.
     let here = |trial: &PlannedTrial| trial.action == Action::Run && trial.host == Host::Direct;
     if selected.iter().any(here) {
         // A user namespace can be entered only while there is one thread.
@@ -86,13 +83,13 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let opened = Session::open(identity, settings, plan, &selected)?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
-        // Progress and table say it all.
+        // Progress and table show the same.
         arguments.logfile = Some("/dev/null".into());
     }
     let runs = selected.iter().filter(|trial| trial.action == Action::Run);
     let threads = session.threads().min(runs.count()).max(1);
     arguments.test_threads.get_or_insert(threads);
-    // In the plan's order, one at a time is easier to follow, and no slower.
+    // One at a time, the plan's order is easier to follow, and no slower.
     if arguments.test_threads != Some(1) {
         session.schedule(&mut trials);
     }
@@ -117,7 +114,7 @@ fn plan_digest(settings: &Settings, plan: &Planned) -> anyhow::Result<String> {
     ))
 }
 
-/// A filter that matches nothing is an error; a shard that has none of those it matches is not.
+/// A filter that matches nothing is an error; a shard without a matching trial is not.
 fn nothing_selected(
     settings: &Settings,
     arguments: &Arguments,

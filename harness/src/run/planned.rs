@@ -29,7 +29,7 @@ impl Planned {
     /// The trial of that name.
     ///
     /// # Errors
-    /// When there is none, with the nearest names.
+    /// When no trial has that name; with the nearest names.
     pub fn trial(&self, name: &str) -> anyhow::Result<&PlannedTrial> {
         let found = self.trials.iter().find(|trial| trial.name == name);
         found.ok_or_else(|| {
@@ -57,7 +57,7 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
 /// The matrix, with the images that the environment names.
 ///
 /// # Errors
-/// Bad input in it.
+/// Bad input in the matrix.
 pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     let mut matrix = load::load(&settings.matrix, &names)?;
@@ -112,7 +112,7 @@ pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Plan
     })
 }
 
-/// The suites of the matrix whose kernels cannot be had here, each with why.
+/// The suites of the matrix whose kernels cannot be fetched here, each with why.
 fn missing_suites(matrix: &Matrix, settings: &Settings) -> BTreeMap<String, String> {
     let suites: BTreeSet<&str> = (matrix.axes.guest.iter())
         .filter_map(|name| matrix.guests.get(name)?.kernel_suite())

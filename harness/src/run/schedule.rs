@@ -34,8 +34,8 @@ pub const LEAST: u32 = PROCESSOR / 10;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Took {
     seconds: f64,
-    /// On a processor, or ready for one. With the latter, trials that crowded each other seem to need
-    /// more and not less: what was taken amiss once is put right by the next run, not made worse.
+    /// Seconds on a processor, or ready for one. As the latter count, trials that crowded each other
+    /// seem to need more, not less, and get more room in the next run.
     wanted_seconds: Option<f64>,
 }
 

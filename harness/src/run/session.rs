@@ -60,7 +60,7 @@ impl Session {
     /// Prepares the host where a trial will run, and begins the event log.
     ///
     /// # Errors
-    /// What [`Context::prepare`] cannot do; a log that cannot be written.
+    /// The errors of [`Context::prepare`]; a log that cannot be written.
     pub fn open(
         mut identity: Identity,
         settings: Settings,
@@ -214,8 +214,8 @@ impl Session {
     /// Runs one trial, when there is a slot for it.
     fn run_in_slot(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
         let need = self.history.need(planned);
-        // What waits for its lab needs no slot yet, and what has one there leaves it idle no longer than
-        // it must.
+        // A trial that waits for its lab takes no slot here yet. Once it has a slot in the lab, it goes
+        // before the others here, so that the lab is not idle.
         let lab_slot = self.labs.wait(planned, need);
         let _slot = match lab_slot {
             Some(_) => self.slots.wait_first(need),
@@ -279,8 +279,8 @@ impl Session {
         Err(text.into())
     }
 
-    /// An event log that cannot be written (disk full) is said, and must not stop the trials. Whether it
-    /// was written.
+    /// Writes an event to the log; whether it was written. A log that cannot be written (disk full) is
+    /// reported, and must not stop the trials.
     fn record(&self, event: &Event) -> bool {
         let appended = append(&self.log, event);
         if let Err(error) = &appended {
@@ -290,7 +290,7 @@ impl Session {
     }
 
     /// Writes the last event and the reports, shows the table, puts vhost_net back where it was
-    /// reloaded, gives the exit code. The first call counts: a signal may come while the run ends by itself.
+    /// reloaded, gives the exit code. Only the first call does so: a signal may come while the run ends.
     ///
     /// # Errors
     /// A report that cannot be written.
@@ -346,7 +346,7 @@ impl Session {
         if let Err(error) = self.history.remember(&results) {
             errln!("Error: {error:#}");
         }
-        // Told last: where a report cannot be written, the table is all there is.
+        // Returned last: where a report cannot be written, the table still shows the verdicts.
         written
     }
 }

@@ -94,7 +94,7 @@ impl Keys<'_> {
         loop {
             let mut ready = [
                 PollFd::new(stdin.as_fd(), PollFlags::POLLIN),
-                // A hang-up is told of unasked.
+                // poll reports a hang-up without being asked for it.
                 PollFd::new(self.bed.vm.serial.as_fd(), PollFlags::empty()),
             ];
             match poll(&mut ready, PollTimeout::NONE) {
@@ -108,7 +108,7 @@ impl Keys<'_> {
                 return Some(how.map_or("The console was closed".into(), |how| how.to_string()));
             }
             if typed {
-                // Past std's buffer, of which poll knows nothing.
+                // Read around std's buffer, which poll does not see.
                 let count = nix::unistd::read(stdin.as_fd(), &mut buffer).unwrap_or(0);
                 if count == 0 || !buffer[..count].iter().all(|byte| self.press(*byte)) {
                     return None;

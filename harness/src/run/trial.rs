@@ -31,7 +31,7 @@ const AFTER_KILL: Duration = Duration::from_secs(20);
 /// One try of a trial.
 struct Attempt {
     outcome: Outcome,
-    /// What made it anything but a pass, where that is known: a fault is judged by it.
+    /// The case's error, where there was one: a trial under a fault is judged by it.
     error: Option<anyhow::Error>,
     /// Processor time of its thread and children; none of one that does not end.
     cpu: Option<Duration>,
@@ -138,7 +138,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
         Ok(thread) => thread,
         Err(error) => return broken(format!("cannot start a thread for the trial: {error}")),
     };
-    // A person at the console has all the time in the world.
+    // With a person at the console there is no limit.
     let limit = (!context.settings.shell).then(|| limit(trial, &context.profile));
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -218,7 +218,7 @@ fn attempt(
             return Attempt {
                 outcome: judge(&error),
                 error: Some(error),
-                // A guest that did not come up left a log at best.
+                // Of a guest that did not come up there is at most a log.
                 tail: std::fs::read(directory.join(SERIAL_LOG)).map_or_else(
                     |_| String::new(),
                     |log| serial::last_lines(&log, TAIL_LINES),
@@ -235,7 +235,7 @@ fn attempt(
         if let Some(disruption) = trial.disruption {
             let word = disruption.word();
             disruption::happen(disruption, &mut bed, trial.case)
-                .with_context(|| format!("in the {word} after it had held"))?;
+                .with_context(|| format!("in the {word}, after the case had passed"))?;
             (trial.case.run)(&mut bed).with_context(|| format!("after {word}, the second time"))?;
         }
         bed.expect_quiet_kernel()

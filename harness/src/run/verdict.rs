@@ -5,13 +5,13 @@ use crate::cases::Fault;
 use crate::testbed::Testbed;
 use report::events::Outcome;
 
-/// What the guest's console showed while a case met an error of another kind: a failure, whatever that
-/// error is.
+/// What the guest's console showed while a case met another error. The trial has then failed, even where
+/// that error is a [`Skip`] or a [`CannotRun`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; meanwhile")]
 struct KernelTrouble(String);
 
-/// What the guest's kernel said explains most failures better than the check that met it.
+/// Adds what the guest's kernel said: it explains most failures better than the check that failed.
 pub(super) fn with_kernel_trouble(bed: &Testbed, error: anyhow::Error) -> anyhow::Error {
     match bed.expect_quiet_kernel() {
         Err(trouble) if !format!("{error:#}").contains(&trouble.to_string()) => {
@@ -37,7 +37,8 @@ pub(super) fn judge(error: &anyhow::Error) -> Outcome {
     }
 }
 
-/// Under a fault that has struck, red for the right reason is what must be.
+/// The verdict under a fault: a pass only where the case failed after the fault struck, and for the
+/// expected reason.
 pub(super) fn under_fault(
     fault: &Fault,
     struck: bool,

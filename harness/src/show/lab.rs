@@ -21,10 +21,7 @@ const ZCOPYTX: [bool; 2] = [false, true];
 /// Ends the shell, as in QEMU: Ctrl-A x.
 const ESCAPE: u8 = 0x01;
 
-/// Starts a lab and keeps it; `ready` is told when it is up.
-///
-/// # Errors
-/// As [`shared::keep`].
+/// Starts a lab and keeps it; `ready` is called when it is up.
 pub fn keep(
     settings: Settings,
     zcopytx: bool,
@@ -42,10 +39,10 @@ pub fn keep(
     })
 }
 
-/// Which are up, a line each.
+/// Which labs are up, a line each.
 ///
 /// # Errors
-/// One that does not speak as it should.
+/// When a lab does not answer as it should.
 pub fn status(settings: &Settings) -> Result<String> {
     let mut text = String::new();
     for zcopytx in ZCOPYTX {
@@ -58,29 +55,26 @@ pub fn status(settings: &Settings) -> Result<String> {
     Ok(text)
 }
 
-/// Ends those that are up; which they were.
-///
-/// # Errors
-/// As [`status`].
+/// Ends the labs that are up; returns which they were.
 pub fn down(settings: &Settings) -> Result<String> {
     let mut text = String::new();
     for zcopytx in ZCOPYTX {
         if let Some((_, mut reader, _)) = shared::connect(settings, zcopytx, Request::Down)? {
-            // Its end is the connection's.
+            // The connection ends when the lab has ended.
             let _ = reader.read(&mut [0]);
             let _ = writeln!(text, "{} is down", shared::name(zcopytx));
         }
     }
     if text.is_empty() {
-        text = "none was up\n".into();
+        text = "no lab was up\n".into();
     }
     Ok(text)
 }
 
-/// Joins the terminal to a shell in the first that is up, until Ctrl-A x.
+/// Joins the terminal to a shell in the first lab that is up, until Ctrl-A x.
 ///
 /// # Errors
-/// When none is up.
+/// When no lab is up.
 pub fn shell(settings: &Settings) -> Result<()> {
     for zcopytx in ZCOPYTX {
         let Some((stream, mut reader, up)) = shared::connect(settings, zcopytx, Request::Shell)?

@@ -1,5 +1,5 @@
-//! How long a trial's guest takes to be there, over and over: `nicmatrix restores`. The figures of
-//! `cargo xtask bench`, and the soak that shows that a restore does not fail once in a thousand.
+//! How long a trial's guest takes to come up, over and over: `nicmatrix restores`. `cargo xtask bench`
+//! takes its figures from it, and its soak, which shows that not one restore in a thousand fails.
 
 use crate::base::artifacts::Artifacts;
 use crate::base::error::{CannotRun, OrCannotRun};
@@ -25,8 +25,8 @@ pub struct Sample {
     first_ping_seconds: f64,
     /// The testbed around it, begin to end, seconds.
     testbed_seconds: f64,
-    /// QEMU's memory, what it shares with others counted in parts (`Pss` of `smaps_rollup`), while as
-    /// many run as were asked for, KiB.
+    /// QEMU's memory, what it shares with others counted in parts (`Pss` of `smaps_rollup`), while all
+    /// `at_once` guests run, KiB.
     unique_kib: u64,
 }
 

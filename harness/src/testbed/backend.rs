@@ -26,7 +26,7 @@ impl Testbed {
     /// [`Testbed::vhost_ran`] from before the ping.
     ///
     /// # Errors
-    /// vhost that was asked for and not used, or the other way round.
+    /// When vhost was asked for but is not used, or is used but was not asked for.
     pub(super) fn expect_backend(&self, before: Duration) -> anyhow::Result<()> {
         let backend = self.cell.backend;
         let workers = vhost::workers(self.vm.pid());

@@ -37,7 +37,7 @@ pub enum Saved {
 }
 
 impl Saved {
-    /// The case's word for it.
+    /// What a guest restored from it starts from, in a case's words.
     pub fn start_state(self) -> StartState {
         match self {
             Saved::WithNics => StartState::WarmNic,
@@ -45,10 +45,10 @@ impl Saved {
         }
     }
 
-    /// What of `spec` is saved so.
+    /// `spec` as it is saved in this state.
     fn of(self, spec: &VmSpec) -> VmSpec {
         let mut saved = spec.clone();
-        // The same guest, whoever looks at it and whatever becomes of it.
+        // A SPICE server and a later migration do not change the guest.
         saved.spice = None;
         saved.migratable = false;
         if self == Saved::WithoutNics {
@@ -99,7 +99,7 @@ struct Maker {
 }
 
 impl Checkpoints {
-    /// In `store`, of guests under `qemu`.
+    /// Checkpoints in `store`, of guests under `qemu`.
     pub fn new(store: Store, qemu: Qemu, version: String) -> Checkpoints {
         Checkpoints(Provider::Store(Maker {
             store,
@@ -109,7 +109,7 @@ impl Checkpoints {
         }))
     }
 
-    /// Those that are asked for: inside a lab.
+    /// Checkpoints that are asked for elsewhere: inside a lab.
     pub fn elsewhere(ask: Elsewhere) -> Checkpoints {
         Checkpoints(Provider::Elsewhere(ask))
     }

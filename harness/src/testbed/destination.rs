@@ -78,7 +78,7 @@ impl Testbed {
     /// QEMU's refusal.
     pub fn ready_to_leave(&self) -> anyhow::Result<()> {
         let mut capabilities = vec![json!({ "capability": "events", "state": true })];
-        // As it was restored, and as its destination is not.
+        // The source was restored with this on; its destination needs the memory in the stream.
         if let Ram::Private(_) = self.vm.spec.ram {
             capabilities.push(json!({ "capability": "x-ignore-shared", "state": false }));
         }
@@ -165,7 +165,7 @@ impl Testbed {
     /// Ends the source: the guest is at `destination` from now on.
     ///
     /// # Errors
-    /// What its console showed before.
+    /// A panic, oops, call trace or stall on the source's console.
     pub fn arrive(&mut self, destination: Destination) -> anyhow::Result<()> {
         self.expect_quiet_kernel()?;
         let Destination { vm, agent, wire } = destination;
@@ -173,10 +173,7 @@ impl Testbed {
         Ok(())
     }
 
-    /// Now, on the bridge.
-    ///
-    /// # Errors
-    /// The capture's.
+    /// The present moment of the capture on the bridge.
     pub fn bridge_mark(&self) -> anyhow::Result<Mark> {
         self.host()?.mark()
     }
@@ -189,8 +186,8 @@ impl Testbed {
         self.host()?.frames(mark)
     }
 
-    /// Waits until the network is told, by QEMU (RARP) or by the guest (gratuitous ARP), that the MAC
-    /// of the NIC under test is elsewhere now; what told it.
+    /// Waits until QEMU (by RARP) or the guest (by gratuitous ARP) announces to the network that the MAC
+    /// of the NIC under test has moved; returns which of them did.
     ///
     /// # Errors
     /// After [`deadline::ANNOUNCED`], with what the tap showed.

@@ -13,8 +13,8 @@ cat /proc/net/softnet_stat /sys/devices/system/clocksource/clocksource0/current_
 echo 1 >/proc/sys/kernel/printk; echo l >/proc/sysrq-trigger; dmesg | tail -n 200; ps";
 
 impl Testbed {
-    /// Writes it beside the trial's other artifacts, what the guest says to its commands' log.
-    /// Nothing of it may replace the failure that it explains.
+    /// Writes the frames and the state of guest and QEMU beside the trial's other artifacts; the
+    /// guest's go to the log of its commands. An error here must not hide the failure.
     pub fn forensics(&self) {
         if let Some(capture) = &self.capture {
             let _ = capture.write_pcap(&self.artifacts.dir().join("tap.pcap"));
@@ -30,7 +30,7 @@ impl Testbed {
                 let _ = std::fs::write(self.artifacts.dir().join(file), text);
             }
         }
-        // A fault's trial is meant to fail, and a guest that panicked says no more.
+        // A trial under a fault is meant to fail, and a guest that panicked does not answer.
         if self.strike.is_none() && self.expect_quiet_kernel().is_ok() {
             let _ = self.agent.run(GUEST_STATE);
         }

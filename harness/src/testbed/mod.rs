@@ -7,11 +7,12 @@ mod forensics;
 pub mod netboot;
 pub mod order;
 pub mod peer;
+mod reach;
 pub mod start;
 pub mod stock;
 
 use crate::base::artifacts::Artifacts;
-use crate::base::deadline::{self, Limit};
+use crate::base::deadline;
 use crate::base::error::{OrCannotRun, Skip};
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
@@ -22,11 +23,7 @@ use crate::net::addr::{self, Mac};
 use crate::net::bridge::{self, Bridge};
 use crate::net::capture::Capture;
 use crate::net::dhcp::Dhcp;
-use crate::net::echoes;
-use crate::net::frame::{Direction, Frame};
 use crate::net::namespace::Namespace;
-use crate::net::ping::Ping;
-use crate::net::ping_report::PingReport;
 use crate::vm::cmdline::{Boot, NicSpec};
 use crate::vm::process::{Handle, Vm};
 use crate::vm::standard::{self, Kit};
@@ -40,7 +37,7 @@ use start::{Launch, Source};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use stock::Stock;
 
 /// A trial's own network, VM and guest. Everything ends when it is dropped, or when its thread
@@ -81,8 +78,7 @@ pub struct Testbed {
     capture: Option<Capture>,
     /// What reaches the host, behind the tap.
     host: Option<Capture>,
-    /// A destination's memory begins as the checkpoint's file too, which stays for as long as this
-    /// is held.
+    /// Keeps the checkpoint for as long as it is held: a destination's memory begins as its file too.
     _source: Source,
     _namespace: Namespace,
     strike: Option<Strike>,
@@ -171,7 +167,7 @@ impl Testbed {
         })
     }
 
-    /// Called by the runner and by cases where a fault may strike.
+    /// Injects the fault that strikes at this moment, if any; the runner and cases call it.
     ///
     /// # Errors
     /// When the breakage itself cannot be made.
@@ -185,7 +181,7 @@ impl Testbed {
         }
     }
 
-    /// Whether its strike has fallen.
+    /// Whether the fault has struck.
     pub fn struck(&self) -> bool {
         self.struck
     }
@@ -225,9 +221,6 @@ impl Testbed {
 
     /// Another guest of the same cell on the same bridge, with its NIC in that place (1 and on), up
     /// and addressed.
-    ///
-    /// # Errors
-    /// As [`Testbed::build`].
     pub fn peer(&self, place: u8) -> anyhow::Result<Peer> {
         let spec = standard::bare(&self.cell, &self.kit, place);
         Peer::plug(&self.stock, &self.cell, spec, &self.bridge, &self.artifacts)
@@ -255,11 +248,11 @@ impl Testbed {
     /// The directory of the host's netperf and netserver.
     ///
     /// # Errors
-    /// [`Skip`], where there is none or the guest has none.
+    /// [`Skip`], where there is no netperf here or in the guest.
     pub fn netperf(&self) -> anyhow::Result<PathBuf> {
         let programs = self.stock.image.host_programs.clone();
         let programs = programs.ok_or_else(|| {
-            Skip("netperf was not to be had when the guest image was built: it is in Debian's non-free".into())
+            Skip("netperf could not be fetched when the guest image was built: it is in Debian's non-free section".into())
         })?;
         let in_guest = self
             .agent
@@ -288,7 +281,7 @@ impl Testbed {
     /// The NIC under test as the guest shows it.
     ///
     /// # Errors
-    /// When it does not show it in time.
+    /// When the guest does not show it in time.
     pub fn link(&self) -> anyhow::Result<Link> {
         link::await_link(&self.agent, self.nic().mac)
     }
@@ -319,105 +312,6 @@ impl Testbed {
         }
         self.reach(deadline::FIRST_PING)?;
         Ok(link)
-    }
-
-    /// Pings the guest until the first reply, which must come by the cell's backend.
-    ///
-    /// # Errors
-    /// After `limit`, with what the wire showed; another backend.
-    pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
-        let mark = self.wire()?.mark()?;
-        let (ran, deadline) = (self.vhost_ran(), limit.start());
-        if start::answers(self.address(), deadline)? {
-            return self.expect_backend(ran);
-        }
-        let seen = self.wire()?.summary(mark)?;
-        Err(self.vm.explain(deadline.missed(format!(
-            "{} did not answer; the tap showed: {seen}",
-            self.address()
-        ))))
-    }
-
-    /// A ping from the host to the NIC under test.
-    pub fn ping(&self) -> Ping {
-        Ping::new(self.address())
-    }
-
-    /// A ping from the host to another address.
-    pub fn ping_to(&self, target: Ipv4Addr) -> Ping {
-        Ping::new(target)
-    }
-
-    /// A ping in the guest, with `options` of iputils.
-    ///
-    /// # Errors
-    /// The agent's.
-    pub fn guest_ping(&self, options: &str, target: Ipv4Addr) -> anyhow::Result<PingReport> {
-        let command = format!("ping -n {options} {target}");
-        let output = self.agent.run(&command)?;
-        PingReport::parse(&command, &format!("{}\n{}", output.stdout, output.stderr))
-    }
-
-    /// Pings the guest and demands every reply.
-    ///
-    /// # Errors
-    /// Loss, with ping's own summary.
-    pub fn expect_replies(&self, count: u32, size: u32) -> anyhow::Result<()> {
-        let ping = self.ping().count(count).size(size).interval(0.01);
-        self.expect_answered(&ping, count)
-    }
-
-    /// Runs `ping` and demands a reply to each of its `count` requests. ping leaves two round trips
-    /// after its last request. What a slow guest answers later is looked for on the bridge, among the
-    /// replies to this ping alone.
-    ///
-    /// # Errors
-    /// Loss, with ping's own summary and the count on the wire.
-    pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
-        let count = u64::from(count);
-        let host = self.host()?;
-        let mark = host.mark()?;
-        let report = ping.run()?;
-        let Err(complaint) = report.expect_all_answered(count) else {
-            return Ok(());
-        };
-        let may_be_late = report.lacks_only_replies(count);
-        let deadline = deadline::LATE_REPLY.start();
-        loop {
-            let now = host.mark()?;
-            let replies = echoes::to_ping(&host.frames(mark)?, ping.target(), count);
-            let once_each = may_be_late && replies.duplicates == 0;
-            if once_each && replies.answered == count {
-                return Ok(());
-            }
-            let left = deadline.left().filter(|_| once_each);
-            let more = |left| {
-                let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
-                host.wait(now, Instant::now() + left, from_guest).is_ok()
-            };
-            if !left.is_some_and(more) {
-                let came = format!("{replies} of {count} replies came back");
-                return Err(complaint.context(came));
-            }
-        }
-    }
-
-    /// Pings the guest and demands silence.
-    ///
-    /// # Errors
-    /// A reply; too few requests to mean anything.
-    pub fn expect_silence(&self, target: Ipv4Addr, why: &str) -> anyhow::Result<()> {
-        let silence = deadline::SILENCE.start().span();
-        let ping = Ping::new(target).interval(0.1).deadline(silence);
-        let report = ping.run()?;
-        ensure!(
-            report.received == 0 && report.transmitted > 0,
-            "`{}`: {} of {} requests were answered although {why}",
-            report.command,
-            report.received,
-            report.transmitted
-        );
-        Ok(())
     }
 
     /// QEMU's own view of the NIC under test: model and current MAC (`qom-get`, `info network`).

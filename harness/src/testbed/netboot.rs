@@ -42,7 +42,7 @@ impl Served {
         Ok(Served { root, ipv6 })
     }
 
-    /// What DHCP tells of it; with or without a TFTP server.
+    /// What DHCP tells a client that boots from it; with or without a TFTP server.
     pub fn net_boot(&self, tftp: bool) -> NetBoot {
         NetBoot {
             file: SCRIPT.into(),
@@ -59,7 +59,7 @@ impl Served {
 
 impl Drop for Served {
     fn drop(&mut self) {
-        // What is kept of a trial is read by others, who may follow links to images.
+        // Tools that collect a trial's artifacts may follow these links, and copy whole images.
         for name in [KERNEL, INITRD] {
             let _ = std::fs::remove_file(self.file(name));
         }

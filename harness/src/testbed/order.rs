@@ -16,7 +16,7 @@ pub struct Order {
     pub spec: VmSpec,
     /// Its VM as it would be without what a fault changes: tells which checkpoint fits.
     pub plain: VmSpec,
-    /// What its guest starts from, where that can be.
+    /// What its guest starts from, where a checkpoint can be made.
     pub start_state: StartState,
     /// How often and how long.
     pub profile: Profile,

@@ -29,7 +29,7 @@ pub struct Stock {
     pub suites: SuiteImages,
     /// Saved guests.
     pub checkpoints: Checkpoints,
-    /// The warmest state that a guest may start from which is not itself on trial.
+    /// The warmest state that a guest may start from where its start is not on trial.
     pub warmest: StartState,
     /// Shows consoles, commands and their output on stderr as they come.
     pub echo: bool,
@@ -51,9 +51,6 @@ impl Stock {
     }
 
     /// Kernel, initramfs and kernel parameters of `guest`, as a boot loader takes them.
-    ///
-    /// # Errors
-    /// As [`Stock::image_of`].
     pub fn bootable(&self, guest: &Guest) -> Result<(PathBuf, PathBuf, &'static str), Skip> {
         let image = self.image_of(guest)?;
         let own = |file: &Option<PathBuf>, built: &PathBuf| file.as_ref().unwrap_or(built).clone();
@@ -65,9 +62,6 @@ impl Stock {
     }
 
     /// What the VMs of `guest` are made of.
-    ///
-    /// # Errors
-    /// As [`Stock::image_of`].
     pub fn kit(&self, guest: &Guest) -> Result<Kit, Skip> {
         let image = self.image_of(guest)?;
         Ok(kit(Some(image), self.accel, &self.facts))

@@ -49,7 +49,7 @@ pub struct AgentPorts {
 pub struct Handle(Arc<Mutex<Process>>);
 
 impl Handle {
-    /// Kills QEMU; whoever waits for it sees the end of its sockets.
+    /// Kills QEMU; a thread that waits for it sees the end of its sockets.
     pub fn kill(&self) {
         self.0.lock().kill();
     }
@@ -109,19 +109,22 @@ impl Vm {
         }
     }
 
-    /// Hands over the saved state of a checkpoint, before `cont`: QEMU runs the guest when it has all
-    /// of it, and ends where it cannot restore it.
+    /// Hands over the saved state of a checkpoint, before `cont`: QEMU runs the guest when it has the
+    /// whole state, and ends where it cannot restore it.
     ///
     /// # Errors
     /// QEMU's refusal; a checkpoint that cannot be read.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> anyhow::Result<()> {
-        let mut stream = self.incoming.take().context("the VM was restored before")?;
+        let mut stream = self
+            .incoming
+            .take()
+            .context("the VM was already restored")?;
         let path = checkpoint.state();
         let mut state = File::open(&path).or_cannot_run(|| format!("open {}", path.display()))?;
         if checkpoint.mode == Mode::Mapped {
             self.ignore_shared()?;
         }
-        // As little on the wire as can be that a boot would not put there. Without any round, QEMU's
+        // A boot announces nothing, so this announces as little as can be: without any, QEMU's
         // virtio-net is ended by SIGSEGV when its driver resets it (seen on 7.2).
         let announce = json!({ "announce-rounds": 1, "announce-initial": 0 });
         self.call_raw("migrate-set-parameters", announce)?;
@@ -173,7 +176,7 @@ impl Vm {
         }
     }
 
-    /// Leaves memory that is a file out of the stream.
+    /// Leaves memory that is in a file out of the stream.
     fn ignore_shared(&self) -> anyhow::Result<()> {
         let capabilities = json!({ "capabilities": [
             { "capability": "x-ignore-shared", "state": true }
@@ -182,29 +185,23 @@ impl Vm {
             .map(drop)
     }
 
-    /// The agent's sockets; given once.
+    /// The agent's sockets; None from the second call on.
     pub fn take_agent(&mut self) -> Option<AgentPorts> {
         self.agent.take()
     }
 
-    /// For the watchdog.
+    /// A handle by which the watchdog can kill this VM.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
     /// A typed QMP command; when QEMU is gone, the error says how it ended.
-    ///
-    /// # Errors
-    /// As [`Wire::call`].
     pub fn call<C: qapi::Command>(&self, command: &C) -> anyhow::Result<C::Ok> {
         let reply = self.qmp.call(command, deadline::QMP_REPLY);
         reply.map_err(|error| self.explain(error))
     }
 
     /// A QMP command by name, for arguments that qapi's schema lacks.
-    ///
-    /// # Errors
-    /// As [`Wire::call`].
     pub fn call_raw(
         &self,
         name: &str,

@@ -44,8 +44,8 @@ struct State {
 }
 
 impl State {
-    /// Takes what the console printed; whether a kernel has just said with it that it, or the task that
-    /// was hit, goes no further.
+    /// Takes what the console printed; whether a kernel has just said with it that it stops, or that the
+    /// task that met an oops does.
     fn take(&mut self, bytes: &[u8]) -> bool {
         let mut stopped = false;
         self.bytes.extend_from_slice(bytes);
@@ -80,7 +80,7 @@ impl Serial {
     /// the trial has failed with it, and the task that it hit may be the agent.
     ///
     /// # Errors
-    /// When the socket cannot be duplicated or the thread not be started.
+    /// When the socket cannot be duplicated, or the thread cannot be started.
     pub fn record(
         stream: UnixStream,
         agent: UnixStream,
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(classify("rcu: Hierarchical RCU implementation."), None);
     }
 
-    /// The guest's end of a console, whoever waits for its agent, and the record.
+    /// The guest's end of a console, the socket on which its agent is awaited, and the record.
     fn recorded() -> (UnixStream, UnixStream, Serial) {
         let (guest, console) = UnixStream::pair().unwrap();
         let (agent, waiting) = UnixStream::pair().unwrap();

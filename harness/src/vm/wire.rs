@@ -93,7 +93,7 @@ impl Wire {
     /// agents do not).
     ///
     /// # Errors
-    /// When the socket cannot be duplicated or the reader thread not be started.
+    /// When the socket cannot be duplicated, or the reader thread cannot be started.
     pub fn new(
         stream: UnixStream,
         transcript: impl Write + Send + 'static,
@@ -127,7 +127,7 @@ impl Wire {
             let reply = state.replies.first().map(Value::to_string);
             let other = reply.or_else(|| state.stray.take())?;
             let start: String = other.chars().take(100).collect();
-            Some(Err(anyhow!("it wrote `{start}` where QMP was awaited")))
+            Some(Err(anyhow!("expected QMP, found `{start}`")))
         })?
     }
 
@@ -143,9 +143,6 @@ impl Wire {
     }
 
     /// Sends a command by name; for those that qapi's schema lacks.
-    ///
-    /// # Errors
-    /// As for [`Wire::call`].
     pub fn call_raw(&self, name: &str, arguments: Value, limit: Limit) -> anyhow::Result<Value> {
         let mut sender = self.sender.lock();
         sender.1 += 1;

@@ -25,7 +25,7 @@ impl Tally {
         skipped: 1,
     };
 
-    /// Of a run of trials. A flaky one is not a pass: this runs without retries.
+    /// The trials of a run. A flaky one counts as failed: these runs have no retries.
     pub fn of(run: &Results) -> Self {
         let counts = run.counts();
         Tally {
@@ -35,7 +35,7 @@ impl Tally {
         }
     }
 
-    /// A step's exit code has the last word: one that says failure makes at least one.
+    /// A step whose exit code says failure counts at least one failed check.
     pub fn judged(mut self, success: bool) -> Self {
         if !success {
             self.failed = self.failed.max(1);
@@ -83,7 +83,7 @@ pub fn of_libtest(output: &str) -> Tally {
     tally
 }
 
-/// The counts at the head of nextest's JUnit file. It knows no ignored tests.
+/// The counts at the head of nextest's JUnit file, which has no ignored tests.
 pub fn of_junit(xml: &str) -> Result<Tally> {
     let head = xml
         .split_once("<testsuites")

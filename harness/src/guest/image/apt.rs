@@ -15,8 +15,8 @@ const OPTIONS: [&str; 3] = [
     "Dir::Cache::srcpkgcache=",
 ];
 
-/// For lists of our own, read after the system's configuration, so that a proxy stays: the system's hooks are not for them, and a mirror that is not reached is
-/// given up after a while.
+/// For lists of our own; read after the system's configuration, so that a proxy stays. The system's
+/// hooks are not for these lists, and a mirror that does not answer is given up after a while.
 const NEW_LISTS: &str = r#"
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -80,7 +80,7 @@ impl Apt {
     }
 }
 
-/// Whether a download failed because the archive has gone on since the lists were fetched.
+/// Whether a download failed because the archive has changed since the lists were fetched.
 pub fn lists_are_old(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains("404")
 }

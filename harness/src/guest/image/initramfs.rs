@@ -2,8 +2,8 @@
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 //!
 //! It is two archives, which the kernel unpacks one after the other: the userspace, which the images of
-//! all kernels share, and the modules. It is not compressed: under TCG the guest unpacks a compressed one more slowly than QEMU loads the
-//! larger file (zstd 0.4 s, lz4 0.1 s slower to userspace).
+//! all kernels share, and the modules. It is not compressed: under TCG the guest unpacks a compressed
+//! one more slowly than QEMU loads the larger file (zstd 0.4 s, lz4 0.1 s slower to userspace).
 
 use super::programs;
 use crate::base::error::OrCannotRun;
@@ -75,8 +75,8 @@ pub const LINKS: [(&str, &str); 13] = [
 ];
 
 /// Writes the initramfs of the unpacked packages in `root` and the modules in `modules` (the
-/// directory that holds `lib`) to `to`: two archives, one after the other. How many bytes the first
-/// has, the one without modules.
+/// directory that holds `lib`) to `to`: two archives, one after the other. Returns the length of the
+/// first, the userspace, in bytes.
 pub fn write(root: &Path, modules: &Path, to: &Path) -> Result<u64> {
     let cannot = || format!("write {}", to.display());
     let mut file = fs::File::create(to).or_cannot_run(cannot)?;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Drivers of every PCI and USB NIC that QEMU has, of the channels to the guest, and what the cases
-/// load by name. A kernel that has one built in, or not at all, is fine.
+/// load by name. A kernel may have one built in, or lack it.
 pub const MODULES: [&str; 31] = [
     "8021q",
     "8139cp",
@@ -73,7 +73,7 @@ pub const LAB_MODULES: [&str; 20] = [
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: where a PVH loader enters the kernel.
 const PVH_ENTRY_NOTE: u32 = 18;
 
-/// Unpacks the kernel inside `bzimage` to `vmlinux`; why not, where QEMU could not boot that.
+/// Unpacks the kernel inside `bzimage` to `vmlinux`, or says why QEMU could not boot that.
 pub fn unpack(bzimage: &Path, vmlinux: &Path) -> Result<Result<(), String>> {
     let image = fs::read(bzimage).or_cannot_run(|| format!("read {}", bzimage.display()))?;
     let (tool, payload) = match payload(&image) {
@@ -193,8 +193,8 @@ pub fn modules_dir(root: &Path) -> Result<(PathBuf, String)> {
         .context("the kernel's packages hold no modules")
 }
 
-/// Copies the modules `names` and all that they depend on, uncompressed, to `stage`/lib/modules/`release`, and
-/// writes the indexes that modprobe reads.
+/// Copies the modules `names` and all that they depend on, uncompressed, to
+/// `stage`/lib/modules/`release`, and writes the indexes that modprobe reads.
 pub fn stage_modules(names: &[&str], modules: &Path, release: &str, stage: &Path) -> Result<()> {
     let everything = stage.join("all");
     let base = everything.join("lib/modules");

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | `HASH/` | an image; `manifest.json` is its [`GuestImage`] with the files' sizes |
 //! | `current.json`, `current-SUITE.json` | which image the present inputs make |
-//! | `missing-SUITE.json` | why that suite's kernel could not be had, and when |
+//! | `missing-SUITE.json` | why that suite's kernel could not be fetched, and when |
 //! | `lock` | held by the one process that builds |
 //! | `.build-*` | a build under way, or what a killed one left |
 
@@ -41,7 +41,7 @@ use store::{BZIMAGE, Current, HOST_PROGRAMS, INITRD, LAB_INITRD, VMLINUX};
 /// QEMU's `-no-reboot` ends the VM. Where guests wait for a processor, the kernel measures a wrong
 /// frequency of the TSC now and then (1 boot in 12, 12 at once on 2 processors: 357 MHz for 2,596), and
 /// its clock runs so many times too fast, for as long as its checkpoint is kept; so it takes another
-/// clock. IPv6 is off so that a guest sends nothing of its own accord.
+/// clock. IPv6 is off so that a guest sends nothing by itself.
 pub const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 norandmaps nokaslr mitigations=off rodata=off \
      cryptomgr.notests no_timer_check tsc=unstable random.trust_cpu=on ipv6.disable=1 apparmor=0 audit=0";
 
@@ -67,8 +67,8 @@ pub struct GuestImage {
     /// The initramfs of the lab, with this kernel; only beside the system's own.
     #[serde(default)]
     pub lab_initrd: Option<PathBuf>,
-    /// The directory with netperf and netserver for the host's end of the guest's; none where this
-    /// distribution's were not to be had.
+    /// The directory with netperf and netserver for the host's end; none where this distribution's
+    /// could not be fetched.
     #[serde(default)]
     pub host_programs: Option<PathBuf>,
     /// `uname -r` in the guest.
@@ -90,7 +90,7 @@ impl GuestImage {
 enum Kernel<'a> {
     /// The system's own, with which the userspace is built.
     Own {
-        /// apt is to go by lists fetched now, as those of the system name what the archive no longer has.
+        /// Whether apt fetches lists first, as the system's name versions that the archive no longer has.
         new_lists: bool,
     },
     /// Another suite's.
@@ -104,8 +104,8 @@ enum Kernel<'a> {
 /// The image in `images_dir` with the system's own kernel, or with that of another `suite` of Debian;
 /// built there first where it is missing, damaged or out of date.
 ///
-/// `progress` is told, in a sentence each, what takes long. An error is a [`Skip`] where `suite` is
-/// not to be had here now and was never built, else a [`CannotRun`].
+/// `progress` is handed a sentence for each step that takes long. An error is a [`Skip`] where the
+/// kernel of `suite` cannot be fetched now and was never built, else a [`CannotRun`].
 pub fn ensure(
     images_dir: &Path,
     suite: Option<&str>,
@@ -156,8 +156,8 @@ pub fn ensure(
     Ok(image)
 }
 
-/// Why no image with the kernel of `suite` can be had here now; within milliseconds, so at the price
-/// of not noticing what only an attempt would show.
+/// Why no image with the kernel of `suite` can be built here now. This takes milliseconds, and so
+/// misses what only an attempt would show.
 pub fn obstacle(images_dir: &Path, suite: &str) -> Option<String> {
     let recipe = recipe(Some(suite));
     if suite::is_own(suite) || store::last(images_dir, Some(suite), &recipe).is_some() {
@@ -166,7 +166,7 @@ pub fn obstacle(images_dir: &Path, suite: &str) -> Option<String> {
     missing(images_dir, suite, &fingerprint(&recipe))
 }
 
-/// Why `suite` is not asked for: it is no use on this system, or was none a short while ago.
+/// Why `suite` is not fetched: this system cannot, or could not a short while ago.
 fn missing(images_dir: &Path, suite: &str, fingerprint: &str) -> Option<String> {
     suite::obstacle(suite).or_else(|| store::noted_missing(images_dir, suite, fingerprint))
 }
@@ -178,7 +178,7 @@ pub fn built(images_dir: &Path, suite: Option<&str>) -> Option<GuestImage> {
 }
 
 /// Finds out which packages make the image today, and builds it where they are not built. An error
-/// is a [`Skip`] where another suite's packages are not to be had.
+/// is a [`Skip`] where another suite's packages cannot be fetched.
 fn make(
     kernel: &Kernel,
     images_dir: &Path,
@@ -215,7 +215,7 @@ fn make(
             if let Err(error) = kernel.unpack(&apt, &from_debian, scratch.path(), &root, progress) {
                 return match kernel {
                     Kernel::Own { new_lists: false } if apt::lists_are_old(&error) => {
-                        progress("the archive has newer ones by now: asking for its lists");
+                        progress("the archive has newer packages by now: fetching its lists");
                         let kernel = Kernel::Own { new_lists: true };
                         make(&kernel, images_dir, recipe, fingerprint, progress)
                     }
@@ -238,7 +238,7 @@ fn make(
     Ok(image)
 }
 
-/// This distribution's netperf, where it is to be had: cases that need it are skipped without.
+/// This distribution's netperf, where it can be fetched: without it, cases that need it are skipped.
 fn netperf(scratch: &Path, progress: &dyn Fn(&str)) -> Result<Option<(Apt, Package)>> {
     let scratch = scratch.join("netperf");
     fs::create_dir(&scratch).or_cannot_run(|| format!("create {}", scratch.display()))?;
@@ -319,7 +319,7 @@ fn unavailable(suite: &str, error: anyhow::Error) -> anyhow::Error {
             // The first of apt's errors says it.
             let why = why.split("; ").next().unwrap_or_default();
             Skip(format!(
-                "the kernel of Debian {suite} is not to be had: {why}"
+                "the kernel of Debian {suite} cannot be fetched: {why}"
             ))
             .into()
         }
@@ -333,7 +333,7 @@ pub fn distribution() -> String {
     name.trim_end_matches(" GNU/Linux").to_owned()
 }
 
-/// What decides, within milliseconds, whether there is anything to be made anew.
+/// A digest that shows, within milliseconds, whether an image must be built anew.
 fn fingerprint(recipe: &str) -> String {
     digest([recipe, &packages::fingerprint()])
 }

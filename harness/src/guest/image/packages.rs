@@ -64,7 +64,7 @@ pub fn os_release() -> String {
     fs::read_to_string("/etc/os-release").unwrap_or_default()
 }
 
-/// Which packages make the image today, as `apt` resolves them on a machine that has none.
+/// Which packages make the image today, as `apt` resolves them for a machine without any package.
 ///
 /// `scratch` is a directory that may be written to.
 pub fn resolve(apt: &Apt, scratch: &Path) -> Result<Vec<Package>> {
@@ -166,14 +166,14 @@ pub fn extract_all(debs: &Path, root: &Path) -> Result<()> {
     for deb in fs::read_dir(debs).or_cannot_run(|| format!("list {}", debs.display()))? {
         let deb = deb?.path();
         extract(&deb, root).or_cannot_run(|| format!("unpack {}", deb.display()))?;
-        // The space is better used for what was in it.
+        // Its space is needed for what was in it.
         fs::remove_file(&deb)?;
     }
     Ok(())
 }
 
-/// Not by `dpkg-deb --extract`, whose own children would go on when it is killed with us: here they
-/// find their pipe closed.
+/// Unpacks by `dpkg-deb --fsys-tarfile`: the children of `dpkg-deb --extract` would go on when it is
+/// killed with us; here they find their pipe closed.
 fn extract(deb: &Path, root: &Path) -> Result<()> {
     let mut dpkg = dies_with_parent(Command::new("dpkg-deb").arg("--fsys-tarfile").arg(deb))
         .stdin(Stdio::null())

@@ -27,10 +27,10 @@ pub const PROGRAMS: [&str; 14] = [
     "tcpdump",
 ];
 
-/// What is in the image where it is to be had.
+/// Programs that are in the image only where the distribution has them.
 pub const OPTIONAL: [&str; 2] = ["netperf", "netserver"];
 
-/// What a library opens by its path: libcrypto for ncat, which else complains of it each time.
+/// What a library opens by its path: libcrypto does for ncat, which otherwise complains each time.
 const OPENED: &str = "ossl-modules/legacy.so";
 
 /// Busybox's commands that the image cannot do without.

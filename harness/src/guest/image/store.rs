@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 pub const VMLINUX: &str = "vmlinux";
 pub const BZIMAGE: &str = "bzImage";
 pub const INITRD: &str = "initrd";
-/// The lab's.
+/// The lab's initramfs.
 pub const LAB_INITRD: &str = "lab-initrd";
 /// The directory of the programs that the host needs to talk to the guest's.
 pub const HOST_PROGRAMS: &str = "host";
@@ -22,8 +22,8 @@ pub const MANIFEST: &str = "manifest.json";
 /// use the one before.
 const KEPT: usize = 1;
 
-/// A suite that could not be had is asked for again after this long: a test run that has a process a
-/// trial would else wait for the network in each of them.
+/// A suite that could not be fetched is tried again after this long: under nextest, each trial's
+/// process would otherwise wait for the network.
 const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 #[derive(Serialize, Deserialize)]
@@ -37,9 +37,9 @@ struct Manifest {
 
 #[derive(Serialize, Deserialize)]
 pub struct Current {
-    /// Of the recipe and of apt's lists.
+    /// Digest of the recipe and of apt's lists.
     pub fingerprint: String,
-    /// Of the recipe alone.
+    /// Digest of the recipe alone.
     pub recipe: String,
     /// The image's.
     pub hash: String,
@@ -105,7 +105,7 @@ pub fn make_current(
     prune(images_dir)
 }
 
-/// Notes that the kernel of `suite` could not be had.
+/// Notes that the kernel of `suite` could not be fetched.
 pub fn note_missing(images_dir: &Path, suite: &str, fingerprint: &str, reason: &str) -> Result<()> {
     let missing = Missing {
         fingerprint: fingerprint.into(),
@@ -114,7 +114,7 @@ pub fn note_missing(images_dir: &Path, suite: &str, fingerprint: &str, reason: &
     write_json(&missing_file(images_dir, suite), &missing)
 }
 
-/// Why the kernel of `suite` could not be had, where that was a short while ago and from the same
+/// Why the kernel of `suite` could not be fetched, where that was a short while ago and from the same
 /// inputs.
 pub fn noted_missing(images_dir: &Path, suite: &str, fingerprint: &str) -> Option<String> {
     let file = missing_file(images_dir, suite);

@@ -1,7 +1,7 @@
 //! Another suite's kernel, for a guest whose release stands nearer to it than to the system's own.
 //!
-//! apt fetches it, verified by Debian's keys as ever, with a sources list and a lists folder that are
-//! thrown away after: the system's are read only.
+//! apt fetches it and verifies it by Debian's keys, with a sources list and a lists folder that are
+//! thrown away after: the system's own are only read.
 
 use super::apt::Apt;
 use super::packages::{Package, field, is_kernel, os_release};
@@ -21,7 +21,7 @@ const KEYRINGS: [&str; 2] = [
 /// The package whose dependency is a suite's current kernel.
 const KERNEL: &str = "linux-image-amd64";
 
-/// Beside the lists: the sources, and that not everything being there is an error.
+/// apt's options beside those of [`Apt`]: no other sources, and a list that is missing is an error.
 const OVERRIDES: &str = r#"
 APT::Update::Error-Mode "any";
 Dir::Etc::sourceparts "/dev/null";
@@ -35,19 +35,19 @@ pub fn is_own(suite: &str) -> bool {
     field(&os_release(), "VERSION_CODENAME") == Some(suite)
 }
 
-/// Why no suite but its own can be had on this system, whatever the network.
+/// Why this system can fetch no other suite, with or without a network.
 pub fn obstacle(suite: &str) -> Option<String> {
     let os_release = os_release();
     (field(&os_release, "ID") != Some("debian")).then(|| {
         format!(
-            "the kernel of Debian {suite} is to be had on Debian only, and this system is {}",
+            "the kernel of Debian {suite} can be fetched on Debian only, and this system is {}",
             field(&os_release, "PRETTY_NAME").unwrap_or("another")
         )
     })
 }
 
-/// Which packages are `suite`'s current kernel, after asking the system's own mirrors for its lists;
-/// and the apt that knows them, for as long as `scratch` is there.
+/// Which packages are `suite`'s current kernel, after fetching its lists from the system's own
+/// mirrors; and the apt that knows them, for as long as `scratch` exists.
 pub fn resolve(suite: &str, scratch: &Path) -> Result<(Apt, Vec<Package>)> {
     let apt = lists_of(suite, "main", scratch)?;
     let packages = follow(KERNEL, |name| show(&apt, name))?;
@@ -59,7 +59,7 @@ pub fn resolve_netperf(scratch: &Path) -> Result<(Apt, Package)> {
     let os_release = os_release();
     let suite = field(&os_release, "VERSION_CODENAME")
         .filter(|_| field(&os_release, "ID") == Some("debian"))
-        .context("it is to be had on Debian only")?;
+        .context("it can be fetched on Debian only")?;
     let (name, component) = NETPERF;
     let apt = lists_of(suite, component, scratch)?;
     let version = version(name, &show(&apt, name)?)?;
@@ -130,7 +130,8 @@ impl Mirrors {
         })
     }
 
-    /// deb822 sources (sources.list(5)) of a component of `suite` with its security updates, where it has them.
+    /// deb822 sources (sources.list(5)) of a component of `suite`, with its security updates where it has
+    /// them.
     fn sources(&self, suite: &str, component: &str, keyring: Option<&str>) -> String {
         let rolling = ["sid", "unstable", "experimental"].contains(&suite);
         let security = match &self.security {

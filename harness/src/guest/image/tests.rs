@@ -22,7 +22,7 @@ fn what_the_network_refused_is_a_skip_and_trouble_here_is_not() {
     let Skip(why) = refused.downcast().unwrap();
     assert_eq!(
         why,
-        "the kernel of Debian sid is not to be had: `apt-get` ended with 100: E: no route"
+        "the kernel of Debian sid cannot be fetched: `apt-get` ended with 100: E: no route"
     );
     let trouble = CannotRun("cannot write to /x".into());
     assert!(unavailable("sid", trouble.into()).is::<CannotRun>());

@@ -93,7 +93,7 @@ fn a_wrapper_script_that_would_leave_qemu_behind_is_refused() {
 #[test]
 fn what_is_no_qemu_is_said_so() {
     insta::assert_snapshot!(complaint("/bin/false", ANSWER), @"/bin/false does not work as a QEMU: it ended before it answered QMP (exit status: 1); nothing on stderr");
-    insta::assert_snapshot!(complaint("/bin/echo", ANSWER), @"/bin/echo does not work as a QEMU: it wrote `-machine none,accel=tcg:kvm -nodefaults -display none -qmp stdio` where QMP was awaited; nothing on stderr");
+    insta::assert_snapshot!(complaint("/bin/echo", ANSWER), @"/bin/echo does not work as a QEMU: expected QMP, found `-machine none,accel=tcg:kvm -nodefaults -display none -qmp stdio`; nothing on stderr");
     insta::assert_snapshot!(complaint("/nowhere/qemu", ANSWER), @"cannot start /nowhere/qemu: No such file or directory (os error 2)");
     insta::assert_snapshot!(complaint("/etc/passwd", ANSWER), @"cannot start /etc/passwd: Permission denied (os error 13)");
 }

@@ -216,17 +216,17 @@ fn wrong_types() {
             ("[axes]", "[[axes]]"),
         ]),
         @r#"
-            m.toml:23: [guests.rhel6]: `memory` is of type string, wanted is a whole number from 32 to 1048576
-            m.toml:27: [guests.rhel6.nics.e1000]: `max_mtu` is of type float, wanted is a whole number from 68 to 65535
-            m.toml:9: [nics.e1000]: `device` is of type integer, wanted is a string
-            m.toml:9: [nics.e1000]: `device` is empty, wanted is a string
-            m.toml:4: [axes]: `guest` is of type string, wanted is a list, each item a string
-            m.toml:4: [axes]: `guest` is of type integer, wanted is a string
-            m.toml:5: [axes]: `vhost` is of type boolean, wanted is "off" or "on"
-            m.toml:5: [axes]: `vhost` is of type boolean, wanted is "off" or "on"
-            m.toml:38: the file: `exclude` is of type table, wanted is an array of tables, [[...]]
-            m.toml:9: [nics.rtl8139] is of type integer, wanted is a table
-            m.toml:2: [axes] is of type array, wanted is a table
+            m.toml:23: [guests.rhel6]: `memory` is of type string, expected a whole number from 32 to 1048576
+            m.toml:27: [guests.rhel6.nics.e1000]: `max_mtu` is of type float, expected a whole number from 68 to 65535
+            m.toml:9: [nics.e1000]: `device` is of type integer, expected a string
+            m.toml:9: [nics.e1000]: `device` is empty, expected a string
+            m.toml:4: [axes]: `guest` is of type string, expected a list, each item a string
+            m.toml:4: [axes]: `guest` is of type integer, expected a string
+            m.toml:5: [axes]: `vhost` is of type boolean, expected "off" or "on"
+            m.toml:5: [axes]: `vhost` is of type boolean, expected "off" or "on"
+            m.toml:38: the file: `exclude` is of type table, expected an array of tables, [[...]]
+            m.toml:9: [nics.rtl8139] is of type integer, expected a table
+            m.toml:2: [axes] is of type array, expected a table
         "#
     );
 }
@@ -256,9 +256,9 @@ fn impossible_values() {
             m.toml:30: [profiles.smoke]: `ping_count` is 99999999999999999999, allowed are 1 to 1000000
             m.toml:33: [profiles.smoke]: `promisc_seconds` is -3, allowed are 1 to 1000000
             m.toml:24: [guests.rhel6]: `image`: there is no file nowhere.qcow2
-            m.toml:20: [guests.rhel6]: `initrd` is of no use without `kernel`
+            m.toml:20: [guests.rhel6]: `initrd` needs `kernel`
             m.toml:24: [guests.rhel6]: `suite` is the name of a suite of Debian, such as bullseye: letters, digits, `-` and `.`
-            m.toml:23: [guests.rhel6]: `suite` is of no use with `kernel` or `image`
+            m.toml:23: [guests.rhel6]: `suite` cannot be combined with `kernel` or `image`
         "
     );
 }

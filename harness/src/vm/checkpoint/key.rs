@@ -55,7 +55,7 @@ impl Origin {
     }
 }
 
-/// A file's name, size and time; enough to tell another one.
+/// A file's name, size and time; enough to notice that it was replaced.
 fn stamp(path: &Path) -> String {
     match path.metadata() {
         Ok(m) => format!(

@@ -9,16 +9,16 @@
 //! it) and `-incoming defer`; the stream comes over an inherited socket, which every QEMU takes
 //! (`fd:` of a file is refused from 11.1 on, `file:` is not there before 8.2). The guest answers
 //! some 70 ms after exec. Where a QEMU does not take `x-ignore-shared`, all of the memory goes
-//! through the stream ([`Mode::Streamed`], 0.15 s), and where it restores neither way, trials boot;
-//! each says so. Which it is, is found out when the checkpoint is made: it is restored once, and
-//! kept only if the guest answers.
+//! through the stream ([`Mode::Streamed`], 0.15 s), and where it restores neither way, trials boot,
+//! and each says so. What QEMU can do is found out when the checkpoint is made: it is restored once,
+//! and kept only if the guest answers.
 //!
 //! # From which state
-//! Each case says what it starts from ([`crate::vm::start_state::StartState`]). *Warm NIC*: saved with the NIC up
-//! and addressed; the tap behind it is another one, which no guest can tell. *Cold driver*: saved
-//! without a NIC; it is on the restoring QEMU's command line, and the guest is told to look at its
-//! PCI bus again, so that probe, negotiation and driver load all happen in the trial. *Boot*: not
-//! restored. A trial whose VM differs from what was saved (a fault with another kernel parameter, or
+//! Each case says what it starts from ([`crate::vm::start_state::StartState`]). *Warm NIC*: saved with
+//! the NIC up and addressed; the tap behind it is another, which no guest notices. *Cold driver*: saved
+//! without a NIC; the NIC is on the restoring QEMU's command line, and the guest rescans its PCI
+//! bus, so that probe, negotiation and driver load all happen in the trial. *Boot*: not restored. A
+//! trial whose VM differs from what was saved (a fault with another kernel parameter, or
 //! another NIC model) takes the next colder state that fits; so does one whose checkpoint cannot be
 //! made. A guest of a disk image boots: what it wrote to its disk would not be saved.
 //!
@@ -36,8 +36,9 @@
 //! its making. The key is a digest of everything that the saved guest depends on ([`key`]). A
 //! checkpoint is made and used under `KEY.lock` (by flock, which no kill leaves behind), made in
 //! `.build-KEY` and renamed when whole. Before each use its files must have the size, inode and
-//! times that they were made with, or else the same SHA-256; if not, it is said and made again. All
-//! together are bounded, the longest unused go first; `cargo xtask cache` lists and clears them.
+//! times that they were made with, or else the same SHA-256; if not, a line says so and the
+//! checkpoint is made again. Their total size is bounded: the longest unused are removed first.
+//! `cargo xtask cache` lists and clears them.
 
 pub mod key;
 pub mod store;

@@ -67,7 +67,7 @@ struct Stamp {
 pub struct Entry {
     /// Its key.
     pub key: String,
-    /// What it is of, or why there is none.
+    /// What was saved, or why it could not be.
     pub what: String,
     /// Bytes on disk.
     pub bytes: u64,
@@ -82,7 +82,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// In `directory`, which need not exist.
+    /// A store in `directory`, which need not exist.
     pub fn new(directory: PathBuf) -> Store {
         Store {
             directory,
@@ -90,8 +90,8 @@ impl Store {
         }
     }
 
-    /// One that goes with the lab that it is in, so that no copy of it is ever used: it has no digests of
-    /// its files, which under TCG take twice as long as a guest's boot.
+    /// A store that ends with the lab that it is in, so that no copy of it is ever used: it needs no
+    /// digests of its files, which under TCG take twice as long as a guest's boot.
     pub fn disposable(directory: PathBuf) -> Store {
         Store {
             directory,
@@ -99,11 +99,11 @@ impl Store {
         }
     }
 
-    /// The checkpoint of that key, made by `make` where there is none that is whole; or why there
-    /// can be none. `make` fills the directory it is given. Whoever comes while it is made waits.
+    /// The checkpoint of that key, or why it cannot be made. Where there is no whole one, `make` fills
+    /// the directory that it is given; other callers wait meanwhile.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`] when the store cannot be used, and what `make` gives as such.
+    /// [`crate::base::error::CannotRun`] when the store cannot be used, and the errors of `make`.
     pub fn get(
         &self,
         key: &str,
@@ -127,7 +127,7 @@ impl Store {
             Err(_) => {
                 if self.directory.join(key).join(MANIFEST).exists() {
                     say(&format!(
-                        "the checkpoint of {what} is of no use ({damaged:#}): making it again"
+                        "the checkpoint of {what} cannot be used ({damaged:#}): making it again"
                     ));
                 }
                 let outcome = self.make(key, what, make)?;
@@ -151,13 +151,13 @@ impl Store {
         what: &str,
         make: impl FnOnce(&Path) -> Result<Result<Mode, String>>,
     ) -> Result<Outcome> {
-        let (scratch, place) = (
+        let (scratch, directory) = (
             self.directory.join(format!("{BUILDING}{key}")),
             self.directory.join(key),
         );
-        let cannot = || format!("write {}", place.display());
+        let cannot = || format!("write {}", directory.display());
         // What a killed run left.
-        for old in [&scratch, &place] {
+        for old in [&scratch, &directory] {
             if old.exists() {
                 fs::remove_dir_all(old).or_cannot_run(cannot)?;
             }
@@ -171,7 +171,7 @@ impl Store {
                 Outcome::Made { mode, files }
             }
             Err(why) => {
-                // The transcripts stay, to tell more.
+                // The transcripts stay: they say more than `why`.
                 for name in [STATE, RAM] {
                     let _ = fs::remove_file(scratch.join(name));
                 }
@@ -184,15 +184,15 @@ impl Store {
             outcome,
         };
         json::write_whole(&scratch.join(MANIFEST), &manifest)
-            .and_then(|()| Ok(fs::rename(&scratch, &place)?))
+            .and_then(|()| Ok(fs::rename(&scratch, &directory)?))
             .or_cannot_run(cannot)?;
         Ok(manifest.outcome)
     }
 
     /// The checkpoint of that key, if its files are as they were made.
     fn load(&self, key: &str) -> Result<Outcome> {
-        let place = self.directory.join(key);
-        let mut manifest = read_manifest(&place)?;
+        let directory = self.directory.join(key);
+        let mut manifest = read_manifest(&directory)?;
         match &mut manifest.outcome {
             Outcome::Refused { unix_time, .. } => {
                 let age = now().saturating_sub(*unix_time);
@@ -201,12 +201,12 @@ impl Store {
             Outcome::Made { files, .. } => {
                 let mut moved = false;
                 for file in files {
-                    let now = stamp(&place.join(&file.name))?;
+                    let now = stamp(&directory.join(&file.name))?;
                     if now == file.stamp {
                         continue;
                     }
                     // A copy (a restored CI cache) has other stamps and the same content.
-                    let found = seal(&place, &file.name, self.digests)?;
+                    let found = seal(&directory, &file.name, self.digests)?;
                     ensure!(
                         self.digests && found.sha256 == file.sha256,
                         "its {} was altered: {} bytes now, {} when it was made",
@@ -218,7 +218,7 @@ impl Store {
                     moved = true;
                 }
                 if moved {
-                    json::write_whole(&place.join(MANIFEST), &manifest)?;
+                    json::write_whole(&directory.join(MANIFEST), &manifest)?;
                 }
             }
         }
@@ -276,7 +276,7 @@ impl Store {
         entries
     }
 
-    /// Removes all that is not in use; what it removed and what it had to leave.
+    /// Removes all that is not in use; returns what it removed and what it had to leave.
     ///
     /// # Errors
     /// A directory that cannot be removed.
@@ -305,10 +305,10 @@ impl Store {
         };
         // At once, so that a kill in between leaves nothing that looks whole.
         let going = self.directory.join(format!("{GOING}{key}"));
-        let place = self.directory.join(name);
-        if place != going {
-            fs::rename(&place, &going)
-                .with_context(|| format!("cannot remove {}", place.display()))?;
+        let directory = self.directory.join(name);
+        if directory != going {
+            fs::rename(&directory, &going)
+                .with_context(|| format!("cannot remove {}", directory.display()))?;
         }
         fs::remove_dir_all(&going).with_context(|| format!("cannot remove {}", going.display()))?;
         Ok(true)

@@ -74,7 +74,7 @@ fn a_file_that_was_cut_or_altered_is_noticed_and_said() {
         fs::write(f.file(RAM), damage).unwrap();
         let (checkpoint, said) = f.get();
         assert!(
-            said.contains("rhel9 with e1000 up is of no use (its ram was altered"),
+            said.contains("rhel9 with e1000 up cannot be used (its ram was altered"),
             "{said}"
         );
         assert_eq!(fs::read_to_string(checkpoint.ram()).unwrap(), "memory");

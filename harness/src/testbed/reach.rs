@@ -1,0 +1,109 @@
+//! Pings that must be answered, and pings that must not.
+
+use super::{Testbed, start};
+use crate::base::deadline::{self, Limit};
+use crate::net::echoes;
+use crate::net::frame::{Direction, Frame};
+use crate::net::ping::Ping;
+use crate::net::ping_report::PingReport;
+use anyhow::ensure;
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+impl Testbed {
+    /// Pings the guest until the first reply, which must come by the cell's backend.
+    ///
+    /// # Errors
+    /// After `limit`, with what the wire showed; when another backend carried the reply.
+    pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
+        let mark = self.wire()?.mark()?;
+        let (ran, deadline) = (self.vhost_ran(), limit.start());
+        if start::answers(self.address(), deadline)? {
+            return self.expect_backend(ran);
+        }
+        let seen = self.wire()?.summary(mark)?;
+        Err(self.vm.explain(deadline.missed(format!(
+            "{} did not answer; the tap showed: {seen}",
+            self.address()
+        ))))
+    }
+
+    /// A ping from the host to the NIC under test.
+    pub fn ping(&self) -> Ping {
+        Ping::new(self.address())
+    }
+
+    /// A ping from the host to another address.
+    pub fn ping_to(&self, target: Ipv4Addr) -> Ping {
+        Ping::new(target)
+    }
+
+    /// A ping in the guest, with `options` of iputils.
+    pub fn guest_ping(&self, options: &str, target: Ipv4Addr) -> anyhow::Result<PingReport> {
+        let command = format!("ping -n {options} {target}");
+        let output = self.agent.run(&command)?;
+        PingReport::parse(&command, &format!("{}\n{}", output.stdout, output.stderr))
+    }
+
+    /// Pings the guest and demands every reply.
+    ///
+    /// # Errors
+    /// Loss, with ping's own summary.
+    pub fn expect_replies(&self, count: u32, size: u32) -> anyhow::Result<()> {
+        let ping = self.ping().count(count).size(size).interval(0.01);
+        self.expect_answered(&ping, count)
+    }
+
+    /// Runs `ping` and demands a reply to each of its `count` requests. ping leaves two round trips
+    /// after its last request; later replies of a slow guest are looked for on the bridge, among those
+    /// to this ping alone.
+    ///
+    /// # Errors
+    /// Loss, with ping's own summary and the count on the wire.
+    pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
+        let count = u64::from(count);
+        let host = self.host()?;
+        let mark = host.mark()?;
+        let report = ping.run()?;
+        let Err(complaint) = report.expect_all_answered(count) else {
+            return Ok(());
+        };
+        let may_be_late = report.lacks_only_replies(count);
+        let deadline = deadline::LATE_REPLY.start();
+        loop {
+            let now = host.mark()?;
+            let replies = echoes::to_ping(&host.frames(mark)?, ping.target(), count);
+            let once_each = may_be_late && replies.duplicates == 0;
+            if once_each && replies.answered == count {
+                return Ok(());
+            }
+            let left = deadline.left().filter(|_| once_each);
+            let more = |left| {
+                let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
+                host.wait(now, Instant::now() + left, from_guest).is_ok()
+            };
+            if !left.is_some_and(more) {
+                let came = format!("{replies} of {count} replies came back");
+                return Err(complaint.context(came));
+            }
+        }
+    }
+
+    /// Pings the guest and demands silence.
+    ///
+    /// # Errors
+    /// A reply; too few requests to mean anything.
+    pub fn expect_silence(&self, target: Ipv4Addr, why: &str) -> anyhow::Result<()> {
+        let silence = deadline::SILENCE.start().span();
+        let ping = Ping::new(target).interval(0.1).deadline(silence);
+        let report = ping.run()?;
+        ensure!(
+            report.received == 0 && report.transmitted > 0,
+            "`{}`: {} of {} requests were answered although {why}",
+            report.command,
+            report.received,
+            report.transmitted
+        );
+        Ok(())
+    }
+}
