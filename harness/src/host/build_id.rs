@@ -20,7 +20,7 @@ fn build(file: &[u8]) -> String {
     }
 }
 
-/// None where it is not an ELF file, or has none.
+/// Nothing for a file that is not ELF, or that has no build id.
 fn build_id(file: &[u8]) -> Option<&[u8]> {
     let elf = Elf::parse(file).ok()?;
     let mut notes = elf.iter_note_headers(file)?.flatten();

@@ -175,11 +175,11 @@ mod tests {
           -append 'console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0' \
           -fsdev local,id=root,path=/,security_model=none,multidevs=remap,readonly=on \
           -device virtio-9p-pci,fsdev=root,mount_tag=root \
-          -fsdev 'local,id=lab,path=/work,, here/lab/vhost,security_model=none,multidevs=remap,readonly=on' \
+          -fsdev 'local,id=lab,path=/home,, here/lab/vhost,security_model=none,multidevs=remap,readonly=on' \
           -device virtio-9p-pci,fsdev=lab,mount_tag=lab \
-          -fsdev 'local,id=artifacts,path=/work,, here/runs,security_model=none,multidevs=remap' \
+          -fsdev 'local,id=artifacts,path=/home,, here/runs,security_model=none,multidevs=remap' \
           -device virtio-9p-pci,fsdev=artifacts,mount_tag=artifacts \
-          -fsdev 'local,id=checkpoints,path=/work,, here/checkpoints,security_model=none,multidevs=remap' \
+          -fsdev 'local,id=checkpoints,path=/home,, here/checkpoints,security_model=none,multidevs=remap' \
           -device virtio-9p-pci,fsdev=checkpoints,mount_tag=checkpoints
         ");
     }
