@@ -310,7 +310,7 @@ mod tests {
         --qemu (NICMATRIX_QEMU) is `qemu-nowhere`, but no such program is on PATH
         --firmware (NICMATRIX_FIRMWARE): there is no directory /nowhere; expected QEMU's -L directories, in the variable separated by `:`
         NICMATRIX_ACCEL: unknown value `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
-        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
+        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
         ");
     }
 
