@@ -134,6 +134,20 @@ fn a_panic_around_a_trial_is_broken_and_never_green() {
 }
 
 #[test]
+fn a_trial_that_runs_its_case_twice_still_says_what_its_guest_was_restored_from() {
+    let own = Own::new();
+    let (plain, again) = ("transfer_mib = 4", "transfer_mib = 4\nafter = [\"again\"]");
+    let matrix = changed_matrix(own.directory.path(), plain, again);
+    let mut started = own.run("mtu_set@again::virtio::rhel9::tap", Some(&matrix));
+    let status = started.ended_within(VM_RUNS);
+    assert!(status.success(), "{status}: {}", own.said());
+    let log = Path::new(&own.dir).join("runs/latest/events.jsonl");
+    let events = fs::read_to_string(log).expect("the log");
+    let ended = events.lines().find(|line| line.contains("\"trial_ended\""));
+    expect_words(ended.expect("it ended"), &["\"start\":\"warm NIC\""]);
+}
+
+#[test]
 fn a_shard_without_a_match_is_empty_and_not_an_error() {
     let directory = tempfile::tempdir().expect("a directory");
     let own = directory.path().to_string_lossy();

@@ -19,12 +19,14 @@ pub mod progress;
 pub mod results;
 pub mod terminal;
 mod text;
+mod trial;
 mod tries;
 pub mod words;
 
 use anyhow::{Context, Result};
-pub use results::{Counts, Results, Trial};
+pub use results::{Counts, Results};
 use std::path::Path;
+pub use trial::Trial;
 
 /// The property of a run that lists its stand-in guests, for example "rhel6, rhel9"; absent where
 /// there are none.

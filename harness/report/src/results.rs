@@ -1,8 +1,8 @@
 //! A run's events, put in order.
 
-use crate::events::{Event, Outcome, TrialEnded};
-use crate::name::TrialName;
-use crate::text::{clean, first_line};
+use crate::events::{Event, Outcome};
+use crate::text::clean;
+use crate::trial::Trial;
 use crate::tries::{Seen, cleaned};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,70 +30,6 @@ pub struct Results {
     pub trials: Vec<Trial>,
     /// Where the JUnit file was written.
     pub junit: Option<PathBuf>,
-}
-
-/// A trial and what became of it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Trial {
-    /// Items of the manual plan; empty if unknown.
-    pub plan_item: String,
-    /// How it went; [`Outcome::Interrupted`] if it never ended, after no attempt if it never began.
-    pub end: TrialEnded,
-}
-
-impl Trial {
-    /// Its full name.
-    pub fn name(&self) -> &str {
-        &self.end.trial
-    }
-
-    /// The parts of its name.
-    pub fn parts(&self) -> &TrialName {
-        &self.end.name
-    }
-
-    /// Whether it was decided without running it.
-    pub fn is_skipped(&self) -> bool {
-        matches!(self.end.outcome, Outcome::Skipped { .. })
-    }
-
-    /// Its verdict.
-    pub fn outcome(&self) -> &Outcome {
-        &self.end.outcome
-    }
-
-    /// All there is to say of the verdict; empty for a pass.
-    pub fn message(&self) -> String {
-        match &self.end.outcome {
-            Outcome::Passed => String::new(),
-            Outcome::Flaky { failures } => {
-                let failures: String = (1..)
-                    .zip(failures)
-                    .map(|(n, failure)| format!("\n\nFailed try {n}: {failure}"))
-                    .collect();
-                self.cause() + &failures
-            }
-            Outcome::Failed { message } | Outcome::Broken { message } => message.clone(),
-            Outcome::Skipped { reason } => reason.clone(),
-            Outcome::Interrupted => self.cause(),
-        }
-    }
-
-    /// The verdict's reason on one line; empty for a pass.
-    pub fn cause(&self) -> String {
-        match &self.end.outcome {
-            Outcome::Flaky { failures } => format!(
-                "passed at try {}, after: {}",
-                self.end.attempts,
-                first_line(failures.last().map_or("", String::as_str))
-            ),
-            Outcome::Interrupted if self.end.attempts == 0 => {
-                "the run was cut off before this trial began".into()
-            }
-            Outcome::Interrupted => "the run was cut off while this trial ran".into(),
-            outcome => outcome.cause(),
-        }
-    }
 }
 
 /// How many trials ended how.

@@ -2,8 +2,8 @@
 
 use crate::events::{Outcome, TrialEnded};
 use crate::name::TrialName;
-use crate::results::Trial;
 use crate::text::clean;
+use crate::trial::Trial;
 use std::collections::HashMap;
 
 /// Trials in the order in which the log first names them.

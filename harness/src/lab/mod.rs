@@ -55,7 +55,7 @@ use crate::matrix::Backend;
 use crate::plan::PlannedTrial;
 use crate::settings::Settings;
 use crate::testbed::checkpoints::{GuestReply, GuestRequest};
-use crate::testbed::start::Source;
+use crate::testbed::source::Source;
 use crate::testbed::stock::Stock;
 use crate::vm::accel::Accel;
 use anyhow::{Context as _, Result};

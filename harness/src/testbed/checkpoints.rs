@@ -1,6 +1,7 @@
 //! Which checkpoint a guest starts from, and how one is made.
 
-use super::start::{self, Launch, Source};
+use super::source::{Saved, Source};
+use super::start::{self, Launch};
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::guest::dialect::Op;
@@ -26,37 +27,6 @@ const BOOTED: Limit = Limit {
     what: "the guest's boot to end",
     seconds: 20.0,
 };
-
-/// The state in which a guest is saved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Saved {
-    /// NICs up and addressed.
-    WithNics,
-    /// No NIC yet.
-    WithoutNics,
-}
-
-impl Saved {
-    /// What a guest restored from it starts from, in a case's words.
-    pub fn start_state(self) -> StartState {
-        match self {
-            Saved::WithNics => StartState::WarmNic,
-            Saved::WithoutNics => StartState::ColdDriver,
-        }
-    }
-
-    /// `spec` as it is saved in this state.
-    fn of(self, spec: &VmSpec) -> VmSpec {
-        let mut saved = spec.clone();
-        // A SPICE server and a later migration do not change the guest.
-        saved.spice = None;
-        saved.migratable = false;
-        if self == Saved::WithoutNics {
-            saved.nics.clear();
-        }
-        saved
-    }
-}
 
 /// A guest that is to be started, and from what; asked by a harness that makes no checkpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]

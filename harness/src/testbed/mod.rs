@@ -8,6 +8,7 @@ pub mod netboot;
 pub mod order;
 pub mod peer;
 mod reach;
+pub mod source;
 pub mod start;
 pub mod stock;
 
@@ -33,7 +34,8 @@ use netboot::Served;
 use order::{Moment, Order, Strike};
 use peer::Peer;
 use report::events::Figure;
-use start::{Launch, Source};
+use source::Source;
+use start::Launch;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,13 +1,13 @@
 //! Brings a guest up: restored from a checkpoint where there can be one, else booted.
 
-use super::checkpoints::Saved;
+use super::source::Source;
 use crate::base::deadline::{self, Deadline, Limit};
 use crate::guest::agent::Agent;
 use crate::guest::network_manager;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
-use crate::vm::checkpoint::{Checkpoint, Mode};
+use crate::vm::checkpoint::Mode;
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
 use crate::vm::process::{Handle, Vm};
 use crate::vm::qemu::{Qemu, transcript};
@@ -30,24 +30,6 @@ pub struct StartedGuest {
     pub after: Duration,
     /// From QEMU's start to the first answered ping, of a guest that is restored with its NICs up.
     pub first_ping: Option<Duration>,
-}
-
-/// Where a guest comes from.
-pub enum Source {
-    /// A boot.
-    Boot,
-    /// A checkpoint with its NICs up, or without them.
-    Restore(Checkpoint, Saved),
-}
-
-impl Source {
-    /// The state that its guest is in when it answers.
-    pub fn start_state(&self) -> StartState {
-        match self {
-            Source::Boot => StartState::Boot,
-            Source::Restore(_, saved) => saved.start_state(),
-        }
-    }
 }
 
 /// How a QEMU is started: which, and where its transcripts go.
