@@ -99,7 +99,7 @@ fn a_script_for_qemu_must_exec_it_and_answer() {
         &[TRIAL],
         &[("NICMATRIX_QEMU", &chatty)],
         3,
-        &["it wrote `hello`"],
+        &["expected QMP, found `hello`"],
     );
     assert!(begun.elapsed() < ENDS, "took {:?}", begun.elapsed());
     let all = fs::read_dir("/proc").expect("/proc").flatten();

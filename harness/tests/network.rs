@@ -541,10 +541,8 @@ fn capture_admits_loss() -> Result<()> {
         .err()
         .context("a lossy capture was counted")?;
     ensure!(
-        error
-            .to_string()
-            .contains(&format!("it lost {dropped} frames")),
-        "{error}"
+        format!("{error:#}").contains(&format!("it lost {dropped} frames")),
+        "{error:#}"
     );
     // From here on it is whole again, until there is more than it keeps.
     let mut large = stray.clone();
@@ -563,8 +561,8 @@ fn capture_admits_loss() -> Result<()> {
         .err()
         .context("it kept more than 16 MiB")?;
     ensure!(
-        error.to_string().contains("rely on the capture of tap0"),
-        "{error}"
+        format!("{error:#}").contains("rely on the capture of tap0"),
+        "{error:#}"
     );
     ensure!(capture.dropped()? == dropped);
     Ok(())
@@ -576,9 +574,9 @@ fn capture_outlives_its_interface() -> Result<()> {
         .err()
         .context("a capture of nothing")?;
     ensure!(
-        error.to_string()
+        format!("{error:#}")
             == "cannot capture on tap0: there is no interface tap0: ENODEV: No such device",
-        "{error}"
+        "{error:#}"
     );
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
