@@ -175,6 +175,7 @@ fn once(
         .wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())
         .context("the stream of pings does not resume")?;
     let report = stream.interrupt()?;
+    bed.settle()?;
     let gap = longest_gap(&bed.on_bridge(mark)?);
     let qemus = facts["downtime"].as_u64().unwrap_or_default();
     let mib = facts["ram"]["transferred"].as_u64().unwrap_or_default() >> 20;
