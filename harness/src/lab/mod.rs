@@ -47,7 +47,6 @@ pub mod vm;
 use crate::base::deadline::Limit;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::slots::{Need, Slot, Slots};
-use crate::host::Capabilities;
 use crate::host::accel::Proven;
 use crate::host::machine;
 use crate::host::place::Host;
@@ -104,8 +103,6 @@ const TCG_CPUS: usize = 1;
 pub struct Outside<'a> {
     /// The user's settings.
     pub settings: &'a Settings,
-    /// What this host can do.
-    pub capabilities: &'a Capabilities,
     /// What VMs run under.
     pub proven: &'a Proven,
     /// What testbeds are made from.

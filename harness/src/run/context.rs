@@ -5,7 +5,6 @@ use crate::base::artifacts::Artifacts;
 use crate::base::deadline;
 use crate::base::error::Skip;
 use crate::guest::image::{self, GuestImage};
-use crate::host::Capabilities;
 use crate::host::accel::{self, Proven};
 use crate::host::qemu_facts::QemuFacts;
 use crate::lab::Outside;
@@ -32,8 +31,6 @@ pub struct Context {
     pub settings: Settings,
     /// How often and how long.
     pub profile: Profile,
-    /// What this host can do.
-    pub capabilities: Capabilities,
     /// The accelerator, with why.
     pub proven: Proven,
     /// What testbeds are made from.
@@ -82,7 +79,7 @@ impl Context {
         deadline::set_speed(proven.speed);
         let stock = Stock {
             qemu: Qemu::under_test(&settings),
-            facts: planned.capabilities.qemu.clone(),
+            facts: planned.capabilities.qemu,
             accel: proven.accel,
             image,
             suites,
@@ -97,7 +94,6 @@ impl Context {
             stock: Arc::new(stock),
             guest_files: planned.matrix.guest_files().cloned().collect(),
             profile: planned.profile,
-            capabilities: planned.capabilities,
             settings,
             proven,
         }
@@ -123,7 +119,6 @@ impl Context {
     pub fn outside(&self) -> Outside<'_> {
         Outside {
             settings: &self.settings,
-            capabilities: &self.capabilities,
             proven: &self.proven,
             stock: &self.stock,
             guest_files: &self.guest_files,
@@ -134,7 +129,7 @@ impl Context {
     pub fn headline(&self) -> String {
         format!(
             "QEMU {} under {}",
-            self.capabilities.qemu.version,
+            self.stock.facts.version,
             self.proven.accel.name()
         )
     }
@@ -172,7 +167,7 @@ impl Context {
             "qemu",
             format!(
                 "{} ({})",
-                self.capabilities.qemu.version,
+                self.stock.facts.version,
                 self.settings.qemu.display()
             ),
         );

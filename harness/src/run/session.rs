@@ -67,11 +67,8 @@ impl Session {
         planned: Planned,
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Session> {
-        let runs = selected
-            .iter()
-            .filter(|trial| trial.action == Action::Run)
-            .count();
         let to_run = selected.iter().filter(|trial| trial.action == Action::Run);
+        let runs = to_run.clone().count();
         let verdicts = Verdicts::owing(to_run.map(|trial| &*trial.name));
         let lab_memory_mib = planned.matrix.lab_memory_mib;
         let context = match runs {
