@@ -3,7 +3,7 @@
 
 use clap::{Parser, Subcommand};
 use harness::cases;
-use harness::plan::{choose, nothing_matches};
+use harness::plan::{self, choose};
 use harness::run::planned::planned;
 use harness::settings::Settings;
 use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
@@ -101,19 +101,19 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
-    let settings = Settings::from_env()?;
+    let mut settings = Settings::from_env()?;
     match verb {
         Verb::Run { arguments } => run::trials(arguments),
         Verb::List { filter, json, plan } => {
-            let mut trials = planned(&settings)?.trials;
-            let names: Vec<String> = trials.iter().map(|trial| trial.name.clone()).collect();
-            let filter = filter.unwrap_or_default();
-            choose::each_filter_selects(&settings.only, &names)?;
-            trials.retain(|trial| {
-                choose::by_name(&settings.only, &trial.name) && trial.name.contains(&filter)
-            });
+            settings.only.filter.extend(filter);
+            let planned = planned(&settings)?;
+            let whole = planned.whole(&settings)?;
+            let names = plan::names(whole.as_deref().unwrap_or(&planned.trials));
+            let mut trials = planned.trials;
+            choose::keep(&settings.only, &names, &mut trials)?;
             if trials.is_empty() {
-                return Err(nothing_matches(&names, &filter, false));
+                let filters = settings.only.filter.join(" ");
+                return Err(plan::nothing_matches(&names, &filters, settings.only.exact));
             }
             let text = match (plan, json) {
                 (true, _) => plan_items::table(cases::all(), &trials),

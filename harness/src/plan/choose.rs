@@ -43,6 +43,17 @@ pub fn by_axes(only: &Only, trial: &PlannedTrial) -> bool {
         && takes(&only.case, trial.case.name)
 }
 
+/// Keeps the trials that a filter selects. `names` are those of the whole plan, which `trials` may be a
+/// shard of.
+///
+/// # Errors
+/// A filter that selects none of `names`, with what it probably meant.
+pub fn keep(only: &Only, names: &[String], trials: &mut Vec<PlannedTrial>) -> anyhow::Result<()> {
+    each_filter_selects(only, names)?;
+    trials.retain(|trial| by_name(only, &trial.name));
+    Ok(())
+}
+
 /// Whether one of the filters selects `name`; without a filter, all are.
 pub fn by_name(only: &Only, name: &str) -> bool {
     only.filter.is_empty() || only.filter.iter().any(|filter| selects(only, filter, name))
@@ -59,7 +70,7 @@ fn selects(only: &Only, filter: &str, name: &str) -> bool {
 ///
 /// # Errors
 /// The first such filter, with what it probably meant.
-pub fn each_filter_selects(only: &Only, names: &[String]) -> anyhow::Result<()> {
+fn each_filter_selects(only: &Only, names: &[String]) -> anyhow::Result<()> {
     let selects_none = |filter: &&String| !names.iter().any(|name| selects(only, filter, name));
     match only.filter.iter().find(selects_none) {
         Some(filter) => Err(nothing_matches(names, filter, only.exact)),

@@ -93,6 +93,11 @@ pub fn plan(
     trials
 }
 
+/// The names of `trials`.
+pub fn names(trials: &[PlannedTrial]) -> Vec<String> {
+    trials.iter().map(|trial| trial.name.clone()).collect()
+}
+
 /// SHA-256 over the names of `trials`, a line each. Of a whole plan it is the same on every host and
 /// for every shard.
 pub fn digest(trials: &[PlannedTrial]) -> String {

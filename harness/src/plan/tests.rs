@@ -198,10 +198,6 @@ fn all_shipped(profile: &str, faults: bool) -> Vec<PlannedTrial> {
     plan(&matrix, cases, &profile, &facts, faults, None)
 }
 
-fn names(trials: &[PlannedTrial]) -> Vec<String> {
-    trials.iter().map(|t| t.name.clone()).collect()
-}
-
 #[test]
 fn the_order_is_cases_then_axes() {
     let names = names(&on(&facts(), &matrix(""), "smoke", false)).join("\n");

@@ -24,7 +24,7 @@ use crate::net;
 use crate::plan::{self, Action, PlannedTrial, choose};
 use crate::settings::Settings;
 use libtest_mimic::{Arguments, Trial};
-use planned::{Planned, planned, planned_with};
+use planned::planned;
 use report::{errln, out};
 use session::Session;
 use std::process::ExitCode;
@@ -51,12 +51,11 @@ pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
     let mut plan = planned(&settings)?;
-    let all: Vec<String> = plan.trials.iter().map(|trial| trial.name.clone()).collect();
-    if settings.shard.is_none() {
-        choose::each_filter_selects(&settings.only, &all)?;
-    }
-    plan.trials
-        .retain(|trial| choose::by_name(&settings.only, &trial.name));
+    let whole = plan.whole(&settings)?;
+    let all = whole.as_deref().unwrap_or(&plan.trials);
+    let names = plan::names(all);
+    let digest = plan::digest(all);
+    choose::keep(&settings.only, &names, &mut plan.trials)?;
     let mut selected = Vec::new();
     for planned in &plan.trials {
         if !arguments.is_filtered_out(&as_libtest(planned.clone())) {
@@ -68,7 +67,7 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if selected.is_empty() && !arguments.ignored {
-        nothing_selected(&settings, &arguments, plan.trials.clone())?;
+        nothing_selected(&settings, &arguments, whole.as_deref(), &names)?;
     }
     // A lab needs only a QEMU of this machine, and no privileges.
     let here = |trial: &PlannedTrial| trial.action == Action::Run && trial.host == Host::Direct;
@@ -77,7 +76,6 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
-    let digest = plan_digest(&settings, &plan)?;
     let identity = identity::identity(&settings, &plan.capabilities.qemu, digest)?;
     let mut trials = std::mem::take(&mut plan.trials);
     let opened = Session::open(identity, settings, plan, &selected)?;
@@ -100,34 +98,18 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     ran.map(|()| code)
 }
 
-/// The digest of the whole plan, of which `plan` may be a shard.
-fn plan_digest(settings: &Settings, plan: &Planned) -> anyhow::Result<String> {
-    if settings.shard.is_none() {
-        return Ok(plan::digest(&plan.trials));
-    }
-    let whole = Settings {
-        shard: None,
-        ..settings.clone()
-    };
-    Ok(plan::digest(
-        &planned_with(&whole, plan.capabilities.qemu.clone())?.trials,
-    ))
-}
-
-/// A filter that matches nothing is an error; a shard without a matching trial is not.
+/// A filter that matches nothing of the whole plan is an error; a shard that has none of the trials it
+/// matches is not.
 fn nothing_selected(
     settings: &Settings,
     arguments: &Arguments,
-    mut trials: Vec<PlannedTrial>,
+    whole: Option<&[PlannedTrial]>,
+    names: &[String],
 ) -> anyhow::Result<()> {
-    if let Some((k, n)) = settings.shard {
-        let whole = Settings {
-            shard: None,
-            ..settings.clone()
-        };
-        trials = planned(&whole)?.trials;
-        let matching = trials
+    if let (Some((k, n)), Some(whole)) = (settings.shard, whole) {
+        let matching = whole
             .iter()
+            .filter(|trial| choose::by_name(&settings.only, &trial.name))
             .filter(|trial| !arguments.is_filtered_out(&as_libtest((*trial).clone())))
             .count();
         if matching > 0 {
@@ -135,9 +117,8 @@ fn nothing_selected(
             return Ok(());
         }
     }
-    let names: Vec<String> = trials.into_iter().map(|trial| trial.name).collect();
     let filter = arguments.filter.clone().unwrap_or_default();
-    Err(plan::nothing_matches(&names, &filter, arguments.exact))
+    Err(plan::nothing_matches(names, &filter, arguments.exact))
 }
 
 /// A planned trial as libtest sees it: a skip is decided before listing, so that nextest, which

@@ -26,16 +26,29 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// The trials of the whole plan, where these are a shard's.
+    ///
+    /// # Errors
+    /// As [`planned_with`].
+    pub fn whole(&self, settings: &Settings) -> anyhow::Result<Option<Vec<PlannedTrial>>> {
+        if settings.shard.is_none() {
+            return Ok(None);
+        }
+        let unsplit = Settings {
+            shard: None,
+            ..settings.clone()
+        };
+        let whole = planned_with(&unsplit, self.capabilities.qemu.clone())?;
+        Ok(Some(whole.trials))
+    }
+
     /// The trial of that name.
     ///
     /// # Errors
     /// When no trial has that name; with the nearest names.
     pub fn trial(&self, name: &str) -> anyhow::Result<&PlannedTrial> {
         let found = self.trials.iter().find(|trial| trial.name == name);
-        found.ok_or_else(|| {
-            let names: Vec<String> = self.trials.iter().map(|t| t.name.clone()).collect();
-            plan::nothing_matches(&names, name, true)
-        })
+        found.ok_or_else(|| plan::nothing_matches(&plan::names(&self.trials), name, true))
     }
 }
 
