@@ -13,6 +13,7 @@
 //! | floor | holds |
 //! | --- | --- |
 //! | [`base`] | errors, deadlines, child processes, slots, artifacts, words |
+//! | [`debian`] | packages of Debian, fetched by apt and unpacked |
 //! | [`matrix`] | `matrix.toml`: schema, expansion into cells, names; the data of every axis |
 //! | [`settings`] | what the user set |
 //! | [`net`] | namespace, bridge, taps, DHCP, ping, capture, transfer |
@@ -33,6 +34,7 @@
 
 pub mod base;
 pub mod cases;
+pub mod debian;
 pub mod entry;
 pub mod guest;
 pub mod host;

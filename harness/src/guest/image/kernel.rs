@@ -1,7 +1,7 @@
 //! The kernel as QEMU boots it quickest, and the modules that the guest may need.
 
-use super::tool::run;
 use crate::base::error::OrCannotRun;
+use crate::debian::tool::run;
 use anyhow::{Context, Result, bail, ensure};
 use goblin::elf::Elf;
 use std::collections::{BTreeMap, BTreeSet};

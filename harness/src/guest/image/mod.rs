@@ -12,24 +12,23 @@
 //! | `lock` | held by the one process that builds |
 //! | `.build-*` | a build under way, or what a killed one left |
 
-mod apt;
 mod initramfs;
 mod kernel;
 mod packages;
 mod programs;
 mod store;
 mod suite;
-mod tool;
 
 use crate::base::error::{CannotRun, OrCannotRun, Skip};
+use crate::debian::apt::{self, Apt};
+use crate::debian::folder::{self, digest};
+use crate::debian::packages::{
+    Package, download, extract_all, field, fingerprint as of_lists, os_release,
+};
+use crate::debian::suite::{is_own, obstacle as suite_obstacle};
 use anyhow::{Context, Result};
-use apt::Apt;
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
-use packages::Package;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use store::{BZIMAGE, Current, HOST_PROGRAMS, INITRD, LAB_INITRD, VMLINUX};
 
@@ -47,6 +46,9 @@ pub const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 norandmaps nokasl
 
 /// Where packages are downloaded to, in a build directory.
 const DEBS: &str = "debs";
+
+/// What of the packages no guest needs.
+const NOT_UNPACKED: [&str; 2] = ["usr/share", "usr/include"];
 
 /// What /init prints first.
 pub const USERSPACE_MARK: &str = "nicmatrix: userspace";
@@ -111,7 +113,7 @@ pub fn ensure(
     suite: Option<&str>,
     progress: &dyn Fn(&str),
 ) -> Result<GuestImage> {
-    let suite = suite.filter(|suite| !suite::is_own(suite));
+    let suite = suite.filter(|suite| !is_own(suite));
     let recipe = recipe(suite);
     let fingerprint = fingerprint(&recipe);
     if let Some(image) = store::cached(images_dir, suite, &fingerprint, &|_| ()) {
@@ -124,14 +126,12 @@ pub fn ensure(
             own: Box::new(ensure(images_dir, None, progress)?),
         },
     };
-    fs::create_dir_all(images_dir)
-        .or_cannot_run(|| format!("create the images directory {}", images_dir.display()))?;
-    let _lock = lock(&images_dir.join("lock"), progress)?;
+    let _lock = folder::lock(images_dir, "building the guest image", progress)?;
     // Another process may have built it meanwhile.
     if let Some(image) = store::cached(images_dir, suite, &fingerprint, progress) {
         return Ok(image);
     }
-    store::remove_leftovers(images_dir);
+    folder::remove_leftovers(images_dir);
     let missing = suite.and_then(|suite| missing(images_dir, suite, &fingerprint));
     let error = match missing {
         Some(why) => Skip(why).into(),
@@ -139,7 +139,7 @@ pub fn ensure(
             Ok(image) => return Ok(image),
             Err(error) => {
                 if let (Some(suite), Some(Skip(why))) = (suite, error.downcast_ref()) {
-                    store::note_missing(images_dir, suite, &fingerprint, why)
+                    folder::note_missing(images_dir, suite, &fingerprint, why)
                         .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
                 }
                 error
@@ -160,7 +160,7 @@ pub fn ensure(
 /// misses what only an attempt would show.
 pub fn obstacle(images_dir: &Path, suite: &str) -> Option<String> {
     let recipe = recipe(Some(suite));
-    if suite::is_own(suite) || store::last(images_dir, Some(suite), &recipe).is_some() {
+    if is_own(suite) || store::last(images_dir, Some(suite), &recipe).is_some() {
         return None;
     }
     missing(images_dir, suite, &fingerprint(&recipe))
@@ -168,12 +168,13 @@ pub fn obstacle(images_dir: &Path, suite: &str) -> Option<String> {
 
 /// Why `suite` is not fetched: this system cannot, or could not a short while ago.
 fn missing(images_dir: &Path, suite: &str, fingerprint: &str) -> Option<String> {
-    suite::obstacle(suite).or_else(|| store::noted_missing(images_dir, suite, fingerprint))
+    suite_obstacle("kernel", suite)
+        .or_else(|| folder::noted_missing(images_dir, suite, fingerprint))
 }
 
 /// The image that was built last, if it is whole; builds nothing.
 pub fn built(images_dir: &Path, suite: Option<&str>) -> Option<GuestImage> {
-    let suite = suite.filter(|suite| !suite::is_own(suite));
+    let suite = suite.filter(|suite| !is_own(suite));
     store::last(images_dir, suite, &recipe(suite))
 }
 
@@ -210,7 +211,7 @@ fn make(
         Err(_) => {
             let root = scratch.path().join("root");
             if let Some((apt, package)) = netperf {
-                packages::download(&apt, &[package], &scratch.path().join(DEBS))?;
+                download(&apt, &[package], &scratch.path().join(DEBS))?;
             }
             if let Err(error) = kernel.unpack(&apt, &from_debian, scratch.path(), &root, progress) {
                 return match kernel {
@@ -224,7 +225,7 @@ fn make(
             }
             let built = build(kernel, scratch.path(), &root, lines, &hash, progress)
                 .or_cannot_run(|| format!("build the guest image in {}", images_dir.display()))?;
-            store::publish(&built, &dir).or_cannot_run(|| format!("write {}", dir.display()))?;
+            folder::publish(&built, &dir).or_cannot_run(|| format!("write {}", dir.display()))?;
             store::load(&dir).or_cannot_run(|| format!("read back {}", dir.display()))?
         }
     };
@@ -298,14 +299,14 @@ impl Kernel<'_> {
         };
         progress(&what);
         let debs = scratch.join(DEBS);
-        packages::download(apt, packages, &debs).map_err(|error| match self {
+        download(apt, packages, &debs).map_err(|error| match self {
             Kernel::Own { .. } => error.context(CannotRun(format!(
                 "cannot download the guest image's packages to {}",
                 debs.display()
             ))),
             Kernel::Of { suite, .. } => unavailable(suite, error),
         })?;
-        packages::extract_all(&debs, root)
+        extract_all(&debs, root, &NOT_UNPACKED)
             .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))
     }
 }
@@ -328,14 +329,14 @@ fn unavailable(suite: &str, error: anyhow::Error) -> anyhow::Error {
 
 /// Whose kernel and userspace the images are made of, for example "Debian".
 pub fn distribution() -> String {
-    let os_release = packages::os_release();
-    let name = packages::field(&os_release, "NAME").unwrap_or("another");
+    let os_release = os_release();
+    let name = field(&os_release, "NAME").unwrap_or("another");
     name.trim_end_matches(" GNU/Linux").to_owned()
 }
 
 /// A digest that shows, within milliseconds, whether an image must be built anew.
 fn fingerprint(recipe: &str) -> String {
-    digest([recipe, &packages::fingerprint()])
+    digest([recipe, &of_lists()])
 }
 
 /// Everything that decides the image beside the packages' versions.
@@ -360,35 +361,6 @@ fn recipe(suite: Option<&str>) -> String {
             .chain(names)
             .chain(suite.map(str::to_owned)),
     )
-}
-
-/// SHA-256 of the parts, kept apart by a NUL; half of it is enough for a name.
-fn digest<S: AsRef<str>>(parts: impl IntoIterator<Item = S>) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.as_ref());
-        hash.update([0]);
-    }
-    hash.finalize()[..16]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// Waits for its turn; an empty file, never removed.
-fn lock(path: &Path, progress: &dyn Fn(&str)) -> Result<Flock<File>> {
-    let cannot = || format!("lock {}", path.display());
-    let file = File::create(path).or_cannot_run(cannot)?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, Errno::EWOULDBLOCK)) => {
-            progress("another process is building the guest image: waiting for it");
-            Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, e)| e)
-                .or_cannot_run(cannot)
-        }
-        Err((_, error)) => Err(error).or_cannot_run(cannot),
-    }
 }
 
 /// Builds into a directory of `scratch`, which it returns, from the packages unpacked in `root`.

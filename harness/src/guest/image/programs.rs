@@ -1,7 +1,7 @@
 //! The guest's programs, and the shared libraries that they need.
 
-use super::tool::run;
 use crate::base::error::{CannotRun, OrCannotRun};
+use crate::debian::tool::run;
 use anyhow::{Context, Result, bail};
 use goblin::elf::Elf;
 use std::collections::BTreeMap;

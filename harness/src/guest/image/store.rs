@@ -1,13 +1,12 @@
 //! What is kept in the images directory.
 
 use super::GuestImage;
+use crate::debian::folder::{read_json, write_json};
 use anyhow::{Context, Result};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 pub const VMLINUX: &str = "vmlinux";
 pub const BZIMAGE: &str = "bzImage";
@@ -21,10 +20,6 @@ pub const MANIFEST: &str = "manifest.json";
 /// How many images are kept that are no longer current: a run of an older state of the tree may still
 /// use the one before.
 const KEPT: usize = 1;
-
-/// A suite that could not be fetched is tried again after this long: under nextest, each trial's
-/// process would otherwise wait for the network.
-const ASK_AGAIN: Duration = Duration::from_secs(600);
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
@@ -45,22 +40,12 @@ pub struct Current {
     pub hash: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Missing {
-    fingerprint: String,
-    reason: String,
-}
-
 /// The file that names the current image with the system's own kernel or that of `suite`.
 pub fn current_file(images_dir: &Path, suite: Option<&str>) -> PathBuf {
     images_dir.join(match suite {
         None => "current.json".to_owned(),
         Some(suite) => format!("current-{suite}.json"),
     })
-}
-
-fn missing_file(images_dir: &Path, suite: &str) -> PathBuf {
-    images_dir.join(format!("missing-{suite}.json"))
 }
 
 /// The image that is current for these inputs, if it is there and whole.
@@ -105,34 +90,6 @@ pub fn make_current(
     prune(images_dir)
 }
 
-/// Notes that the kernel of `suite` could not be fetched.
-pub fn note_missing(images_dir: &Path, suite: &str, fingerprint: &str, reason: &str) -> Result<()> {
-    let missing = Missing {
-        fingerprint: fingerprint.into(),
-        reason: reason.into(),
-    };
-    write_json(&missing_file(images_dir, suite), &missing)
-}
-
-/// Why the kernel of `suite` could not be fetched, where that was a short while ago and from the same
-/// inputs.
-pub fn noted_missing(images_dir: &Path, suite: &str, fingerprint: &str) -> Option<String> {
-    let file = missing_file(images_dir, suite);
-    let noted = fs::metadata(&file).ok()?.modified().ok()?;
-    let recent = SystemTime::now().duration_since(noted).ok()? < ASK_AGAIN;
-    let missing: Missing = read_json(&file).ok()?;
-    (recent && missing.fingerprint == fingerprint).then_some(missing.reason)
-}
-
-/// Under the lock, any build directory is a killed process's.
-pub fn remove_leftovers(images_dir: &Path) {
-    for entry in fs::read_dir(images_dir).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().starts_with(".build-") {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 /// Writes the manifest of the files in `dir`.
 pub fn seal(dir: &Path, image: GuestImage, userspace: u64) -> Result<()> {
     let mut sizes = BTreeMap::new();
@@ -147,14 +104,6 @@ pub fn seal(dir: &Path, image: GuestImage, userspace: u64) -> Result<()> {
         sizes,
     };
     write_json(&dir.join(MANIFEST), &manifest)
-}
-
-/// Puts a built directory in its place at once, over a damaged one.
-pub fn publish(built: &Path, dir: &Path) -> Result<()> {
-    if dir.exists() {
-        fs::remove_dir_all(dir)?;
-    }
-    Ok(fs::rename(built, dir)?)
 }
 
 /// Keeps the images that are current, one for each kernel, and the newest of the others.
@@ -209,16 +158,6 @@ pub fn load(dir: &Path) -> Result<GuestImage> {
 pub fn userspace(image: &GuestImage) -> Result<u64> {
     let manifest: Manifest = read_json(&image.initrd.with_file_name(MANIFEST))?;
     Ok(manifest.userspace)
-}
-
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    serde_json::from_slice(&text)
-        .with_context(|| format!("{} is not as it was written", path.display()))
-}
-
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
 }
 
 #[cfg(test)]

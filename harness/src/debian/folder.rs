@@ -1,0 +1,122 @@
+//! A folder in which things are built of packages: one process builds at a time, and what could not be
+//! fetched is noted for a while.
+
+use crate::base::error::OrCannotRun;
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// A suite that could not be fetched is tried again after this long: under nextest, each trial's
+/// process would otherwise wait for the network.
+const ASK_AGAIN: Duration = Duration::from_secs(600);
+
+#[derive(Serialize, Deserialize)]
+struct Missing {
+    fingerprint: String,
+    reason: String,
+}
+
+fn missing_file(folder: &Path, suite: &str) -> PathBuf {
+    folder.join(format!("missing-{suite}.json"))
+}
+
+/// Notes that what is made of `suite` could not be fetched.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub fn note_missing(folder: &Path, suite: &str, fingerprint: &str, reason: &str) -> Result<()> {
+    let missing = Missing {
+        fingerprint: fingerprint.into(),
+        reason: reason.into(),
+    };
+    write_json(&missing_file(folder, suite), &missing)
+}
+
+/// Why what is made of `suite` could not be fetched, where that was a short while ago and from the same
+/// inputs.
+pub fn noted_missing(folder: &Path, suite: &str, fingerprint: &str) -> Option<String> {
+    let file = missing_file(folder, suite);
+    let noted = fs::metadata(&file).ok()?.modified().ok()?;
+    let recent = SystemTime::now().duration_since(noted).ok()? < ASK_AGAIN;
+    let missing: Missing = read_json(&file).ok()?;
+    (recent && missing.fingerprint == fingerprint).then_some(missing.reason)
+}
+
+/// Under the lock, any build directory is a killed process's.
+pub fn remove_leftovers(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".build-") {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Puts a built directory in its place at once, over a damaged one.
+///
+/// # Errors
+/// A directory that cannot be moved or removed.
+pub fn publish(built: &Path, dir: &Path) -> Result<()> {
+    if dir.exists() {
+        fs::remove_dir_all(dir)?;
+    }
+    Ok(fs::rename(built, dir)?)
+}
+
+/// Waits for its turn in `folder`, which is made where it is missing; `doing` is what another process is
+/// then waited for. The lock is an empty file, which is never removed.
+///
+/// # Errors
+/// [`crate::base::error::CannotRun`]: a folder that cannot be written to.
+pub fn lock(folder: &Path, doing: &str, progress: &dyn Fn(&str)) -> Result<Flock<File>> {
+    fs::create_dir_all(folder).or_cannot_run(|| format!("create {}", folder.display()))?;
+    let path = folder.join("lock");
+    let cannot = || format!("lock {}", path.display());
+    let file = File::create(&path).or_cannot_run(cannot)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((file, Errno::EWOULDBLOCK)) => {
+            progress(&format!("another process is {doing}: waiting for it"));
+            Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, e)| e)
+                .or_cannot_run(cannot)
+        }
+        Err((_, error)) => Err(error).or_cannot_run(cannot),
+    }
+}
+
+/// SHA-256 of the parts, kept apart by a NUL; half of it is enough for a name.
+pub fn digest<S: AsRef<str>>(parts: impl IntoIterator<Item = S>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.as_ref());
+        hash.update([0]);
+    }
+    hash.finalize()[..16]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A value that [`write_json`] has written.
+///
+/// # Errors
+/// A file that cannot be read, or is not as it was written.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not as it was written", path.display()))
+}
+
+/// Writes `value` for [`read_json`].
+///
+/// # Errors
+/// A file that cannot be written.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
+}
