@@ -13,7 +13,6 @@ use crate::testbed::checkpoints::{Checkpoints, GuestReply, GuestRequest};
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Mode;
 use crate::vm::checkpoint::store::{RAM, Store};
-use crate::vm::qemu::Qemu;
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use report::errln;
@@ -167,20 +166,19 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         trial: name,
         run,
         settings,
-        qemu,
+        qemus,
         image,
         suites,
         proven,
     } = job;
-    // The QEMU is that of outside; the kernel is another.
-    let planned = planned_with(&settings, qemu)?;
+    // The QEMUs are those of outside; the kernel is another.
+    let planned = planned_with(&settings, qemus)?;
     let trial = planned.trial(&name)?.clone();
+    let tested = planned.capabilities.qemus.get(&trial.cell.qemu);
+    let tested = tested.map_err(|why| CannotRun(why.to_owned()))?.clone();
     let own = PathBuf::from(OWN);
     let say = |line: &str| errln!("{line}");
-    let prove = |choice| {
-        let qemu = Qemu::under_test(&settings);
-        accel::prove(&qemu, &image, &own, choice, &say)
-    };
+    let prove = |choice| accel::prove(&tested.qemu, &image, &own, choice, &say);
     let proven = match proven.accel {
         Accel::Kvm => prove(settings.accel)?,
         Accel::Tcg if settings.accel == AccelChoice::Tcg || NO_KVM.load(Ordering::Relaxed) => {
@@ -197,19 +195,13 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         // What TCG emulates does not depend on what it runs on.
         Accel::Tcg => Checkpoints::elsewhere(ask),
         Accel::Kvm => {
-            let version = planned.capabilities.qemu.version.clone();
             let store = Store::disposable(own.join("checkpoints"));
-            Checkpoints::new(store, Qemu::under_test(&settings), version)
+            Checkpoints::of(store, &tested)
         }
     };
-    let context = Arc::new(Context::new(
-        settings,
-        planned,
-        proven,
-        image,
-        suites,
-        checkpoints,
-    ));
+    let accel = proven.accel;
+    let of_each = vec![(trial.cell.qemu.clone(), proven, checkpoints)];
+    let context = Arc::new(Context::new(settings, planned, (image, suites), of_each));
     if let Action::Skip(reason) = &trial.action {
         let reason = reason.clone();
         return Ok(TrialEnded::unmeasured(
@@ -218,7 +210,7 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         ));
     }
     Ok(TrialEnded {
-        host: Some(format!("guests under {}", context.proven.accel.name())),
+        host: Some(format!("guests under {}", accel.name())),
         ..trial::run(&trial, &context, &run)
     })
 }

@@ -3,7 +3,9 @@
 
 use crate::base::words::{self, is_program, quote};
 use anyhow::{Context, ensure};
-use report::flags::{self, Conditions, Flags, Only, Output, Results, Selection, Terminal, named};
+use report::flags::{
+    self, Conditions, Flags, Only, Output, QemuChoice, Results, Selection, Terminal, named,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,10 +21,14 @@ pub struct Settings {
     pub matrix: PathBuf,
     /// A profile of it.
     pub profile: String,
-    /// The QEMU under test.
+    /// The default QEMU.
     pub qemu: PathBuf,
     /// Its `-L` directories.
     pub firmware: Vec<PathBuf>,
+    /// QEMUs that are added to the matrix file's, by name.
+    pub added_qemus: Vec<(String, PathBuf)>,
+    /// Names of the QEMUs that are tested; those of the matrix file's axis where there are none.
+    pub chosen_qemus: Vec<String>,
     /// How guest code is run.
     pub accel: AccelChoice,
     /// In place of the matrix file's.
@@ -82,7 +88,7 @@ impl Settings {
         let Conditions {
             profile,
             matrix,
-            qemu: asked_qemu,
+            qemu: asked_qemus,
             firmware,
             accel,
             host,
@@ -111,11 +117,14 @@ impl Settings {
             );
         }
         let search = get("PATH").map_or("", String::as_str);
+        let asked = AskedQemus::of(&asked_qemus, search, &root)?;
         Ok(Settings {
             matrix: path(matrix, flags::DEFAULT_MATRIX),
             profile: profile.unwrap_or_else(|| flags::DEFAULT_PROFILE.into()),
-            qemu: qemu(asked_qemu.as_deref(), search, QEMU_PLACES, &root)?,
+            qemu: qemu(asked.default.as_deref(), search, QEMU_PLACES, &root)?,
             firmware,
+            added_qemus: asked.added,
+            chosen_qemus: asked.chosen,
             accel: accel.unwrap_or(AccelChoice::Auto),
             host,
             allow_module_reload,
@@ -139,6 +148,10 @@ impl Settings {
     pub fn images(&self) -> PathBuf {
         self.dir.join("images")
     }
+    /// Where fetched QEMUs are kept.
+    pub fn qemus(&self) -> PathBuf {
+        self.dir.join("qemus")
+    }
     /// Where saved guests are kept.
     pub fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")
@@ -151,6 +164,16 @@ impl Settings {
     pub fn runs(&self) -> PathBuf {
         self.dir.join("runs")
     }
+    /// `--qemu` as it was given; the default QEMU where it is `unusual`.
+    fn qemu_choices(&self, unusual: bool) -> Vec<QemuChoice> {
+        let default = unusual.then(|| QemuChoice::Program(self.qemu.clone()));
+        let added = self.added_qemus.iter();
+        let added = added.map(|(name, program)| QemuChoice::Added(name.clone(), program.clone()));
+        let chosen =
+            (!self.chosen_qemus.is_empty()).then(|| QemuChoice::Names(self.chosen_qemus.clone()));
+        default.into_iter().chain(added).chain(chosen).collect()
+    }
+
     /// The command that runs one trial again, with the conditions that are not the defaults.
     pub fn reproduce(&self, trial: &str) -> String {
         let is_default_matrix = self.matrix == self.root.join(flags::DEFAULT_MATRIX);
@@ -158,7 +181,7 @@ impl Settings {
         let conditions = Conditions {
             profile: (self.profile != flags::DEFAULT_PROFILE).then(|| self.profile.clone()),
             matrix: (!is_default_matrix).then(|| self.matrix.clone()),
-            qemu: (!is_usual_qemu).then(|| self.qemu.clone()),
+            qemu: self.qemu_choices(!is_usual_qemu),
             firmware: self.firmware.clone(),
             accel: Some(self.accel).filter(|accel| *accel != AccelChoice::Auto),
             host: self.host,
@@ -173,6 +196,38 @@ impl Settings {
             }
         }
         command
+    }
+}
+
+/// The QEMUs that `--qemu` asks for.
+#[derive(Default)]
+struct AskedQemus {
+    default: Option<PathBuf>,
+    added: Vec<(String, PathBuf)>,
+    chosen: Vec<String>,
+}
+
+impl AskedQemus {
+    /// A bare name that is a program in `path` is the default QEMU, another is chosen among the matrix
+    /// file's.
+    fn of(choices: &[QemuChoice], path: &str, root: &Path) -> anyhow::Result<AskedQemus> {
+        let mut asked = AskedQemus::default();
+        for choice in choices {
+            match choice {
+                QemuChoice::Program(program) => asked.default = Some(program.clone()),
+                QemuChoice::Added(name, program) => {
+                    let program = qemu(Some(program), path, &[], root)?;
+                    asked.added.push((name.clone(), program));
+                }
+                QemuChoice::Names(names) => match names.as_slice() {
+                    [name] if words::on_path(name, path.as_ref()).is_some() => {
+                        asked.default = Some(name.into());
+                    }
+                    names => asked.chosen.extend_from_slice(names),
+                },
+            }
+        }
+        Ok(asked)
     }
 }
 
@@ -295,7 +350,9 @@ mod tests {
             ("NICMATRIX_QEMU", "/nowhere/qemu"),
             ("NICMATRIX_QEMU", "/etc/passwd"),
             ("NICMATRIX_QEMU", "/etc"),
-            ("NICMATRIX_QEMU", "qemu-nowhere"),
+            ("NICMATRIX_QEMU", "new=qemu-nowhere"),
+            ("NICMATRIX_QEMU", "new=/nowhere"),
+            ("NICMATRIX_QEMU", "a b"),
             ("NICMATRIX_FIRMWARE", "/usr:/nowhere"),
             ("NICMATRIX_ACCEL", "kmv"),
             ("NICMATRIX_BOOTS", "1"),
@@ -308,6 +365,8 @@ mod tests {
         --qemu (NICMATRIX_QEMU): /etc/passwd is not an executable file
         --qemu (NICMATRIX_QEMU): /etc is not an executable file
         --qemu (NICMATRIX_QEMU) is `qemu-nowhere`, but no such program is on PATH
+        --qemu (NICMATRIX_QEMU): there is no file /nowhere; the package qemu-system-x86 brings /usr/bin/qemu-system-x86_64
+        NICMATRIX_QEMU is `a b`, expected PATH, NAME=PATH or NAME,…; a name has letters, digits, `_`, `-` and `.`
         --firmware (NICMATRIX_FIRMWARE): there is no directory /nowhere; expected QEMU's -L directories, in the variable separated by `:`
         NICMATRIX_ACCEL: unknown value `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
         NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
@@ -327,13 +386,14 @@ mod tests {
         let given = [
             ("NICMATRIX_PROFILE", "full"),
             ("NICMATRIX_MATRIX", "/etc/m.toml"),
+            ("NICMATRIX_QEMU", "/bin/sh:new=/bin/true:new,trixie"),
             ("NICMATRIX_FIRMWARE", "/usr:/etc"),
             ("NICMATRIX_ACCEL", "tcg"),
             ("NICMATRIX_HOST", "direct"),
             ("NICMATRIX_ALLOW_MODULE_RELOAD", "1"),
             ("NICMATRIX_BOOT", "1"),
         ];
-        insta::assert_snapshot!(usual(&given), @"cargo xtask repro 'driver!a::b' --profile 'full' --matrix '/etc/m.toml' --firmware '/usr' --firmware '/etc' --accel 'tcg' --host 'direct' --allow-module-reload --boot");
+        insta::assert_snapshot!(usual(&given), @"cargo xtask repro 'driver!a::b' --profile 'full' --matrix '/etc/m.toml' --qemu 'new=/bin/true' --qemu 'new,trixie' --firmware '/usr' --firmware '/etc' --accel 'tcg' --host 'direct' --allow-module-reload --boot");
     }
 
     #[test]

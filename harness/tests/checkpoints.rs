@@ -109,7 +109,8 @@ fn two_restored_guests_are_not_alike() -> Result<()> {
             .collect()
     });
     let guests = guests.into_iter().collect::<Result<Vec<_>>>()?;
-    let mac = trial.vm_spec(&context.stock.kit(&trial.cell.guest)?).nics[0]
+    let stock = &context.ready(&trial.cell.qemu)?.stock;
+    let mac = trial.vm_spec(&stock.kit(&trial.cell.guest)?).nics[0]
         .mac
         .to_string();
     for guest in &guests {

@@ -18,6 +18,8 @@ Examples:
   cargo xtask matrix --nic virtio,e1000 --guest rhel9 --case pxe,driver
   cargo xtask matrix ::virtio:: --profile full        one NIC model, the plan's own figures
   cargo xtask matrix --qemu ~/qemu/build/qemu-system-x86_64 --firmware ~/qemu/pc-bios
+  cargo xtask matrix --qemu new=build/qemu-system-x86_64    beside the distribution's
+  cargo xtask matrix --qemu trixie driver             one of the matrix file's QEMUs
   cargo xtask matrix --boot ping                      boot every guest; restore none from a checkpoint
   cargo xtask matrix vhost_zcopy                      in a lab, where this kernel has no vhost_net
   cargo xtask matrix --faults                         every case must go red under its faults

@@ -31,7 +31,7 @@ impl Settings {
     /// What a run with these settings needs, built and installed.
     pub fn prepare(&self, workspace: &Workspace) -> Result<Harness> {
         let own_qemu =
-            self.conditions.qemu.is_some() || workspace.variables.conditions.qemu.is_some();
+            setup::own_qemu(&self.conditions) || setup::own_qemu(&workspace.variables.conditions);
         setup::ensure(setup::For::Trials, !self.no_install, own_qemu)?;
         build::harness(&workspace.root)
     }
@@ -83,7 +83,7 @@ mod tests {
             variables: Flags {
                 conditions: Conditions {
                     matrix: Some("other.toml".into()),
-                    qemu: Some("build/qemu".into()),
+                    qemu: vec!["build/qemu".parse().unwrap()],
                     ..Conditions::default()
                 },
                 ..Flags::default()
@@ -100,7 +100,7 @@ mod tests {
         let expected = Flags {
             conditions: Conditions {
                 matrix: Some("/home/u/m.toml".into()),
-                qemu: Some("build/qemu".into()),
+                qemu: vec!["build/qemu".parse().unwrap()],
                 boot: true,
                 ..Conditions::default()
             },

@@ -3,6 +3,7 @@
 use crate::child;
 use anyhow::{Result, bail};
 use nix::unistd::geteuid;
+use report::flags::{Conditions, QemuChoice};
 use report::{errln, outln};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -141,6 +142,15 @@ fn program(name: &str) -> Option<PathBuf> {
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
+}
+
+/// Whether these name a QEMU in place of the distribution's.
+pub fn own_qemu(conditions: &Conditions) -> bool {
+    conditions.qemu.iter().any(|choice| match choice {
+        QemuChoice::Program(_) => true,
+        QemuChoice::Added(..) => false,
+        QemuChoice::Names(names) => matches!(&names[..], [name] if program(name).is_some()),
+    })
 }
 
 fn missing(what: For, own_qemu: bool) -> Vec<&'static Need> {

@@ -89,7 +89,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     setup::ensure(
         setup::For::Tests,
         !args.no_install,
-        workspace.variables.conditions.qemu.is_some(),
+        setup::own_qemu(&workspace.variables.conditions),
     )?;
     let nextest = doctor::has_nextest(workspace);
     let mut report = Report::default();

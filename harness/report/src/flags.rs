@@ -22,7 +22,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The variable that holds all settings, [`Flags`] as JSON.
 pub const ALL: &str = "NICMATRIX_SETTINGS";
@@ -81,10 +83,11 @@ pub struct Conditions {
     /// The matrix file [default: matrix.toml]
     #[arg(long, value_name = "FILE")]
     pub matrix: Option<PathBuf>,
-    /// The QEMU under test [default: the distribution's]
-    #[arg(long, value_name = "PATH")]
-    pub qemu: Option<PathBuf>,
-    /// Where that QEMU looks for firmware (its -L); may be given more than once
+    /// A QEMU: PATH in place of the distribution's, NAME=PATH beside it, or names of the matrix file's, to
+    /// test those only (default is the one without a name); may be given more than once
+    #[arg(long, value_name = "PATH|NAME=PATH|NAME,…")]
+    pub qemu: Vec<QemuChoice>,
+    /// Where --qemu PATH looks for firmware (its -L); may be given more than once
     #[arg(long, value_name = "DIR")]
     pub firmware: Vec<PathBuf>,
     /// How guest code is run; auto takes KVM where it is shown to work [default: auto]
@@ -100,6 +103,68 @@ pub struct Conditions {
     /// Boot every guest; restore none from a checkpoint
     #[arg(long)]
     pub boot: bool,
+}
+
+/// A value of `--qemu`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum QemuChoice {
+    /// `PATH`, with a `/` in it: the default QEMU's program.
+    Program(PathBuf),
+    /// `NAME=PATH`: another one, beside the others.
+    Added(String, PathBuf),
+    /// `NAME,…`: only those; or the default QEMU's program, which is on PATH.
+    Names(Vec<String>),
+}
+
+impl FromStr for QemuChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<QemuChoice, String> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        let is_name = |name: &str| !name.is_empty() && name.chars().all(plain);
+        match text.split_once('=') {
+            Some((name, path)) if is_name(name) && !path.is_empty() => {
+                return Ok(QemuChoice::Added(name.to_owned(), path.into()));
+            }
+            _ if text.contains('/') => return Ok(QemuChoice::Program(text.into())),
+            _ => {}
+        }
+        let names: Vec<&str> = text.split(',').collect();
+        match names.iter().all(|name| is_name(name)) {
+            true => Ok(QemuChoice::Names(
+                names.into_iter().map(str::to_owned).collect(),
+            )),
+            false => Err(
+                "expected PATH, NAME=PATH or NAME,…; a name has letters, digits, `_`, `-` and `.`"
+                    .into(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for QemuChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QemuChoice::Program(program) => write!(f, "{}", program.display()),
+            QemuChoice::Added(name, program) => write!(f, "{name}={}", program.display()),
+            QemuChoice::Names(names) => f.write_str(&names.join(",")),
+        }
+    }
+}
+
+impl TryFrom<String> for QemuChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<QemuChoice, String> {
+        text.parse()
+    }
+}
+
+impl From<QemuChoice> for String {
+    fn from(choice: QemuChoice) -> String {
+        choice.to_string()
+    }
 }
 
 /// Which trials there are, before a filter chooses among them.
@@ -305,16 +370,22 @@ impl Flags {
     /// shell would.
     #[must_use]
     pub fn meant_from(mut self, directory: &Path) -> Flags {
-        let bare = |qemu: &PathBuf| !qemu.to_string_lossy().contains('/');
-        let qemu = self.conditions.qemu.as_mut().filter(|qemu| !bare(qemu));
+        let qemus = self
+            .conditions
+            .qemu
+            .iter_mut()
+            .filter_map(|qemu| match qemu {
+                QemuChoice::Program(program) | QemuChoice::Added(_, program) => Some(program),
+                QemuChoice::Names(_) => None,
+            });
+        let qemus = qemus.filter(|program| program.to_string_lossy().contains('/'));
         let paths = [
             self.conditions.matrix.as_mut(),
-            qemu,
             self.results.junit.as_mut(),
             self.output.dir.as_mut(),
         ];
         let firmware = self.conditions.firmware.iter_mut();
-        for path in paths.into_iter().flatten().chain(firmware) {
+        for path in paths.into_iter().flatten().chain(firmware).chain(qemus) {
             *path = directory.join(&*path);
         }
         self

@@ -1,6 +1,7 @@
 //! Cases by cells: the table that the terminal's and the Markdown summary share.
 
 use crate::events::Outcome;
+use crate::name::{DEFAULT_QEMU, TrialName};
 use crate::{Results, Trial, text};
 use std::collections::HashMap;
 
@@ -19,10 +20,20 @@ pub enum Part<'a> {
 
 pub struct Table<'a> {
     pub backend: &'a str,
-    /// NIC model and guest; the guests of a NIC are side by side.
-    pub columns: Vec<(&'a str, &'a str)>,
+    /// The guests of a NIC are side by side, and so are the QEMUs of a guest.
+    pub columns: Vec<Column<'a>>,
+    /// Whether there are trials on more than one QEMU, or on another than the default one.
+    pub names_qemus: bool,
     /// A case with its variant and fault, and its trial in each column, where there is one.
     pub rows: Vec<(String, Vec<Option<&'a Trial>>)>,
+}
+
+/// What a column of a table is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Column<'a> {
+    pub nic: &'a str,
+    pub guest: &'a str,
+    pub qemu: &'a str,
 }
 
 /// One part for each backend, in the plan's order.
@@ -52,23 +63,20 @@ fn part<'a>(results: &'a Results, backend: &'a str) -> Part<'a> {
         .iter()
         .map(|t| {
             let name = t.parts();
-            ((name.row(), name.nic.as_str(), name.guest.as_str()), *t)
+            ((name.row(), column(name)), *t)
         })
         .collect();
-    let nics = distinct(trials.iter().map(|t| t.parts().nic.as_str()));
-    let columns: Vec<_> = nics
-        .into_iter()
-        .flat_map(|nic| {
-            let guests = trials.iter().filter(|t| t.parts().nic == nic);
-            distinct(guests.map(|t| t.parts().guest.as_str()))
-                .into_iter()
-                .map(move |guest| (nic, guest))
-        })
-        .collect();
+    let mut columns = distinct(trials.iter().map(|t| column(t.parts())));
+    // A stable sort: NICs, guests and QEMUs are each in the order of first appearance.
+    let nics = distinct(columns.iter().map(|c| c.nic));
+    let guests = distinct(columns.iter().map(|c| c.guest));
+    let qemus = distinct(columns.iter().map(|c| c.qemu));
+    let at = |all: &[&str], one: &str| all.iter().position(|other| *other == one);
+    columns.sort_by_key(|c| (at(&nics, c.nic), at(&guests, c.guest), at(&qemus, c.qemu)));
     let rows = distinct(trials.iter().map(|t| t.parts().row()))
         .into_iter()
         .map(|row| {
-            let cell = |&(nic, guest): &(_, _)| by_place.get(&(row.clone(), nic, guest)).copied();
+            let cell = |column: &Column<'a>| by_place.get(&(row.clone(), *column)).copied();
             let cells = columns.iter().map(cell).collect();
             (row, cells)
         })
@@ -76,8 +84,17 @@ fn part<'a>(results: &'a Results, backend: &'a str) -> Part<'a> {
     Part::Table(Table {
         backend,
         columns,
+        names_qemus: qemus != [DEFAULT_QEMU],
         rows,
     })
+}
+
+fn column(name: &TrialName) -> Column<'_> {
+    Column {
+        nic: &name.nic,
+        guest: &name.guest,
+        qemu: name.qemu(),
+    }
 }
 
 /// What follows "skipped" where nothing of a backend ran.

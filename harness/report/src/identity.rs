@@ -1,6 +1,7 @@
 //! What a run was: what it ran, on what, and where. Two runs of one plan have the same plan digest.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A run's identity, in its first event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +17,11 @@ pub struct Identity {
     pub plan_digest: String,
     /// The part of the plan that this run was given; none for the whole.
     pub shard: Option<Shard>,
-    /// The QEMU under test.
+    /// The default QEMU.
     pub qemu: Qemu,
+    /// The others that the run was given, by name; none in logs of before there were any.
+    #[serde(default)]
+    pub others: BTreeMap<String, Qemu>,
     /// The machine.
     pub host: Host,
 }

@@ -119,8 +119,12 @@ fn mark(trial: &Trial, faults: bool) -> String {
 
 fn block(table: &Table, faults: bool) -> String {
     let mut out = format!("\n| {} |", escape(table.backend));
-    for (nic, guest) in &table.columns {
-        out += &format!(" {}<br>{} |", escape(nic), escape(guest));
+    for column in &table.columns {
+        out += &format!(" {}<br>{}", escape(column.nic), escape(column.guest));
+        if table.names_qemus {
+            out += &format!("<br>{}", escape(column.qemu));
+        }
+        out += " |";
     }
     out += &format!("\n| --- |{}\n", " --- |".repeat(table.columns.len()));
     for (case, trials) in &table.rows {

@@ -1,5 +1,6 @@
 //! A trial's name, `case::nic::guest::backend`; `case@variant::…` for a variant of the case (another
-//! start, or a disruption), `case!fault::…` under a fault.
+//! start, or a disruption), `case!fault::…` under a fault, `…::backend::QEMU` on another QEMU than the
+//! default one.
 //!
 //! A name is made by [`TrialName`]'s `Display` and taken apart by [`TrialName::parse`]; no other code
 //! knows its form.
@@ -27,14 +28,22 @@ pub struct TrialName {
     pub guest: String,
     /// The backend.
     pub backend: String,
+    /// The QEMU, where it is not the default one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<String>,
 }
+
+/// The name of the QEMU that the names of trials leave out.
+pub const DEFAULT_QEMU: &str = "default";
 
 impl TrialName {
     /// None where `text` is not of that form.
     pub fn parse(text: &str) -> Option<Self> {
         let parts: Vec<&str> = text.split("::").collect();
-        let [case, nic, guest, backend] = parts[..] else {
-            return None;
+        let (case, nic, guest, backend, qemu) = match parts[..] {
+            [case, nic, guest, backend] => (case, nic, guest, backend, None),
+            [case, nic, guest, backend, qemu] => (case, nic, guest, backend, Some(qemu)),
+            _ => return None,
         };
         let (case, fault) = split(case, '!');
         let (case, variant) = split(case, '@');
@@ -45,6 +54,7 @@ impl TrialName {
             Some(nic),
             Some(guest),
             Some(backend),
+            qemu,
         ];
         if all.contains(&Some("")) {
             return None;
@@ -56,6 +66,7 @@ impl TrialName {
             nic: nic.to_owned(),
             guest: guest.to_owned(),
             backend: backend.to_owned(),
+            qemu: qemu.map(str::to_owned),
         })
     }
 
@@ -65,6 +76,11 @@ impl TrialName {
             case: text.to_owned(),
             ..TrialName::default()
         })
+    }
+
+    /// The QEMU's name, that of the default one too.
+    pub fn qemu(&self) -> &str {
+        self.qemu.as_deref().unwrap_or(DEFAULT_QEMU)
     }
 
     /// `case@variant`.
@@ -92,7 +108,11 @@ impl fmt::Display for TrialName {
             backend,
             ..
         } = self;
-        write!(f, "{}::{nic}::{guest}::{backend}", self.row())
+        write!(f, "{}::{nic}::{guest}::{backend}", self.row())?;
+        match &self.qemu {
+            Some(qemu) => write!(f, "::{qemu}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -119,6 +139,7 @@ mod tests {
             "driver@boot::e1000::rhel6::vhost",
             "driver!unbound::e1000::rhel6::tap",
             "driver@reload!unbound::e1000::rhel6::vhost_zcopy",
+            "driver::e1000::rhel6::tap::trixie",
         ] {
             assert_eq!(TrialName::parse(name).unwrap().to_string(), name);
             assert_eq!(is_under_fault(name), name.contains("unbound"));
@@ -131,6 +152,7 @@ mod tests {
             nic: "virtio".into(),
             guest: "rhel9".into(),
             backend: "vhost_zcopy".into(),
+            qemu: None,
         };
         assert_eq!(TrialName::parse(name), Some(expected));
     }
@@ -142,7 +164,8 @@ mod tests {
             "driver",
             "driver::e1000::rhel6",
             "driver::e1000::rhel6::",
-            "driver::e1000::rhel6::tap::x",
+            "driver::e1000::rhel6::tap::",
+            "driver::e1000::rhel6::tap::x::y",
             "driver::::rhel6::tap",
             "driver!::e1000::rhel6::tap",
             "driver@::e1000::rhel6::tap",

@@ -127,12 +127,23 @@ fn chunks(table: &Table, width: usize) -> Vec<Vec<Column>> {
     let mut blocks: Vec<Vec<Column>> = vec![Vec::new()];
     let mut used = 0;
     let indexed: Vec<_> = table.columns.iter().enumerate().collect();
-    for group in indexed.chunk_by(|a, b| a.1.0 == b.1.0) {
-        let share = group[0].1.0.chars().count().div_ceil(group.len());
-        let columns: Vec<Column> = group
-            .iter()
-            .map(|(i, (_, guest))| (*i, guest.chars().count().max(share).max(widest_mark) + GAP))
-            .collect();
+    for group in indexed.chunk_by(|a, b| a.1.nic == b.1.nic) {
+        let length = |text: &str| text.chars().count();
+        let share = length(group[0].1.nic).div_ceil(group.len());
+        let mut columns: Vec<Column> = Vec::new();
+        for of_guest in group.chunk_by(|a, b| a.1.guest == b.1.guest) {
+            let share = length(of_guest[0].1.guest)
+                .div_ceil(of_guest.len())
+                .max(share);
+            columns.extend(of_guest.iter().map(|(i, column)| {
+                let qemu = if table.names_qemus {
+                    length(column.qemu)
+                } else {
+                    0
+                };
+                (*i, qemu.max(share).max(widest_mark) + GAP)
+            }));
+        }
         let whole: usize = columns.iter().map(|c| c.1).sum();
         let apart = whole <= room;
         for (n, column) in columns.into_iter().enumerate() {
@@ -158,14 +169,23 @@ fn block(table: &Table, columns: &[Column], faults: bool, colour: bool) -> Strin
     let names = name_width(table);
     let mut nics = format!("{:<names$}", table.backend);
     let mut guests = " ".repeat(names);
-    for group in columns.chunk_by(|a, b| table.columns[a.0].0 == table.columns[b.0].0) {
+    let mut qemus = " ".repeat(names);
+    let of = |column: &Column| &table.columns[column.0];
+    for group in columns.chunk_by(|a, b| of(a).nic == of(b).nic) {
         let whole: usize = group.iter().map(|c| c.1).sum();
-        let _ = write!(nics, "{:<whole$}", table.columns[group[0].0].0);
-        for &(i, width) in group {
-            let _ = write!(guests, "{:<width$}", table.columns[i].1);
+        let _ = write!(nics, "{:<whole$}", of(&group[0]).nic);
+        for of_guest in group.chunk_by(|a, b| of(a).guest == of(b).guest) {
+            let whole: usize = of_guest.iter().map(|c| c.1).sum();
+            let _ = write!(guests, "{:<whole$}", of(&of_guest[0]).guest);
+            for column in of_guest {
+                let _ = write!(qemus, "{:<1$}", of(column).qemu, column.1);
+            }
         }
     }
     let mut out = format!("{}\n{}\n", nics.trim_end(), guests.trim_end());
+    if table.names_qemus {
+        out += &format!("{}\n", qemus.trim_end());
+    }
     for (case, trials) in &table.rows {
         let mut line = format!("{case:<names$}");
         let mut gap = 0;

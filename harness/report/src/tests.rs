@@ -250,6 +250,40 @@ fn tables_fit_the_width_and_lose_no_cell() {
 }
 
 #[test]
+fn the_qemus_of_a_guest_stand_side_by_side() {
+    let mut events = vec![run_started(false)];
+    for qemu in ["", "::trixie"] {
+        for cell in [
+            "e1000::rhel6::tap",
+            "e1000::rhel9::tap",
+            "virtio::rhel9::tap",
+        ] {
+            let name = format!("driver::{cell}{qemu}");
+            let outcome = match name.contains("virtio") && !qemu.is_empty() {
+                true => failed("no driver"),
+                false => Outcome::Passed,
+            };
+            events.push(planned(&name));
+            events.push(Event::TrialEnded(end(&name, outcome)));
+        }
+    }
+    let results = Results::from_events(&events);
+    let text = terminal::render(&results, false, 100);
+    let table = text.split("\n\n").find(|part| part.starts_with("tap"));
+    insta::assert_snapshot!(table.unwrap(), @r"
+    tap     e1000                           virtio
+            rhel6           rhel9           rhel9
+            default trixie  default trixie  default trixie
+    driver  ok      ok      ok      ok      ok      FAIL
+    ");
+    let markdown = markdown::render(&results);
+    assert!(
+        markdown.contains("| virtio<br>rhel9<br>default | virtio<br>rhel9<br>trixie |"),
+        "{markdown}"
+    );
+}
+
+#[test]
 fn colours_change_no_text() {
     let results = sample(false);
     let coloured = terminal::render(&results, true, 100);

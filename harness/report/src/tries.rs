@@ -107,6 +107,7 @@ fn cleaned_name(name: &TrialName) -> TrialName {
         nic: clean(&name.nic),
         guest: clean(&name.guest),
         backend: clean(&name.backend),
+        qemu: name.qemu.as_deref().map(clean),
     }
 }
 

@@ -8,7 +8,6 @@ use harness::run::planned::planned;
 use harness::settings::Settings;
 use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
 use harness::vm::checkpoint::store::Store;
-use harness::vm::qemu::Qemu;
 use harness::{entry, run, vm};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -125,12 +124,22 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Explain { trial } => {
             let plan = planned(&settings)?;
             let found = plan.trial(&trial)?;
-            let facts = &plan.capabilities.qemu;
-            let kit = run::context::kit_so_far(&settings, facts, &found.cell.guest);
+            let (tested, missing) = match plan.capabilities.qemus.get(&found.cell.qemu) {
+                Ok(tested) => (tested, None),
+                Err(why) => (&plan.capabilities.qemus.default, Some(why)),
+            };
+            let kit = run::context::kit_so_far(&settings, tested, &found.cell.guest);
             let spec = found.vm_spec(&kit);
-            let line = Qemu::under_test(&settings).command(spec.arguments()).line();
+            let (version, line) = match missing {
+                None => (
+                    &*tested.facts.version,
+                    tested.qemu.command(spec.arguments()).line(),
+                ),
+                Some(why) => ("none", why.to_owned()),
+            };
             print(&explain::explain(
                 found,
+                version,
                 &line,
                 &vm::standard::topology(&spec),
             ))

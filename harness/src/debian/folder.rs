@@ -120,3 +120,25 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     Ok(fs::write(path, serde_json::to_vec_pretty(value)?)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_had_is_asked_for_again_after_a_while_or_a_change() {
+        let images = tempfile::tempdir().unwrap();
+        note_missing(images.path(), "sid", "lists", "no route").unwrap();
+        let noted = |suite, fingerprint| noted_missing(images.path(), suite, fingerprint);
+        assert_eq!(noted("sid", "lists").as_deref(), Some("no route"));
+        assert_eq!(noted("sid", "newer lists"), None);
+        assert_eq!(noted("bullseye", "lists"), None);
+        File::options()
+            .write(true)
+            .open(missing_file(images.path(), "sid"))
+            .unwrap()
+            .set_modified(SystemTime::now() - ASK_AGAIN)
+            .unwrap();
+        assert_eq!(noted("sid", "lists"), None);
+    }
+}

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
@@ -69,14 +70,15 @@ struct Cached {
     proven: Proven,
 }
 
-/// The file that keeps the answer to `choice`.
-fn file(cache_dir: &Path, choice: AccelChoice) -> PathBuf {
+/// The file that keeps the answer to `choice` for `qemu`.
+fn file(cache_dir: &Path, qemu: &Qemu, choice: AccelChoice) -> PathBuf {
+    let place = Sha256::digest(qemu.program.as_os_str().as_encoded_bytes());
     let name = match choice {
         AccelChoice::Auto => "auto",
         AccelChoice::Kvm => "kvm",
         AccelChoice::Tcg => "tcg",
     };
-    cache_dir.join(format!("accel-{name}.json"))
+    cache_dir.join(format!("accel-{name}-{:.16}.json", format!("{place:x}")))
 }
 
 /// What [`prove`] would give, if that is known already; boots nothing.
@@ -86,7 +88,7 @@ pub fn known(
     cache_dir: &Path,
     choice: AccelChoice,
 ) -> Option<Proven> {
-    cached(&file(cache_dir, choice), &key(qemu, image).ok()?)
+    cached(&file(cache_dir, qemu, choice), &key(qemu, image).ok()?)
 }
 
 /// Finds what VMs can run under, by booting `image`; the answer is kept in `cache_dir`.
@@ -99,7 +101,7 @@ pub fn prove(
     choice: AccelChoice,
     progress: &dyn Fn(&str),
 ) -> Result<Proven> {
-    let file = file(cache_dir, choice);
+    let file = file(cache_dir, qemu, choice);
     let key = key(qemu, image)?;
     if let Some(proven) = cached(&file, &key) {
         return Ok(proven);

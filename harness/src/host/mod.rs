@@ -7,18 +7,19 @@ pub mod machine;
 pub mod module;
 pub mod place;
 pub mod qemu_facts;
+pub mod qemus;
 pub mod vhost;
 
 use kernel_facts::KernelFacts;
-use qemu_facts::QemuFacts;
+use qemus::Qemus;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// All that decides whether a trial can run; cheap enough for `--list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
-    /// Of the QEMU under test.
-    pub qemu: QemuFacts,
+    /// The QEMUs under test.
+    pub qemus: Qemus,
     /// Of the kernel that carries taps and vhost.
     pub kernel: KernelFacts,
     /// Whether vhost_net may be reloaded with the other setting.
@@ -31,18 +32,17 @@ pub struct Capabilities {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use super::qemu_facts::QemuFacts;
+    use super::qemus::TestedQemu;
     use super::*;
+    use crate::vm::qemu::Qemu;
 
     /// A host that can do everything, with zcopy off and no lab, but for what `change` says.
     pub(crate) fn capable(change: impl FnOnce(&mut Capabilities)) -> Capabilities {
         let mut capabilities = Capabilities {
-            qemu: QemuFacts {
-                version: "7.2.0".into(),
-                devices: vec!["virtio-net-pci".into(), "e1000".into()],
-                machines: vec!["pc".into(), "q35".into()],
-                spice: true,
-                build: None,
-                uefi: Some("OVMF.fd".into()),
+            qemus: Qemus {
+                default: tested("7.2.0"),
+                others: BTreeMap::new(),
             },
             kernel: KernelFacts {
                 vhost_obstacle: None,
@@ -54,5 +54,20 @@ pub(crate) mod tests {
         };
         change(&mut capabilities);
         capabilities
+    }
+
+    /// A QEMU of that version, with two NIC models.
+    pub(crate) fn tested(version: &str) -> TestedQemu {
+        TestedQemu {
+            qemu: Qemu::at("qemu".into()),
+            facts: QemuFacts {
+                version: version.into(),
+                devices: vec!["virtio-net-pci".into(), "e1000".into()],
+                machines: vec!["pc".into(), "q35".into()],
+                spice: true,
+                build: None,
+                uefi: Some("OVMF.fd".into()),
+            },
+        }
     }
 }

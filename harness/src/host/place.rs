@@ -88,9 +88,10 @@ mod tests {
     fn a_lab_needs_memory_and_9p() {
         let obstacle = |devices: &[&str], machine_mib| {
             let host = capable(|host| {
-                host.qemu.devices = devices.iter().map(|d| (*d).to_owned()).collect();
+                host.qemus.default.facts.devices =
+                    devices.iter().map(|d| (*d).to_owned()).collect();
             });
-            lab_obstacle(&host.qemu, 3072, machine_mib).unwrap_or_default()
+            lab_obstacle(&host.qemus.default.facts, 3072, machine_mib).unwrap_or_default()
         };
         assert_eq!(obstacle(&DEVICES, 8000), "");
         insta::assert_snapshot!(obstacle(&DEVICES, 4000), @"its memory of 3072 MiB ([lab] in the matrix file) and 1024 MiB beside it are more than this machine's 4000 MiB");

@@ -51,7 +51,7 @@ pub struct QemuFacts {
     pub spice: bool,
     /// Which build it is, see `build_id`.
     pub build: Option<String>,
-    /// OVMF, where it is installed.
+    /// OVMF: its own, or the one that is installed.
     pub uefi: Option<PathBuf>,
 }
 
@@ -76,7 +76,8 @@ pub fn facts(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<QemuFacts> {
         machines: asked.machines,
         spice: asked.spice,
         build: asked.build,
-        uefi: UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file()),
+        uefi: (qemu.uefi.clone())
+            .or_else(|| UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file())),
     })
 }
 
@@ -119,7 +120,9 @@ fn cached(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<Asked> {
 
 /// A text that changes when QEMU does; nothing for a script, which may start any QEMU.
 fn key(qemu: &Qemu) -> Option<String> {
-    let Qemu { program, firmware } = qemu;
+    let Qemu {
+        program, firmware, ..
+    } = qemu;
     let mut start = [0; 2];
     File::open(program).ok()?.read_exact(&mut start).ok()?;
     if &start == b"#!" {

@@ -3,8 +3,8 @@
 //!
 //! vhost's zero-copy is a parameter of the host's kernel module (`vhost_net`'s
 //! `experimental_zcopytx`), and many kernels have no such module at all. So the host is a VM too: the
-//! kernel and userspace of the built guest image with modules of its own, booted by the QEMU under
-//! test, with KVM where that is proved, else TCG.
+//! kernel and userspace of the built guest image with modules of its own, booted by the default
+//! QEMU, whichever its trials are for, with KVM where that is proved, else TCG.
 //!
 //! # What a lab sees
 //! This machine's root, read-only over 9p and kept in the lab's page cache; tmpfs over `/tmp` and
@@ -50,6 +50,7 @@ use crate::base::slots::{Need, Slot, Slots};
 use crate::host::accel::Proven;
 use crate::host::machine;
 use crate::host::place::Host;
+use crate::host::qemus::{Qemus, TestedQemu};
 use crate::matrix::Backend;
 use crate::plan::PlannedTrial;
 use crate::settings::Settings;
@@ -103,10 +104,16 @@ const TCG_CPUS: usize = 1;
 pub struct Outside<'a> {
     /// The user's settings.
     pub settings: &'a Settings,
-    /// What VMs run under.
+    /// The QEMUs of the run.
+    pub qemus: &'a Qemus,
+    /// What labs run under.
     pub proven: &'a Proven,
-    /// What testbeds are made from.
+    /// What labs are made from: the default QEMU, and the image.
     pub stock: &'a Stock,
+    /// What the trial's VMs run under outside.
+    pub trial_proven: &'a Proven,
+    /// What its testbeds are made from.
+    pub trial_stock: &'a Stock,
     /// The files that guests are made of beside the built image.
     pub guest_files: &'a [PathBuf],
 }
@@ -399,10 +406,12 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         settings.root.clone(),
         settings.dir.clone(),
         program.clone(),
-        qemu.program.clone(),
         settings.matrix.clone(),
     ];
-    visible.extend(qemu.firmware.iter().cloned());
+    for (_, TestedQemu { qemu, .. }) in outside.qemus.iter() {
+        visible.push(qemu.program.clone());
+        visible.extend(qemu.firmware.iter().cloned());
+    }
     visible.extend(outside.guest_files.iter().cloned());
     // A directory comes before what is in it.
     visible.sort();
@@ -426,7 +435,7 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
 
 /// What the harness inside runs, with all that it need not find out itself.
 fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
-    let proven = outside.proven;
+    let proven = outside.trial_proven;
     let slower = match proven.accel {
         Accel::Tcg => NESTED_TCG,
         // The harness inside measures it anew, as it also does under TCG where KVM works inside.
@@ -441,7 +450,7 @@ fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
             allow_module_reload: false,
             ..outside.settings.clone()
         },
-        qemu: outside.stock.facts.clone(),
+        qemus: outside.qemus.clone(),
         image: outside.stock.image.clone(),
         suites: outside.stock.suites.clone(),
         proven: Proven {
@@ -464,7 +473,7 @@ fn reply(
         plain,
     } = request;
     let (source, notes) =
-        (outside.stock.checkpoints).source(*start_state, spec, plain, &trial.cell.guest)?;
+        (outside.trial_stock.checkpoints).source(*start_state, spec, plain, &trial.cell.guest)?;
     let checkpoint = match &source {
         Source::Boot => None,
         Source::Restore(checkpoint, saved) => {

@@ -2,7 +2,7 @@
 
 use crate::guest::image::GuestImage;
 use crate::host::accel::Proven;
-use crate::host::qemu_facts::QemuFacts;
+use crate::host::qemus::Qemus;
 use crate::settings::Settings;
 use crate::testbed::checkpoints::{GuestReply, GuestRequest};
 use crate::testbed::stock::SuiteImages;
@@ -74,12 +74,12 @@ pub struct Job {
     pub run: PathBuf,
     /// The user's settings.
     pub settings: Settings,
-    /// The facts of the QEMU under test.
-    pub qemu: QemuFacts,
+    /// The QEMUs of the run.
+    pub qemus: Qemus,
     /// The built image with the system's own kernel.
     pub image: GuestImage,
     /// The built images with other suites' kernels.
     pub suites: SuiteImages,
-    /// What VMs run under outside.
+    /// What the VMs of the trial's QEMU run under outside.
     pub proven: Proven,
 }

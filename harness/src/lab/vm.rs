@@ -310,10 +310,7 @@ mod tests {
             let state = Watch::<State>::default();
             state.lock().heard = heard;
             let (keeper, dropped) = channel();
-            let sleep = Qemu {
-                program: "sleep".into(),
-                firmware: Vec::new(),
-            };
+            let sleep = Qemu::at("sleep".into());
             let process = Mutex::new(sleep.command(["60"]).start().expect("started"));
             let mut line = String::new();
             std::thread::scope(|scope| {

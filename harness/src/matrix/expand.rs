@@ -7,14 +7,17 @@ use std::path::Path;
 impl Matrix {
     /// The cells, in the order of the axes.
     pub fn cells(&self) -> impl Iterator<Item = Cell> {
-        self.points().map(|(nic, guest, backend)| Cell {
+        let qemus = self.axes.qemu.iter();
+        let points = qemus.flat_map(|qemu| self.points().map(move |point| (qemu, point)));
+        points.map(|(qemu, (nic, guest, backend))| Cell {
+            qemu: qemu.clone(),
             nic: on_guest(nic, guest),
             guest: guest.clone(),
             backend,
         })
     }
 
-    /// What [`Matrix::cells`] are made of.
+    /// What [`Matrix::cells`] are made of on each QEMU.
     pub(super) fn points(&self) -> impl Iterator<Item = (&Nic, &Guest, Backend)> {
         let axes = &self.axes;
         let backends: Vec<Backend> = axes

@@ -1,15 +1,18 @@
 //! From the text of `matrix.toml` to a [`Matrix`].
 
+mod profile;
+
 use super::Backend;
-use super::disruption::Disruption;
 use super::offload::OFFLOADS;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
-    Axes, BootMode, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic,
-    NicOverride, Profile,
+    Axes, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic, NicOverride,
+    QemuSource,
 };
 use crate::base::words::unknown;
+use profile::Tables;
 use report::flags::HostChoice;
+use report::name::DEFAULT_QEMU;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -22,10 +25,6 @@ const BOOT_ROMS: &[(&str, BootRom)] = &[
     ("both", BootRom::Both),
 ];
 const SWITCH: &[(&str, bool)] = &[("off", false), ("on", true)];
-const STARTS: &[(&str, BootMode)] = &[
-    ("checkpoint", BootMode::Checkpoint),
-    ("boot", BootMode::Boot),
-];
 const MACHINES: &[(&str, Machine)] = &[("pc", Machine::Pc), ("q35", Machine::Q35)];
 
 /// From IPv4's least MTU to the longest that an IPv4 packet can use.
@@ -35,10 +34,6 @@ const MEMORY: RangeInclusive<u32> = 32..=1 << 20;
 /// MiB: two guests of 256 MiB at a time, each with a peer, and a page cache beside them.
 const LAB_MEMORY_MIB: u32 = 3072;
 const LAB_MEMORY: RangeInclusive<u32> = 1024..=1 << 20;
-/// No figure of a profile may be 0: a check that does nothing shows nothing.
-const COUNT: RangeInclusive<u32> = 1..=1_000_000;
-/// A guest of 256 MiB holds the file in its memory, beside its system.
-const TRANSFER_MIB: RangeInclusive<u32> = 1..=32;
 
 /// Reads a matrix file; `cases` are the names of the cases there are. Relative paths in it are
 /// taken from its directory.
@@ -72,15 +67,20 @@ pub fn parse(text: &str, path: &Path, cases: &[&str]) -> Result<Matrix, MatrixEr
 /// The matrix. Where a mistake was noted, it lacks what was wrong, or is None.
 fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     root.allow(&[
-        "host", "lab", "axes", "nics", "guests", "profiles", "exclude",
+        "host", "lab", "axes", "qemu", "nics", "guests", "profiles", "exclude",
     ]);
+    let qemus = named(root, "qemu", |name, section| qemu(name, section, path));
     let nics = named(root, "nics", nic);
     let guests = named(root, "guests", |name, section| {
         guest(name, section, path, &nics)
     });
-    let profiles = named(root, "profiles", |_, section| {
-        profile(section, cases, &nics, &guests)
-    });
+    let tables = Tables {
+        cases,
+        qemus: &qemus,
+        nics: &nics,
+        guests: &guests,
+    };
+    let profiles = profile::profiles(root, &tables);
 
     let host = root.optional_choice("host", HostChoice::WORDS);
     let lab_memory_mib = match root.has("lab") {
@@ -92,7 +92,13 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
         }
     };
     let section = root.table("axes")?;
-    section.allow(&["nic", "guest", "vhost", "zcopy"]);
+    section.allow(&["qemu", "nic", "guest", "vhost", "zcopy"]);
+    let qemu_axis = match section.has("qemu") {
+        true => section
+            .strings("qemu")
+            .map(|names| qemu_axis(&section, names, &qemus)),
+        false => Some(vec![DEFAULT_QEMU.to_owned()]),
+    };
     let nic_axis = axis(&section, "nic", "nic", "nics", &nics);
     let guest_axis = axis(&section, "guest", "guest", "guests", &guests);
     let vhost = section.choices("vhost", SWITCH);
@@ -107,11 +113,13 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
         host: host.unwrap_or(HostChoice::Auto),
         lab_memory_mib: lab_memory_mib.unwrap_or(LAB_MEMORY_MIB),
         axes: Axes {
+            qemu: qemu_axis?,
             nic: nic_axis?,
             guest: guest_axis?,
             vhost: vhost?,
             zcopy: zcopy?,
         },
+        qemus: values(qemus),
         nics: values(nics),
         guests: values(guests),
         profiles: values(profiles),
@@ -181,17 +189,71 @@ fn axis<T>(
     )
 }
 
-/// As [`axis`], of a key that may be absent and is called as the tables are.
-fn optional_axis<T>(
+/// The QEMUs' names in `names`: each has a table, but for the default one.
+fn qemu_axis(
     section: &Section,
-    key: &str,
-    kind: &str,
-    all: &BTreeMap<String, Option<T>>,
-) -> Option<Vec<String>> {
-    section
-        .has(key)
-        .then(|| axis(section, key, kind, key, all))
-        .flatten()
+    names: Vec<Placed<String>>,
+    qemus: &BTreeMap<String, Option<QemuSource>>,
+) -> Vec<String> {
+    let names = names.into_iter().filter(|name| {
+        let known = name.get_ref() == DEFAULT_QEMU || qemus.contains_key(name.get_ref());
+        if !known {
+            let there = std::iter::once(DEFAULT_QEMU).chain(qemus.keys().map(String::as_str));
+            let what = unknown("QEMU", name.get_ref(), there);
+            let missing = format!("{what}: there is no [qemu.{}] table", name.get_ref());
+            section.mistake_at(name, missing);
+        }
+        known
+    });
+    names.map(Placed::into_inner).collect()
+}
+
+fn qemu(name: &str, section: &Section, path: &Path) -> Option<QemuSource> {
+    section.allow(&["binary", "firmware", "suite"]);
+    if name == DEFAULT_QEMU {
+        section.mistake(
+            "that is the name of the QEMU of this machine or of --qemu PATH: give this one another",
+        );
+    }
+    let suite = section.optional_string("suite");
+    if let Some(suite) = suite {
+        expect_suite(section, &suite, "trixie-backports");
+        for key in ["binary", "firmware"] {
+            if section.has(key) {
+                section.mistake_at(&suite, format!("`suite` cannot be combined with `{key}`"));
+            }
+        }
+        return Some(QemuSource::Suite(suite.into_inner()));
+    }
+    if !section.has("binary") {
+        section.mistake("it needs `binary`, a QEMU's program, or `suite`, a suite of Debian whose QEMU is fetched");
+        return None;
+    }
+    let program = file(section, "binary", path);
+    let mut firmware = Vec::new();
+    for given in section.optional_strings("firmware").unwrap_or_default() {
+        let directory = path.parent().unwrap_or(Path::new("")).join(given.get_ref());
+        if !directory.is_dir() {
+            let what = format!("`firmware`: there is no directory {}", directory.display());
+            section.mistake_at(&given, what);
+        }
+        firmware.push(directory);
+    }
+    Some(QemuSource::Binary {
+        program: program?,
+        firmware,
+    })
+}
+
+/// Notes a mistake where `suite` cannot be the name of one; `example` is.
+fn expect_suite(section: &Section, suite: &Placed<String>, example: &str) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if !suite.get_ref().chars().all(plain) {
+        let what = format!(
+            "`suite` is the name of a suite of Debian, such as {example}: letters, digits, `-` and `.`"
+        );
+        section.mistake_at(suite, what);
+    }
 }
 
 fn nic(name: &str, section: &Section) -> Option<Nic> {
@@ -248,13 +310,7 @@ fn guest(
     let memory_mib = section.integer("memory", MEMORY);
     let suite = section.optional_string("suite");
     if let Some(suite) = &suite {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
-        if !suite.get_ref().chars().all(plain) {
-            section.mistake_at(
-                suite,
-                "`suite` is the name of a suite of Debian, such as bullseye: letters, digits, `-` and `.`",
-            );
-        }
+        expect_suite(section, suite, "bullseye");
         if section.has("kernel") || section.has("image") {
             section.mistake_at(suite, "`suite` cannot be combined with `kernel` or `image`");
         }
@@ -302,74 +358,6 @@ fn file(section: &Section, key: &str, matrix: &Path) -> Option<PathBuf> {
         section.mistake_at(&given, what);
     }
     Some(path)
-}
-
-fn profile(
-    section: &Section,
-    cases: &[&str],
-    nics: &BTreeMap<String, Option<Nic>>,
-    guests: &BTreeMap<String, Option<Guest>>,
-) -> Option<Profile> {
-    section.allow(&[
-        "ping_count",
-        "flood_count",
-        "hotplug_cycles",
-        "promisc_seconds",
-        "migrations",
-        "transfer_mib",
-        "netperf_seconds",
-        "on_one_guest",
-        "with_vhost",
-        "cases",
-        "starts",
-        "after",
-        "nics",
-        "guests",
-    ]);
-    let ping_count = section.integer("ping_count", COUNT);
-    let flood_count = section.integer("flood_count", COUNT);
-    let hotplug_cycles = section.integer("hotplug_cycles", COUNT);
-    let promisc_seconds = section.integer("promisc_seconds", COUNT);
-    let migrations = section.integer("migrations", COUNT);
-    let transfer_mib = section.integer("transfer_mib", TRANSFER_MIB);
-    let netperf_seconds = section.optional_integer("netperf_seconds", COUNT);
-    let some_cases = |key: &str| -> Option<Vec<String>> {
-        let names = match section.has(key) {
-            true => section.strings(key)?,
-            false => return None,
-        };
-        for case in &names {
-            if !cases.contains(&case.get_ref().as_str()) {
-                let what = unknown("case", case.get_ref(), cases.iter().copied());
-                section.mistake_at(case, what);
-            }
-        }
-        Some(names.into_iter().map(Placed::into_inner).collect())
-    };
-    let starts = match section.has("starts") {
-        true => section.choices("starts", STARTS),
-        false => Some(vec![BootMode::Checkpoint]),
-    };
-    let after = match section.has("after") {
-        true => section.choices("after", &Disruption::WORDS),
-        false => Some(Vec::new()),
-    };
-    Some(Profile {
-        boot_modes: starts?,
-        disruptions: after?,
-        ping_count: ping_count?,
-        flood_count: flood_count?,
-        hotplug_cycles: hotplug_cycles?,
-        promisc_seconds: promisc_seconds?,
-        migrations: migrations?,
-        transfer_mib: transfer_mib?,
-        netperf_seconds,
-        on_one_guest: some_cases("on_one_guest").unwrap_or_default(),
-        with_vhost: some_cases("with_vhost"),
-        cases: some_cases("cases"),
-        nics: optional_axis(section, "nics", "nic", nics),
-        guests: optional_axis(section, "guests", "guest", guests),
-    })
 }
 
 fn exclude(

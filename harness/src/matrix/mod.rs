@@ -50,6 +50,8 @@ impl fmt::Display for Backend {
 /// One value of every axis, with what the matrix says of each resolved.
 #[derive(Debug, Clone)]
 pub struct Cell {
+    /// The QEMU's name.
+    pub qemu: String,
     /// The NIC model, with this guest's overrides applied.
     pub nic: schema::Nic,
     /// The guest.

@@ -3,9 +3,10 @@
 use super::Backend;
 use super::disruption::Disruption;
 use crate::base::words::unknown;
-use report::flags::HostChoice;
+use report::flags::{HostChoice, named};
+use report::name::DEFAULT_QEMU;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -161,6 +162,20 @@ pub struct NicOverride {
     pub offloads: Option<Vec<String>>,
 }
 
+/// A QEMU besides the default one, `[qemu.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QemuSource {
+    /// One that is there.
+    Binary {
+        /// Its program.
+        program: PathBuf,
+        /// `-L` directories.
+        firmware: Vec<PathBuf>,
+    },
+    /// That of a suite of Debian, which is fetched.
+    Suite(String),
+}
+
 /// How often and how long, `[profiles.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Profile {
@@ -188,6 +203,8 @@ pub struct Profile {
     pub boot_modes: Vec<BootMode>,
     /// The disruptions after which cases that change something must hold again, each a trial.
     pub disruptions: Vec<Disruption>,
+    /// The `qemu` axis in this profile; that of `[axes]` when absent.
+    pub qemus: Option<Vec<String>>,
     /// The `nic` axis in this profile; that of `[axes]` when absent.
     pub nics: Option<Vec<String>>,
     /// The `guest` axis in this profile; that of `[axes]` when absent.
@@ -221,6 +238,8 @@ pub enum BootMode {
 /// `[axes]`: what is multiplied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Axes {
+    /// Names of `[qemu.*]`, and [`DEFAULT_QEMU`] for the default one.
+    pub qemu: Vec<String>,
     /// Names of `[nics.*]`.
     pub nic: Vec<String>,
     /// Names of `[guests.*]`.
@@ -271,6 +290,8 @@ pub struct Matrix {
     pub lab_memory_mib: u32,
     /// What is multiplied.
     pub axes: Axes,
+    /// `[qemu.*]`
+    pub qemus: BTreeMap<String, QemuSource>,
     /// `[nics.*]`
     pub nics: BTreeMap<String, Nic>,
     /// `[guests.*]`
@@ -292,12 +313,59 @@ impl Matrix {
 
     /// Takes the axes that `profile` has of its own.
     pub fn use_axes(&mut self, profile: &Profile) {
+        if let Some(qemus) = &profile.qemus {
+            self.axes.qemu.clone_from(qemus);
+        }
         if let Some(nics) = &profile.nics {
             self.axes.nic.clone_from(nics);
         }
         if let Some(guests) = &profile.guests {
             self.axes.guest.clone_from(guests);
         }
+    }
+
+    /// Puts QEMUs that the user added on the axis, as [`Matrix::qemus`]; where some are `chosen` by name,
+    /// the axis has those in place of its own.
+    ///
+    /// # Errors
+    /// A chosen name that no QEMU has, with the nearest; an added one that is taken.
+    pub fn use_qemus(
+        &mut self,
+        added: &[(String, PathBuf)],
+        chosen: &[String],
+    ) -> Result<(), MatrixError> {
+        for (name, program) in added {
+            if name == DEFAULT_QEMU || self.qemus.contains_key(name) {
+                let what =
+                    format!("there is a QEMU `{name}` already: give the added one another name");
+                return Err(MatrixError(vec![what]));
+            }
+            let source = QemuSource::Binary {
+                program: program.clone(),
+                firmware: Vec::new(),
+            };
+            self.qemus.insert(name.clone(), source);
+        }
+        let there = || std::iter::once(DEFAULT_QEMU).chain(self.qemus.keys().map(String::as_str));
+        if let Some(name) = chosen
+            .iter()
+            .find(|name| there().all(|other| other != *name))
+        {
+            let what = unknown("QEMU", name, there());
+            let hint = "neither a name of the matrix file nor a program on PATH";
+            return Err(MatrixError(vec![format!(
+                "{}: {what}, {hint}",
+                named("qemu")
+            )]));
+        }
+        if !chosen.is_empty() {
+            self.axes.qemu = chosen.to_vec();
+        }
+        let names = added.iter().map(|(name, _)| name.clone());
+        self.axes.qemu.extend(names);
+        let mut seen = BTreeSet::new();
+        self.axes.qemu.retain(|name| seen.insert(name.clone()));
+        Ok(())
     }
 
     /// The profile of that name, or an error that names those there are.

@@ -12,7 +12,7 @@ use crate::matrix::schema::{BootMode, Exclude, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::cmdline::{Boot, Firmware};
 use crate::vm::start_state::StartState;
-use report::name::TrialName;
+use report::name::{DEFAULT_QEMU, TrialName};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,6 +68,8 @@ pub fn plan(
         .cells()
         .map(|c| PlannedCell::new(c, matrix, facts))
         .collect();
+    // What runs on one QEMU, and on which guests, does not depend on which others there are.
+    let by_qemu = || cells.chunk_by(|a, b| a.cell.qemu == b.cell.qemu);
     let chosen = |case: &&&Case| match &profile.cases {
         Some(names) => names.iter().any(|name| name == case.name),
         None => true,
@@ -76,13 +78,17 @@ pub fn plan(
     let mut trials = Vec::new();
     let mut count = 0;
     for case in cases.iter().filter(chosen) {
-        let here = cells.iter().filter(|planned| {
-            (case.applies)(&planned.cell) && profile.takes(case.name, planned.cell.backend)
+        let variants = by_qemu().flat_map(|cells| {
+            let here = cells.iter().filter(|planned| {
+                (case.applies)(&planned.cell) && profile.takes(case.name, planned.cell.backend)
+            });
+            match faults {
+                true => fault_variants(case, here.collect()),
+                false => {
+                    plain_variants(case, profile, on_its_guests(case, profile, here.collect()))
+                }
+            }
         });
-        let variants = match faults {
-            true => fault_variants(case, here.collect()),
-            false => plain_variants(case, profile, on_its_guests(case, profile, here.collect())),
-        };
         for variant in variants {
             if count % n == k - 1 {
                 trials.push(variant.trial(case, profile));
@@ -245,6 +251,7 @@ impl Variant<'_, '_> {
             nic: planned.cell.nic.name.clone(),
             guest: planned.cell.guest.name.clone(),
             backend: planned.cell.backend.name().to_owned(),
+            qemu: (planned.cell.qemu != DEFAULT_QEMU).then(|| planned.cell.qemu.clone()),
         };
         PlannedTrial {
             name: parts.to_string(),
@@ -306,13 +313,17 @@ impl<'m> PlannedCell<'m> {
 }
 
 fn obstacle(cell: &Cell, facts: &Capabilities) -> Option<String> {
-    let qemu = &facts.qemu.version;
+    let has = match facts.qemus.get(&cell.qemu) {
+        Ok(tested) => &tested.facts,
+        Err(why) => return Some(why.to_owned()),
+    };
+    let qemu = &has.version;
     let device = &cell.nic.device;
-    if !facts.qemu.devices.contains(device) {
+    if !has.has_device(device) {
         return Some(format!("QEMU {qemu} has no device model {device}"));
     }
     let machine = cell.guest.machine.name();
-    if !facts.qemu.machines.iter().any(|m| m == machine) {
+    if !has.machines.iter().any(|m| m == machine) {
         return Some(format!("QEMU {qemu} has no machine type {machine}"));
     }
     let suite = cell.guest.kernel_suite();
@@ -321,6 +332,7 @@ fn obstacle(cell: &Cell, facts: &Capabilities) -> Option<String> {
 
 /// What the case's VM needs beyond its cell, and this host lacks.
 fn obstacle_to(case: &Case, cell: &Cell, facts: &Capabilities) -> Option<String> {
+    let qemu = &facts.qemus.get(&cell.qemu).ok()?.facts;
     let spec = vm::sketch(case, cell);
     if let Boot::Network(firmware) = spec.boot {
         if cell.guest.image.is_some() {
@@ -328,14 +340,14 @@ fn obstacle_to(case: &Case, cell: &Cell, facts: &Capabilities) -> Option<String>
                 "the guest is a disk image, and has no kernel that a NIC could fetch".into(),
             );
         }
-        if firmware == Firmware::Uefi && facts.qemu.uefi.is_none() {
+        if firmware == Firmware::Uefi && qemu.uefi.is_none() {
             return Some("OVMF is not installed here (Debian's package ovmf)".into());
         }
     }
-    if spec.spice.is_some() && !facts.qemu.spice {
+    if spec.spice.is_some() && !qemu.spice {
         return Some(format!(
             "QEMU {} has no SPICE here (Debian from 13 on: qemu-system-modules-spice)",
-            facts.qemu.version
+            qemu.version
         ));
     }
     if spec.migratable && cell.guest.image.is_some() {

@@ -1,7 +1,7 @@
 use super::*;
 use crate::cases::{Load, Red, faults};
 use crate::guest::dialect::Op;
-use crate::host::tests::capable;
+use crate::host::tests::{capable, tested};
 use crate::matrix::load::{load, parse};
 use crate::vm::start_state::StartState;
 use report::flags::HostChoice;
@@ -193,7 +193,8 @@ fn all_shipped(profile: &str, faults: bool) -> Vec<PlannedTrial> {
     let profile = matrix.profile(profile).unwrap().clone();
     matrix.use_axes(&profile);
     let facts = capable(|host| {
-        host.qemu.devices = matrix.nics.values().map(|nic| nic.device.clone()).collect();
+        host.qemus.default.facts.devices =
+            matrix.nics.values().map(|nic| nic.device.clone()).collect();
     });
     plan(&matrix, cases, &profile, &facts, faults, None)
 }
@@ -324,7 +325,7 @@ fn a_trial_runs_here_where_it_can_and_else_in_a_lab() {
 #[test]
 fn a_plans_digest_is_of_its_names_alone() {
     let here = on(&facts(), &matrix(""), "smoke", false);
-    let bare = capable(|host| host.qemu.devices = Vec::new());
+    let bare = capable(|host| host.qemus.default.facts.devices = Vec::new());
     let elsewhere = on(&bare, &matrix(""), "smoke", false);
     assert_ne!(here[0].action, elsewhere[0].action);
     assert_eq!(digest(&here), digest(&elsewhere));
@@ -360,7 +361,7 @@ fn shards_make_up_the_whole() {
     // Another host, that can do less, must take the same share.
     let other = capable(|host| {
         host.kernel.vhost_obstacle = Some("none".into());
-        host.qemu.devices = vec![];
+        host.qemus.default.facts.devices = vec![];
     });
     let parts = [part(1, &facts()), part(2, &other), part(3, &facts())];
     for (i, name) in whole.iter().enumerate() {
@@ -454,8 +455,8 @@ fn vhost_net_has_one_zcopy_setting_at_a_time() {
 #[test]
 fn a_qemu_that_lacks_something() {
     let facts = capable(|host| {
-        host.qemu.devices = vec!["virtio-net-pci".into()];
-        host.qemu.machines = vec!["q35".into()];
+        host.qemus.default.facts.devices = vec!["virtio-net-pci".into()];
+        host.qemus.default.facts.machines = vec!["q35".into()];
     });
     insta::assert_snapshot!(verdicts(&facts, ""), @r"
         driver::virtio::rhel9::tap: run
@@ -489,8 +490,8 @@ fn a_vm_that_needs_what_is_not_here_is_skipped() {
         find(trials, &format!("{case}::virtio::rhel9::tap")).action
     };
     let without = capable(|host| {
-        host.qemu.uefi = None;
-        host.qemu.spice = false;
+        host.qemus.default.facts.uefi = None;
+        host.qemus.default.facts.spice = false;
     });
     for case in ["driver", "flood"] {
         assert_eq!(verdict(&facts(), case), Action::Run);
@@ -586,4 +587,53 @@ fn the_shipped_file() {
     for profile in ["smoke", "full", "soak"] {
         matrix.profile(profile).unwrap();
     }
+}
+
+#[test]
+fn on_each_qemu_the_same_runs_under_the_default_ones_names() {
+    let tables = "[qemu.next]\nsuite = \"sid\"\n[qemu.gone]\nsuite = \"woody\"\n";
+    let mut one = matrix(&format!(
+        "{tables}[profiles.turns]\n{PROFILE}on_one_guest = [\"driver\"]\n"
+    ));
+    let facts = capable(|host| {
+        let mut next = tested("11.1.3");
+        next.facts.devices = vec!["e1000".into()];
+        host.qemus.others.insert("next".into(), Ok(next));
+        let why = "the QEMU of Debian woody cannot be fetched: 404";
+        host.qemus.others.insert("gone".into(), Err(why.into()));
+    });
+    let plain = names(&on(&facts, &one, "turns", false));
+    let faults = names(&on(&facts, &one, "turns", true));
+    one.axes.qemu = ["default", "next", "gone"].map(String::from).to_vec();
+    for (faulty, expected) in [(false, plain), (true, faults)] {
+        let all = on(&facts, &one, "turns", faulty);
+        let of = |qemu: &str| -> Vec<String> {
+            let its = all.iter().filter(|trial| trial.cell.qemu == qemu);
+            its.map(|trial| trial.name.clone()).collect()
+        };
+        assert_eq!(of("default"), expected);
+        let with = |suffix: &str| -> Vec<String> {
+            expected
+                .iter()
+                .map(|name| format!("{name}::{suffix}"))
+                .collect()
+        };
+        assert_eq!(of("next"), with("next"));
+        assert_eq!(of("gone"), with("gone"));
+        for trial in &all {
+            assert_eq!(TrialName::parse(&trial.name), Some(trial.parts.clone()));
+        }
+    }
+    let all = on(&facts, &one, "smoke", false);
+    let reason = |name: &str| match &all.iter().find(|t| t.name == name).unwrap().action {
+        Action::Run => "runs".to_owned(),
+        Action::Skip(reason) => reason.clone(),
+    };
+    assert_eq!(reason("driver::e1000::rhel9::tap::next"), "runs");
+    let lacks = "QEMU 11.1.3 has no device model virtio-net-pci";
+    assert_eq!(reason("driver::virtio::rhel9::tap::next"), lacks);
+    assert_eq!(
+        reason("driver::e1000::rhel9::tap::gone"),
+        "the QEMU of Debian woody cannot be fetched: 404"
+    );
 }

@@ -3,10 +3,10 @@
 use super::planned::Planned;
 use crate::base::artifacts::Artifacts;
 use crate::base::deadline;
-use crate::base::error::Skip;
+use crate::base::error::{CannotRun, Skip};
 use crate::guest::image::{self, GuestImage};
 use crate::host::accel::{self, Proven};
-use crate::host::qemu_facts::QemuFacts;
+use crate::host::qemus::{Qemus, TestedQemu};
 use crate::lab::Outside;
 use crate::matrix::schema::{Guest, Profile};
 use crate::plan::{Action, PlannedTrial};
@@ -17,10 +17,10 @@ use crate::testbed::stock::{self, Stock, SuiteImages};
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::store::Store;
 use crate::vm::process::Handle;
-use crate::vm::qemu::Qemu;
 use crate::vm::standard::Kit;
 use crate::vm::start_state::StartState;
 use report::errln;
+use report::name::DEFAULT_QEMU;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,17 +31,25 @@ pub struct Context {
     pub settings: Settings,
     /// How often and how long.
     pub profile: Profile,
-    /// The accelerator, with why.
-    pub proven: Proven,
-    /// What testbeds are made from.
-    pub stock: Arc<Stock>,
+    /// What there is of each QEMU that trials run on, by its name; of the default one always.
+    stocks: BTreeMap<String, Ready>,
+    /// Every QEMU of the axis.
+    qemus: Qemus,
     /// The files that guests of the matrix are made of beside the built image.
     pub guest_files: Vec<PathBuf>,
 }
 
+/// A QEMU that trials can run on.
+pub struct Ready {
+    /// Its accelerator, with why.
+    pub proven: Proven,
+    /// What testbeds are made from.
+    pub stock: Arc<Stock>,
+}
+
 impl Context {
-    /// Builds the images that `selected` needs where they are not built, proves the accelerator
-    /// where it is not proved, sets the speed factor.
+    /// Builds the images that `selected` needs where they are not built, proves the accelerator of each
+    /// QEMU where it is not proved, sets the speed factor.
     ///
     /// # Errors
     /// [`crate::base::error::CannotRun`], with what to do about it.
@@ -51,52 +59,73 @@ impl Context {
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
         let say = |line: &str| errln!("{line}");
-        let (image, suites) = images(&settings, selected)?;
-        let qemu = Qemu::under_test(&settings);
-        let proven = accel::prove(&qemu, &image, &settings.host_cache(), settings.accel, &say)?;
-        let store = Store::new(settings.checkpoints());
-        let version = planned.capabilities.qemu.version.clone();
-        let checkpoints = Checkpoints::new(store, qemu, version);
-        Ok(Context::new(
-            settings,
-            planned,
-            proven,
-            image,
-            suites,
-            checkpoints,
-        ))
+        let images = images(&settings, selected)?;
+        let used: BTreeSet<&str> = selected
+            .iter()
+            .filter(|trial| trial.action == Action::Run)
+            .map(|trial| &*trial.cell.qemu)
+            // Labs run under it.
+            .chain([DEFAULT_QEMU])
+            .collect();
+        let mut of_each = Vec::new();
+        for (name, tested) in planned.capabilities.qemus.iter() {
+            if !used.contains(name) {
+                continue;
+            }
+            let cache = settings.host_cache();
+            let proven = accel::prove(&tested.qemu, &images.0, &cache, settings.accel, &say)?;
+            let store = Store::new(settings.checkpoints());
+            of_each.push((name.to_owned(), proven, Checkpoints::of(store, tested)));
+        }
+        Ok(Context::new(settings, planned, images, of_each))
     }
 
-    /// A context from what is already proved and built. Sets the speed factor.
+    /// A context from what is already proved and built, for each QEMU of `of_each`. Sets the speed factor.
     pub fn new(
         settings: Settings,
         planned: Planned,
-        proven: Proven,
-        image: GuestImage,
-        suites: SuiteImages,
-        checkpoints: Checkpoints,
+        (image, suites): (GuestImage, SuiteImages),
+        of_each: Vec<(String, Proven, Checkpoints)>,
     ) -> Context {
-        deadline::set_speed(proven.speed);
-        let stock = Stock {
-            qemu: Qemu::under_test(&settings),
-            facts: planned.capabilities.qemu,
-            accel: proven.accel,
-            image,
-            suites,
-            checkpoints,
-            warmest: match settings.boot {
-                true => StartState::Boot,
-                false => StartState::WarmNic,
-            },
-            echo: settings.show,
-        };
+        let slowest = of_each.iter().map(|(_, proven, _)| proven.speed);
+        deadline::set_speed(slowest.fold(1.0, f64::max));
+        let qemus = &planned.capabilities.qemus;
+        let of_each = of_each
+            .into_iter()
+            .filter_map(|(name, proven, checkpoints)| {
+                let TestedQemu { qemu, facts } = qemus.get(&name).ok()?.clone();
+                let stock = Stock {
+                    qemu,
+                    facts,
+                    accel: proven.accel,
+                    image: image.clone(),
+                    suites: suites.clone(),
+                    checkpoints,
+                    warmest: match settings.boot {
+                        true => StartState::Boot,
+                        false => StartState::WarmNic,
+                    },
+                    echo: settings.show,
+                };
+                let stock = Arc::new(stock);
+                Some((name, Ready { proven, stock }))
+            });
         Context {
-            stock: Arc::new(stock),
+            stocks: of_each.collect(),
+            qemus: qemus.clone(),
             guest_files: planned.matrix.guest_files().cloned().collect(),
             profile: planned.profile,
             settings,
-            proven,
         }
+    }
+
+    /// What there is of the QEMU of that name.
+    ///
+    /// # Errors
+    /// [`CannotRun`], where it was not prepared.
+    pub fn ready(&self, qemu: &str) -> anyhow::Result<&Ready> {
+        let ready = self.stocks.get(qemu);
+        ready.ok_or_else(|| CannotRun(format!("the QEMU {qemu} was not prepared")).into())
     }
 
     /// The testbed of a trial, built on the calling thread; `started` is handed QEMU as soon as there is
@@ -110,38 +139,52 @@ impl Context {
         artifacts: Artifacts,
         started: impl FnOnce(Handle),
     ) -> anyhow::Result<Testbed> {
-        let kit = self.stock.kit(&trial.cell.guest)?;
+        let stock = &self.ready(&trial.cell.qemu)?.stock;
+        let kit = stock.kit(&trial.cell.guest)?;
         let order = trial.order(&self.profile, kit);
-        Testbed::build(order, &self.stock, artifacts, started)
+        Testbed::build(order, stock, artifacts, started)
     }
 
-    /// What a lab needs of it.
-    pub fn outside(&self) -> Outside<'_> {
-        Outside {
+    /// What a lab needs of it, and its trials on the QEMU of that name.
+    ///
+    /// # Errors
+    /// As [`Context::ready`].
+    pub fn outside(&self, qemu: &str) -> anyhow::Result<Outside<'_>> {
+        let default = self.ready(DEFAULT_QEMU)?;
+        let of_trial = self.ready(qemu)?;
+        Ok(Outside {
             settings: &self.settings,
-            proven: &self.proven,
-            stock: &self.stock,
+            qemus: &self.qemus,
+            proven: &default.proven,
+            stock: &default.stock,
+            trial_proven: &of_trial.proven,
+            trial_stock: &of_trial.stock,
             guest_files: &self.guest_files,
-        }
+        })
     }
 
     /// "QEMU 7.2.22 under TCG", the line above the progress; why TCG is in the reports.
-    pub fn headline(&self) -> String {
-        format!(
-            "QEMU {} under {}",
-            self.stock.facts.version,
-            self.proven.accel.name()
-        )
+    pub fn headline(&self, selected: &[PlannedTrial]) -> String {
+        let used: BTreeSet<&str> = selected.iter().map(|trial| &*trial.cell.qemu).collect();
+        let each = self.stocks.iter();
+        let each = each.filter(|(name, _)| used.contains(name.as_str()));
+        let each = each.map(|(_, Ready { proven, stock })| {
+            format!("QEMU {} under {}", stock.facts.version, proven.accel.name())
+        });
+        each.collect::<Vec<_>>().join(", ")
     }
 
     /// The guests of `selected` for which the built image stands in, each with the kernel that it
     /// really has.
     fn stand_ins(&self, selected: &[PlannedTrial]) -> Vec<String> {
+        let Some(Ready { stock: default, .. }) = self.stocks.get(DEFAULT_QEMU) else {
+            return Vec::new();
+        };
         let mut names = BTreeSet::new();
         let guests = selected.iter().map(|trial| &trial.cell.guest);
         guests
             .filter(|guest| guest.is_stand_in() && names.insert(&guest.name))
-            .filter_map(|guest| Some((guest, self.stock.image_of(guest).ok()?)))
+            .filter_map(|guest| Some((guest, default.image_of(guest).ok()?)))
             .map(|(guest, image)| {
                 format!(
                     "{} ({} kernel {})",
@@ -163,19 +206,25 @@ impl Context {
         };
         let mut map = BTreeMap::new();
         let mut put = |key: &str, value: String| map.insert(key.to_owned(), value);
-        put(
-            "qemu",
-            format!(
-                "{} ({})",
-                self.stock.facts.version,
-                self.settings.qemu.display()
-            ),
-        );
-        put("accelerator", self.proven.reason.clone());
+        let used: BTreeSet<&str> = selected.iter().map(|trial| &*trial.cell.qemu).collect();
+        for (name, Ready { proven, stock }) in &self.stocks {
+            let of = match name.as_str() {
+                DEFAULT_QEMU => String::new(),
+                name => format!(" {name}"),
+            };
+            if used.contains(name.as_str()) {
+                let program = stock.qemu.program.display();
+                put(
+                    &format!("qemu{of}"),
+                    format!("{} ({program})", stock.facts.version),
+                );
+                put(&format!("accelerator{of}"), proven.reason.clone());
+            }
+        }
         put("host_kernel", text(uname.as_ref().map(|u| u.release())));
         put(report::HOST, text(uname.as_ref().map(|u| u.nodename())));
         put("profile", self.settings.profile.clone());
-        put("speed", format!("{:.2}", self.proven.speed));
+        put("speed", format!("{:.2}", deadline::speed()));
         let stand_ins = self.stand_ins(selected);
         if !stand_ins.is_empty() {
             put(report::STAND_INS, stand_ins.join(", "));
@@ -214,17 +263,17 @@ pub fn images(
 }
 
 /// What a guest's VMs get, of what is built and proved already.
-pub fn kit_so_far(settings: &Settings, facts: &QemuFacts, guest: &Guest) -> Kit {
+pub fn kit_so_far(settings: &Settings, tested: &TestedQemu, guest: &Guest) -> Kit {
     let image = image::built(&settings.images(), guest.kernel_suite());
     let own = image::built(&settings.images(), None);
-    let qemu = Qemu::under_test(settings);
+    let cache = settings.host_cache();
     let proven = own
         .as_ref()
-        .and_then(|image| accel::known(&qemu, image, &settings.host_cache(), settings.accel));
+        .and_then(|image| accel::known(&tested.qemu, image, &cache, settings.accel));
     let accel = match (proven, settings.accel) {
         (Some(proven), _) => proven.accel,
         (None, AccelChoice::Kvm) => Accel::Kvm,
         (None, _) => Accel::Tcg,
     };
-    stock::kit(image.as_ref(), accel, facts)
+    stock::kit(image.as_ref(), accel, &tested.facts)
 }

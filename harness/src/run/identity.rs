@@ -1,7 +1,7 @@
 //! What a run is, for its first event: [`Identity`].
 
 use crate::host::machine;
-use crate::host::qemu_facts::QemuFacts;
+use crate::host::qemus::{Qemus, TestedQemu};
 use crate::settings::Settings;
 use report::identity::{Host, Identity, Qemu, Shard};
 use sha2::{Digest, Sha256};
@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 /// A matrix file that cannot be read.
 pub fn identity(
     settings: &Settings,
-    facts: &QemuFacts,
+    qemus: &Qemus,
     plan_digest: String,
 ) -> anyhow::Result<Identity> {
     let uname = nix::sys::utsname::uname()?;
@@ -23,10 +23,10 @@ pub fn identity(
         matrix_digest: format!("{:x}", Sha256::digest(std::fs::read(&settings.matrix)?)),
         plan_digest,
         shard: settings.shard.map(|(k, n)| Shard { k, n }),
-        qemu: Qemu {
-            version: facts.version.clone(),
-            build: facts.build.clone(),
-        },
+        qemu: of(&qemus.default),
+        others: (qemus.iter().skip(1))
+            .map(|(name, tested)| (name.to_owned(), of(tested)))
+            .collect(),
         host: Host {
             processor: processor(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             cores: machine::processors(),
@@ -34,6 +34,13 @@ pub fn identity(
             kernel: uname.release().to_string_lossy().into_owned(),
         },
     })
+}
+
+fn of(TestedQemu { facts, .. }: &TestedQemu) -> Qemu {
+    Qemu {
+        version: facts.version.clone(),
+        build: facts.build.clone(),
+    }
 }
 
 /// The commit of the checkout at `root`, "-dirty" where files differ from it.

@@ -76,7 +76,7 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
-    let identity = identity::identity(&settings, &plan.capabilities.qemu, digest)?;
+    let identity = identity::identity(&settings, &plan.capabilities.qemus, digest)?;
     let mut trials = std::mem::take(&mut plan.trials);
     let opened = Session::open(identity, settings, plan, &selected)?;
     let session = SESSION.get_or_init(|| opened);

@@ -3,13 +3,12 @@
 use crate::cases;
 use crate::guest::image;
 use crate::host::module::Module;
-use crate::host::qemu_facts::{self, QemuFacts};
+use crate::host::qemus::Qemus;
 use crate::host::{Capabilities, kernel_facts, machine, place};
 use crate::matrix::load;
 use crate::matrix::schema::{BootMode, Matrix, Profile};
 use crate::plan::{self, PlannedTrial, choose};
 use crate::settings::Settings;
-use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,7 +37,7 @@ impl Planned {
             shard: None,
             ..settings.clone()
         };
-        let whole = planned_with(&unsplit, self.capabilities.qemu.clone())?;
+        let whole = planned_with(&unsplit, self.capabilities.qemus.clone())?;
         Ok(Some(whole.trials))
     }
 
@@ -52,7 +51,8 @@ impl Planned {
     }
 }
 
-/// Reads the matrix and plans it for this host. Quick: nothing is built or booted.
+/// Reads the matrix and plans it for this host. Quick: nothing is built or booted; but the first time a
+/// suite's QEMU is on the axis, it is fetched.
 ///
 /// # Errors
 /// Bad input in the matrix; a QEMU that does not answer.
@@ -63,8 +63,9 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
         true => Some(Module::of_kernel(&cache).still()?),
         false => None,
     };
-    let qemu = qemu_facts::facts(&Qemu::under_test(settings), &cache)?;
-    planned_with(settings, qemu)
+    let (matrix, profile) = chosen(settings)?;
+    let qemus = Qemus::of(settings, &matrix)?;
+    planned_of(settings, matrix, profile, qemus)
 }
 
 /// The matrix, with the images that the environment names.
@@ -78,14 +79,30 @@ pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
     Ok(matrix)
 }
 
-/// As [`planned`], where the facts of the QEMU under test are known.
+/// The matrix with the axes that profile and settings give it, and the profile.
+fn chosen(settings: &Settings) -> anyhow::Result<(Matrix, Profile)> {
+    let mut matrix = matrix(settings)?;
+    let profile = matrix.profile(&settings.profile)?.clone();
+    matrix.use_axes(&profile);
+    matrix.use_qemus(&settings.added_qemus, &settings.chosen_qemus)?;
+    Ok((matrix, profile))
+}
+
+/// As [`planned`], where the QEMUs are known.
 ///
 /// # Errors
 /// Bad input in the matrix.
-pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Planned> {
-    let mut matrix = matrix(settings)?;
-    let mut profile = matrix.profile(&settings.profile)?.clone();
-    matrix.use_axes(&profile);
+pub fn planned_with(settings: &Settings, qemus: Qemus) -> anyhow::Result<Planned> {
+    let (matrix, profile) = chosen(settings)?;
+    planned_of(settings, matrix, profile, qemus)
+}
+
+fn planned_of(
+    settings: &Settings,
+    mut matrix: Matrix,
+    mut profile: Profile,
+    qemus: Qemus,
+) -> anyhow::Result<Planned> {
     if settings.boot {
         // All of them boot, under their plain names.
         profile.boot_modes = vec![BootMode::Checkpoint];
@@ -93,9 +110,13 @@ pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Plan
     if let Some(host) = settings.host {
         matrix.host = host;
     }
-    let lab_obstacle = place::lab_obstacle(&qemu, matrix.lab_memory_mib, machine::machine_mib());
+    let lab_obstacle = place::lab_obstacle(
+        &qemus.default.facts,
+        matrix.lab_memory_mib,
+        machine::machine_mib(),
+    );
     let capabilities = Capabilities {
-        qemu,
+        qemus,
         kernel: kernel_facts::of_this_kernel(),
         module_reload: settings.allow_module_reload,
         lab_obstacle,

@@ -23,6 +23,7 @@ use report::errln;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
 use report::identity::Identity;
 use report::log::EventLog;
+use report::name::DEFAULT_QEMU;
 use report::progress::Progress;
 use report::terminal;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -79,7 +80,8 @@ impl Session {
                 selected,
             )?)),
         };
-        let accel = context.as_ref().map(|context| context.proven.accel);
+        let ready = context.as_ref().map(|context| context.ready(DEFAULT_QEMU));
+        let accel = ready.transpose()?.map(|ready| ready.proven.accel);
         identity.host.accelerator = accel.map(|accel| accel.name().to_owned());
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
         let log = EventLog::create(run.path());
@@ -111,7 +113,7 @@ impl Session {
             .then(|| Progress::new(runs, std::io::stderr().is_terminal() && !settings.show));
         if let (Some(context), true) = (&context, progress.is_some()) {
             let trials = if runs == 1 { "trial" } else { "trials" };
-            errln!("{runs} {trials} on {}", context.headline());
+            errln!("{runs} {trials} on {}", context.headline(selected));
         }
         let history = match settings.nextest {
             true => History::default(),
@@ -230,7 +232,10 @@ impl Session {
                 Ok(_held) => trial::run(planned, context, self.run.path()),
                 Err(error) => self.broken(planned, format!("{error:#}")),
             },
-            Host::Lab => self.labs.run(planned, &context.outside(), self.run.path()),
+            Host::Lab => match context.outside(&planned.cell.qemu) {
+                Ok(outside) => self.labs.run(planned, &outside, self.run.path()),
+                Err(error) => self.broken(planned, format!("{error:#}")),
+            },
         }
     }
 

@@ -14,7 +14,7 @@ use report::errln;
 /// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
 pub fn examine(settings: &Settings) -> String {
     let mut lines = Lines(String::new());
-    let qemu = Qemu::under_test(settings);
+    let qemu = Qemu::default_of(settings);
     match qemu_facts::facts(&qemu, &settings.host_cache()) {
         Err(error) => lines.lack("QEMU", &format!("{error:#}; no trial can run")),
         Ok(facts) => {

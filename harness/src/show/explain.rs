@@ -15,10 +15,10 @@ fn start(start: StartState) -> &'static str {
     }
 }
 
-/// Renders what `trial` is and does. `command_line` is QEMU's, a shell command; `topology` is the
+/// Renders what `trial` is and does. `version` is its QEMU's; `command_line` is QEMU's, a shell command; `topology` is the
 /// host network, as text. The guest's commands come from the case and its dialect, with `DEV` for
 /// the interface and `VALUE` for an address, MAC or MTU.
-pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> String {
+pub fn explain(trial: &PlannedTrial, version: &str, command_line: &str, topology: &str) -> String {
     let (case, cell) = (trial.case, &trial.cell);
     let (nic, guest) = (&cell.nic, &cell.guest);
     let mut out = format!("{}\n\n", trial.name);
@@ -79,6 +79,7 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
         ),
     );
     row("backend", cell.backend.name());
+    row("QEMU", &format!("{}: {version}", cell.qemu));
 
     let commands = case
         .ops
@@ -121,7 +122,12 @@ mod tests {
     #[test]
     fn a_trial_that_runs() {
         let trial = planned("flood::virtio::rhel6::tap");
-        let text = explain(&trial, "qemu-system-x86_64 \\\n  -machine pc", "tap0 - br0");
+        let text = explain(
+            &trial,
+            "7.2.0",
+            "qemu-system-x86_64 \\\n  -machine pc",
+            "tap0 - br0",
+        );
         insta::assert_snapshot!(text, @r"
             flood::virtio::rhel6::tap
 
@@ -132,6 +138,7 @@ mod tests {
             NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx
             guest      rhel6 (the built image stands in for it): machine pc, 256 MiB
             backend    tap
+            QEMU       default: 7.2.0
 
             Host network:
               tap0 - br0
@@ -152,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_trial_that_is_skipped_under_a_fault() {
-        insta::assert_snapshot!(explain(&skipped_and_faulty(), "", ""), @r#"
+        insta::assert_snapshot!(explain(&skipped_and_faulty(), "7.2.0", "", ""), @r#"
             flood!no_vhost::virtio::rhel6::vhost_zcopy
 
             here       is skipped: vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded
@@ -164,6 +171,7 @@ mod tests {
             NIC        virtio: device virtio-net-pci, driver virtio_net, MTU up to 65535, offloads on: tx
             guest      rhel6 (the built image stands in for it): machine pc, 256 MiB
             backend    vhost_zcopy
+            QEMU       default: 7.2.0
 
             Host network:
               none

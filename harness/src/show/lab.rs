@@ -10,6 +10,7 @@ use crate::run::shell::Raw;
 use crate::settings::Settings;
 use anyhow::{Result, bail};
 use report::errln;
+use report::name::DEFAULT_QEMU;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::Shutdown;
@@ -34,9 +35,12 @@ pub fn keep(
     }
     net::userns::enter_if_needed()?;
     let context = Context::prepare(settings, planned, &[])?;
-    shared::keep(&context.outside(), zcopytx, memory_mib, |line| {
-        ready(&format!("{line}\n"))
-    })
+    shared::keep(
+        &context.outside(DEFAULT_QEMU)?,
+        zcopytx,
+        memory_mib,
+        |line| ready(&format!("{line}\n")),
+    )
 }
 
 /// Which labs are up, a line each.

@@ -20,6 +20,7 @@ struct Entry<'a> {
     nic: &'a str,
     guest: &'a str,
     backend: &'static str,
+    qemu: &'a str,
     plan_item: &'a str,
     action: &'static str,
     reason: Option<&'a str>,
@@ -41,6 +42,7 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             nic: &trial.cell.nic.name,
             guest: &trial.cell.guest.name,
             backend: trial.cell.backend.name(),
+            qemu: &trial.cell.qemu,
             plan_item: trial.case.plan_item,
             action,
             reason,
@@ -66,8 +68,8 @@ mod tests {
         let json = json(&trials).unwrap();
         insta::assert_snapshot!(json, @r#"
             [
-            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","plan_item":"5","action":"run","reason":null,"stand_in":true},
-            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
+            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","qemu":"default","plan_item":"5","action":"run","reason":null,"stand_in":true},
+            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","qemu":"default","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
             ]
         "#);
         let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();

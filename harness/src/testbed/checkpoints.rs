@@ -6,6 +6,7 @@ use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::guest::dialect::Op;
 use crate::guest::link;
+use crate::host::qemus::TestedQemu;
 use crate::matrix::schema::Guest;
 use crate::net::addr;
 use crate::net::bridge::{self, Bridge};
@@ -69,12 +70,12 @@ struct Maker {
 }
 
 impl Checkpoints {
-    /// Checkpoints in `store`, of guests under `qemu`.
-    pub fn new(store: Store, qemu: Qemu, version: String) -> Checkpoints {
+    /// Checkpoints in `store`, of guests under a QEMU.
+    pub fn of(store: Store, TestedQemu { qemu, facts }: &TestedQemu) -> Checkpoints {
         Checkpoints(Provider::Store(Maker {
             store,
-            qemu,
-            version,
+            qemu: qemu.clone(),
+            version: facts.version.clone(),
             origin: OnceLock::new(),
         }))
     }

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -33,14 +33,37 @@ pub struct Qemu {
     pub program: PathBuf,
     /// `-L` directories.
     pub firmware: Vec<PathBuf>,
+    /// The loader that starts it, where that is not the system's.
+    pub loader: Option<Loader>,
+    /// The OVMF that comes with it; without one, the system's is taken.
+    pub uefi: Option<PathBuf>,
+}
+
+/// A dynamic loader (ld.so(8)) with its own libraries, for a program of another distribution.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loader {
+    /// The loader.
+    pub program: PathBuf,
+    /// Where it looks for libraries.
+    pub libraries: Vec<PathBuf>,
 }
 
 impl Qemu {
-    /// The QEMU under test.
-    pub fn under_test(settings: &Settings) -> Qemu {
+    /// The default QEMU of `settings`.
+    pub fn default_of(settings: &Settings) -> Qemu {
         Qemu {
-            program: settings.qemu.clone(),
             firmware: settings.firmware.clone(),
+            ..Qemu::at(settings.qemu.clone())
+        }
+    }
+
+    /// The QEMU `program`, with the system's libraries and the firmware that it finds itself.
+    pub fn at(program: PathBuf) -> Qemu {
+        Qemu {
+            program,
+            firmware: Vec::new(),
+            loader: None,
+            uefi: None,
         }
     }
 
@@ -51,8 +74,23 @@ impl Qemu {
             .flat_map(|directory| ["-L".into(), directory.into()])
             .collect();
         all.extend(arguments.into_iter().map(Into::into));
+        let program = match &self.loader {
+            None => self.program.clone(),
+            Some(loader) => {
+                let libraries: Vec<_> = (loader.libraries.iter())
+                    .map(|directory| directory.as_os_str())
+                    .collect();
+                let its: [OsString; 3] = [
+                    "--library-path".into(),
+                    libraries.join(OsStr::new(":")),
+                    self.program.clone().into(),
+                ];
+                all.splice(0..0, its);
+                loader.program.clone()
+            }
+        };
         QemuCommand {
-            program: self.program.clone(),
+            program,
             arguments: all,
             sockets: Vec::new(),
             stdio: None,
@@ -324,11 +362,7 @@ mod tests {
 
     /// A stand-in for a QEMU that does what `script` says.
     fn shell(script: &str) -> QemuCommand {
-        let sh = Qemu {
-            program: "sh".into(),
-            firmware: Vec::new(),
-        };
-        sh.command(["-c", script])
+        Qemu::at("sh".into()).command(["-c", script])
     }
 
     fn death(command: QemuCommand) -> Death {
@@ -341,8 +375,8 @@ mod tests {
     fn the_command_line_begins_with_the_firmware_and_is_kept_with_what_was_said() {
         let directory = tempfile::tempdir().unwrap();
         let echo = Qemu {
-            program: "/bin/echo".into(),
             firmware: vec!["build dir/pc-bios".into(), "/fw".into()],
+            ..Qemu::at("/bin/echo".into())
         };
         let mut command = echo.command(["-m", "256"]);
         command.transcripts_in(directory.path());
@@ -358,6 +392,24 @@ mod tests {
         assert_eq!(kept("qemu.sh"), line + "\n");
         assert_eq!(kept("qemu.stdout"), "-L build dir/pc-bios -L /fw -m 256\n");
         assert_eq!(kept("qemu.stderr"), "");
+    }
+
+    #[test]
+    fn a_program_of_another_distribution_is_started_by_its_own_loader() {
+        let other = Qemu {
+            firmware: vec!["/r/usr/share/qemu".into()],
+            loader: Some(Loader {
+                program: "/r/usr/bin/ld.so".into(),
+                libraries: vec!["/r/usr/lib".into(), "/r/usr/lib/pulse".into()],
+            }),
+            ..Qemu::at("/r/usr/bin/qemu".into())
+        };
+        insta::assert_snapshot!(other.command(["-m", "256"]).line(), @r"
+        /r/usr/bin/ld.so \
+          --library-path /r/usr/lib:/r/usr/lib/pulse /r/usr/bin/qemu \
+          -L /r/usr/share/qemu \
+          -m 256
+        ");
     }
 
     #[test]
@@ -435,10 +487,7 @@ mod tests {
 
     #[test]
     fn a_program_that_cannot_be_started_is_named() {
-        let nowhere = Qemu {
-            program: "/nowhere/qemu".into(),
-            firmware: Vec::new(),
-        };
+        let nowhere = Qemu::at("/nowhere/qemu".into());
         let nothing: [&str; 0] = [];
         let started = nowhere.command(nothing).start().err().unwrap();
         let asked = nowhere.command(nothing).output().unwrap_err();

@@ -97,7 +97,9 @@ impl Own {
         let image = above.next().expect("HASH");
         let shared = above.nth(1).expect("DIR");
         let kernel = image.join("bzImage");
-        fs::create_dir_all(shared.join("host")).expect("made");
+        for name in ["host", "qemus"] {
+            fs::create_dir_all(shared.join(name)).expect("made");
+        }
 
         let directory = tempfile::tempdir().expect("a directory");
         let (own, tmp) = (
@@ -106,7 +108,7 @@ impl Own {
         );
         fs::create_dir_all(&own).expect("made");
         fs::create_dir(&tmp).expect("made");
-        for name in ["images", "host"] {
+        for name in ["images", "host", "qemus"] {
             symlink(shared.join(name), own.join(name)).expect("linked");
         }
         let dir = own.to_string_lossy().into_owned();

@@ -8,7 +8,18 @@ const EACH: &[(&str, &str, &[&str])] = &[
         "other.toml",
         &["--matrix", "other.toml"],
     ),
-    ("NICMATRIX_QEMU", "qemu-kvm", &["--qemu", "qemu-kvm"]),
+    (
+        "NICMATRIX_QEMU",
+        "/usr/qemu:new=build/qemu:default,trixie",
+        &[
+            "--qemu",
+            "/usr/qemu",
+            "--qemu",
+            "new=build/qemu",
+            "--qemu",
+            "default,trixie",
+        ],
+    ),
     (
         "NICMATRIX_FIRMWARE",
         "/usr:/etc",
@@ -175,6 +186,8 @@ fn paths_are_meant_from_where_the_user_is() {
         (["--qemu", "./qemu"], "/home/u/./qemu"),
         (["--qemu", "/opt/qemu"], "/opt/qemu"),
         (["--qemu", "qemu-kvm"], "qemu-kvm"),
+        (["--qemu", "new=build/qemu"], "new=/home/u/build/qemu"),
+        (["--qemu", "new=qemu-kvm"], "new=qemu-kvm"),
         (["--matrix", "m.toml"], "/home/u/m.toml"),
         (["--firmware", "pc-bios"], "/home/u/pc-bios"),
         (["--junit", "j.xml"], "/home/u/j.xml"),

@@ -102,6 +102,7 @@ fn hostile_trial(n: &str, outcome: Outcome) -> Vec<RunEvent> {
                 nic: trial.clone(),
                 guest: HOSTILE.into(),
                 backend: HOSTILE.into(),
+                qemu: Some(HOSTILE.into()),
             },
             plan_item: HOSTILE.into(),
         },

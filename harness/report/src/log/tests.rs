@@ -46,6 +46,14 @@ fn identity() -> Identity {
             version: "7.2.22".into(),
             build: Some("build-id:5f0e".into()),
         },
+        others: [(
+            "trixie".to_owned(),
+            Qemu {
+                version: "10.0.13".into(),
+                build: None,
+            },
+        )]
+        .into(),
         host: Host {
             processor: "AMD EPYC".into(),
             cores: 2,
@@ -162,7 +170,7 @@ fn what_a_later_version_added_is_passed_over() {
         r#"{"event":"trial_confirmed","trial":"a","times":5,"time":1.5}"#,
         "\n",
         r#"{"event":"trial_started","trial":"driver::e1000::rhel9::tap::old","case":"driver","#,
-        r#""nic":"e1000","guest":"rhel9","backend":"tap","qemu":"old","time":2.5}"#,
+        r#""nic":"e1000","guest":"rhel9","backend":"tap","qemu":"old","colour":"red","time":2.5}"#,
         "\n",
     );
     let first =
@@ -174,7 +182,7 @@ fn what_a_later_version_added_is_passed_over() {
     let Event::TrialStarted { name, .. } = &lines[2].event else {
         panic!("{lines:?}")
     };
-    assert_eq!(name.to_string(), "driver::e1000::rhel9::tap");
+    assert_eq!(name.to_string(), "driver::e1000::rhel9::tap::old");
 }
 
 #[test]

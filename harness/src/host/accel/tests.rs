@@ -1,10 +1,7 @@
 use super::*;
 
 fn qemu(program: impl Into<PathBuf>) -> Qemu {
-    Qemu {
-        program: program.into(),
-        firmware: Vec::new(),
-    }
+    Qemu::at(program.into())
 }
 
 /// A stand-in for a QEMU that does what `script` says.

@@ -5,10 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 
 fn qemu(program: impl Into<PathBuf>) -> Qemu {
-    Qemu {
-        program: program.into(),
-        firmware: Vec::new(),
-    }
+    Qemu::at(program.into())
 }
 
 fn complaint(program: impl Into<PathBuf>, limit: Limit) -> String {

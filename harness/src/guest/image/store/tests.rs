@@ -1,6 +1,8 @@
 use super::*;
+use crate::debian::folder::{publish, remove_leftovers};
 use std::cell::RefCell;
 use std::fs::File;
+use std::time::{Duration, SystemTime};
 
 /// An image directory with small made-up files, as a build leaves it.
 fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
@@ -82,23 +84,6 @@ fn without_lists_the_last_image_of_this_recipe_and_suite_serves() {
     let image = last(images.path(), None, "recipe").unwrap();
     assert_eq!(image.kernel_release, "6.1.0-1-amd64");
     assert_eq!(userspace(&image).unwrap(), 5);
-}
-
-#[test]
-fn what_could_not_be_had_is_asked_for_again_after_a_while_or_a_change() {
-    let images = tempfile::tempdir().unwrap();
-    note_missing(images.path(), "sid", "lists", "no route").unwrap();
-    let noted = |suite, fingerprint| noted_missing(images.path(), suite, fingerprint);
-    assert_eq!(noted("sid", "lists").as_deref(), Some("no route"));
-    assert_eq!(noted("sid", "newer lists"), None);
-    assert_eq!(noted("bullseye", "lists"), None);
-    File::options()
-        .write(true)
-        .open(missing_file(images.path(), "sid"))
-        .unwrap()
-        .set_modified(SystemTime::now() - ASK_AGAIN)
-        .unwrap();
-    assert_eq!(noted("sid", "lists"), None);
 }
 
 #[test]

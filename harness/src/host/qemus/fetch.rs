@@ -1,0 +1,400 @@
+//! The QEMU of a suite of Debian, beside the system's: its packages are fetched by apt, which verifies
+//! them by Debian's keys, and unpacked; nothing is installed. In the folder:
+//!
+//! | name | is |
+//! | --- | --- |
+//! | `HASH/` | the root that packages are unpacked into; `manifest.json` lists its files |
+//! | `current-SUITE.json` | which one the present package lists make |
+//! | `missing-SUITE.json` | why that suite's QEMU could not be fetched, and when |
+//! | `lock` | held by the one process that fetches |
+//! | `.build-*` | a root that is being made, or what a killed process left |
+//!
+//! # How it runs
+//! The suite's own loader starts it with the suite's libraries. QEMU looks for modules and firmware beside
+//! its program, in `qemu-bundle`, before it looks where it was configured to (`get_relocated_path`,
+//! cutils.c, from 7.1 on). Its program is the loader, for what the kernel says; so the loader is put beside
+//! QEMU, and `qemu-bundle` is the root. The system's own modules, of another build, would abort QEMU
+//! (`module_load_dso`). `-L` names the firmware too, for QEMUs before 7.1.
+
+use crate::base::error::{CannotRun, OrCannotRun, Skip};
+use crate::debian::apt::Apt;
+use crate::debian::folder::{self, digest, read_json, write_json};
+use crate::debian::packages::{self, Package};
+use crate::debian::suite;
+use crate::vm::qemu::{Loader, Qemu};
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// What a QEMU for x86 guests is made of; libraries follow by dependency.
+const PACKAGES: [&str; 4] = ["qemu-system-x86", "ovmf", "seabios", "ipxe-qemu"];
+
+/// SPICE, where it is a package of its own (from Debian 13 on).
+const SPICE: &str = "qemu-system-modules-spice";
+
+/// What of the packages QEMU does not read.
+const NOT_UNPACKED: [&str; 8] = [
+    "usr/include",
+    "usr/share/X11",
+    "usr/share/doc",
+    "usr/share/iso-codes",
+    "usr/share/locale",
+    "usr/share/man",
+    "usr/share/perl5",
+    "usr/share/xml",
+];
+
+/// Directories of a root that are links: packages of before Debian 13 have files in both.
+const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
+
+const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
+const LOADER: &str = "usr/bin/ld.so";
+const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
+const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
+const UEFI: &str = "usr/share/ovmf/OVMF.fd";
+
+/// The dynamic loader's name in every x86-64 program (System V ABI).
+const ABI_LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
+
+/// Raised when a root is made in another way of the same packages.
+const LAYOUT: &str = "1";
+
+/// How many roots are kept that are no longer current: a run may still use the one before.
+const KEPT: usize = 1;
+
+const MANIFEST: &str = "manifest.json";
+
+#[derive(Serialize, Deserialize)]
+struct Current {
+    /// Of apt's lists.
+    fingerprint: String,
+    /// The root's.
+    hash: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    /// `name=version` each.
+    packages: Vec<String>,
+    /// Bytes of each file, by its path in the root.
+    sizes: BTreeMap<PathBuf, u64>,
+}
+
+/// The QEMU of `suite` in `folder`; fetched where it is missing, damaged or out of date. `progress` is
+/// handed a sentence for each step that takes long.
+///
+/// # Errors
+/// A [`Skip`] where it cannot be fetched now and was never fetched, else a [`CannotRun`].
+pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
+    let fingerprint = digest([LAYOUT, suite, &packages::fingerprint()]);
+    if let Some(qemu) = cached(folder, suite, &fingerprint, &|_| ()) {
+        return Ok(qemu);
+    }
+    let doing = format!("fetching the QEMU of Debian {suite}");
+    let _lock = folder::lock(folder, &doing, progress)?;
+    // Another process may have fetched it meanwhile.
+    if let Some(qemu) = cached(folder, suite, &fingerprint, progress) {
+        return Ok(qemu);
+    }
+    folder::remove_leftovers(folder);
+    let missing = suite::obstacle("QEMU", suite)
+        .or_else(|| folder::noted_missing(folder, suite, &fingerprint));
+    let error = match missing {
+        Some(why) => Skip(why).into(),
+        None => match make(folder, suite, &fingerprint, progress) {
+            Ok(qemu) => return Ok(qemu),
+            Err(error) => {
+                if let Some(Skip(why)) = error.downcast_ref() {
+                    folder::note_missing(folder, suite, &fingerprint, why)
+                        .or_cannot_run(|| format!("write to {}", folder.display()))?;
+                }
+                error
+            }
+        },
+    };
+    // Of older lists, where the mirror is not reached.
+    let Some(qemu) = last(folder, suite) else {
+        return Err(error);
+    };
+    progress(&format!("{error:#}: using the one that was fetched before"));
+    Ok(qemu)
+}
+
+/// The QEMU that is current for these lists, if it is there and whole.
+fn cached(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) -> Option<Qemu> {
+    let current: Current = read_json(&current_file(folder, suite)).ok()?;
+    if current.fingerprint != fingerprint {
+        return None;
+    }
+    load(&folder.join(current.hash))
+        .map_err(|why| {
+            progress(&format!(
+                "the QEMU of Debian {suite} is damaged ({why:#}): fetching it again"
+            ));
+        })
+        .ok()
+}
+
+/// The QEMU that was fetched last, if it is whole.
+fn last(folder: &Path, suite: &str) -> Option<Qemu> {
+    let current: Current = read_json(&current_file(folder, suite)).ok()?;
+    load(&folder.join(current.hash)).ok()
+}
+
+fn current_file(folder: &Path, suite: &str) -> PathBuf {
+    folder.join(format!("current-{suite}.json"))
+}
+
+/// Finds out which packages the suite's QEMU is made of today, and fetches them where they are not there.
+fn make(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
+    progress(&format!("asking Debian {suite} for its QEMU"));
+    let scratch = tempfile::Builder::new()
+        .prefix(".build-")
+        .tempdir_in(folder)
+        .or_cannot_run(|| format!("create a directory in {}", folder.display()))?;
+    let scratch = scratch.path();
+    let (apt, packages) = resolve(suite, scratch).map_err(|error| unavailable(suite, error))?;
+    let lines: Vec<String> = packages.iter().map(Package::to_string).collect();
+    let hash = digest([LAYOUT].into_iter().chain(lines.iter().map(String::as_str)));
+    let root = folder.join(&hash);
+    if load(&root).is_err() {
+        let (debs, new) = (scratch.join("debs"), scratch.join("root"));
+        progress(&format!(
+            "downloading the QEMU of Debian {suite} ({} packages, about 100 MB)",
+            packages.len()
+        ));
+        packages::download(&apt, &packages, &debs).map_err(|error| unavailable(suite, error))?;
+        unpack(&debs, &new, lines)
+            .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))?;
+        folder::publish(&new, &root).or_cannot_run(|| format!("write {}", root.display()))?;
+    }
+    let qemu = load(&root).or_cannot_run(|| format!("read back {}", root.display()))?;
+    let new = scratch.join("current.json");
+    let current = Current {
+        fingerprint: fingerprint.into(),
+        hash,
+    };
+    write_json(&new, &current)
+        .and_then(|()| Ok(fs::rename(new, current_file(folder, suite))?))
+        .and_then(|()| prune(folder))
+        .or_cannot_run(|| format!("write to {}", folder.display()))?;
+    Ok(qemu)
+}
+
+/// Which packages the suite's QEMU needs on a machine that has none, and the apt that knows them.
+fn resolve(suite: &str, scratch: &Path) -> Result<(Apt, Vec<Package>)> {
+    // Backports have only what differs from the suite that they are for.
+    let base = suite.strip_suffix("-backports");
+    let suites: Vec<&str> = base.into_iter().chain([suite]).collect();
+    let apt = suite::lists_of(&suites, "main", scratch)?;
+    let release = base.map(|_| suite);
+    let closure = |names: &[&str]| packages::closure(&apt, scratch, release, names);
+    let with_spice = [&PACKAGES[..], &[SPICE]].concat();
+    let closure = closure(&with_spice).or_else(|_| closure(&PACKAGES))?;
+    let packages = closure.into_iter().map(|one| one.package).collect();
+    Ok((apt, packages))
+}
+
+/// Makes `root` of the packages in `debs`.
+fn unpack(debs: &Path, root: &Path, packages: Vec<String>) -> Result<()> {
+    for directory in MERGED {
+        fs::create_dir_all(root.join("usr").join(directory))?;
+        symlink(Path::new("usr").join(directory), root.join(directory))?;
+    }
+    packages::extract_all(debs, root, &NOT_UNPACKED)?;
+    fs::copy(within(root, ABI_LOADER)?, root.join(LOADER))?;
+    symlink("../..", root.join("usr/bin/qemu-bundle"))?;
+    let mut sizes = BTreeMap::new();
+    measure(root, Path::new(""), &mut sizes)?;
+    write_json(&root.join(MANIFEST), &Manifest { packages, sizes })
+}
+
+/// Where `path` of `root` is in the end, followed as if `root` were `/`.
+fn within(root: &Path, path: &str) -> Result<PathBuf> {
+    /// As the kernel's limit (path_resolution(7)).
+    const LINKS: usize = 40;
+    let mut file = PathBuf::from(path);
+    for _ in 0..LINKS {
+        let Ok(to) = fs::read_link(root.join(&file)) else {
+            return Ok(root.join(file));
+        };
+        file = match to.strip_prefix("/") {
+            Ok(from_root) => from_root.to_owned(),
+            Err(_) => file.parent().unwrap_or(Path::new("")).join(to),
+        };
+    }
+    anyhow::bail!("{path} is a link to itself in {}", root.display())
+}
+
+/// The regular files below `directory` of `root`.
+fn measure(root: &Path, directory: &Path, sizes: &mut BTreeMap<PathBuf, u64>) -> Result<()> {
+    for entry in fs::read_dir(root.join(directory))? {
+        let entry = entry?;
+        let path = directory.join(entry.file_name());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            measure(root, &path, sizes)?;
+        } else if kind.is_file() {
+            sizes.insert(path, entry.metadata()?.len());
+        }
+    }
+    Ok(())
+}
+
+/// The QEMU in `root`, whose files must be whole.
+fn load(root: &Path) -> Result<Qemu> {
+    let manifest: Manifest = read_json(&root.join(MANIFEST))?;
+    for (path, size) in &manifest.sizes {
+        let path = root.join(path);
+        let found = fs::metadata(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?
+            .len();
+        ensure!(
+            found == *size,
+            "{} has {found} bytes in place of {size}",
+            path.display()
+        );
+    }
+    let there = |paths: &[&str]| {
+        let paths = paths.iter().map(|path| root.join(path));
+        paths.filter(|path| path.is_dir()).collect()
+    };
+    let uefi = root.join(UEFI);
+    Ok(Qemu {
+        program: root.join(PROGRAM),
+        firmware: there(&FIRMWARE),
+        loader: Some(Loader {
+            program: root.join(LOADER),
+            libraries: there(&[LIBRARIES]),
+        }),
+        uefi: uefi.is_file().then_some(uefi),
+    })
+}
+
+/// Keeps the roots that are current, one for each suite, and the newest of the others.
+fn prune(folder: &Path) -> Result<()> {
+    let entries: Vec<_> = fs::read_dir(folder)?.flatten().collect();
+    let current: BTreeSet<PathBuf> = entries
+        .iter()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("current-"))
+        .filter_map(|entry| read_json::<Current>(&entry.path()).ok())
+        .map(|current| folder.join(current.hash))
+        .collect();
+    let mut others: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.path().join(MANIFEST).exists() && !current.contains(&entry.path()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    others.sort();
+    for (_, old) in others.iter().rev().skip(KEPT) {
+        fs::remove_dir_all(old)?;
+    }
+    Ok(())
+}
+
+/// What the network refused is a reason to skip; trouble of this machine stays trouble.
+fn unavailable(suite: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.is::<CannotRun>() {
+        true => error,
+        false => {
+            let why = format!("{error:#}");
+            // The first of apt's errors says it.
+            let why = why.split("; ").next().unwrap_or_default();
+            Skip(format!(
+                "the QEMU of Debian {suite} cannot be fetched: {why}"
+            ))
+            .into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with a QEMU, a ROM and a loader behind an absolute link.
+    fn root(directory: &Path) -> PathBuf {
+        let root = directory.join("root");
+        for (path, text) in [
+            (PROGRAM, "qemu"),
+            ("usr/lib/x86_64-linux-gnu/ld-2.31.so", "loader"),
+            ("usr/share/qemu/efi-virtio.rom", "rom"),
+            (UEFI, "ovmf"),
+        ] {
+            let file = root.join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
+        fs::create_dir_all(root.join("usr/lib64")).unwrap();
+        let to = "/lib/x86_64-linux-gnu/ld-2.31.so";
+        symlink(to, root.join(ABI_LOADER)).unwrap();
+        root
+    }
+
+    #[test]
+    fn an_unpacked_qemu_has_its_own_loader_libraries_and_firmware() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = root(directory.path());
+        let debs = directory.path().join("debs");
+        fs::create_dir(&debs).unwrap();
+        unpack(&debs, &root, vec!["qemu=1".into()]).unwrap();
+        let qemu = load(&root).unwrap();
+        let loader = qemu.loader.unwrap();
+        assert_eq!(fs::read_to_string(&loader.program).unwrap(), "loader");
+        assert_eq!(loader.libraries, [root.join(LIBRARIES)]);
+        assert_eq!(qemu.firmware, [root.join("usr/share/qemu")]);
+        assert_eq!(qemu.uefi, Some(root.join(UEFI)));
+        let bundle = loader.program.with_file_name("qemu-bundle");
+        assert_eq!(bundle.canonicalize().unwrap(), root.canonicalize().unwrap());
+    }
+
+    #[test]
+    fn a_rom_that_is_gone_or_cut_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = root(directory.path());
+        let debs = directory.path().join("debs");
+        fs::create_dir(&debs).unwrap();
+        unpack(&debs, &root, Vec::new()).unwrap();
+        let rom = root.join("usr/share/qemu/efi-virtio.rom");
+        fs::write(&rom, "ro").unwrap();
+        let cut = load(&root).unwrap_err().to_string();
+        assert!(
+            cut.ends_with("efi-virtio.rom has 2 bytes in place of 3"),
+            "{cut}"
+        );
+        fs::remove_file(&rom).unwrap();
+        let gone = load(&root).unwrap_err().to_string();
+        assert!(gone.ends_with("efi-virtio.rom cannot be read"), "{gone}");
+    }
+
+    #[test]
+    fn of_two_old_roots_one_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        for name in ["a", "b", "c"] {
+            fs::create_dir(folder.join(name)).unwrap();
+            fs::write(folder.join(name).join(MANIFEST), "").unwrap();
+        }
+        let current = Current {
+            fingerprint: String::new(),
+            hash: "c".into(),
+        };
+        write_json(&current_file(folder, "sid"), &current).unwrap();
+        prune(folder).unwrap();
+        let left = ["a", "b", "c"].map(|name| folder.join(name).exists());
+        assert_eq!(left.iter().filter(|there| **there).count(), 2);
+        assert!(left[2]);
+    }
+
+    #[test]
+    fn what_the_network_refused_is_a_skip() {
+        let refused = unavailable("sid", anyhow::anyhow!("E: 404; E: more"));
+        let Skip(why) = refused.downcast_ref().unwrap();
+        assert_eq!(why, "the QEMU of Debian sid cannot be fetched: E: 404");
+        let full = unavailable("sid", CannotRun("disk full".into()).into());
+        assert!(full.is::<CannotRun>());
+    }
+}
