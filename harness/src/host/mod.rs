@@ -43,6 +43,7 @@ pub(crate) mod tests {
                 spice: true,
                 build: None,
                 uefi: Some("OVMF.fd".into()),
+                ipxe: Some("snponly.efi".into()),
             },
             kernel: KernelFacts {
                 vhost_obstacle: None,
