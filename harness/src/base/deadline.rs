@@ -92,8 +92,14 @@ pub const FIRST_PING: Limit = Limit {
     what: "the first ping reply",
     seconds: 10.0,
 };
-/// From one file that a boot ROM asks for to the next, the first after `cont`: 2.5 s through SeaBIOS,
-/// 6 s through OVMF, 1 to 3 s for an image's 41 MB under TCG; iPXE waits 15 s for a link.
+/// From `cont` to the first DHCP message of what boots from a NIC: 2 s through SeaBIOS, 5 to 12 s through
+/// OVMF under TCG; iPXE waits 15 s for a link.
+pub const BOOT_CLIENT: Limit = Limit {
+    what: "a DHCP message of what boots from the NIC",
+    seconds: 60.0,
+};
+/// From that message to the first file that is asked for, and from one file to the next: 1 to 3 s for an
+/// image's 41 MB under TCG.
 pub const TFTP_REQUEST: Limit = Limit {
     what: "a TFTP request",
     seconds: 60.0,
@@ -162,6 +168,10 @@ pub const TRANSFER: Limit = Limit {
     what: "the transfer",
     seconds: 12.0,
 };
+/// How long EDK2's PXE client may collect offers before it asks for a file, however fast the host is: it
+/// takes one when a try ends, of which there are four of 4, 8, 16 and 32 s (`mPxeDhcpTimeout` in
+/// NetworkPkg/UefiPxeBcDxe/PxeBcDhcp4.c, after the PXE specification 2.1).
+pub const EDK2_OFFERS: Duration = Duration::from_secs(4 + 8 + 16 + 32);
 /// Each further MiB of a transfer, seconds on the reference host.
 pub const TRANSFER_MIB: f64 = 1.0;
 /// How long after the last datagram no further one is on its way.

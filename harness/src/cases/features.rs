@@ -1,24 +1,36 @@
-//! Plan item 19: `indirect_desc` and `event_idx`.
+//! Plan item 19: `indirect_desc` and `event_idx`; and what QEMU says of a virtio device.
 
-use super::faults::{self, AT_START, TAP_UNPLUGGED};
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, UNBOUND};
 use super::{Case, Fault, Moment, Red, StartState};
+use crate::base::error::{Skip, find};
 use crate::guest::dialect::Op;
+use crate::guest::link::Link;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
-use anyhow::ensure;
+use crate::vm::wire::Refused;
+use anyhow::{Context as _, bail, ensure};
+use qapi::qmp::{PciDeviceInfo, query_pci};
+use serde_json::json;
 
-/// VIRTIO_RING_F_INDIRECT_DESC and VIRTIO_RING_F_EVENT_IDX (virtio 1.2, 6), with the names that
-/// QEMU's `x-query-virtio-status` prints.
-const BITS: [(usize, &str); 2] = [
-    (28, "VIRTIO_RING_F_INDIRECT_DESC"),
-    (29, "VIRTIO_RING_F_EVENT_IDX"),
+/// A feature's bit (virtio 1.2, 6), the name that QEMU's `x-query-virtio-status` prints, and QEMU's
+/// property for it.
+const BITS: [(usize, &str, &str); 2] = [
+    (28, "VIRTIO_RING_F_INDIRECT_DESC", "indirect_desc"),
+    (29, "VIRTIO_RING_F_EVENT_IDX", "event_idx"),
 ];
+
+/// Where the legacy interface has the features that the driver accepted, bytes from the beginning of its
+/// I/O ports (virtio 1.2, 4.1.4.10).
+const DRIVER_FEATURES: i64 = 4;
+
+/// What `x-query-virtio-status` calls a device whose driver is ready.
+const DRIVER_OK: &str = "VIRTIO_CONFIG_S_DRIVER_OK";
 
 /// By default.
 pub static FEATURES: Case = Case {
     name: "features",
     plan_item: "19",
-    passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says they were negotiated, and traffic flows",
+    passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says that it offers both and that the driver accepted them, and traffic flows",
     applies: faults::virtio,
     start_state: StartState::ColdDriver,
     ops: &[Op::Address],
@@ -85,15 +97,30 @@ fn off(spec: &mut VmSpec) {
         .extend(["indirect_desc=off".into(), "event_idx=off".into()]);
 }
 
-/// Reads both feature bits in the guest's sysfs, asks QEMU whether they were negotiated, and demands
-/// that traffic flows.
+/// What QEMU says of the device as a whole.
+pub static VIRTIO_STATUS: Case = Case {
+    name: "virtio_status",
+    passes: "QEMU answers x-query-virtio-status: the driver is ready, and both feature bits are as in the guest's sysfs",
+    applies: faults::virtio,
+    ops: &[Op::Address],
+    faults: &[Fault {
+        name: "unbound",
+        breaks: UNBOUND.breaks,
+        inject: UNBOUND.inject,
+        red: Red::Says("expected VIRTIO_CONFIG_S_DRIVER_OK"),
+        ..IN_TRAFFIC
+    }],
+    run: virtio_status,
+    ..Case::PLAIN
+};
+
+/// Reads both feature bits in the guest's sysfs, asks QEMU whether it offers them and whether the driver
+/// accepted them, and demands that traffic flows.
 fn features(bed: &mut Testbed, expected: bool) -> anyhow::Result<()> {
     let link = bed.link()?;
-    let directory = Testbed::device_directory(&link);
-    let bits = bed.agent.sh(&format!("cat {directory}/features"))?;
-    let bits = bits.trim();
-    for (bit, name) in BITS {
-        let set = bits.as_bytes().get(bit) == Some(&b'1');
+    let bits = in_sysfs(bed, &link)?;
+    for (bit, name, _) in BITS {
+        let set = is_set(&bits, bit);
         ensure!(
             set == expected,
             "feature bit {bit} ({name}) is {}, expected {}; the guest's sysfs has {bits}",
@@ -101,27 +128,121 @@ fn features(bed: &mut Testbed, expected: bool) -> anyhow::Result<()> {
             u8::from(expected)
         );
     }
-    // QEMU before 7.2 has no such command; then the guest and the traffic are the witnesses.
-    let path = format!("/machine/peripheral/{}/virtio-backend", bed.nic().id);
-    let status = bed
-        .vm
-        .call_raw("x-query-virtio-status", serde_json::json!({ "path": path }));
-    match status {
-        Ok(status) => {
-            let negotiated = status["guest-features"].to_string();
-            for (_, name) in BITS {
+    for (_, _, property) in BITS {
+        let offered = bed.vm.call(&qapi::qmp::qom_get {
+            path: format!("/machine/peripheral/{}", bed.nic().id),
+            property: property.into(),
+        })?;
+        ensure!(
+            offered == json!(expected),
+            "QEMU's device has {property}={offered}, expected {expected}"
+        );
+    }
+    match accepted(bed)? {
+        Some(accepted) => {
+            for (bit, name, _) in BITS {
+                let set = accepted >> bit & 1 == 1;
                 ensure!(
-                    negotiated.contains(name) == expected,
-                    "QEMU's x-query-virtio-status disagrees on {name}: {negotiated}"
+                    set == expected,
+                    "QEMU says that the driver accepted features {accepted:#010x}, where bit {bit} ({name}) is {}, expected {}",
+                    u8::from(set),
+                    u8::from(expected)
                 );
             }
         }
-        Err(error) if error.to_string().contains("CommandNotFound") => {
-            bed.notes
-                .push("this QEMU has no x-query-virtio-status: not asked".into());
-        }
-        Err(error) => return Err(error),
+        None => bed.notes.push(
+            "the device has no legacy interface, where QEMU would say what the driver accepted"
+                .into(),
+        ),
     }
     bed.up()?;
     bed.expect_replies(10, 1440)
+}
+
+/// Asks QEMU for the device's state while traffic flows.
+fn virtio_status(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    let bits = in_sysfs(bed, &link)?;
+    bed.moment(Moment::Traffic)?;
+    let path = format!("/machine/peripheral/{}/virtio-backend", bed.nic().id);
+    let asked = bed
+        .vm
+        .call_raw("x-query-virtio-status", json!({ "path": path }));
+    let unknown = |error: &anyhow::Error| {
+        find::<Refused>(error).is_some_and(|r| r.class == "CommandNotFound")
+    };
+    let status = match asked {
+        Err(error) if unknown(&error) => {
+            bail!(Skip("this QEMU has no x-query-virtio-status".into()))
+        }
+        asked => asked?,
+    };
+    let states = status["status"]["statuses"].to_string();
+    ensure!(
+        states.contains(DRIVER_OK),
+        "expected {DRIVER_OK} in what QEMU's x-query-virtio-status says of the device, found {states}"
+    );
+    let accepted = status["guest-features"].to_string();
+    for (bit, name, _) in BITS {
+        let set = is_set(&bits, bit);
+        ensure!(
+            accepted.contains(name) == set,
+            "the guest's sysfs has feature bit {bit} ({name}) as {}, and QEMU's x-query-virtio-status disagrees: {accepted}",
+            u8::from(set)
+        );
+    }
+    bed.expect_replies(10, 1440)
+}
+
+/// The features in the guest's sysfs, a digit a bit, from bit 0 on.
+fn in_sysfs(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
+    let directory = Testbed::device_directory(link);
+    let bits = bed.agent.sh(&format!("cat {directory}/features"))?;
+    Ok(bits.trim().to_owned())
+}
+
+fn is_set(bits: &str, bit: usize) -> bool {
+    bits.as_bytes().get(bit) == Some(&b'1')
+}
+
+/// Features 0 to 31 that the driver accepted, as QEMU keeps them; nothing where the device has no legacy
+/// interface. QEMU's own command for it came with 7.2, and 11.1 aborts on it ([`VIRTIO_STATUS`]);
+/// every version shows the device's I/O ports.
+fn accepted(bed: &Testbed) -> anyhow::Result<Option<u32>> {
+    let buses = bed.vm.call(&query_pci {})?;
+    let id = &bed.nic().id;
+    let device = buses
+        .iter()
+        .find_map(|bus| with_id(&bus.devices, id))
+        .with_context(|| format!("QEMU's query-pci has no device {id}"))?;
+    let ports = device
+        .regions
+        .iter()
+        .find(|region| region.type_ == "io" && region.address >= 0);
+    let Some(ports) = ports else {
+        return Ok(None);
+    };
+    let port = ports.address + DRIVER_FEATURES;
+    let said = bed.vm.hmp(&format!("i /w {port:#x}"))?;
+    let value = said
+        .trim()
+        .rsplit_once("= 0x")
+        .and_then(|(_, value)| u32::from_str_radix(value, 16).ok());
+    value.map(Some).with_context(|| {
+        format!(
+            "expected the value of port {port:#x}, found {:?}",
+            said.trim()
+        )
+    })
+}
+
+/// The device with that id, on these slots or behind a bridge there.
+fn with_id<'a>(devices: &'a [PciDeviceInfo], id: &str) -> Option<&'a PciDeviceInfo> {
+    devices.iter().find_map(|device| {
+        if device.qdev_id == id {
+            return Some(device);
+        }
+        let behind = device.pci_bridge.as_ref()?.devices.as_ref()?;
+        with_id(behind, id)
+    })
 }

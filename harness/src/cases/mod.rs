@@ -185,6 +185,7 @@ pub fn all() -> &'static [&'static Case] {
         &zcopy::ZCOPY,
         &features::FEATURES,
         &features::FEATURES_OFF,
+        &features::VIRTIO_STATUS,
         &netperf::NETPERF_HOST,
         &netperf::NETPERF_GUESTS,
         &netperf::NETPERF_EXTERNAL,

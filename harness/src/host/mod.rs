@@ -67,6 +67,7 @@ pub(crate) mod tests {
                 spice: true,
                 build: None,
                 uefi: Some("OVMF.fd".into()),
+                ipxe: Some("snponly.efi".into()),
             },
         }
     }

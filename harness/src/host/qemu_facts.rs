@@ -38,6 +38,13 @@ const MODULES: &[&str] = &[
 /// OVMF with its variables in one file, as `-bios` takes it.
 const UEFI: [&str; 2] = ["/usr/share/ovmf/OVMF.fd", "/usr/share/OVMF/OVMF.fd"];
 
+/// iPXE as an EFI program that takes its NIC from the firmware: as Debian's package `ipxe` names it, and
+/// as Fedora's `ipxe-bootimgs-x86` does.
+const IPXE: [&str; 2] = ["snponly.efi", "ipxe-snponly-x86_64.efi"];
+
+/// Where packages install it.
+const IPXE_DIRECTORIES: [&str; 2] = ["/usr/lib/ipxe", "/usr/share/ipxe"];
+
 /// The facts of one QEMU that decide whether a trial can run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QemuFacts {
@@ -53,6 +60,8 @@ pub struct QemuFacts {
     pub build: Option<String>,
     /// OVMF: its own, or the one that is installed.
     pub uefi: Option<PathBuf>,
+    /// iPXE as an EFI program, where it is installed.
+    pub ipxe: Option<PathBuf>,
 }
 
 impl QemuFacts {
@@ -78,7 +87,20 @@ pub fn facts(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<QemuFacts> {
         build: asked.build,
         uefi: (qemu.uefi.clone())
             .or_else(|| UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file())),
+        ipxe: ipxe(&qemu.firmware),
     })
+}
+
+/// iPXE as an EFI program: beside a QEMU's own boot ROMs, which packages keep in a directory of iPXE's,
+/// or where it is installed.
+fn ipxe(firmware: &[PathBuf]) -> Option<PathBuf> {
+    let own = firmware
+        .iter()
+        .flat_map(|directory| [Some(directory.as_path()), directory.parent()])
+        .flatten();
+    own.chain(IPXE_DIRECTORIES.map(Path::new))
+        .flat_map(|directory| IPXE.map(|name| directory.join(name)))
+        .find(|file| file.is_file())
 }
 
 /// What a QEMU says of itself.

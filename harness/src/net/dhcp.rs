@@ -22,6 +22,8 @@ const READY: &str = "sockets bound exclusively to interface";
 pub struct NetBoot {
     /// The file to ask for.
     pub file: String,
+    /// The file for a UEFI firmware's own client in its place: an EFI program.
+    pub efi_program: Option<String>,
     /// The directory that TFTP serves; there is no TFTP server without it.
     pub root: Option<PathBuf>,
     /// Whether the bridge speaks IPv6, and a router is to be announced there.
@@ -35,6 +37,14 @@ impl NetBoot {
             // Tells iPXE not to wait for another server that names the file (`no-pxedhcp`).
             "--dhcp-option=encap:175,176,1b".into(),
         ];
+        if let Some(program) = &self.efi_program {
+            // iPXE under UEFI says both of itself.
+            words.push("--dhcp-match=set:ipxe,175".into());
+            words.push("--dhcp-userclass=set:ipxe,iPXE".into());
+            words.push("--dhcp-match=set:uefi,option:client-arch,7".into());
+            words.push("--dhcp-match=set:uefi,option:client-arch,9".into());
+            words.push(format!("--dhcp-boot=tag:uefi,tag:!ipxe,{program}"));
+        }
         if let Some(root) = &self.root {
             words.push("--enable-tftp".into());
             words.push(format!("--tftp-root={}", root.display()));

@@ -114,6 +114,26 @@ pub struct Dhcp {
     pub kind: u8,
     /// The address on offer; 0.0.0.0 in what a client sends.
     pub offered: Ipv4Addr,
+    /// What boots from the network and sent it, if that did.
+    pub boots: Option<BootClient>,
+}
+
+/// What boots from the network, by what it says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootClient {
+    /// iPXE, by its user class (RFC 3004) or its own options (175). It takes scripts.
+    Ipxe,
+    /// A UEFI firmware's own, by the architecture (RFC 4578). It takes EFI programs.
+    Uefi,
+}
+
+impl fmt::Display for BootClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BootClient::Ipxe => "iPXE",
+            BootClient::Uefi => "the UEFI firmware's own client",
+        })
+    }
 }
 
 impl Dhcp {
@@ -216,6 +236,7 @@ impl Frame {
             return None;
         }
         let mut kind = 0;
+        let (mut ipxe, mut uefi) = (false, false);
         while let &[code, ref rest @ ..] = options
             && code != 255
         {
@@ -225,8 +246,11 @@ impl Frame {
             }
             let (&length, rest) = rest.split_first()?;
             let (value, rest) = rest.split_at_checked(length.into())?;
-            if let (53, &[value]) = (code, value) {
-                kind = value;
+            match (code, value) {
+                (53, &[value]) => kind = value,
+                (77, b"iPXE") | (175, _) => ipxe = true,
+                (93, [0, 7 | 9]) => uefi = true, // both stand for x86-64
+                _ => {}
             }
             options = rest;
         }
@@ -234,6 +258,11 @@ impl Frame {
             client: Mac(fixed[28..34].try_into().ok()?),
             kind,
             offered: <[u8; 4]>::try_from(&fixed[16..20]).ok()?.into(),
+            boots: match (ipxe, uefi) {
+                (true, _) => Some(BootClient::Ipxe),
+                (false, true) => Some(BootClient::Uefi),
+                (false, false) => None,
+            },
         })
     }
 

@@ -123,7 +123,9 @@ impl Testbed {
         let served = match spec.boot {
             Boot::Network(_) => {
                 let root = artifacts.dir().join("tftp");
-                Some(Served::new(root, &bridge, stock.bootable(&cell.guest)?)?)
+                let bootable = stock.bootable(&cell.guest)?;
+                let program = stock.facts.ipxe.as_deref();
+                Some(Served::new(root, &bridge, bootable, program)?)
             }
             _ => None,
         };

@@ -253,7 +253,8 @@ impl VmSpec {
             a.pair("-global", global);
         }
         a.pair("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
-        a.pair("-mon", "chardev=qmp,mode=control");
+        // QEMU 11.1 warns of `-mon`, and QEMU before that has no monitor objects; all take this.
+        a.pair("-qmp", "chardev:qmp");
         a.pair("-chardev", &format!("socket,id=serial,fd={SERIAL_FD}"));
         a.pair("-serial", "chardev:serial");
         a.pair("-device", "virtio-serial-pci,id=vser0");

@@ -239,11 +239,12 @@ impl Vm {
         }
     }
 
-    /// Adds QEMU's end to an error, where it ended.
+    /// Adds QEMU's end to an error, where it ended and the error does not say so yet.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        match self.death_behind(&error) {
-            Some(death) => error.context(death.to_string()),
-            None => error,
+        let death = self.death_behind(&error).map(|death| death.to_string());
+        match death {
+            Some(death) if !format!("{error:#}").contains(&death) => error.context(death),
+            _ => error,
         }
     }
 
@@ -273,9 +274,10 @@ impl Vm {
         loop {
             // The lock is not held between two looks: the watchdog may want to kill QEMU.
             let death = self.process().death();
-            if death.is_some() {
+            if let Some(mut death) = death {
                 self.serial.await_end(limit);
-                return death;
+                death.asked = self.qmp.unanswered();
+                return Some(death);
             }
             if !dying || limit.left().is_none() {
                 return None;
@@ -330,5 +332,100 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.process().end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::cmdline::tests::spec;
+    use crate::vm::cmdline::{Boot, Firmware};
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
+
+    /// A stand-in for a QEMU, which goes on as `script` says once its monitor is up.
+    fn stand_in(directory: &Path, script: &str) -> Vm {
+        let program = directory.join("qemu");
+        let body = format!(
+            r#"ask() {{ read -r asked <&3; }}
+            echo '{{"QMP": {{}}}}' >&3
+            ask; echo '{{"return": {{}}, "id": 1}}' >&3
+            {script}"#
+        );
+        // Written by another process: a program that is open for writing here cannot be started.
+        let written = Command::new("sh")
+            .args([
+                "-c",
+                r##"printf '#!/bin/sh\n%s\n' "$1" >"$2""##,
+                "sh",
+                &body,
+            ])
+            .arg(&program)
+            .status();
+        assert!(written.unwrap().success());
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let qemu = Qemu {
+            program,
+            firmware: Vec::new(),
+        };
+        Vm::start(&qemu, spec(Vec::new()), directory, false).unwrap()
+    }
+
+    #[test]
+    fn the_command_that_a_qemu_died_of_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let abort = "ask; echo 'Assertion failed' >&2; kill -ABRT $$";
+        let vm = stand_in(directory.path(), abort);
+        let died = vm.call_raw("x-query-virtio-status", json!({})).unwrap_err();
+        let ended = "QEMU ended with signal: 6 (SIGABRT)";
+        let asked = "while it was asked `x-query-virtio-status`; stderr: Assertion failed";
+        let died = format!("{died:#}");
+        assert!(died.starts_with(ended) && died.contains(asked), "{died}");
+
+        let vm = stand_in(directory.path(), "ask; exit 1");
+        let died = format!("{:#}", vm.hmp("info virtio").unwrap_err());
+        let asked = "QEMU ended with exit status: 1 while it was asked `info virtio`; nothing";
+        assert!(died.contains(asked), "{died}");
+    }
+
+    #[test]
+    fn a_real_qemu_that_is_killed_in_a_command_is_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let qemu = Qemu {
+            program: "qemu-system-x86_64".into(),
+            firmware: Vec::new(),
+        };
+        let mut spec = spec(Vec::new());
+        spec.boot = Boot::Network(Firmware::Bios);
+        let vm = Vm::start(&qemu, spec, directory.path(), false).unwrap();
+        // Stopped, it takes the command and cannot answer it.
+        kill(Pid::from_raw(vm.pid() as i32), Signal::SIGSTOP).unwrap();
+        let (handle, log) = (vm.handle(), directory.path().join("qmp.log"));
+        let killer = std::thread::spawn(move || {
+            let asked = || std::fs::read_to_string(&log).unwrap().contains("info pci");
+            while !asked() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            handle.kill();
+        });
+        let died = format!("{:#}", vm.hmp("info pci").unwrap_err());
+        let asked = "QEMU ended with signal: 9 (SIGKILL) while it was asked `info pci`";
+        assert!(died.contains(asked), "{died}");
+        killer.join().unwrap();
+    }
+
+    #[test]
+    fn a_qemu_that_had_answered_died_of_no_command() {
+        let directory = tempfile::tempdir().unwrap();
+        let answer = r#"ask; echo '{"return": {}, "id": 2}' >&3; exit 1"#;
+        let vm = stand_in(directory.path(), answer);
+        vm.call_raw("device_del", json!({})).unwrap();
+        let death = vm.await_death().unwrap();
+        assert_eq!(
+            death.to_string(),
+            "QEMU ended with exit status: 1; nothing on stderr"
+        );
     }
 }

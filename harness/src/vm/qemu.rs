@@ -255,6 +255,8 @@ pub struct Death {
     pub status: ExitStatus,
     /// All that it wrote to stderr, without blanks around it.
     pub stderr: String,
+    /// The command that it had not answered when it ended, where one is known.
+    pub asked: Option<String>,
 }
 
 impl Death {
@@ -269,7 +271,11 @@ impl Death {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "QEMU ended with {}; {}", self.status, self.said())
+        write!(f, "QEMU ended with {}", self.status)?;
+        if let Some(asked) = &self.asked {
+            write!(f, " while it was asked `{asked}`")?;
+        }
+        write!(f, "; {}", self.said())
     }
 }
 
@@ -302,7 +308,11 @@ impl Process {
         }
         let status = self.status?;
         let stderr = self.stderr();
-        Some(Death { status, stderr })
+        Some(Death {
+            status,
+            stderr,
+            asked: None,
+        })
     }
 
     /// Waits until it has ended by itself, at most for `limit`; whether it has. Its process id stays its
@@ -426,6 +436,11 @@ mod tests {
         assert_eq!(
             loud,
             "QEMU ended with signal: 9 (SIGKILL); stderr: one\ntwo"
+        );
+        let asked = Some("info virtio".to_owned());
+        assert_eq!(
+            Death { asked, ..silent }.to_string(),
+            "QEMU ended with exit status: 3 while it was asked `info virtio`; nothing on stderr"
         );
     }
 

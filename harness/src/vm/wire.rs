@@ -43,6 +43,8 @@ struct State {
     /// The first line that was not JSON.
     stray: Option<String>,
     replies: Vec<Value>,
+    /// The last command, with its id, until its reply comes.
+    asked: Option<(u64, String)>,
     events: Vec<WireEvent>,
     /// Why nothing more will come.
     closed: Option<String>,
@@ -59,6 +61,11 @@ impl State {
                 data: message["data"].take(),
             });
         } else {
+            // A late reply to an earlier command is none to this one.
+            self.asked.take_if(|(id, _)| {
+                let of = message.get("id");
+                of.is_none_or(|of| *of == json!(*id))
+            });
             self.replies.push(message);
         }
     }
@@ -156,6 +163,10 @@ impl Wire {
         }
         let line = message.to_string();
         self.shared.record("->", &line);
+        let asked = asked(name, &message);
+        self.shared
+            .state
+            .update(|state| state.asked = Some((id, asked)));
         let deadline = limit.start();
         // A failed write shows as the socket's end below, with the reason for it.
         let _ = sender.0.write_all(format!("{line}\n").as_bytes());
@@ -178,6 +189,13 @@ impl Wire {
             .into());
         }
         Ok(reply["return"].take())
+    }
+
+    /// The last command, where it was not answered: a line of the human monitor as it was typed, another
+    /// by its name. After the other side's end, it is what that side was doing then.
+    pub fn unanswered(&self) -> Option<String> {
+        let state = self.shared.state.lock();
+        state.asked.as_ref().map(|(_, asked)| asked.clone())
     }
 
     /// Where the stream of events stands: call it before the command whose event is awaited.
@@ -241,6 +259,16 @@ impl Drop for Wire {
         let sender = self.sender.get_mut();
         let _ = sender.0.shutdown(std::net::Shutdown::Both);
     }
+}
+
+/// What a reader is told of a message: its command's name, or the line that it types into the human
+/// monitor.
+fn asked(name: &str, message: &Value) -> String {
+    let typed = message["arguments"]["command-line"].as_str();
+    typed
+        .filter(|_| name == "human-monitor-command")
+        .unwrap_or(name)
+        .to_owned()
 }
 
 fn read_all(mut reader: BufReader<UnixStream>, shared: &Shared) {

@@ -142,3 +142,17 @@ fn devices_and_aliases_are_read() {
                 name \"dimm\", desc \"a name\"\r\n\r\n";
     assert_eq!(device_names(help), ["e1000", "e1000-82540em", "dimm"]);
 }
+
+#[test]
+fn ipxe_is_looked_for_beside_a_qemus_own_boot_roms_first() {
+    let root = tempfile::tempdir().unwrap();
+    let roms = root.path().join("ipxe/qemu");
+    std::fs::create_dir_all(&roms).unwrap();
+    let program = root.path().join("ipxe/snponly.efi");
+    std::fs::write(&program, "MZ").unwrap();
+    let elsewhere = root.path().join("seabios");
+    assert_eq!(ipxe(&[elsewhere.clone(), roms.clone()]), Some(program));
+    let own = roms.join("ipxe-snponly-x86_64.efi");
+    std::fs::write(&own, "MZ").unwrap();
+    assert_eq!(ipxe(&[elsewhere, roms]), Some(own));
+}

@@ -30,7 +30,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 /// What a QEMU for x86 guests is made of; libraries follow by dependency.
-const PACKAGES: [&str; 4] = ["qemu-system-x86", "ovmf", "seabios", "ipxe-qemu"];
+const PACKAGES: [&str; 5] = ["qemu-system-x86", "ovmf", "seabios", "ipxe-qemu", "ipxe"];
 
 /// SPICE, where it is a package of its own (from Debian 13 on).
 const SPICE: &str = "qemu-system-modules-spice";
@@ -53,7 +53,12 @@ const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 const PROGRAM: &str = "usr/bin/qemu-system-x86_64";
 const LOADER: &str = "usr/bin/ld.so";
 const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
-const FIRMWARE: [&str; 3] = ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"];
+const FIRMWARE: [&str; 4] = [
+    "usr/share/qemu",
+    "usr/share/seabios",
+    "usr/lib/ipxe/qemu",
+    "usr/lib/ipxe",
+];
 const UEFI: &str = "usr/share/ovmf/OVMF.fd";
 
 /// The dynamic loader's name in every x86-64 program (System V ABI).

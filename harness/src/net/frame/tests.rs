@@ -201,9 +201,21 @@ fn dhcp_messages() {
         Dhcp {
             client: Mac(GUEST),
             kind: 5,
-            offered
+            offered,
+            boots: None,
         }
     );
+    let client = |options: &[u8]| {
+        let message = [&message[..240], options, &[255]].concat();
+        build(&message).dhcp().unwrap().boots
+    };
+    assert_eq!(client(b"\x5d\x02\0\x07"), Some(BootClient::Uefi));
+    assert_eq!(client(b"\x5d\x02\0\0"), None);
+    for ipxe in [&b"\x4d\x04iPXE"[..], b"\xaf\x03\xb0\x01\x01"] {
+        let both = [&b"\x5d\x02\0\x07"[..], ipxe].concat();
+        assert_eq!(client(&both), Some(BootClient::Ipxe));
+        assert_eq!(client(ipxe), Some(BootClient::Ipxe));
+    }
     assert!(
         build(&message)
             .to_string()
