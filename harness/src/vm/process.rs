@@ -366,10 +366,7 @@ mod tests {
             .status();
         assert!(written.unwrap().success());
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let qemu = Qemu {
-            program,
-            firmware: Vec::new(),
-        };
+        let qemu = Qemu::at(program);
         Vm::start(&qemu, spec(Vec::new()), directory, false).unwrap()
     }
 
@@ -393,10 +390,7 @@ mod tests {
     #[test]
     fn a_real_qemu_that_is_killed_in_a_command_is_told_apart() {
         let directory = tempfile::tempdir().unwrap();
-        let qemu = Qemu {
-            program: "qemu-system-x86_64".into(),
-            firmware: Vec::new(),
-        };
+        let qemu = Qemu::at("qemu-system-x86_64".into());
         let mut spec = spec(Vec::new());
         spec.boot = Boot::Network(Firmware::Bios);
         let vm = Vm::start(&qemu, spec, directory.path(), false).unwrap();
