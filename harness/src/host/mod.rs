@@ -6,6 +6,7 @@ pub mod kernel_facts;
 pub mod machine;
 pub mod module;
 pub mod place;
+pub mod properties;
 pub mod qemu_facts;
 pub mod vhost;
 

@@ -118,7 +118,7 @@ fn cached(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<Asked> {
 }
 
 /// A text that changes when QEMU does; nothing for a script, which may start any QEMU.
-fn key(qemu: &Qemu) -> Option<String> {
+pub(super) fn key(qemu: &Qemu) -> Option<String> {
     let Qemu { program, firmware } = qemu;
     let mut start = [0; 2];
     File::open(program).ok()?.read_exact(&mut start).ok()?;

@@ -3,6 +3,7 @@
 use super::Backend;
 use super::disruption::Disruption;
 use super::offload::OFFLOADS;
+use super::properties;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
     Axes, BootMode, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic,
@@ -15,7 +16,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
-const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 const BOOT_ROMS: &[(&str, BootRom)] = &[
     ("no", BootRom::No),
     ("bios", BootRom::Bios),
@@ -202,6 +203,9 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         "offloads",
         "shows_mac",
         "boot_rom",
+        "properties",
+        "machine_properties",
+        "iommu",
     ]);
     let device = section.string("device");
     let driver = section.string("driver");
@@ -209,9 +213,11 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
     if !section.has("offloads") {
         section.mistake("the key `offloads` is missing");
     }
+    let device = device?.into_inner();
     Some(Nic {
         name: name.into(),
-        device: device?.into_inner(),
+        variant: properties::variant(section, &device),
+        device,
         driver: driver?.into_inner(),
         max_mtu: max_mtu?,
         offloads: offloads(section)?,
@@ -400,8 +406,10 @@ fn exclude(
         .and_then(|name| Backend::from_name(&name));
     // An entry that matches nothing only because the axes are narrower today is no mistake.
     let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
-    if model.is_some_and(|n| !n.is_virtio()) && backend.is_some_and(|b| b != Backend::Tap) {
-        section.mistake("it matches nothing: that backend is for virtio NICs only");
+    if model.is_some_and(|n| !n.takes_vhost()) && backend.is_some_and(|b| b != Backend::Tap) {
+        section.mistake(
+            "it matches nothing: that backend is for virtio NICs only, and vhost has no packed ring, rss or hash",
+        );
     }
     Some(Exclude {
         nic,

@@ -4,9 +4,10 @@ use crate::cases;
 use crate::guest::image;
 use crate::host::module::Module;
 use crate::host::qemu_facts::{self, QemuFacts};
+use crate::host::properties::{self, Refusal};
 use crate::host::{Capabilities, kernel_facts, machine, place};
 use crate::matrix::load;
-use crate::matrix::schema::{BootMode, Matrix, Profile};
+use crate::matrix::schema::{BootMode, Matrix, MatrixError, Profile};
 use crate::plan::{self, PlannedTrial, choose};
 use crate::settings::Settings;
 use crate::vm::qemu::Qemu;
@@ -55,7 +56,7 @@ impl Planned {
 /// Reads the matrix and plans it for this host. Quick: nothing is built or booted.
 ///
 /// # Errors
-/// Bad input in the matrix; a QEMU that does not answer.
+/// Bad input in the matrix, and what QEMU refuses in it; a QEMU that does not answer.
 pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     let cache = settings.host_cache();
     // While another process reloads the module, this kernel seems to have none.
@@ -63,8 +64,17 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
         true => Some(Module::of_kernel(&cache).still()?),
         false => None,
     };
-    let qemu = qemu_facts::facts(&Qemu::under_test(settings), &cache)?;
-    planned_with(settings, qemu)
+    let qemu = Qemu::under_test(settings);
+    let planned = planned_with(settings, qemu_facts::facts(&qemu, &cache)?)?;
+    let (matrix, facts) = (&planned.matrix, &planned.capabilities.qemu);
+    // The user may well have no other QEMU, and no row of the axes is written to be skipped.
+    match properties::refusals(&qemu, facts, matrix, &cache)? {
+        refusals if refusals.is_empty() => Ok(planned),
+        refusals => {
+            let mistake = |refusal: &Refusal| refusal.mistake(&matrix.path, &qemu, facts);
+            Err(MatrixError(refusals.iter().map(mistake).collect()).into())
+        }
+    }
 }
 
 /// The matrix, with the images that the environment names.

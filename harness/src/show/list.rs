@@ -1,5 +1,6 @@
 //! `--list`: the planned trials as text or JSON.
 
+use crate::matrix::schema::Property;
 use crate::plan::{Action, PlannedTrial};
 use serde::Serialize;
 
@@ -20,6 +21,9 @@ struct Entry<'a> {
     nic: &'a str,
     guest: &'a str,
     backend: &'static str,
+    properties: Vec<String>,
+    machine_properties: Vec<String>,
+    iommu: bool,
     plan_item: &'a str,
     action: &'static str,
     reason: Option<&'a str>,
@@ -34,6 +38,7 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             Action::Run => ("run", None),
             Action::Skip(reason) => ("skip", Some(reason.as_str())),
         };
+        let variant = &trial.cell.nic.variant;
         lines.push(serde_json::to_string(&Entry {
             name: &trial.name,
             case: trial.case.name,
@@ -41,6 +46,9 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             nic: &trial.cell.nic.name,
             guest: &trial.cell.guest.name,
             backend: trial.cell.backend.name(),
+            properties: variant.properties.iter().map(Property::to_string).collect(),
+            machine_properties: variant.machine_properties.iter().map(Property::to_string).collect(),
+            iommu: variant.iommu,
             plan_item: trial.case.plan_item,
             action,
             reason,

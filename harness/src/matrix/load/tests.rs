@@ -127,6 +127,37 @@ fn a_good_file() {
 }
 
 #[test]
+fn what_makes_a_variant() {
+    let virtio = "device = \"virtio-net-pci\"\n";
+    let with = |lines: &str| parsed(&GOOD.replacen(virtio, &format!("{virtio}{lines}\n"), 1));
+    let matrix = with("properties = [\"packed=on\",\n\"host_mtu=1400\"]").unwrap();
+    let nic = &matrix.nics["virtio"];
+    assert_eq!((nic.default_mtu(), nic.takes_vhost()), (1400, false));
+    let lines: Vec<String> = (nic.variant.properties.iter())
+        .map(|property| format!("{}: {property}", property.line))
+        .collect();
+    assert_eq!(lines, ["16: packed=on", "17: host_mtu=1400"]);
+    let backends = matrix.cells().filter(|cell| cell.nic.name == "virtio");
+    assert_eq!(backends.count(), 1, "vhost has no packed rings");
+
+    let iommu = "properties = [\"iommu_platform=on\"]\niommu = \"yes\"";
+    let matrix = with(iommu).unwrap();
+    assert!(matrix.cells().all(|cell| cell.nic.name != "virtio"), "i440FX has no IOMMU");
+
+    let mistakes = [
+        "propertise = [\"a=b\"]",
+        "properties = \"a=b\"",
+        "properties = [\"packed\", \"=on\", \"a b=c\", \"x=\", \"mq=on,vectors=9\"]",
+        "properties = [\"mac=52:54:00:00:00:01\", \"mq=on\", \"mq=off\"]",
+        "machine_properties = [\"accel=kvm\"]",
+        "iommu = \"on\"",
+        "iommu = \"yes\"",
+    ];
+    let said: Vec<String> = mistakes.map(|lines| with(lines).unwrap_err().to_string()).into();
+    insta::assert_snapshot!(said.join("\n"), @"");
+}
+
+#[test]
 fn unknown_keys() {
     insta::assert_snapshot!(
         complaints(&[
