@@ -215,11 +215,26 @@ fn a_bad_property_is_said_with_its_line_and_qemus_words_before_anything_runs() {
         refused(&[TRIAL], &[("NICMATRIX_MATRIX", &path)], 2, words);
         refused(&["--list"], &[("NICMATRIX_MATRIX", &path)], 2, words);
     };
-    let unknown = ["matrix.toml:", "[nics.virtio]", "paked=on", "not found", "`packed`"];
+    let unknown = [
+        "matrix.toml:",
+        "[nics.virtio]",
+        "paked=on",
+        "not found",
+        "`packed`",
+    ];
     bad("properties = [\"paked=on\"]", &unknown);
-    bad("properties = [\"vectors=many\"]", &["refuses `vectors=many`"]);
-    bad("machine_properties = [\"smm=maybe\"]", &["`machine_properties`", "maybe"]);
-    bad("properties = [\"packed\"]", &["`packed` is no property", "key=value"]);
+    bad(
+        "properties = [\"vectors=many\"]",
+        &["refuses `vectors=many`"],
+    );
+    bad(
+        "machine_properties = [\"smm=maybe\"]",
+        &["`machine_properties`", "maybe"],
+    );
+    bad(
+        "properties = [\"packed\"]",
+        &["`packed` is no property", "key=value"],
+    );
 }
 
 #[test]

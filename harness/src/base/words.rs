@@ -77,7 +77,10 @@ mod tests {
 
     #[test]
     fn switches_and_numbers_are_as_qemu_takes_them() {
-        assert_eq!(["on", "no", "auto"].map(switch), [Some(true), Some(false), None]);
+        assert_eq!(
+            ["on", "no", "auto"].map(switch),
+            [Some(true), Some(false), None]
+        );
         let numbers = ["0x578", "-1", "05.0"].map(number);
         assert_eq!(numbers, [Some(1400), Some(-1), None]);
     }

@@ -334,7 +334,7 @@ mod tests {
             { "name": "addr", "type": "int32" },
         ]);
         let arguments = typed(arguments("device_add", options), &listed);
-        insta::assert_snapshot!(arguments, @"");
+        insta::assert_snapshot!(arguments, @r#"{"driver":"virtio-net-pci","id":"nic0","packed":true,"csum":false,"host_mtu":1400,"vectors":0,"disable-legacy":"on","speed":-1,"addr":"05.0","new":"on","bus":"hotplug0"}"#);
     }
 
     #[test]

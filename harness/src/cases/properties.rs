@@ -197,7 +197,8 @@ impl Guest {
             bail!("the guest shows the NIC at {pci} as {text:?}");
         };
         Ok(Guest {
-            version: version(release).with_context(|| format!("the guest's kernel is {release:?}"))?,
+            version: version(release)
+                .with_context(|| format!("the guest's kernel is {release:?}"))?,
             features: features.to_owned(),
             device_id: device_id.to_owned(),
             vectors: vectors
@@ -251,8 +252,9 @@ impl Guest {
                 self.has_device_id(MODERN, &property.to_string())
             }
             _ => {
-                bed.notes
-                    .push(format!("{property}: QEMU alone was asked, no guest shows it"));
+                bed.notes.push(format!(
+                    "{property}: QEMU alone was asked, no guest shows it"
+                ));
                 Ok(())
             }
         }

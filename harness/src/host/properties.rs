@@ -26,9 +26,6 @@ const BUILT: Limit = Limit {
     seconds: 20.0,
 };
 
-/// How alike a property must be to one that was not found, to be what was probably meant.
-const LIKELY: f64 = 0.7;
-
 /// A NIC that a QEMU refuses on a machine, for its properties or the machine's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal<'m> {
@@ -202,7 +199,10 @@ fn arguments(nics: &[&Nic], machine: Machine) -> Vec<OsString> {
         };
         let netdev = spec.netdev_id();
         // A hub is in every QEMU, and needs nothing of the host.
-        words.extend(["-netdev".into(), format!("hubport,id={netdev},hubid={place}")]);
+        words.extend([
+            "-netdev".into(),
+            format!("hubport,id={netdev},hubid={place}"),
+        ]);
         words.extend(["-device".into(), spec.device(machine)]);
     }
     words.into_iter().map(OsString::from).collect()
@@ -263,8 +263,10 @@ fn meant(qemu: &Qemu, nic: &Nic, machine: Machine, words: &str) -> Option<String
         .lines()
         .filter_map(|line| line.trim().split_once("=<"))
         .map(|(name, _)| name.to_owned());
-    let (likeness, best) = alike(unknown, known).into_iter().next()?;
-    (likeness >= LIKELY).then_some(best)
+    alike(unknown, known)
+        .into_iter()
+        .next()
+        .map(|(_, best)| best)
 }
 
 /// Answers of one QEMU: QEMU's words by the question, or none where it takes all.

@@ -406,10 +406,12 @@ fn exclude(
         .and_then(|name| Backend::from_name(&name));
     // An entry that matches nothing only because the axes are narrower today is no mistake.
     let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
-    if model.is_some_and(|n| !n.takes_vhost()) && backend.is_some_and(|b| b != Backend::Tap) {
-        section.mistake(
-            "it matches nothing: that backend is for virtio NICs only, and vhost has no packed ring, rss or hash",
-        );
+    let without_vhost = model.filter(|nic| !nic.takes_vhost());
+    if let (Some(nic), Some(Backend::Vhost | Backend::VhostZcopy)) = (without_vhost, backend) {
+        section.mistake(match nic.is_virtio() {
+            true => "it matches nothing: vhost has not what that NIC's properties ask for",
+            false => "it matches nothing: that backend is for virtio NICs only",
+        });
     }
     Some(Exclude {
         nic,

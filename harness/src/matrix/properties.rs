@@ -17,7 +17,7 @@ const DEVICE_TAKEN: &[(&str, &str)] = &[
 /// Those of a machine.
 const MACHINE_TAKEN: &[(&str, &str)] = &[
     ("type", "the guest's `machine`"),
-    ("accel", "the accelerator, which is proved"),
+    ("accel", "`--accel`"),
     ("memory-backend", "the harness"),
     ("graphics", "the case"),
 ];

@@ -3,8 +3,8 @@
 use crate::cases;
 use crate::guest::image;
 use crate::host::module::Module;
-use crate::host::qemu_facts::{self, QemuFacts};
 use crate::host::properties::{self, Refusal};
+use crate::host::qemu_facts::{self, QemuFacts};
 use crate::host::{Capabilities, kernel_facts, machine, place};
 use crate::matrix::load;
 use crate::matrix::schema::{BootMode, Matrix, MatrixError, Profile};

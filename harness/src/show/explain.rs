@@ -75,7 +75,10 @@ pub fn explain(trial: &PlannedTrial, command_line: &str, topology: &str) -> Stri
         }
     }
     if nic.variant.iommu {
-        row("IOMMU", "intel-iommu, in front of all devices; the guest boots with intel_iommu=on");
+        row(
+            "IOMMU",
+            "intel-iommu, in front of all devices; the guest boots with intel_iommu=on",
+        );
     }
     let stands_in = match (guest.is_stand_in(), &guest.image) {
         (true, _) => " (the built image stands in for it)".into(),

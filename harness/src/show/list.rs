@@ -47,7 +47,11 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             guest: &trial.cell.guest.name,
             backend: trial.cell.backend.name(),
             properties: variant.properties.iter().map(Property::to_string).collect(),
-            machine_properties: variant.machine_properties.iter().map(Property::to_string).collect(),
+            machine_properties: variant
+                .machine_properties
+                .iter()
+                .map(Property::to_string)
+                .collect(),
             iommu: variant.iommu,
             plan_item: trial.case.plan_item,
             action,
@@ -74,8 +78,8 @@ mod tests {
         let json = json(&trials).unwrap();
         insta::assert_snapshot!(json, @r#"
             [
-            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","plan_item":"5","action":"run","reason":null,"stand_in":true},
-            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
+            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","properties":[],"machine_properties":[],"iommu":false,"plan_item":"5","action":"run","reason":null,"stand_in":true},
+            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","properties":[],"machine_properties":[],"iommu":false,"plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
             ]
         "#);
         let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
