@@ -210,6 +210,37 @@ fn a_model_that_qemu_lacks_is_a_skip_with_the_reason() {
 }
 
 #[test]
+fn a_bad_property_is_said_with_its_line_and_qemus_words_before_anything_runs() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let device = "[nics.virtio]\n";
+    let bad = |lines: &str, words: &[&str]| {
+        let path = changed_matrix(directory.path(), device, &format!("{device}{lines}\n"));
+        refused(&[TRIAL], &[("NICMATRIX_MATRIX", &path)], 2, words);
+        refused(&["--list"], &[("NICMATRIX_MATRIX", &path)], 2, words);
+    };
+    let unknown = [
+        "matrix.toml:",
+        "[nics.virtio]",
+        "paked=on",
+        "not found",
+        "`packed`",
+    ];
+    bad("properties = [\"paked=on\"]", &unknown);
+    bad(
+        "properties = [\"vectors=many\"]",
+        &["refuses `vectors=many`"],
+    );
+    bad(
+        "machine_properties = [\"smm=maybe\"]",
+        &["`machine_properties`", "maybe"],
+    );
+    bad(
+        "properties = [\"packed\"]",
+        &["`packed` is no property", "key=value"],
+    );
+}
+
+#[test]
 fn a_typo_in_a_setting_or_in_the_matrix_names_what_is_allowed() {
     let typo = |name, value, words: &[&str]| refused(&[], &[(name, value)], 2, words);
     typo("NICMATRIX_PROFILE", "smok", &["smok", "smoke"]);

@@ -32,6 +32,23 @@ pub fn command_line<S: AsRef<OsStr>>(program: &Path, arguments: &[S]) -> String 
     text
 }
 
+/// A switch as QEMU's command line takes it: `on`, `yes` and `true`, or `off`, `no` and `false`.
+pub fn switch(word: &str) -> Option<bool> {
+    match word {
+        "on" | "yes" | "true" => Some(true),
+        "off" | "no" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// A whole number as QEMU's command line takes it: decimal, or hexadecimal after `0x`.
+pub fn number(word: &str) -> Option<i64> {
+    match word.strip_prefix("0x") {
+        Some(digits) => i64::from_str_radix(digits, 16).ok(),
+        None => word.parse().ok(),
+    }
+}
+
 /// Whether `file` can be executed.
 pub fn is_program(file: &Path) -> bool {
     file.metadata()
@@ -56,6 +73,16 @@ mod tests {
             command_line("qemu".as_ref(), &words),
             "qemu \\\n  -append 'a b' \\\n  -x 'it'\\''s' ''"
         );
+    }
+
+    #[test]
+    fn switches_and_numbers_are_as_qemu_takes_them() {
+        assert_eq!(
+            ["on", "no", "auto"].map(switch),
+            [Some(true), Some(false), None]
+        );
+        let numbers = ["0x578", "-1", "05.0"].map(number);
+        assert_eq!(numbers, [Some(1400), Some(-1), None]);
     }
 
     #[test]

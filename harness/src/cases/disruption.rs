@@ -9,9 +9,6 @@ use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use serde_json::json;
 
-/// Ethernet's, which a driver begins with.
-const DEFAULT_MTU: u32 = 1500;
-
 /// Makes `disruption` happen to `bed`, and shows that it did.
 ///
 /// # Errors
@@ -94,9 +91,10 @@ fn as_new(bed: &mut Testbed) -> anyhow::Result<()> {
     }
     let link = bed.link()?;
     ensure!(
-        link.mtu == DEFAULT_MTU,
-        "the NIC begins anew, but with an MTU of {}",
-        link.mtu
+        link.mtu == bed.cell.nic.default_mtu(),
+        "the NIC begins anew, but with an MTU of {}, not {}",
+        link.mtu,
+        bed.cell.nic.default_mtu()
     );
     Ok(())
 }

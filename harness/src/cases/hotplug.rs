@@ -3,14 +3,18 @@
 use super::faults::{self, AT_START, BLACKLISTED, IN_TRAFFIC, TAP_UNPLUGGED};
 use super::{Case, Fault, Moment, Red, StartState, pci_add};
 use crate::base::deadline;
+use crate::base::error::find;
+use crate::base::words;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::schema::{Dialect, Profile};
 use crate::net::bridge;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{VmSpec, is_usb};
+use crate::vm::wire::Refused;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// What a tap's descriptor is open on.
 pub(super) const TUN: &str = "/dev/net/tun";
@@ -139,7 +143,8 @@ struct Plugged {
 /// guest show. The NIC gets its address and answers.
 fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
     let nic = bed.nic().clone();
-    let old = monitor == Monitor::OldHmp && pci_add::plug(bed)?;
+    // The old words have no properties.
+    let old = monitor == Monitor::OldHmp && nic.properties.is_empty() && pci_add::plug(bed)?;
     if !old {
         add(bed, monitor, "netdev_add", &nic.netdev())?;
     }
@@ -230,10 +235,13 @@ fn unplug(
 fn add(bed: &Testbed, monitor: Monitor, command: &str, options: &str) -> anyhow::Result<()> {
     match monitor {
         Monitor::Hmp | Monitor::OldHmp => bed.vm.type_in(&format!("{command} {options}")),
-        Monitor::Qmp => bed
-            .vm
-            .call_raw(command, arguments(command, options))
-            .map(drop),
+        Monitor::Qmp => {
+            let arguments = match command {
+                "device_add" => device_arguments(bed, options)?,
+                _ => arguments(command, options),
+            };
+            bed.vm.call_raw(command, arguments).map(drop)
+        }
     }
 }
 
@@ -242,6 +250,45 @@ fn delete(bed: &Testbed, monitor: Monitor, command: &str, id: &str) -> anyhow::R
         Monitor::Hmp | Monitor::OldHmp => bed.vm.type_in(&format!("{command} {id}")),
         Monitor::Qmp => bed.vm.call_raw(command, json!({ "id": id })).map(drop),
     }
+}
+
+/// `virtio-net-pci,id=x,packed=on` as the arguments of QMP's `device_add`, of the types that this QEMU gives
+/// the device's properties.
+pub(super) fn device_arguments(bed: &Testbed, options: &str) -> anyhow::Result<Value> {
+    let untyped = arguments("device_add", options);
+    let typename = json!({ "typename": untyped["driver"] });
+    match bed.vm.call_raw("device-list-properties", typename) {
+        Ok(listed) => Ok(typed(untyped, &listed)),
+        // It knows no aliases of devices.
+        Err(error) if find::<Refused>(&error).is_some() => Ok(untyped),
+        Err(error) => Err(error),
+    }
+}
+
+/// `device_add`'s arguments, each with the type that `device-list-properties` lists for it. QEMU from 9.2
+/// on takes no string in place of a boolean or a number; earlier ones take either.
+fn typed(mut arguments: Value, listed: &Value) -> Value {
+    let listed: BTreeMap<&str, &str> = listed
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|property| Some((property["name"].as_str()?, property["type"].as_str()?)))
+        .collect();
+    for (key, value) in arguments.as_object_mut().into_iter().flatten() {
+        let (Some(kind), Some(text)) = (listed.get(key.as_str()), value.as_str()) else {
+            continue;
+        };
+        let typed = match *kind {
+            "bool" => words::switch(text).map(Value::Bool),
+            // One with a syntax of its own, such as a slot, is a string.
+            kind if kind.contains("int") || kind == "size" => words::number(text).map(Value::from),
+            _ => None,
+        };
+        if let Some(typed) = typed {
+            *value = typed;
+        }
+    }
+    arguments
 }
 
 /// `tap,id=x,queues=4` as QMP's arguments; the first word is `type` or `driver`.
@@ -259,7 +306,7 @@ pub(super) fn arguments(command: &str, options: &str) -> Value {
             None => (option, "on"),
         };
         let value = match (command, key, value) {
-            // netdev_add is typed by its schema; device_add takes strings for everything.
+            // By its schema.
             ("netdev_add", "vhost", _) => json!(value == "on"),
             ("netdev_add", "queues", _) => value.parse::<u32>().map_or(json!(value), |n| json!(n)),
             _ => json!(value),
@@ -272,6 +319,23 @@ pub(super) fn arguments(command: &str, options: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_devices_properties_have_the_types_that_qemu_lists() {
+        let options = "virtio-net-pci,id=nic0,packed=on,csum=false,host_mtu=0x578,vectors=0,\
+                       disable-legacy=on,speed=-1,addr=05.0,new=on,bus=hotplug0";
+        let listed = json!([
+            { "name": "packed", "type": "bool" },
+            { "name": "csum", "type": "bool" },
+            { "name": "host_mtu", "type": "uint16" },
+            { "name": "vectors", "type": "uint32" },
+            { "name": "disable-legacy", "type": "OnOffAuto" },
+            { "name": "speed", "type": "int32" },
+            { "name": "addr", "type": "int32" },
+        ]);
+        let arguments = typed(arguments("device_add", options), &listed);
+        insta::assert_snapshot!(arguments, @r#"{"driver":"virtio-net-pci","id":"nic0","packed":true,"csum":false,"host_mtu":1400,"vectors":0,"disable-legacy":"on","speed":-1,"addr":"05.0","new":"on","bus":"hotplug0"}"#);
+    }
 
     #[test]
     fn the_command_lines_options_become_typed_arguments() {

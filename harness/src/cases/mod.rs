@@ -22,6 +22,7 @@ mod parallel_flood;
 mod pci_add;
 mod ping;
 mod promisc;
+mod properties;
 mod pxe;
 mod refused;
 mod transfer;
@@ -189,6 +190,7 @@ pub fn all() -> &'static [&'static Case] {
         &netperf::NETPERF_HOST,
         &netperf::NETPERF_GUESTS,
         &netperf::NETPERF_EXTERNAL,
+        &properties::PROPERTIES,
         &multiqueue::MULTIQUEUE,
         &refused::QUEUES_REFUSED,
         &under_traffic::MTU_TRAFFIC,

@@ -8,7 +8,6 @@ use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::offload::OFFLOADS;
-use crate::net::bridge;
 use crate::net::frame::{Direction, Frame};
 use crate::net::transfer::blocks;
 use crate::testbed::Testbed;
@@ -164,7 +163,7 @@ fn crosses(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     transfer::from_guest(bed, blocks(MIB), Duration::ZERO)?;
     transfer::to_guest(bed, blocks(MIB), Duration::ZERO)?;
     let tso = read(bed, link)?["tso"].on;
-    let most = bridge::MTU as usize + ETHERNET;
+    let most = bed.cell.nic.default_mtu() as usize + ETHERNET;
     let segments = |frame: &Frame| {
         frame.direction == Direction::FromGuest
             && frame.tcp_ports().is_some()

@@ -2,7 +2,7 @@
 //! and why, and the NIC under test goes on as if nobody had asked.
 
 use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
-use super::hotplug::{TUN, arguments};
+use super::hotplug::{TUN, arguments, device_arguments};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::find;
@@ -131,7 +131,7 @@ pub static NETDEV_IN_USE: Case = Case {
         as_before(bed, None, |bed, _| {
             bed.moment(Moment::Refusal)?;
             let netdev = bed.nic().netdev_id();
-            let mut second = second_nic(bed);
+            let mut second = second_nic(bed)?;
             second["netdev"] = json!(netdev);
             refused_by_qemu(bed, "device_add", second, &["in use", &netdev])
         })
@@ -279,7 +279,7 @@ fn refuse_macs(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
     add_netdev(bed, &second)?;
     bed.moment(Moment::Refusal)?;
     for mac in [MALFORMED, SHORT] {
-        let mut device = second_nic(bed);
+        let mut device = second_nic(bed)?;
         device["mac"] = json!(mac);
         refused_by_qemu(bed, "device_add", device, &["mac", mac])?;
     }
@@ -328,12 +328,12 @@ fn refuse_queues(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
 }
 
 /// `device_add`'s arguments for a second NIC like the one under test.
-fn second_nic(bed: &Testbed) -> Value {
+fn second_nic(bed: &Testbed) -> anyhow::Result<Value> {
     let nic = NicSpec {
         hotplug: true,
         ..standard::nic(&bed.cell, 1)
     };
-    arguments("device_add", &nic.device(bed.vm.spec.machine))
+    device_arguments(bed, &nic.device(bed.vm.spec.machine))
 }
 
 fn add_netdev(bed: &Testbed, nic: &NicSpec) -> anyhow::Result<()> {

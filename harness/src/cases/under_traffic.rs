@@ -1,7 +1,7 @@
 //! Plan items 12, 14 and 22 again: what those change, changed while data crosses that must stay whole.
 
-use super::faults::{self, AT_START, IN_TRAFFIC, wrap};
-use super::multiqueue::{MULTIQUEUE, QUEUES};
+use super::faults::{AT_START, IN_TRAFFIC, wrap};
+use super::multiqueue::{self, MULTIQUEUE, QUEUES};
 use super::transfer::{self, ALTERED};
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
@@ -27,7 +27,7 @@ const DONE: &str = "/tmp/nicmatrix-changed";
 pub static MTU_TRAFFIC: Case = Case {
     name: "mtu_traffic",
     plan_item: "14",
-    passes: "while files cross by TCP both ways the MTU is set to 1400 and back, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
+    passes: "while files cross by TCP both ways the MTU is set to 100 below its own and back, each time after data has moved; it reads back, and each file has the same SHA-256 at both ends",
     ops: &[Op::Address, Op::Mtu],
     seconds: |_| deadline::CHANGES.seconds,
     faults: &[
@@ -47,11 +47,12 @@ pub static MTU_TRAFFIC: Case = Case {
     ],
     run: |bed| {
         let link = bed.up()?;
-        let change = |mtu: &str| Change {
-            command: bed.command(Op::Mtu, &link, mtu),
+        let change = |mtu: u32| Change {
+            command: bed.command(Op::Mtu, &link, &mtu.to_string()),
             took: format!("grep -qx {mtu} /sys/class/net/{}/mtu", link.name),
         };
-        let changes = ["1400", "1500"].map(change);
+        let own = bed.cell.nic.default_mtu();
+        let changes = [own - 100, own].map(change);
         under_traffic(bed, &link, &changes)
     },
     ..Case::PLAIN
@@ -93,7 +94,7 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
     name: "multiqueue_traffic",
     plan_item: "22",
     passes: "while files cross by TCP both ways `ethtool -L` goes to one queue and back to four, each time after data has moved; `-l` reads it back, and each file has the same SHA-256 at both ends",
-    applies: faults::virtio,
+    applies: multiqueue::has_vectors,
     start_state: StartState::ColdDriver,
     vm: MULTIQUEUE.vm,
     ops: &[Op::Address],
@@ -105,7 +106,7 @@ pub static MULTIQUEUE_TRAFFIC: Case = Case {
             breaks: "QEMU's NIC has one queue pair",
             vm: |spec, _| {
                 spec.nics[0].queues = 1;
-                spec.nics[0].properties = vec!["mq=off".into()];
+                spec.nics[0].properties.push("mq=off".into());
             },
             red: Red::Says("was refused"),
             ..AT_START

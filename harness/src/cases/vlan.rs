@@ -31,9 +31,10 @@ const THERE: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 3);
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 /// Echo requests of each size in a VLAN.
 const COUNT: u32 = 3;
-/// ICMP payloads: ping's own, and the one that fills a frame of Ethernet's MTU, which the tag then
-/// makes 4 bytes longer.
-const SIZES: [u32; 2] = [56, 1472];
+/// ping's own ICMP payload, bytes.
+const SMALL: u32 = 56;
+/// IPv4 and ICMP headers, bytes.
+const HEADERS: u32 = 28;
 
 const NOT_LEFT: Fault = Fault {
     name: "not_left",
@@ -285,7 +286,7 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
     // e1000 holds frames back for 1 s after its filter was changed; then ping need not wait.
     let limit = deadline::FIRST_PING.start().span().as_secs_f64().ceil();
     let begin = (1, format!("-c 1 -W {limit}"));
-    let sized = SIZES.map(|size| (COUNT, format!("-c {COUNT} -i 0.2 -M do -s {size}")));
+    let sized = sizes(bed).map(|size| (COUNT, format!("-c {COUNT} -i 0.2 -M do -s {size}")));
     let mut sent = 0;
     for (count, options) in [begin].into_iter().chain(sized) {
         let report = bed.guest_ping(&options, THERE)?;
@@ -323,6 +324,12 @@ fn expect_tagged(
         2 * sent
     );
     Ok(())
+}
+
+/// ICMP payloads: a small one, and the one that fills a frame of the NIC's MTU, which the tag then makes
+/// 4 bytes longer.
+fn sizes(bed: &Testbed) -> [u32; 2] {
+    [SMALL, bed.cell.nic.default_mtu() - HEADERS]
 }
 
 /// Echoes between two addresses since `mark`, by VLAN tag.
@@ -378,12 +385,12 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
         let mark = bed.wire()?.mark()?;
         start::first_reply(HERE, deadline::FIRST_PING)
             .with_context(|| format!("in VLAN {id} the guest does not answer the host"))?;
-        for size in SIZES {
+        for size in sizes(bed) {
             let ping = bed.ping_to(HERE).count(COUNT).size(size).dont_fragment();
             bed.expect_answered(&ping, COUNT)
                 .with_context(|| format!("in VLAN {id}"))?;
         }
-        let sent = COUNT as usize * SIZES.len();
+        let sent = COUNT as usize * sizes(bed).len();
         expect_tagged(("the guest's", bed.wire()?), mark, (HOST, HERE), id, sent)?;
         here(bed, &link).leave(id)?;
         expect_filter(bed, id, false)?;

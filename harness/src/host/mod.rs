@@ -6,6 +6,7 @@ pub mod kernel_facts;
 pub mod machine;
 pub mod module;
 pub mod place;
+pub mod properties;
 pub mod qemu_facts;
 pub mod qemus;
 pub mod vhost;
@@ -69,6 +70,7 @@ pub(crate) mod tests {
                 uefi: Some("OVMF.fd".into()),
                 ipxe: Some("snponly.efi".into()),
             },
+            refuses: Vec::new(),
         }
     }
 }

@@ -141,7 +141,7 @@ fn cached(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<Asked> {
 }
 
 /// A text that changes when QEMU does; nothing for a script, which may start any QEMU.
-fn key(qemu: &Qemu) -> Option<String> {
+pub(super) fn key(qemu: &Qemu) -> Option<String> {
     let Qemu {
         program, firmware, ..
     } = qemu;

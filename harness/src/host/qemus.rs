@@ -2,9 +2,10 @@
 
 mod fetch;
 
+use super::properties::{self, Refusal};
 use super::qemu_facts::{self, QemuFacts};
 use crate::base::error::Skip;
-use crate::matrix::schema::{Matrix, QemuSource};
+use crate::matrix::schema::{Machine, Matrix, MatrixError, Nic, QemuSource};
 use crate::settings::Settings;
 use crate::vm::qemu::Qemu;
 use anyhow::Result;
@@ -20,6 +21,17 @@ pub struct TestedQemu {
     pub qemu: Qemu,
     /// What it has.
     pub facts: QemuFacts,
+    /// What it refuses of the matrix's NICs and machines, with its words, a sentence for skips.
+    pub refuses: Vec<(String, Machine, String)>,
+}
+
+impl TestedQemu {
+    /// Why it has no such NIC with its properties on such a machine.
+    pub fn refusal(&self, nic: &Nic, machine: Machine) -> Option<&str> {
+        let refused = self.refuses.iter();
+        let mut of_it = refused.filter(|(name, on, _)| *name == nic.name && *on == machine);
+        of_it.next().map(|(.., why)| why.as_str())
+    }
 }
 
 /// The QEMUs of a run by name; of one that cannot be had here, why, a sentence for skips. The default
@@ -44,12 +56,29 @@ impl Qemus {
         })
     }
 
-    /// Those of the axis of `matrix`. A suite's is fetched where it is not there.
+    /// Those of the axis of `matrix`. A suite's is fetched where it is not there. Each is asked for the
+    /// properties of the matrix.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`], when one does not answer as a QEMU.
+    /// [`crate::base::error::CannotRun`], when one does not answer as a QEMU; a [`MatrixError`] of what the
+    /// default one refuses: the user may well have no other, and no row of the axes is there to be skipped.
     pub fn of(settings: &Settings, matrix: &Matrix) -> Result<Qemus> {
         let mut qemus = Qemus::default_of(settings)?;
+        let cache = settings.host_cache();
+        let refusals = |TestedQemu { qemu, facts, .. }: &TestedQemu| {
+            properties::refusals(qemu, facts, matrix, &cache)
+        };
+        if matrix.axes.qemu.iter().any(|name| name == DEFAULT_QEMU) {
+            let TestedQemu { qemu, facts, .. } = &qemus.default;
+            let refused = refusals(&qemus.default)?;
+            let mistakes = refused
+                .iter()
+                .map(|one| one.mistake(&matrix.path, qemu, facts));
+            let mistakes: Vec<String> = mistakes.collect();
+            if !mistakes.is_empty() {
+                return Err(MatrixError(mistakes).into());
+            }
+        }
         for name in matrix.axes.qemu.iter().filter(|name| *name != DEFAULT_QEMU) {
             let Some(source) = matrix.qemus.get(name) else {
                 continue;
@@ -63,7 +92,15 @@ impl Qemus {
                 QemuSource::Suite(suite) => fetch::ensure(&settings.qemus(), suite, &say),
             };
             let tested = match found.and_then(|qemu| ask(settings, qemu)) {
-                Ok(tested) => Ok(tested),
+                Ok(mut tested) => {
+                    let refused = refusals(&tested)?;
+                    let why = |one: &Refusal| one.reason(&tested.facts);
+                    let refuses = refused.iter();
+                    tested.refuses = refuses
+                        .map(|one| (one.nic.name.clone(), one.machine, why(one)))
+                        .collect();
+                    Ok(tested)
+                }
                 Err(error) => match error.downcast::<Skip>() {
                     Ok(Skip(why)) => Err(why),
                     Err(error) => return Err(error),
@@ -92,5 +129,9 @@ impl Qemus {
 
 fn ask(settings: &Settings, qemu: Qemu) -> Result<TestedQemu> {
     let facts = qemu_facts::facts(&qemu, &settings.host_cache())?;
-    Ok(TestedQemu { qemu, facts })
+    Ok(TestedQemu {
+        qemu,
+        facts,
+        refuses: Vec::new(),
+    })
 }

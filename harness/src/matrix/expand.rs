@@ -1,6 +1,7 @@
-//! Axes → cells. A senseless cell never exists: vhost on anything but virtio, zcopy without vhost.
+//! Axes → cells. A senseless cell never exists: vhost on anything but virtio or on a variant of it
+//! that vhost cannot carry, zcopy without vhost, an IOMMU on a machine that has none.
 
-use super::schema::{Guest, Matrix, MatrixError, Nic};
+use super::schema::{Guest, Machine, Matrix, MatrixError, Nic, Variant};
 use super::{Backend, Cell};
 use std::path::Path;
 
@@ -15,6 +16,20 @@ impl Matrix {
             guest: guest.clone(),
             backend,
         })
+    }
+
+    /// The NICs on the axis that differ from their devices, each with the machines of its guests.
+    pub fn variants(&self) -> Vec<(&Nic, Machine)> {
+        let mut variants: Vec<(&Nic, Machine)> = Vec::new();
+        for (nic, guest, _) in self.points() {
+            let known = |(one, machine): &(&Nic, Machine)| {
+                one.name == nic.name && *machine == guest.machine
+            };
+            if nic.variant != Variant::default() && !variants.iter().any(known) {
+                variants.push((nic, guest.machine));
+            }
+        }
+        variants
     }
 
     /// What [`Matrix::cells`] are made of on each QEMU.
@@ -36,11 +51,12 @@ impl Matrix {
             .iter()
             .filter_map(|name| self.nics.get(name))
             .flat_map(move |nic| guests().map(move |guest| (nic, guest)))
+            .filter(|(nic, guest)| !nic.variant.iommu || guest.machine == Machine::Q35)
             .flat_map(move |(nic, guest)| {
                 backends
                     .clone()
                     .into_iter()
-                    .filter(|backend| nic.is_virtio() || *backend == Backend::Tap)
+                    .filter(|backend| nic.takes_vhost() || *backend == Backend::Tap)
                     .map(move |backend| (nic, guest, backend))
             })
     }

@@ -4,6 +4,7 @@ mod profile;
 
 use super::Backend;
 use super::offload::OFFLOADS;
+use super::properties;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
     Axes, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic, NicOverride,
@@ -18,7 +19,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
-const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 const BOOT_ROMS: &[(&str, BootRom)] = &[
     ("no", BootRom::No),
     ("bios", BootRom::Bios),
@@ -264,6 +265,9 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         "offloads",
         "shows_mac",
         "boot_rom",
+        "properties",
+        "machine_properties",
+        "iommu",
     ]);
     let device = section.string("device");
     let driver = section.string("driver");
@@ -271,9 +275,11 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
     if !section.has("offloads") {
         section.mistake("the key `offloads` is missing");
     }
+    let device = device?.into_inner();
     Some(Nic {
         name: name.into(),
-        device: device?.into_inner(),
+        variant: properties::variant(section, &device),
+        device,
         driver: driver?.into_inner(),
         max_mtu: max_mtu?,
         offloads: offloads(section)?,
@@ -388,8 +394,12 @@ fn exclude(
         .and_then(|name| Backend::from_name(&name));
     // An entry that matches nothing only because the axes are narrower today is no mistake.
     let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
-    if model.is_some_and(|n| !n.is_virtio()) && backend.is_some_and(|b| b != Backend::Tap) {
-        section.mistake("it matches nothing: that backend is for virtio NICs only");
+    let without_vhost = model.filter(|nic| !nic.takes_vhost());
+    if let (Some(nic), Some(Backend::Vhost | Backend::VhostZcopy)) = (without_vhost, backend) {
+        section.mistake(match nic.is_virtio() {
+            true => "it matches nothing: vhost has not what that NIC's properties ask for",
+            false => "it matches nothing: that backend is for virtio NICs only",
+        });
     }
     Some(Exclude {
         nic,

@@ -4,6 +4,7 @@ pub mod disruption;
 pub mod expand;
 pub mod load;
 pub mod offload;
+mod properties;
 pub(crate) mod read;
 pub mod schema;
 

@@ -27,8 +27,13 @@ impl<'t> Reader<'t> {
 
     /// Notes a mistake at `span`.
     pub(super) fn mistake(&self, span: Range<usize>, what: String) {
-        let line = 1 + self.text[..span.start].matches('\n').count();
+        let line = self.line(&span);
         self.mistakes.borrow_mut().push((line, what));
+    }
+
+    /// The line that `span` begins in, from 1.
+    pub(super) fn line(&self, span: &Range<usize>) -> usize {
+        1 + self.text[..span.start].matches('\n').count()
     }
 
     /// Whether there is no mistake so far.

@@ -27,12 +27,87 @@ pub struct Nic {
     pub shows_mac: bool,
     /// What QEMU's boot ROM for it is made for.
     pub boot_rom: BootRom,
+    /// What makes it a variant of its device.
+    #[serde(flatten)]
+    pub variant: Variant,
 }
 
 impl Nic {
     /// Whether virtio's feature bits, queues and vhost apply.
     pub fn is_virtio(&self) -> bool {
         self.device.starts_with("virtio-net")
+    }
+
+    /// Whether it differs from its device as QEMU makes it, so that something can be asked of it.
+    pub fn is_variant(&self) -> bool {
+        self.variant != Variant::default() || self.is_modern_by_name()
+    }
+
+    /// Whether the device is one of virtio without the legacy interface, by its name alone.
+    pub fn is_modern_by_name(&self) -> bool {
+        self.is_virtio() && self.device.ends_with("-non-transitional")
+    }
+
+    /// The MTU that its driver begins with, bytes: Ethernet's, or the one that the device tells it.
+    pub fn default_mtu(&self) -> u32 {
+        self.variant.host_mtu().unwrap_or(ETHERNET_MTU)
+    }
+
+    /// Whether vhost-net of a kernel can carry its frames with all that its properties ask for.
+    pub fn takes_vhost(&self) -> bool {
+        let asks = |key: &&str| self.variant.property(key) == Some("on");
+        self.is_virtio() && !VHOST_LACKS.iter().any(asks)
+    }
+}
+
+/// Ethernet's own MTU, bytes.
+const ETHERNET_MTU: u32 = 1500;
+
+/// What the kernel's vhost-net does not offer, so that QEMU withdraws it from the guest: packed
+/// rings (drivers/vhost/vhost.c knows split ones), and what QEMU computes for each packet that it receives.
+const VHOST_LACKS: [&str; 3] = ["packed", "rss", "hash"];
+
+/// What makes a NIC a variant of its device: properties, and what it stands behind.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variant {
+    /// Of `-device`, in the order of the file.
+    pub properties: Vec<Property>,
+    /// Of `-machine`, of every VM that has the NIC.
+    pub machine_properties: Vec<Property>,
+    /// Whether there is an IOMMU between the NIC and the guest's memory, which the guest uses.
+    pub iommu: bool,
+}
+
+impl Variant {
+    /// The value of a property of `-device`.
+    pub fn property(&self, key: &str) -> Option<&str> {
+        let mut given = self.properties.iter();
+        let found = given.find(|property| property.key == key);
+        found.map(|property| property.value.as_str())
+    }
+
+    /// The MTU that the device tells the guest, bytes.
+    pub fn host_mtu(&self) -> Option<u32> {
+        // 0 is QEMU's own default, and tells nothing.
+        let told = self.property("host_mtu")?.parse().ok();
+        told.filter(|mtu| *mtu > 0)
+    }
+}
+
+/// A property of QEMU, `key=value` in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Property {
+    /// QEMU's name for it.
+    pub key: String,
+    /// As QEMU's command line takes it.
+    pub value: String,
+    /// Its line in the matrix file, for messages.
+    pub line: usize,
+}
+
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.key, self.value)
     }
 }
 

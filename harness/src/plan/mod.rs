@@ -313,10 +313,11 @@ impl<'m> PlannedCell<'m> {
 }
 
 fn obstacle(cell: &Cell, facts: &Capabilities) -> Option<String> {
-    let has = match facts.qemus.get(&cell.qemu) {
-        Ok(tested) => &tested.facts,
+    let tested = match facts.qemus.get(&cell.qemu) {
+        Ok(tested) => tested,
         Err(why) => return Some(why.to_owned()),
     };
+    let has = &tested.facts;
     let qemu = &has.version;
     let device = &cell.nic.device;
     if !has.has_device(device) {
@@ -325,6 +326,9 @@ fn obstacle(cell: &Cell, facts: &Capabilities) -> Option<String> {
     let machine = cell.guest.machine.name();
     if !has.machines.iter().any(|m| m == machine) {
         return Some(format!("QEMU {qemu} has no machine type {machine}"));
+    }
+    if let Some(refusal) = tested.refusal(&cell.nic, cell.guest.machine) {
+        return Some(refusal.to_owned());
     }
     let suite = cell.guest.kernel_suite();
     suite.and_then(|suite| facts.missing_suites.get(suite).cloned())

@@ -3,6 +3,7 @@ use crate::cases::{Load, Red, faults};
 use crate::guest::dialect::Op;
 use crate::host::tests::{capable, tested};
 use crate::matrix::load::{load, parse};
+use crate::matrix::schema::Machine;
 use crate::vm::start_state::StartState;
 use report::flags::HostChoice;
 use std::collections::BTreeMap;
@@ -598,6 +599,9 @@ fn on_each_qemu_the_same_runs_under_the_default_ones_names() {
     let facts = capable(|host| {
         let mut next = tested("11.1.3");
         next.facts.devices = vec!["e1000".into()];
+        let refused = "QEMU 11.1.3 refuses `x=y`: Property 'e1000.x' not found";
+        let refused = ("e1000".into(), Machine::Pc, refused.into());
+        next.refuses.push(refused);
         host.qemus.others.insert("next".into(), Ok(next));
         let why = "the QEMU of Debian woody cannot be fetched: 404";
         host.qemus.others.insert("gone".into(), Err(why.into()));
@@ -630,6 +634,7 @@ fn on_each_qemu_the_same_runs_under_the_default_ones_names() {
         Action::Skip(reason) => reason.clone(),
     };
     assert_eq!(reason("driver::e1000::rhel9::tap::next"), "runs");
+    assert!(reason("driver::e1000::rhel6::tap::next").ends_with("'e1000.x' not found"));
     let lacks = "QEMU 11.1.3 has no device model virtio-net-pci";
     assert_eq!(reason("driver::virtio::rhel9::tap::next"), lacks);
     assert_eq!(

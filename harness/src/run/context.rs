@@ -93,7 +93,7 @@ impl Context {
         let of_each = of_each
             .into_iter()
             .filter_map(|(name, proven, checkpoints)| {
-                let TestedQemu { qemu, facts } = qemus.get(&name).ok()?.clone();
+                let TestedQemu { qemu, facts, .. } = qemus.get(&name).ok()?.clone();
                 let stock = Stock {
                     qemu,
                     facts,

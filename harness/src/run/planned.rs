@@ -55,7 +55,7 @@ impl Planned {
 /// suite's QEMU is on the axis, it is fetched.
 ///
 /// # Errors
-/// Bad input in the matrix; a QEMU that does not answer.
+/// Bad input in the matrix, and what QEMU refuses in it; a QEMU that does not answer.
 pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     let cache = settings.host_cache();
     // While another process reloads the module, this kernel seems to have none.

@@ -1,6 +1,7 @@
 //! `explain`: a trial in full, before it runs. Pure.
 
 use crate::host::place::Host;
+use crate::matrix::schema::Property;
 use crate::plan::{Action, PlannedTrial};
 use crate::vm::start_state::StartState;
 use std::fmt::Write;
@@ -64,6 +65,21 @@ pub fn explain(trial: &PlannedTrial, version: &str, command_line: &str, topology
             nic.name, nic.device, nic.driver, nic.max_mtu
         ),
     );
+    for (what, properties) in [
+        ("its own", &nic.variant.properties),
+        ("machine", &nic.variant.machine_properties),
+    ] {
+        if !properties.is_empty() {
+            let words: Vec<String> = properties.iter().map(Property::to_string).collect();
+            row("properties", &format!("{what}: {}", words.join(" ")));
+        }
+    }
+    if nic.variant.iommu {
+        row(
+            "IOMMU",
+            "intel-iommu, in front of all devices; the guest boots with intel_iommu=on",
+        );
+    }
     let stands_in = match (guest.is_stand_in(), &guest.image) {
         (true, _) => " (the built image stands in for it)".into(),
         (false, Some(image)) => format!(" ({})", image.display()),

@@ -1,5 +1,6 @@
 //! `--list`: the planned trials as text or JSON.
 
+use crate::matrix::schema::Property;
 use crate::plan::{Action, PlannedTrial};
 use serde::Serialize;
 
@@ -21,6 +22,9 @@ struct Entry<'a> {
     guest: &'a str,
     backend: &'static str,
     qemu: &'a str,
+    properties: Vec<String>,
+    machine_properties: Vec<String>,
+    iommu: bool,
     plan_item: &'a str,
     action: &'static str,
     reason: Option<&'a str>,
@@ -35,6 +39,7 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             Action::Run => ("run", None),
             Action::Skip(reason) => ("skip", Some(reason.as_str())),
         };
+        let variant = &trial.cell.nic.variant;
         lines.push(serde_json::to_string(&Entry {
             name: &trial.name,
             case: trial.case.name,
@@ -43,6 +48,13 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             guest: &trial.cell.guest.name,
             backend: trial.cell.backend.name(),
             qemu: &trial.cell.qemu,
+            properties: variant.properties.iter().map(Property::to_string).collect(),
+            machine_properties: variant
+                .machine_properties
+                .iter()
+                .map(Property::to_string)
+                .collect(),
+            iommu: variant.iommu,
             plan_item: trial.case.plan_item,
             action,
             reason,
@@ -68,8 +80,8 @@ mod tests {
         let json = json(&trials).unwrap();
         insta::assert_snapshot!(json, @r#"
             [
-            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","qemu":"default","plan_item":"5","action":"run","reason":null,"stand_in":true},
-            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","qemu":"default","plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
+            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","qemu":"default","properties":[],"machine_properties":[],"iommu":false,"plan_item":"5","action":"run","reason":null,"stand_in":true},
+            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","qemu":"default","properties":[],"machine_properties":[],"iommu":false,"plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
             ]
         "#);
         let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();

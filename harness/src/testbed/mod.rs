@@ -113,7 +113,8 @@ impl Testbed {
             .checkpoints
             .source(start_state, &spec, &plain, &cell.guest)?;
         let namespace = Namespace::enter()?;
-        let bridge = Bridge::create(bridge::MTU)?;
+        // What the NIC tells its guest of the host's MTU is true.
+        let bridge = Bridge::create(cell.nic.default_mtu())?;
         let host = Capture::start(bridge::NAME)?;
         let hosts: Vec<_> = spec
             .nics
@@ -123,9 +124,14 @@ impl Testbed {
         let served = match spec.boot {
             Boot::Network(_) => {
                 let root = artifacts.dir().join("tftp");
-                let bootable = stock.bootable(&cell.guest)?;
+                let (kernel, initrd, built) = stock.bootable(&cell.guest)?;
+                let parameters: Vec<&str> = [built]
+                    .into_iter()
+                    .chain(standard::parameter_of(&cell))
+                    .collect();
+                let files = (kernel, initrd, &*parameters.join(" "));
                 let program = stock.facts.ipxe.as_deref();
-                Some(Served::new(root, &bridge, bootable, program)?)
+                Some(Served::new(root, &bridge, files, program)?)
             }
             _ => None,
         };

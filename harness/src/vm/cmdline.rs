@@ -22,6 +22,11 @@ pub const INCOMING_FD: i32 = 6;
 /// The root port of a Q35 machine that takes hot-plugged NICs.
 pub const HOTPLUG_PORT: &str = "hotplug0";
 
+/// The id of the IOMMU, where a VM has one.
+pub const IOMMU: &str = "iommu0";
+/// What has Linux use an Intel IOMMU: most builds of it leave that off.
+pub const IOMMU_PARAMETER: &str = "intel_iommu=on";
+
 /// The controller that USB NICs are on.
 pub const USB_CONTROLLER: &str = "xhci";
 
@@ -80,6 +85,10 @@ pub struct VmSpec {
     pub nics: Vec<NicSpec>,
     /// Whether it has a USB controller, for NICs that are on that bus.
     pub usb: bool,
+    /// Further `-machine` properties, `key=value`.
+    pub machine_properties: Vec<String>,
+    /// Whether an IOMMU stands between its devices and its memory.
+    pub iommu: bool,
     /// `-global` properties.
     pub globals: Vec<String>,
     /// OVMF, for a VM that boots through it.
@@ -180,11 +189,19 @@ impl VmSpec {
         a.push("-S");
         // A panic ends the VM (the kernel's panic=-1), so nothing waits for a dead guest.
         a.push("-no-reboot");
-        let machine = match self.boot {
+        let mut machine = match self.boot {
             // Firmware and boot ROM then write to the serial console.
             Boot::Network(_) => format!("{},graphics=off", self.machine.name()),
             _ => self.machine.name().to_owned(),
         };
+        // Only then can an IOMMU remap interrupts under KVM.
+        if self.iommu && self.accel == Accel::Kvm {
+            machine += ",kernel-irqchip=split";
+        }
+        for property in &self.machine_properties {
+            machine += ",";
+            machine += property;
+        }
         let ram = match &self.ram {
             Ram::Anonymous => None,
             Ram::Shared(file) => Some((file, "on")),
@@ -252,6 +269,10 @@ impl VmSpec {
         for global in &self.globals {
             a.pair("-global", global);
         }
+        // Before all devices: those that come before it are not behind it.
+        if self.iommu {
+            a.pair("-device", &iommu_device());
+        }
         a.pair("-chardev", &format!("socket,id=qmp,fd={QMP_FD}"));
         // QEMU 11.1 warns of `-mon`, and QEMU before that has no monitor objects; all take this.
         a.pair("-qmp", "chardev:qmp");
@@ -288,6 +309,11 @@ impl VmSpec {
         }
         a.0
     }
+}
+
+/// The IOMMU, as `-device` takes it.
+pub fn iommu_device() -> String {
+    format!("intel-iommu,id={IOMMU}")
 }
 
 /// Whether QEMU's `device` is on the USB bus.

@@ -1,6 +1,7 @@
 //! The standard VM of a cell: what its guest and its NIC say. Pure.
 
-use super::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
+use super::cmdline::{Boot, IOMMU_PARAMETER, NicSpec, Ram, VmSpec, is_usb};
+use crate::matrix::schema::Property;
 use crate::matrix::{Backend, Cell};
 use crate::net::addr;
 use crate::vm::accel::Accel;
@@ -34,6 +35,7 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
             parameters: kit
                 .parameters
                 .split_whitespace()
+                .chain(parameter_of(cell))
                 .map(str::to_owned)
                 .collect(),
         },
@@ -46,6 +48,8 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
         boot,
         nics: vec![nic(cell, place)],
         usb: is_usb(&cell.nic.device),
+        machine_properties: words(&cell.nic.variant.machine_properties),
+        iommu: cell.nic.variant.iommu,
         globals: Vec::new(),
         uefi: kit.uefi.clone(),
         generation_id: kit.generation_id,
@@ -66,9 +70,19 @@ pub fn nic(cell: &Cell, place: u8) -> NicSpec {
         tap: format!("tap{place}"),
         vhost: cell.backend != Backend::Tap,
         queues: 1,
-        properties: Vec::new(),
+        properties: words(&cell.nic.variant.properties),
         hotplug: false,
     }
+}
+
+/// The kernel parameter that a guest of the cell needs beside its image's.
+pub fn parameter_of(cell: &Cell) -> Option<&'static str> {
+    cell.nic.variant.iommu.then_some(IOMMU_PARAMETER)
+}
+
+/// Properties as QEMU takes them, `key=value` each.
+pub fn words(properties: &[Property]) -> Vec<String> {
+    properties.iter().map(Property::to_string).collect()
 }
 
 /// The host side of `spec`, drawn.

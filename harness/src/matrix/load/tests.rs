@@ -129,6 +129,62 @@ fn a_good_file() {
 }
 
 #[test]
+fn what_makes_a_variant() {
+    let virtio = "device = \"virtio-net-pci\"\n";
+    let with = |lines: &str| parsed(&GOOD.replacen(virtio, &format!("{virtio}{lines}\n"), 1));
+    let matrix = with("properties = [\"mrg_rxbuf=off\",\n\"host_mtu=1400\"]").unwrap();
+    let nic = &matrix.nics["virtio"];
+    assert_eq!((nic.default_mtu(), nic.takes_vhost()), (1400, true));
+    let lines: Vec<String> = (nic.variant.properties.iter())
+        .map(|property| format!("{}: {property}", property.line))
+        .collect();
+    assert_eq!(lines, ["16: mrg_rxbuf=off", "17: host_mtu=1400"]);
+
+    // vhost has no packed rings, and so these have no cell with it.
+    let packed = "properties = [\"packed=on\"]";
+    let error = with(packed).unwrap_err().to_string();
+    insta::assert_snapshot!(error, @"m.toml:39: [[exclude]]: it matches nothing: vhost has not what that NIC's properties ask for");
+    let on_tap = GOOD.replace("backend = \"vhost\"", "case = \"driver\"");
+    let matrix = parsed(&on_tap.replacen(virtio, &format!("{virtio}{packed}\n"), 1)).unwrap();
+    let cells = matrix.cells().filter(|cell| cell.nic.name == "virtio");
+    assert_eq!(cells.count(), 1);
+
+    let iommu = "properties = [\"iommu_platform=on\"]\niommu = \"yes\"";
+    let matrix = with(iommu).unwrap();
+    assert!(
+        matrix.cells().all(|cell| cell.nic.name != "virtio"),
+        "i440FX has no IOMMU"
+    );
+
+    let mistakes = [
+        "propertise = [\"a=b\"]",
+        "properties = \"a=b\"",
+        "properties = [\"packed\", \"=on\", \"a b=c\", \"x=\", \"mq=on,vectors=9\"]",
+        "properties = [\"mac=52:54:00:00:00:01\", \"mq=on\", \"mq=off\"]",
+        "machine_properties = [\"accel=kvm\"]",
+        "iommu = true",
+        "iommu = \"yes\"",
+    ];
+    let said: Vec<String> = mistakes
+        .map(|lines| with(lines).unwrap_err().to_string())
+        .into();
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    m.toml:16: [nics.virtio]: unknown key `propertise`, did you mean `properties`? (allowed: device, driver, max_mtu, offloads, shows_mac, boot_rom, properties, machine_properties, iommu)
+    m.toml:16: [nics.virtio]: `properties` is of type string, expected a list, each item a string
+    m.toml:16: [nics.virtio]: `properties`: `packed` is no property, expected `key=value`
+    m.toml:16: [nics.virtio]: `properties`: `=on` is no property, expected `key=value`
+    m.toml:16: [nics.virtio]: `properties`: `a b=c` is no property, expected `key=value`
+    m.toml:16: [nics.virtio]: `properties`: `x=` is no property, expected `key=value`
+    m.toml:16: [nics.virtio]: `properties`: `mq=on,vectors=9` has a comma: each property is an item of the list
+    m.toml:16: [nics.virtio]: `properties`: `mac` is decided by the harness
+    m.toml:16: [nics.virtio]: `properties` gives `mq` twice
+    m.toml:16: [nics.virtio]: `machine_properties`: `accel` is decided by `--accel`
+    m.toml:16: [nics.virtio]: `iommu` is of type boolean, expected "yes" or "no"
+    m.toml:14: [nics.virtio]: with `iommu` a virtio NIC needs `iommu_platform=on` in `properties` (and, as QEMU has it for no other, `disable-legacy=on`): else it reaches the guest's memory past the IOMMU
+    "#);
+}
+
+#[test]
 fn unknown_keys() {
     insta::assert_snapshot!(
         complaints(&[
@@ -146,7 +202,7 @@ fn unknown_keys() {
     m.toml:2: [axes]: the key `vhost` is missing
     m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: qemu, nic, guest, vhost, zcopy)
     m.toml:8: [nics.e1000]: the key `driver` is missing
-    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, boot_rom)
+    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, boot_rom, properties, machine_properties, iommu)
     m.toml:20: [guests.rhel6]: the key `memory` is missing
     m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
     m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)

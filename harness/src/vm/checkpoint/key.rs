@@ -133,7 +133,7 @@ mod tests {
         for change in same {
             assert_eq!(key(change), plain);
         }
-        let other: [fn(&mut VmSpec); 9] = [
+        let other: [fn(&mut VmSpec); 12] = [
             |s| s.machine = Machine::Pc,
             |s| s.accel = Accel::Kvm,
             |s| s.memory_mib = 512,
@@ -143,6 +143,9 @@ mod tests {
             |s| s.nics[0].mac.0[5] = 9,
             |s| s.globals.push("e1000.autonegotiation=off".into()),
             |s| s.nics.clear(),
+            |s| s.nics[0].properties.push("packed=on".into()),
+            |s| s.machine_properties.push("hpet=off".into()),
+            |s| s.iommu = true,
         ];
         for change in other {
             assert_ne!(key(change), plain);

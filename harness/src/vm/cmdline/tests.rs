@@ -28,6 +28,8 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
         },
         nics,
         usb: false,
+        machine_properties: Vec::new(),
+        iommu: false,
         globals: Vec::new(),
         uefi: "OVMF.fd".into(),
         generation_id: false,
@@ -72,6 +74,35 @@ fn vhost_with_four_queues_under_kvm() {
     assert!(
         line.contains("-accel kvm") && line.contains("-cpu host") && line.contains("-smp 4"),
         "{line}"
+    );
+}
+
+#[test]
+fn properties_of_nic_and_machine_and_an_iommu_before_all_devices() {
+    let mut virtio = nic("virtio-net-pci");
+    virtio.properties = vec!["iommu_platform=on".into(), "disable-legacy=on".into()];
+    let mut spec = spec(vec![virtio.clone()]);
+    spec.machine_properties = vec!["smm=off".into(), "hpet=off".into()];
+    spec.iommu = true;
+    let tcg = line(&spec);
+    assert!(tcg.contains("-machine q35,smm=off,hpet=off \\"), "{tcg}");
+    assert!(
+        tcg.contains("mac=52:54:00:01:02:03,iommu_platform=on,disable-legacy=on"),
+        "{tcg}"
+    );
+    let first = tcg.lines().find(|line| line.contains("-device"));
+    assert_eq!(first, Some("  -device intel-iommu,id=iommu0 \\"));
+    spec.accel = Accel::Kvm;
+    spec.ram = Ram::Private("ram".into());
+    let kvm = line(&spec);
+    let machine = "-machine q35,kernel-irqchip=split,smm=off,hpet=off,memory-backend=ram";
+    assert!(kvm.contains(machine), "{kvm}");
+    // As HMP's `device_add` takes it.
+    virtio.hotplug = true;
+    assert!(
+        virtio
+            .device(Machine::Q35)
+            .ends_with(",bus=hotplug0,iommu_platform=on,disable-legacy=on")
     );
 }
 
