@@ -9,16 +9,30 @@ pub mod place;
 pub mod qemu_facts;
 pub mod vhost;
 
+use crate::vm::qemu::Qemu;
 use kernel_facts::KernelFacts;
 use qemu_facts::QemuFacts;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// A QEMU of the run that is not the one under test: a guest can move to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherQemu {
+    /// What the run calls it.
+    pub name: String,
+    /// Starts it.
+    pub qemu: Qemu,
+    /// What it has.
+    pub facts: QemuFacts,
+}
 
 /// All that decides whether a trial can run; cheap enough for `--list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Of the QEMU under test.
     pub qemu: QemuFacts,
+    /// The other QEMUs of the run.
+    pub others: Vec<OtherQemu>,
     /// Of the kernel that carries taps and vhost.
     pub kernel: KernelFacts,
     /// Whether vhost_net may be reloaded with the other setting.
@@ -44,6 +58,7 @@ pub(crate) mod tests {
                 build: None,
                 uefi: Some("OVMF.fd".into()),
             },
+            others: Vec::new(),
             kernel: KernelFacts {
                 vhost_obstacle: None,
                 zcopytx: Some(false),

@@ -1,8 +1,10 @@
 use super::*;
 use crate::cases::{Load, Red, faults};
 use crate::guest::dialect::Op;
+use crate::host::qemu_facts::QemuFacts;
 use crate::host::tests::capable;
 use crate::matrix::load::{load, parse};
+use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
 use report::flags::HostChoice;
 use std::collections::BTreeMap;
@@ -150,6 +152,77 @@ fn what_a_profile_times_runs_alone_and_nothing_under_a_fault_does() {
     assert_eq!(load("", false, plain), Load::Busy);
     let faulty = on(&facts(), &matrix(""), "smoke", true);
     assert!(faulty.iter().all(|trial| trial.load == Load::Busy));
+}
+
+#[test]
+fn a_case_that_goes_elsewhere_has_a_trial_for_each_other_qemu_and_none_without() {
+    static ACROSS: &[&Case] = &[&Case {
+        name: "driver",
+        across: true,
+        vm: |spec| spec.migratable = true,
+        ..PLAIN
+    }];
+    let other = |name: &str, change: fn(&mut QemuFacts)| {
+        let mut facts = capable(|host| {
+            host.qemu.machines = vec!["pc".into(), "pc-q35-7.2".into(), "pc-q35-7.1".into()];
+            host.qemu.version = "10.0.13".into();
+        })
+        .qemu;
+        change(&mut facts);
+        let (program, firmware) = ("qemu".into(), Vec::new());
+        OtherQemu {
+            name: name.into(),
+            qemu: Qemu { program, firmware },
+            facts,
+        }
+    };
+    let facts = capable(|host| {
+        host.qemu.machines.push("pc-q35-7.2".into());
+        host.others = vec![
+            other("trixie", |_| ()),
+            other("bare", |facts| {
+                facts.devices.retain(|device| device != "e1000")
+            }),
+        ];
+    });
+    let matrix = matrix("");
+    let profile = matrix.profile("both").unwrap();
+    let trials = |facts: &Capabilities, faults| {
+        let trials = plan(&matrix, ACROSS, profile, facts, faults, None);
+        trials
+            .into_iter()
+            .filter(|trial| trial.cell.backend == Backend::Tap)
+    };
+    assert_eq!(trials(&capable(|_| ()), false).count(), 0);
+    let said: Vec<String> = trials(&facts, false)
+        .map(|trial| match &trial.action {
+            Action::Run => format!("{} {:?}", trial.name, trial.machine_version.as_deref()),
+            Action::Skip(reason) => format!("{} {reason}", trial.name),
+        })
+        .collect();
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    driver@to_trixie::virtio::rhel9::tap Some("pc-q35-7.2")
+    driver@to_bare::virtio::rhel9::tap Some("pc-q35-7.2")
+    driver@to_trixie::virtio::rhel6::tap QEMU 10.0.13 (trixie) has no version of machine type pc that this QEMU has
+    driver@to_bare::virtio::rhel6::tap QEMU 10.0.13 (bare) has no version of machine type pc that this QEMU has
+    driver@to_trixie::e1000::rhel9::tap Some("pc-q35-7.2")
+    driver@to_bare::e1000::rhel9::tap QEMU 10.0.13 (bare) has no device model e1000
+    driver@to_trixie::e1000::rhel6::tap QEMU 10.0.13 (trixie) has no version of machine type pc that this QEMU has
+    driver@to_bare::e1000::rhel6::tap QEMU 10.0.13 (bare) has no device model e1000
+    "#);
+    let faulty: Vec<String> = trials(&facts, true).map(|trial| trial.name).collect();
+    insta::assert_snapshot!(faulty.join("\n"), @"
+    driver@to_trixie!unplugged::virtio::rhel9::tap
+    driver@to_trixie!unplugged::e1000::rhel6::tap
+    ");
+    let kit = crate::testbed::stock::kit(None, crate::vm::accel::Accel::Tcg, &facts.qemu);
+    let runs = trials(&facts, false)
+        .find(|trial| trial.action == Action::Run)
+        .unwrap();
+    let order = runs.order(profile, kit);
+    assert_eq!(order.spec.machine_type(), "pc-q35-7.2");
+    assert_eq!(order.plain, order.spec);
+    assert_eq!(order.other.unwrap().name, "trixie");
 }
 
 /// More than 10,000 trials: 3 cases on 50 NICs, 25 guests and 3 backends.

@@ -96,6 +96,7 @@ pub fn planned_with(settings: &Settings, qemu: QemuFacts) -> anyhow::Result<Plan
     let lab_obstacle = place::lab_obstacle(&qemu, matrix.lab_memory_mib, machine::machine_mib());
     let capabilities = Capabilities {
         qemu,
+        others: Vec::new(),
         kernel: kernel_facts::of_this_kernel(),
         module_reload: settings.allow_module_reload,
         lab_obstacle,
