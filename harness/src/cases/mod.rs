@@ -13,6 +13,7 @@ mod hotplug;
 mod link_status;
 mod mac_change;
 mod migrate;
+mod migrate_state;
 mod mtu;
 mod multiqueue;
 mod netperf;
@@ -25,6 +26,7 @@ mod promisc;
 mod properties;
 mod pxe;
 mod refused;
+mod surviving;
 mod transfer;
 mod under_traffic;
 mod vlan;
@@ -59,6 +61,9 @@ pub struct Case {
     /// For a case that changes something of the NIC: what makes its procedure possible again. Such a case
     /// also runs in the variants of [`disruption`].
     pub rearm: Option<fn(&mut Testbed) -> anyhow::Result<()>>,
+    /// Whether it moves the guest to another QEMU: it has a trial `NAME@to_QEMU` for each other QEMU of the
+    /// run, and none without one.
+    pub across: bool,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
     /// How much longer than [`deadline::TRIAL`] it may take, seconds on the reference host.
@@ -85,6 +90,7 @@ impl Case {
         start_state: StartState::WarmNic,
         load: Load::Busy,
         rearm: None,
+        across: false,
         vm: |_| (),
         seconds: |_| 0.0,
         ops: &[],
@@ -183,6 +189,8 @@ pub fn all() -> &'static [&'static Case] {
         &capture_size::CAPTURE_SIZE,
         &migrate::MIGRATE,
         &migrate::SPICE_MIGRATE,
+        &migrate_state::MIGRATE_STATE,
+        &migrate_state::MIGRATE_ACROSS,
         &zcopy::ZCOPY,
         &features::FEATURES,
         &features::FEATURES_OFF,

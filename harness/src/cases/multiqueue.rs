@@ -171,14 +171,14 @@ fn combined(text: &str) -> anyhow::Result<(u32, u32)> {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Vector {
+pub(super) struct Vector {
     irq: u32,
     /// Over all CPUs.
-    count: u64,
+    pub(super) count: u64,
 }
 
 /// Lines `41: 0 1 … PCI-MSI-edge virtio1-input.0` of /proc/interrupts, by what follows the device.
-fn vectors(text: &str, device: &str) -> BTreeMap<String, Vector> {
+pub(super) fn vectors(text: &str, device: &str) -> BTreeMap<String, Vector> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();

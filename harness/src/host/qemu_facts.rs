@@ -4,6 +4,7 @@ use super::build_id;
 use crate::base::deadline::Limit;
 use crate::base::error::CannotRun;
 use crate::base::json;
+use crate::matrix::schema::Machine;
 use crate::vm::qemu::Qemu;
 use crate::vm::wire::{Closed, Wire};
 use anyhow::{Context, anyhow, bail, ensure};
@@ -69,6 +70,25 @@ impl QemuFacts {
     pub fn has_device(&self, device: &str) -> bool {
         self.devices.iter().any(|has| has == device)
     }
+}
+
+/// The newest version of `machine` that both QEMUs have, for example `pc-q35-7.2`: on it a guest can move
+/// from either to the other. `None` where they have none in common.
+pub fn common_machine(machine: Machine, one: &QemuFacts, other: &QemuFacts) -> Option<String> {
+    let prefix = match machine {
+        Machine::Pc => "pc-i440fx-",
+        Machine::Q35 => "pc-q35-",
+    };
+    let version = |name: &str| -> Option<Vec<u32>> {
+        let parts = name.strip_prefix(prefix)?.split('.');
+        parts.map(|part| part.parse().ok()).collect()
+    };
+    let both = one
+        .machines
+        .iter()
+        .filter(|name| other.machines.contains(name));
+    let versions = both.filter_map(|name| Some((version(name)?, name)));
+    versions.max().map(|(_, name)| name.clone())
 }
 
 /// The facts of `qemu`, cached in `cache_dir` until its file, its modules or its firmware directories

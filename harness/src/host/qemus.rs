@@ -34,6 +34,17 @@ impl TestedQemu {
     }
 }
 
+/// A QEMU that a guest moves to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherQemu {
+    /// Its name.
+    pub name: String,
+    /// How it is started.
+    pub qemu: Qemu,
+    /// What it has.
+    pub facts: QemuFacts,
+}
+
 /// The QEMUs of a run by name; of one that cannot be had here, why, a sentence for skips. The default
 /// one is always among them, as labs run under it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

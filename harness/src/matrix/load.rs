@@ -264,6 +264,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         "max_mtu",
         "offloads",
         "shows_mac",
+        "takes_mac",
         "boot_rom",
         "properties",
         "machine_properties",
@@ -284,6 +285,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         max_mtu: max_mtu?,
         offloads: offloads(section)?,
         shows_mac: section.optional_choice("shows_mac", YES_NO).unwrap_or(true),
+        takes_mac: section.optional_choice("takes_mac", YES_NO).unwrap_or(true),
         boot_rom: section
             .optional_choice("boot_rom", BOOT_ROMS)
             .unwrap_or(BootRom::Both),

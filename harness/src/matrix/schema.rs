@@ -25,6 +25,8 @@ pub struct Nic {
     pub offloads: Vec<String>,
     /// Whether QEMU's `info network` shows a MAC that the guest has set; else it keeps the first.
     pub shows_mac: bool,
+    /// Whether it receives by a MAC that the guest has set; else by its first, whatever the guest sets.
+    pub takes_mac: bool,
     /// What QEMU's boot ROM for it is made for.
     pub boot_rom: BootRom,
     /// What makes it a variant of its device.

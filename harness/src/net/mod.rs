@@ -24,6 +24,7 @@ pub mod netperf;
 pub mod outside;
 pub mod ping;
 pub mod ping_report;
+pub mod probe;
 mod ring;
 pub mod sabotage;
 pub mod spice;

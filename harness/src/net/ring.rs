@@ -74,20 +74,8 @@ impl Ring {
             memory,
             next: 0,
         };
-        // SAFETY: all zeroes is a valid sockaddr_ll.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
-        address.sll_ifindex = index as i32;
-        // SAFETY: the address outlives the call and its size is given.
-        Errno::result(unsafe {
-            libc::bind(
-                ring.socket.as_raw_fd(),
-                (&raw const address).cast(),
-                size_of_val(&address) as libc::socklen_t,
-            )
-        })
-        .with_context(|| format!("cannot capture on {interface}"))?;
+        bind(&ring.socket, index, libc::ETH_P_ALL as u16)
+            .with_context(|| format!("cannot capture on {interface}"))?;
         Ok(ring)
     }
 
@@ -187,6 +175,24 @@ fn map(socket: impl AsFd) -> Result<NonNull<u8>> {
     // SAFETY: a new mapping, wherever the kernel likes, of the ring that the socket just made.
     let memory = unsafe { mmap(None, SIZE, access, MapFlags::MAP_SHARED, socket, 0) }?;
     Ok(memory.cast())
+}
+
+/// Ties a packet socket to the interface `index`, to receive frames of `protocol`; none by 0.
+pub(super) fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> Result<()> {
+    // SAFETY: all zeroes is a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol.to_be();
+    address.sll_ifindex = index as i32;
+    // SAFETY: the address outlives the call and its size is given.
+    Errno::result(unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    })?;
+    Ok(())
 }
 
 fn set_option<T>(socket: &OwnedFd, name: libc::c_int, value: &T) -> Result<(), Errno> {

@@ -7,6 +7,8 @@ use crate::base::words;
 use crate::cases::{Case, Fault, Load};
 use crate::host::Capabilities;
 use crate::host::place::{Host, host_of};
+use crate::host::qemu_facts::common_machine;
+use crate::host::qemus::{OtherQemu, TestedQemu};
 use crate::matrix::disruption::Disruption;
 use crate::matrix::schema::{BootMode, Exclude, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
@@ -43,6 +45,10 @@ pub struct PlannedTrial {
     pub disruption: Option<Disruption>,
     /// Under which breakage.
     pub fault: Option<&'static Fault>,
+    /// The QEMU that its guest moves to, where that is not its own.
+    pub other: Option<Arc<OtherQemu>>,
+    /// The version of the machine type, where it is not the QEMU's newest one.
+    pub machine_version: Option<String>,
     /// The need of the host's processors: that of its case, but nothing is measured under a fault, nor
     /// in a profile that does not time netperf.
     pub load: Load,
@@ -74,6 +80,7 @@ pub fn plan(
         Some(names) => names.iter().any(|name| name == case.name),
         None => true,
     };
+    let destinations = destinations(matrix, facts);
     let (k, n) = shard.unwrap_or((1, 1));
     let mut trials = Vec::new();
     let mut count = 0;
@@ -82,11 +89,15 @@ pub fn plan(
             let here = cells.iter().filter(|planned| {
                 (case.applies)(&planned.cell) && profile.takes(case.name, planned.cell.backend)
             });
-            match faults {
+            let variants = match faults {
                 true => fault_variants(case, here.collect()),
                 false => {
                     plain_variants(case, profile, on_its_guests(case, profile, here.collect()))
                 }
+            };
+            match case.across {
+                true => across_variants(variants, &destinations, faults),
+                false => variants,
             }
         });
         for variant in variants {
@@ -189,6 +200,8 @@ fn plain_variants<'p, 'm>(
                 start_state: *start,
                 disruption: *disruption,
                 fault: None,
+                boots: *start == StartState::Boot && case.start_state != StartState::Boot,
+                other: None,
             })
         })
         .collect()
@@ -221,6 +234,8 @@ fn fault_variants<'p, 'm>(
                     start_state: case.start_state,
                     disruption: None,
                     fault: Some(fault),
+                    boots: false,
+                    other: None,
                 });
             }
         }
@@ -228,25 +243,93 @@ fn fault_variants<'p, 'm>(
     variants
 }
 
+/// A QEMU of the axis that guests of others move to.
+struct Destination {
+    name: String,
+    /// It, with what it refuses; or why there is none here.
+    tested: Result<(Arc<OtherQemu>, TestedQemu), String>,
+}
+
+fn destinations(matrix: &Matrix, facts: &Capabilities) -> Vec<Destination> {
+    let destination = |name: &String| Destination {
+        name: name.clone(),
+        tested: match facts.qemus.get(name) {
+            Err(why) => Err(why.to_owned()),
+            Ok(tested) => {
+                let other = OtherQemu {
+                    name: name.clone(),
+                    qemu: tested.qemu.clone(),
+                    facts: tested.facts.clone(),
+                };
+                Ok((Arc::new(other), tested.clone()))
+            }
+        },
+    };
+    matrix.axes.qemu.iter().map(destination).collect()
+}
+
+/// Each of `variants` once for each other QEMU, a fault for the first of them: what is on trial then is the
+/// case. They start from what the case asks for, and are told apart by that QEMU.
+fn across_variants<'p, 'm>(
+    mut variants: Vec<Variant<'p, 'm>>,
+    destinations: &'p [Destination],
+    faults: bool,
+) -> Vec<Variant<'p, 'm>> {
+    variants.retain(|variant| variant.variant().is_none());
+    let most = if faults { 1 } else { destinations.len() };
+    let to_each = |variant: Variant<'p, 'm>| {
+        let own = &variant.planned.cell.qemu;
+        let others = destinations.iter().filter(move |one| one.name != *own);
+        let to = move |other| Variant {
+            other: Some(other),
+            ..variant
+        };
+        others.take(most).map(to)
+    };
+    variants.into_iter().flat_map(to_each).collect()
+}
+
 /// The parts from which a trial is made.
+#[derive(Clone, Copy)]
 struct Variant<'p, 'm> {
     planned: &'p PlannedCell<'m>,
     start_state: StartState,
     disruption: Option<Disruption>,
     fault: Option<&'static Fault>,
+    /// A boot in place of what the case starts from.
+    boots: bool,
+    /// The QEMU that its guest moves to.
+    other: Option<&'p Destination>,
 }
 
 impl Variant<'_, '_> {
+    /// How it differs from the plain trial of its case, in the trial's name.
+    fn variant(&self) -> Option<String> {
+        match (self.other, self.disruption) {
+            (Some(other), _) => Some(format!("to_{}", other.name)),
+            (None, Some(disruption)) => Some(disruption.word().to_owned()),
+            (None, None) => self.boots.then(|| "boot".to_owned()),
+        }
+    }
+
     fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
         let Variant { planned, fault, .. } = *self;
-        let boots = self.start_state == StartState::Boot && case.start_state != StartState::Boot;
-        let variant = self
-            .disruption
-            .map(Disruption::word)
-            .or(boots.then_some("boot"));
+        let (other, machine_version, obstacle) = match self.other.map(|other| &other.tested) {
+            None => (None, None, None),
+            Some(Err(why)) => (None, None, Some(why.clone())),
+            Some(Ok((other, there))) => {
+                let here = planned.facts.qemus.get(&planned.cell.qemu).ok();
+                let version = here.and_then(|here| {
+                    common_machine(planned.cell.guest.machine, &here.facts, &there.facts)
+                });
+                let obstacle =
+                    obstacle_there(&planned.cell, &other.name, there, version.as_deref());
+                (Some(other.clone()), version, obstacle)
+            }
+        };
         let parts = TrialName {
             case: case.name.to_owned(),
-            variant: variant.map(str::to_owned),
+            variant: self.variant(),
             fault: fault.map(|f| f.name.to_owned()),
             nic: planned.cell.nic.name.clone(),
             guest: planned.cell.guest.name.clone(),
@@ -261,12 +344,17 @@ impl Variant<'_, '_> {
             start_state: self.start_state,
             disruption: self.disruption,
             fault,
+            other,
+            machine_version,
             load: match case.load {
                 Load::Alone if fault.is_some() || !profile.measures() => Load::Busy,
                 load => load,
             },
             host: *planned.host.as_ref().unwrap_or(&Host::Direct),
-            action: planned.action(case),
+            action: match (planned.action(case), obstacle) {
+                (Action::Run, Some(reason)) => Action::Skip(reason),
+                (action, _) => action,
+            },
         }
     }
 }
@@ -356,6 +444,31 @@ fn obstacle_to(case: &Case, cell: &Cell, facts: &Capabilities) -> Option<String>
     }
     if spec.migratable && cell.guest.image.is_some() {
         return Some("the guest's disk image is not shared between two QEMUs".into());
+    }
+    None
+}
+
+/// Why the guest of a cell cannot move to another QEMU, on that version of its machine type.
+fn obstacle_there(
+    cell: &Cell,
+    name: &str,
+    there: &TestedQemu,
+    machine: Option<&str>,
+) -> Option<String> {
+    let (device, version) = (&cell.nic.device, &there.facts.version);
+    if let Some(refusal) = there.refusal(&cell.nic, cell.guest.machine) {
+        return Some(refusal.to_owned());
+    }
+    if !there.facts.has_device(device) {
+        return Some(format!(
+            "QEMU {version} ({name}) has no device model {device}"
+        ));
+    }
+    if machine.is_none() {
+        return Some(format!(
+            "QEMU {version} ({name}) has no version of machine type {} that this QEMU has",
+            cell.guest.machine.name()
+        ));
     }
     None
 }

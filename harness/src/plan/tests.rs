@@ -153,6 +153,90 @@ fn what_a_profile_times_runs_alone_and_nothing_under_a_fault_does() {
     assert!(faulty.iter().all(|trial| trial.load == Load::Busy));
 }
 
+#[test]
+fn a_case_that_goes_elsewhere_has_a_trial_for_each_other_qemu_and_none_without() {
+    static ACROSS: &[&Case] = &[&Case {
+        name: "driver",
+        across: true,
+        vm: |spec| spec.migratable = true,
+        ..PLAIN
+    }];
+    let facts = capable(|host| {
+        host.qemus.default.facts.machines.push("pc-q35-7.2".into());
+        let mut trixie = tested("10.0.13");
+        trixie.facts.machines = ["pc", "pc-q35-7.2", "pc-q35-7.1"]
+            .map(String::from)
+            .to_vec();
+        let mut bare = trixie.clone();
+        bare.facts.devices.retain(|device| device != "e1000");
+        let gone = "the QEMU of Debian woody cannot be fetched: 404";
+        host.qemus.others = [
+            ("trixie".to_owned(), Ok(trixie)),
+            ("bare".to_owned(), Ok(bare)),
+            ("gone".to_owned(), Err(gone.to_owned())),
+        ]
+        .into();
+    });
+    let tables = ["trixie", "bare", "gone"].map(|name| format!("[qemu.{name}]\nsuite = \"sid\"\n"));
+    let mut matrix = matrix(&tables.concat());
+    let alone = matrix.clone();
+    matrix.axes.qemu = ["default", "trixie", "bare", "gone"]
+        .map(String::from)
+        .to_vec();
+    let profile = matrix.profile("both").unwrap();
+    let trials = |matrix: &Matrix, faults| {
+        let trials = plan(matrix, ACROSS, profile, &facts, faults, None);
+        trials
+            .into_iter()
+            .filter(|trial| trial.cell.backend == Backend::Tap)
+    };
+    assert_eq!(trials(&alone, false).count(), 0);
+    let of_default = |trial: &PlannedTrial| trial.cell.qemu == "default";
+    let said: Vec<String> = trials(&matrix, false)
+        .filter(of_default)
+        .map(|trial| match &trial.action {
+            Action::Run => format!("{} {:?}", trial.name, trial.machine_version.as_deref()),
+            Action::Skip(reason) => format!("{} {reason}", trial.name),
+        })
+        .collect();
+    insta::assert_snapshot!(said.join("\n"), @r#"
+    driver@to_trixie::virtio::rhel9::tap Some("pc-q35-7.2")
+    driver@to_bare::virtio::rhel9::tap Some("pc-q35-7.2")
+    driver@to_gone::virtio::rhel9::tap the QEMU of Debian woody cannot be fetched: 404
+    driver@to_trixie::virtio::rhel6::tap QEMU 10.0.13 (trixie) has no version of machine type pc that this QEMU has
+    driver@to_bare::virtio::rhel6::tap QEMU 10.0.13 (bare) has no version of machine type pc that this QEMU has
+    driver@to_gone::virtio::rhel6::tap the QEMU of Debian woody cannot be fetched: 404
+    driver@to_trixie::e1000::rhel9::tap Some("pc-q35-7.2")
+    driver@to_bare::e1000::rhel9::tap QEMU 10.0.13 (bare) has no device model e1000
+    driver@to_gone::e1000::rhel9::tap the QEMU of Debian woody cannot be fetched: 404
+    driver@to_trixie::e1000::rhel6::tap QEMU 10.0.13 (trixie) has no version of machine type pc that this QEMU has
+    driver@to_bare::e1000::rhel6::tap QEMU 10.0.13 (bare) has no device model e1000
+    driver@to_gone::e1000::rhel6::tap the QEMU of Debian woody cannot be fetched: 404
+    "#);
+    let back = "driver@to_default::virtio::rhel9::tap::trixie";
+    assert!(trials(&matrix, false).any(|trial| trial.name == back));
+    let faulty: Vec<String> = trials(&matrix, true)
+        .filter(of_default)
+        .map(|trial| trial.name)
+        .collect();
+    insta::assert_snapshot!(faulty.join("\n"), @"
+    driver@to_trixie!unplugged::virtio::rhel9::tap
+    driver@to_trixie!unplugged::e1000::rhel6::tap
+    ");
+    let kit = crate::testbed::stock::kit(
+        None,
+        crate::vm::accel::Accel::Tcg,
+        &facts.qemus.default.facts,
+    );
+    let runs = trials(&matrix, false)
+        .find(|trial| trial.action == Action::Run)
+        .unwrap();
+    let order = runs.order(profile, kit);
+    assert_eq!(order.spec.machine_type(), "pc-q35-7.2");
+    assert_eq!(order.plain, order.spec);
+    assert_eq!(order.other.unwrap().name, "trixie");
+}
+
 /// More than 10,000 trials: 3 cases on 50 NICs, 25 guests and 3 backends.
 pub(crate) fn many() -> Vec<PlannedTrial> {
     let nic = "device = 'virtio-net-pci'\ndriver = 'virtio_net'\nmax_mtu = 1500\noffloads = []";

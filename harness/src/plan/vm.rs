@@ -25,6 +25,7 @@ impl PlannedTrial {
                 inject: fault.inject,
             }),
             kit,
+            other: self.other.clone(),
         }
     }
 
@@ -40,6 +41,7 @@ impl PlannedTrial {
     /// Its VM as it would be without its fault.
     fn plain_vm_spec(&self, kit: &Kit) -> VmSpec {
         let mut spec = standard::bare(&self.cell, kit, 0);
+        spec.machine_version.clone_from(&self.machine_version);
         (self.case.vm)(&mut spec);
         spec
     }

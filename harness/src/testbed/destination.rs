@@ -1,7 +1,6 @@
 //! Live migration: a second QEMU, with a tap of its own on the same bridge, that the guest moves to.
 
 use super::Testbed;
-use super::stock::Stock;
 use crate::base::deadline;
 use crate::base::error::OrCannotRun;
 use crate::base::words::quote;
@@ -12,6 +11,7 @@ use crate::net::frame::Frame;
 use crate::vm::accel::Accel;
 use crate::vm::cmdline::{Ram, VmSpec};
 use crate::vm::process::Vm;
+use crate::vm::qemu::Qemu;
 use crate::vm::wire::EventMark;
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
@@ -72,17 +72,26 @@ fn other<T: PartialEq>(this: T, [a, b]: [T; 2]) -> T {
 }
 
 impl Testbed {
-    /// Starts the `round`-th destination, ready for the guest; its transcripts go to
-    /// `destinationN` in the trial's artifacts.
+    /// The trial's own QEMU, in which its guest begins.
+    pub fn own_qemu(&self) -> &Qemu {
+        &self.stock.qemu
+    }
+
+    /// Starts the `round`-th destination, a VM of `qemu` that is ready for the guest; its transcripts go
+    /// to `destinationN` in the trial's artifacts.
     ///
     /// # Errors
     /// When QEMU does not start, or does not wait for a guest.
-    pub fn destination(&self, round: u32) -> anyhow::Result<Destination> {
+    pub fn destination(&self, qemu: &Qemu, round: u32) -> anyhow::Result<Destination> {
         let directory = self.artifacts.dir().join(format!("destination{round}"));
         std::fs::create_dir_all(&directory)
             .or_cannot_run(|| format!("create {}", directory.display()))?;
-        let Stock { qemu, echo, .. } = &*self.stock;
-        let mut vm = Vm::start(qemu, spec(&self.vm.spec), &directory, *echo)?;
+        let echo = self.stock.echo;
+        let mut spec = spec(&self.vm.spec);
+        if let Some(alter) = self.alter_destination {
+            alter(&mut spec);
+        }
+        let mut vm = Vm::start(qemu, spec, &directory, echo)?;
         let tap = &vm.spec.nics[0].tap;
         self.bridge.attach_tap(tap)?;
         let wire = Capture::start(tap)?;
@@ -91,7 +100,7 @@ impl Testbed {
             File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
         };
         let stream = vm.take_agent().context("the agent's socket was taken")?;
-        let agent = Agent::expected(stream, create("agent.log")?, create("commands.log")?, *echo)?;
+        let agent = Agent::expected(stream, create("agent.log")?, create("commands.log")?, echo)?;
         vm.call_raw("migrate-incoming", json!({ "uri": uri() }))?;
         // The guest then runs as soon as it is there.
         vm.call(&qapi::qmp::cont {})?;
@@ -171,7 +180,12 @@ impl Testbed {
         if ended != "completed" {
             let facts = self.vm.call_raw("query-migrate", json!({}))?;
             let error = anyhow!("the migration ended as {ended:?}; query-migrate: {facts}");
-            return Err(of_destination(error));
+            // It ends, or has ended, as its stream was cut off; only its own words say why.
+            let death = destination.vm.await_death();
+            return Err(match death {
+                Some(death) => error.context(format!("the destination: {death}")),
+                None => error,
+            });
         }
         destination
             .vm
@@ -179,7 +193,7 @@ impl Testbed {
             .event(arrived, deadline::ARRIVED.start(), |event| {
                 (event.name == "RESUME").then_some(())
             })
-            .map_err(|error| destination.vm.explain(error))
+            .map_err(&of_destination)
             .context("the destination does not run the guest")?;
         self.migration_facts()
     }
@@ -197,6 +211,21 @@ impl Testbed {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Has the guest go on at the source, after a destination has refused it, and shows that it answers.
+    ///
+    /// # Errors
+    /// When QEMU does not run the guest any more, or the guest does not answer.
+    pub fn stay(&self) -> anyhow::Result<()> {
+        // Without a word from the destination the source takes the guest for gone, and keeps it stopped.
+        if !self.vm.call(&qapi::qmp::query_status {})?.running {
+            self.vm.call(&qapi::qmp::cont {})?;
+        }
+        self.agent
+            .await_anew()
+            .map_err(|error| self.vm.explain(error))?;
+        self.reach(deadline::FIRST_PING)
     }
 
     /// Ends the source: the guest is at `destination` from now on.

@@ -18,6 +18,7 @@ use crate::base::error::{OrCannotRun, Skip};
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
+use crate::host::qemus::OtherQemu;
 use crate::matrix::Cell;
 use crate::matrix::schema::Profile;
 use crate::net::addr::{self, Mac};
@@ -25,7 +26,7 @@ use crate::net::bridge::{self, Bridge};
 use crate::net::capture::Capture;
 use crate::net::dhcp::Dhcp;
 use crate::net::namespace::Namespace;
-use crate::vm::cmdline::{Boot, NicSpec};
+use crate::vm::cmdline::{Boot, NicSpec, VmSpec};
 use crate::vm::process::{Handle, Vm};
 use crate::vm::standard::{self, Kit};
 use crate::vm::start_state::StartState;
@@ -47,6 +48,10 @@ use stock::Stock;
 pub struct Testbed {
     stock: Arc<Stock>,
     kit: Kit,
+    /// Another QEMU, where the guest is to move to one.
+    pub other: Option<Arc<OtherQemu>>,
+    /// What a fault changes of the VMs that the guest is to move to.
+    pub alter_destination: Option<fn(&mut VmSpec)>,
     /// The cell under test.
     pub cell: Arc<Cell>,
     /// How often and how long.
@@ -108,6 +113,7 @@ impl Testbed {
             profile,
             strike,
             kit,
+            other,
         } = order;
         let (source, notes) = stock
             .checkpoints
@@ -153,6 +159,8 @@ impl Testbed {
         Ok(Testbed {
             stock: stock.clone(),
             kit,
+            other,
+            alter_destination: None,
             cell,
             profile,
             agent: guest.agent,

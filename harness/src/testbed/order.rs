@@ -1,6 +1,7 @@
 //! What a testbed is built from: all that is known of one trial before its VM starts.
 
 use super::Testbed;
+use crate::host::qemus::OtherQemu;
 use crate::matrix::Cell;
 use crate::matrix::schema::Profile;
 use crate::vm::cmdline::VmSpec;
@@ -24,6 +25,8 @@ pub struct Order {
     pub strike: Option<Strike>,
     /// What further VMs of the same cell are made of.
     pub kit: Kit,
+    /// Another QEMU that the guest is to move to.
+    pub other: Option<Arc<OtherQemu>>,
 }
 
 /// What a testbed is struck with, once.
@@ -50,4 +53,8 @@ pub enum Moment {
     Refusal,
     /// The guest is on its way to another QEMU.
     Migrating,
+    /// The guest has arrived at another QEMU.
+    Arrived,
+    /// The guest has come back from there.
+    Returned,
 }

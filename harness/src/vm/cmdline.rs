@@ -73,6 +73,9 @@ pub enum Ram {
 pub struct VmSpec {
     /// QEMU's machine type.
     pub machine: Machine,
+    /// The version of that machine type (`pc-q35-7.2`), for a guest that moves to a QEMU whose newest
+    /// one is another; the newest of this QEMU without it.
+    pub machine_version: Option<String>,
     /// How guest code runs.
     pub accel: Accel,
     /// MiB.
@@ -178,6 +181,12 @@ impl VmSpec {
         }
     }
 
+    /// The name of the machine type, as QEMU takes it.
+    pub fn machine_type(&self) -> &str {
+        let version = self.machine_version.as_deref();
+        version.unwrap_or(self.machine.name())
+    }
+
     /// QEMU's arguments, without the program.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut a = Arguments::default();
@@ -191,8 +200,8 @@ impl VmSpec {
         a.push("-no-reboot");
         let mut machine = match self.boot {
             // Firmware and boot ROM then write to the serial console.
-            Boot::Network(_) => format!("{},graphics=off", self.machine.name()),
-            _ => self.machine.name().to_owned(),
+            Boot::Network(_) => format!("{},graphics=off", self.machine_type()),
+            _ => self.machine_type().to_owned(),
         };
         // Only then can an IOMMU remap interrupts under KVM.
         if self.iommu && self.accel == Accel::Kvm {

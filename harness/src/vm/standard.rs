@@ -42,6 +42,7 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
     };
     VmSpec {
         machine: guest.machine,
+        machine_version: None,
         accel: kit.accel,
         memory_mib: guest.memory_mib,
         cpus: 1,

@@ -136,6 +136,43 @@ fn an_error_is_quoted() {
 }
 
 #[test]
+fn a_guest_moves_on_the_newest_machine_that_both_have() {
+    let facts = |machines: &[&str]| {
+        let mut facts = crate::host::tests::tested("7.2.0").facts;
+        facts.machines = machines.iter().map(|&name| name.to_owned()).collect();
+        facts
+    };
+    let old = facts(&[
+        "pc",
+        "q35",
+        "microvm",
+        "pc-i440fx-7.2",
+        "pc-q35-7.2",
+        "pc-q35-7.1",
+        "pc-q35-rhel9.2.0",
+    ]);
+    let new = facts(&[
+        "pc",
+        "q35",
+        "microvm",
+        "pc-i440fx-10.0",
+        "pc-q35-10.0",
+        "pc-q35-9.2",
+        "pc-q35-7.2",
+        "pc-q35-7.1",
+        "pc-i440fx-6.2",
+        "pc-q35-rhel9.2.0",
+    ]);
+    let common = common_machine(Machine::Q35, &old, &new);
+    assert_eq!(common.as_deref(), Some("pc-q35-7.2"));
+    assert_eq!(common, common_machine(Machine::Q35, &new, &old));
+    // By number: as text, 9.2 would be newer than 10.0.
+    let same = common_machine(Machine::Q35, &new, &new);
+    assert_eq!(same.as_deref(), Some("pc-q35-10.0"));
+    assert_eq!(common_machine(Machine::Pc, &old, &new), None);
+}
+
+#[test]
 fn devices_and_aliases_are_read() {
     let help = "Network devices:\r\n\
                 name \"e1000\", bus PCI, alias \"e1000-82540em\", desc \"Intel alias \"\r\n\

@@ -202,7 +202,7 @@ fn unknown_keys() {
     m.toml:2: [axes]: the key `vhost` is missing
     m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: qemu, nic, guest, vhost, zcopy)
     m.toml:8: [nics.e1000]: the key `driver` is missing
-    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, boot_rom, properties, machine_properties, iommu)
+    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, boot_rom, properties, machine_properties, iommu)
     m.toml:20: [guests.rhel6]: the key `memory` is missing
     m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
     m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)

@@ -133,8 +133,9 @@ mod tests {
         for change in same {
             assert_eq!(key(change), plain);
         }
-        let other: [fn(&mut VmSpec); 12] = [
+        let other: [fn(&mut VmSpec); 13] = [
             |s| s.machine = Machine::Pc,
+            |s| s.machine_version = Some("pc-q35-7.2".into()),
             |s| s.accel = Accel::Kvm,
             |s| s.memory_mib = 512,
             |s| s.cpus = 4,

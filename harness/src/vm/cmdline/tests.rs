@@ -18,6 +18,7 @@ pub(crate) fn nic(device: &str) -> NicSpec {
 pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
     VmSpec {
         machine: Machine::Q35,
+        machine_version: None,
         accel: Accel::Tcg,
         memory_mib: 256,
         cpus: 1,
@@ -49,6 +50,16 @@ fn a_standard_vm() {
     let mut spec = spec(vec![nic("e1000")]);
     spec.kernel_parameter("module_blacklist=e1000");
     insta::assert_snapshot!(line(&spec));
+}
+
+#[test]
+fn a_machine_type_may_be_of_an_older_version() {
+    let mut spec = spec(vec![]);
+    spec.machine_version = Some("pc-q35-7.2".into());
+    spec.ram = Ram::Private("ram".into());
+    let line = line(&spec);
+    let expected = "-machine pc-q35-7.2,memory-backend=ram ";
+    assert!(line.contains(expected), "{line}");
 }
 
 #[test]

@@ -1,0 +1,606 @@
+//! What a guest has told its NIC, and what must still hold of the NIC when the guest has moved elsewhere:
+//! its MAC, a VLAN, a multicast group, promiscuous mode, its queues, its offloads, its MTU. Each is seen
+//! on the wire, by QEMU where QEMU shows it, and by the guest.
+
+use super::multiqueue::{self, vectors};
+use super::promisc::TCPDUMP;
+use super::transfer;
+use crate::base::deadline::{self, Limit};
+use crate::base::error::OrCannotRun as _;
+use crate::guest::dialect::Op;
+use crate::guest::link::{self, Link};
+use crate::net::addr::{HOST_MAC, Mac};
+use crate::net::bridge;
+use crate::net::frame::{Direction, Frame, Icmp};
+use crate::net::probe::{self, Sender};
+use crate::testbed::Testbed;
+use anyhow::{Context as _, anyhow, ensure};
+use qapi::qmp::RxFilterInfo;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// The VLAN that the guest joins.
+pub(super) const VLAN: u16 = 10;
+/// The guest's address in it, and the host's: outside the bridge's own network.
+const IN_VLAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
+const HOST_IN_VLAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+/// The multicast group that the guest joins, and one that it does not.
+pub(super) const GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x01]);
+const OTHER_GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x7e]);
+/// A MAC that no host here has.
+const FOREIGN: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
+/// An MTU above Ethernet's, for which the driver sets up its NIC otherwise, and one below, for a NIC whose
+/// largest is Ethernet's own.
+const LARGE_MTU: u32 = 4000;
+const SMALL_MTU: u32 = 1400;
+/// Ethernet's header, and those of IPv4 and ICMP, bytes.
+const ETHERNET: usize = 14;
+const HEADERS: u32 = 28;
+/// What crosses by TCP each way, KiB: enough that a kernel that may hand over more than the MTU does.
+const BLOCKS: u32 = 64;
+/// TCP connections from as many ports: enough that each of four queues gets some each way, but for one
+/// time in ten million.
+const FLOWS: u32 = 64;
+/// Nobody listens there (RFC 863), and the guest's kernel refuses each connection.
+const DISCARD: u16 = 9;
+/// In the guest: what tcpdump shows of the probes.
+const SEEN: &str = "/tmp/nicmatrix-probes";
+/// A connection's refusal takes a millisecond; e1000 holds frames back for 1 s after its filter was
+/// changed.
+const REFUSAL: Limit = Limit {
+    what: "the refusal of a connection",
+    seconds: 5.0,
+};
+/// A frame sent to the bridge is on its port at once.
+const ON_TAP: Limit = Limit {
+    what: "a probe on the tap",
+    seconds: 5.0,
+};
+
+/// What is switched off where the NIC has it on: ethtool's short name, and the long one of `ethtool -k`.
+const OFFLOADS: [(&str, &str); 5] = [
+    ("rx", "rx-checksumming"),
+    ("tx", "tx-checksumming"),
+    ("tso", "tcp-segmentation-offload"),
+    ("lro", "large-receive-offload"),
+    ("rx-gro-hw", "rx-gro-hw"),
+];
+
+/// Where a probe is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Target {
+    /// The MAC that the guest set.
+    Own,
+    /// The NIC's first MAC.
+    First,
+    /// The multicast group that the guest has joined.
+    Joined,
+    /// Another group.
+    OtherGroup,
+    /// A MAC of nobody here.
+    Foreign,
+    /// Everybody: the last probe, which shows that those before it have passed or not.
+    Marker,
+}
+
+impl Target {
+    const ALL: [Target; 6] = [
+        Target::Own,
+        Target::First,
+        Target::Joined,
+        Target::OtherGroup,
+        Target::Foreign,
+        Target::Marker,
+    ];
+}
+
+/// What the guest has told its NIC.
+pub(super) struct State {
+    /// The NIC's interface as it was before.
+    pub(super) link: Link,
+    /// The MAC that the guest set; the first where the NIC takes no other.
+    pub(super) mac: Mac,
+    first: Mac,
+    mtu: u32,
+    /// Whether the driver takes VLANs, and the guest is in [`VLAN`].
+    vlan: bool,
+    /// Short and long names of what was switched off.
+    off: Vec<(&'static str, &'static str)>,
+    /// Whether the NIC is in promiscuous mode.
+    pub(super) promiscuous: bool,
+    /// Whether a frame for a group that was not joined stayed outside, when the guest had not moved yet:
+    /// where a NIC filters by a hash or not at all, it does not.
+    filters_groups: bool,
+    /// How many times probes were sent.
+    rounds: u8,
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let off: Vec<&str> = self.off.iter().map(|(short, _)| *short).collect();
+        write!(f, "MAC {}", self.mac)?;
+        if self.mac == self.first {
+            f.write_str(" (the first, the NIC takes no other)")?;
+        }
+        write!(f, ", MTU {}", self.mtu)?;
+        match self.vlan {
+            true => write!(f, ", VLAN {VLAN}")?,
+            false => f.write_str(", no VLAN (the driver takes none)")?,
+        }
+        write!(f, ", group {GROUP}")?;
+        if !self.filters_groups {
+            f.write_str(" (the NIC passes other groups as well)")?;
+        }
+        match off.is_empty() {
+            true => f.write_str(", no offload to switch off"),
+            false => write!(f, ", off: {}", off.join(" ")),
+        }
+    }
+}
+
+/// Another MAC, in which each byte differs: local and unicast, as the first.
+fn other_mac(Mac([a, b, c, d, e, f]): Mac) -> Mac {
+    Mac([a ^ 0xfc, !b, !c, !d, !e, !f])
+}
+
+impl State {
+    /// Sets all of it, on a NIC that is up and addressed.
+    ///
+    /// # Errors
+    /// What the guest refuses; a NIC that then does not answer.
+    pub(super) fn set(bed: &mut Testbed, link: &Link) -> anyhow::Result<State> {
+        let dev = &link.name;
+        let first = bed.nic().mac;
+        let mac = match bed.cell.nic.takes_mac {
+            true => other_mac(first),
+            false => first,
+        };
+        let mtu = match bed.cell.nic.max_mtu {
+            largest if largest >= LARGE_MTU => LARGE_MTU,
+            _ => SMALL_MTU,
+        };
+        bed.bridge.set_mtu(mtu.max(bridge::MTU))?;
+        let features = link::fields(&bed.agent.sh(&format!("ethtool -k {dev}"))?);
+        let is = |name: &str, value: &str| features.get(name).is_some_and(|is| is == value);
+        let off: Vec<_> = (OFFLOADS.into_iter())
+            .filter(|(_, long)| is(long, "on"))
+            .collect();
+        let vlan = !is("vlan-challenged", "on [fixed]");
+
+        let mut script = vec![
+            bed.command(Op::Down, link, ""),
+            bed.command(Op::Mac, link, &mac.to_string()),
+            bed.command(Op::Mtu, link, &mtu.to_string()),
+        ];
+        if !off.is_empty() {
+            let words = off.iter().map(|(short, _)| format!(" {short} off"));
+            script.push(format!("ethtool -K {dev}{}", words.collect::<String>()));
+        }
+        if bed.nic().queues > 1 {
+            // ethtool refuses to set what is set already (code 80): 1 first, so that 4 is a change.
+            let queues = bed.nic().queues;
+            script.push(format!(
+                "{{ ethtool -L {dev} combined 1; ethtool -L {dev} combined {queues}; }}"
+            ));
+        }
+        script.push(bed.command(Op::Up, link, ""));
+        if vlan {
+            let inner = format!("{dev}.{VLAN}");
+            let dialect = bed.cell.guest.dialect;
+            script.extend([
+                bed.command(Op::VlanAdd, link, &VLAN.to_string()),
+                dialect.command(Op::Address, &inner, &format!("{IN_VLAN}/24")),
+                format!(
+                    "ip neigh replace {HOST_IN_VLAN} lladdr {HOST_MAC} nud permanent dev {inner}"
+                ),
+            ]);
+        }
+        script.push(format!("ip maddr add {GROUP} dev {dev}"));
+        bed.agent.sh(&script.join(" && "))?;
+        bed.agent.sh(&format!(
+            "tcpdump -p -n -e -l -i {dev} ether proto {:#x} >{SEEN} 2>{SEEN}.err </dev/null &",
+            probe::ETHERTYPE
+        ))?;
+        let listens = format!("grep -q listening {SEEN}.err");
+        bed.agent
+            .until(&listens, TCPDUMP, &format!("cat {SEEN}.err"))?;
+        transfer::make_file(bed, BLOCKS)?;
+        bridge::flush_neighbour(bed.address())?;
+        bed.reach(deadline::FIRST_PING)
+            .context("once the guest had set up its NIC")?;
+        let mut state = State {
+            link: link.clone(),
+            mac,
+            first,
+            mtu,
+            vlan,
+            off,
+            promiscuous: false,
+            filters_groups: false,
+            rounds: 0,
+        };
+        let seen = state.probe(bed)?;
+        state.filters_groups = !seen.contains(&Target::OtherGroup);
+        Ok(state)
+    }
+
+    /// Switches promiscuous mode.
+    ///
+    /// # Errors
+    /// The guest's refusal.
+    pub(super) fn set_promiscuous(&mut self, bed: &Testbed, on: bool) -> anyhow::Result<()> {
+        let op = match on {
+            true => Op::PromiscOn,
+            false => Op::PromiscOff,
+        };
+        bed.apply(op, &self.link, "")?;
+        self.promiscuous = on;
+        Ok(())
+    }
+
+    /// Fails unless all of it holds, but for the VLAN.
+    ///
+    /// # Errors
+    /// What does not hold, as the wire, QEMU or the guest shows it.
+    pub(super) fn expect(&mut self, bed: &Testbed) -> anyhow::Result<()> {
+        self.expect_filters(bed)?;
+        self.expect_rx_filter(bed)?;
+        self.expect_in_guest(bed)?;
+        self.expect_sizes(bed)?;
+        if bed.nic().queues > 1 {
+            self.expect_queues(bed)?;
+        }
+        Ok(())
+    }
+
+    /// As [`State::expect`], of what promiscuous mode changes.
+    ///
+    /// # Errors
+    /// As [`State::expect`].
+    pub(super) fn expect_promiscuous(&mut self, bed: &Testbed) -> anyhow::Result<()> {
+        self.expect_filters(bed)?;
+        self.expect_rx_filter(bed)
+    }
+
+    /// Fails unless the NIC takes the frames that it should, and no others.
+    fn expect_filters(&mut self, bed: &Testbed) -> anyhow::Result<()> {
+        let seen = self.probe(bed)?;
+        let mode = match self.promiscuous {
+            true => "in",
+            false => "outside",
+        };
+        let (mac, first) = (self.mac, self.first);
+        let hears = |target, expected: bool, what: &str| {
+            let heard = seen.contains(&target);
+            let word = match heard {
+                true => "sees",
+                false => "does not see",
+            };
+            ensure!(
+                heard == expected,
+                "{mode} promiscuous mode the guest {word} a frame for {what}"
+            );
+            Ok(())
+        };
+        hears(
+            Target::Own,
+            true,
+            &format!("{mac}, the MAC that the guest set"),
+        )?;
+        hears(
+            Target::Joined,
+            true,
+            &format!("{GROUP}, the multicast group that it joined"),
+        )?;
+        hears(
+            Target::Foreign,
+            self.promiscuous,
+            &format!("the foreign MAC {FOREIGN}"),
+        )?;
+        if mac != first {
+            let what = format!("{first}, the first MAC, and {mac} is the MAC that the guest set");
+            hears(Target::First, self.promiscuous, &what)?;
+        }
+        if self.promiscuous || self.filters_groups {
+            let what = format!("{OTHER_GROUP}, a multicast group that it did not join");
+            hears(Target::OtherGroup, self.promiscuous, &what)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a probe to each target; those that the guest sees.
+    fn probe(&mut self, bed: &Testbed) -> anyhow::Result<BTreeSet<Target>> {
+        self.rounds += 1;
+        let round = self.rounds;
+        let from = |target: Target| Mac([0x02, 0, 0, 0, round, target as u8]);
+        let sender = Sender::open()?;
+        let wire = bed.wire()?;
+        let mark = wire.mark()?;
+        for target in Target::ALL {
+            let to = match target {
+                Target::Own => self.mac,
+                Target::First => self.first,
+                Target::Joined => GROUP,
+                Target::OtherGroup => OTHER_GROUP,
+                Target::Foreign => FOREIGN,
+                Target::Marker => Mac::BROADCAST,
+            };
+            sender.send(&probe::probe(to, from(target)))?;
+        }
+        // They are all on the tap, in this order.
+        let limit = Instant::now() + ON_TAP.start().span();
+        for target in Target::ALL {
+            wire.wait(mark, limit, |frame| frame.src() == Some(from(target)))
+                .or_cannot_run(|| format!("send a frame from {}", from(target)))?;
+        }
+        let shown = bed
+            .agent
+            .once(
+                &format!("grep -q {} {SEEN}", from(Target::Marker)),
+                TCPDUMP,
+                &format!("cat {SEEN}.err {SEEN}"),
+                &format!("cat {SEEN}"),
+            )
+            .context("the guest does not see a broadcast")?;
+        let sees = |target: &Target| shown.contains(&from(*target).to_string());
+        Ok(Target::ALL.into_iter().filter(sees).collect())
+    }
+
+    /// What QEMU shows of it: on virtio its receive filter.
+    fn expect_rx_filter(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let Some(filter) = rx_filter(bed)? else {
+            return Ok(());
+        };
+        ensure!(
+            filter.main_mac.parse().ok() == Some(self.mac),
+            "the MAC that the guest set is {}, QEMU's query-rx-filter has {}",
+            self.mac,
+            filter.main_mac
+        );
+        let groups = &filter.multicast_table;
+        ensure!(
+            groups.iter().any(|group| group.parse().ok() == Some(GROUP)),
+            "the multicast group that the guest joined is {GROUP}, QEMU's query-rx-filter has {groups:?}"
+        );
+        ensure!(
+            filter.promiscuous == self.promiscuous,
+            "promiscuous mode is {}, QEMU's query-rx-filter says {}",
+            self.promiscuous,
+            filter.promiscuous
+        );
+        Ok(())
+    }
+
+    /// What the guest's kernel shows of it.
+    fn expect_in_guest(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let dev = &self.link.name;
+        let group = GROUP.to_string().replace(':', "");
+        let text = bed.agent.sh(&format!(
+            "cd /sys/class/net/{dev}; read -r mac <address; read -r mtu <mtu; read -r flags <flags\n\
+             echo mac: $mac; echo mtu: $mtu; echo flags: $flags\n\
+             [ -e /proc/net/vlan/{dev}.{VLAN} ] && echo vlan: joined\n\
+             grep -q {group} /proc/net/dev_mcast && echo group: joined\n\
+             ethtool -k {dev}; ethtool -l {dev} 2>/dev/null; true"
+        ))?;
+        let fields = link::fields(&text);
+        let get = |name: &str| fields.get(name).map_or("", String::as_str);
+        ensure!(
+            get("mac") == self.mac.to_string(),
+            "the MAC that the guest set is {}, it shows {}",
+            self.mac,
+            get("mac")
+        );
+        ensure!(
+            get("mtu") == self.mtu.to_string(),
+            "the MTU was set to {}, the guest reads back {}",
+            self.mtu,
+            get("mtu")
+        );
+        let flags = u32::from_str_radix(get("flags").trim_start_matches("0x"), 16)
+            .with_context(|| format!("the guest's flags of {dev} are {:?}", get("flags")))?;
+        ensure!(
+            (flags & libc::IFF_PROMISC.cast_unsigned() != 0) == self.promiscuous,
+            "promiscuous mode is {}, the guest's flags of {dev} are {flags:#x}",
+            self.promiscuous
+        );
+        ensure!(
+            !self.vlan || get("vlan") == "joined",
+            "the guest joined VLAN {VLAN} and has no {dev}.{VLAN} any more"
+        );
+        ensure!(
+            get("group") == "joined",
+            "the guest joined the multicast group {GROUP} and its /proc/net/dev_mcast does not show it"
+        );
+        for (short, long) in &self.off {
+            ensure!(
+                get(long).starts_with("off"),
+                "{short} was switched off, `ethtool -k` reads back {long}: {}",
+                get(long)
+            );
+        }
+        let queues = bed.nic().queues;
+        ensure!(
+            queues == 1 || get("Combined") == queues.to_string(),
+            "the guest set {queues} queues, `ethtool -l` reads back {}",
+            get("Combined")
+        );
+        Ok(())
+    }
+
+    /// Fails unless the NIC takes a request with the VLAN's tag, and the reply has that tag. It is apart from
+    /// all else: a QEMU that is known to lose VLANs is still to be judged by the rest.
+    ///
+    /// # Errors
+    /// What QEMU or the tap shows instead.
+    pub(super) fn expect_vlan(&self, bed: &Testbed) -> anyhow::Result<()> {
+        if !self.vlan {
+            return Ok(());
+        }
+        if let Some(filter) = rx_filter(bed)? {
+            ensure!(
+                filter.vlan_table.contains(&i64::from(VLAN)),
+                "the guest is in VLAN {VLAN}, QEMU's query-rx-filter has {:?}",
+                filter.vlan_table
+            );
+        }
+        let wire = bed.wire()?;
+        let mark = wire.mark()?;
+        let key = (u16::from(self.rounds), VLAN);
+        let request = probe::tagged_echo(VLAN, (HOST_MAC, HOST_IN_VLAN), (self.mac, IN_VLAN), key)?;
+        Sender::open()?.send(&request)?;
+        let limit = Instant::now() + deadline::FIRST_PING.start().span();
+        let replies = |frame: &Frame| {
+            let reply =
+                matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
+            reply && frame.vlan_id() == Some(VLAN)
+        };
+        wire.wait(mark, limit, replies).with_context(|| {
+            format!("in VLAN {VLAN} no reply with that tag came back to an echo request")
+        })?;
+        Ok(())
+    }
+
+    /// A packet of exactly the MTU crosses both ways; by TCP none is longer, though the guest's kernel and
+    /// the host's would build longer ones for a NIC that segments.
+    fn expect_sizes(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let mtu = self.mtu;
+        let ping = bed.ping().count(2).size(mtu - HEADERS).interval(0.01);
+        bed.expect_answered(&ping.dont_fragment(), 2)
+            .with_context(|| format!("with the MTU at {mtu}"))?;
+        let wire = bed.wire()?;
+        let mark = wire.mark()?;
+        transfer::from_guest(bed, BLOCKS, Duration::ZERO)?;
+        transfer::to_guest(bed, BLOCKS, Duration::ZERO)?;
+        let most = mtu as usize + ETHERNET;
+        let frames = wire.frames(mark)?;
+        let off: Vec<&str> = self.off.iter().map(|(short, _)| *short).collect();
+        for direction in [Direction::FromGuest, Direction::ToGuest] {
+            let segments = (frames.iter())
+                .filter(|frame| frame.direction == direction && frame.tcp_ports().is_some());
+            let longest = segments.map(|frame| frame.length).max().unwrap_or_default();
+            ensure!(
+                longest <= most,
+                "a TCP segment of {longest} bytes went {direction} with the MTU at {mtu} and {} switched off",
+                off.join(", ")
+            );
+            ensure!(
+                longest == most,
+                "with the MTU at {mtu} the longest TCP segment {direction} has {longest} bytes, not {most}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Frames come in and go out by each queue.
+    fn expect_queues(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let queues = bed.nic().queues;
+        let dev = &self.link.name;
+        let look = format!(
+            "basename $(readlink -f {}); cat /proc/interrupts; tc -s qdisc show dev {dev}",
+            Testbed::device_directory(&self.link)
+        );
+        let counts = || -> anyhow::Result<_> {
+            let text = bed.agent.sh(&look)?;
+            let device = text.lines().next().unwrap_or_default();
+            Ok((vectors(&text, device), sent_by_queue(&text)))
+        };
+        let before = counts()?;
+        refused_flows(bed)?;
+        let after = counts()?;
+        let mut idle = Vec::new();
+        for queue in 0..queues {
+            let interrupts = |vectors: &BTreeMap<String, multiqueue::Vector>| {
+                let vector = vectors.get(&format!("input.{queue}"));
+                vector.map_or(0, |vector| vector.count)
+            };
+            if interrupts(&after.0) <= interrupts(&before.0) {
+                idle.push(format!("input.{queue}"));
+            }
+            // tc numbers them from 1.
+            let sent = |by: &BTreeMap<u32, u64>| by.get(&(queue + 1)).copied().unwrap_or(0);
+            if sent(&after.1) <= sent(&before.1) {
+                idle.push(format!("output.{queue}"));
+            }
+        }
+        ensure!(
+            idle.is_empty(),
+            "{FLOWS} connections went by some of {queues} queues only; nothing moved on {}",
+            idle.join(", ")
+        );
+        Ok(())
+    }
+}
+
+/// QEMU's receive filter of the NIC under test, on virtio.
+fn rx_filter(bed: &Testbed) -> anyhow::Result<Option<RxFilterInfo>> {
+    if !bed.cell.nic.is_virtio() {
+        return Ok(None);
+    }
+    let name = Some(bed.nic().id.clone());
+    let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
+    let filter = filters.into_iter().next();
+    filter
+        .context("QEMU's query-rx-filter knows no such NIC")
+        .map(Some)
+}
+
+/// Connections from many ports, each of which the guest refuses: a frame in and a frame out.
+fn refused_flows(bed: &Testbed) -> anyhow::Result<()> {
+    let target = SocketAddr::from((bed.address(), DISCARD));
+    let limit = REFUSAL.start().span();
+    for flow in 1..=FLOWS {
+        let connected = TcpStream::connect_timeout(&target, limit);
+        let refused = matches!(&connected, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
+        if !refused {
+            let what = connected.map_or_else(|error| error.to_string(), |_| "accepted".into());
+            return Err(anyhow!(
+                "of {FLOWS} connections to {target}, the {flow}th was not refused: {what}"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Packets that each transmit queue has sent, by tc's number of it, from `tc -s qdisc`: a line
+/// `qdisc … parent :N …` and below it ` Sent BYTES bytes PACKETS pkt …`.
+fn sent_by_queue(text: &str) -> BTreeMap<u32, u64> {
+    let mut found = BTreeMap::new();
+    let mut queue = None;
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words.first() == Some(&"qdisc") {
+            let parent = words.iter().position(|word| *word == "parent");
+            let parent = parent.and_then(|at| words.get(at + 1)?.rsplit(':').next());
+            // tc writes it in hexadecimal.
+            queue = parent.and_then(|number| u32::from_str_radix(number, 16).ok());
+        } else if let (Some(queue), ["Sent", _, "bytes", packets, "pkt", ..]) = (queue, &words[..])
+        {
+            found.insert(queue, packets.parse().unwrap_or(0));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_byte_of_the_other_mac_differs() {
+        let first = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
+        let other = other_mac(first);
+        assert_eq!(other.to_string(), "ae:ab:ff:ed:cb:a9");
+        assert_eq!(other.0[0] & 3, 2, "locally administered, unicast");
+        assert!(first.0.iter().zip(other.0).all(|(a, b)| *a != b));
+    }
+
+    #[test]
+    fn packets_are_read_by_transmit_queue() {
+        let text = "qdisc mq 0: root \n Sent 900 bytes 10 pkt (dropped 0, overlimits 0 requeues 0) \n backlog 0b 0p requeues 0\n\
+                    qdisc pfifo_fast 0: parent :2 bands 3 priomap 1 2\n Sent 500 bytes 6 pkt (dropped 0, overlimits 0 requeues 0) \n\
+                    qdisc pfifo_fast 0: parent :1 bands 3 priomap 1 2\n Sent 400 bytes 4 pkt (dropped 0, overlimits 0 requeues 0) \n";
+        assert_eq!(sent_by_queue(text), BTreeMap::from([(1, 4), (2, 6)]));
+    }
+}

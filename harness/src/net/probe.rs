@@ -1,0 +1,107 @@
+//! Frames that the host puts on the bridge by hand, each known by the MAC that it comes from: shows which
+//! destinations a NIC takes frames for.
+
+use super::addr::Mac;
+use super::bridge;
+use super::ring::bind;
+use crate::base::error::OrCannotRun as _;
+use anyhow::{Context as _, Result};
+use etherparse::{PacketBuilder, VlanId};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+/// EtherType of a probe: IEEE 802's "local experimental 1", which no kernel answers.
+pub const ETHERTYPE: u16 = 0x88b5;
+
+/// Ethernet's shortest frame without its checksum, bytes.
+const SHORTEST: usize = 60;
+
+/// Sends from the host's end of the bridge, which passes a frame on as any other.
+pub struct Sender(OwnedFd);
+
+impl Sender {
+    /// On the bridge of the calling thread's network.
+    pub fn open() -> Result<Sender> {
+        let open = || -> Result<OwnedFd> {
+            let index = nix::net::if_::if_nametoindex(bridge::NAME)?;
+            // Protocol 0: nothing is received.
+            let socket = socket(
+                AddressFamily::Packet,
+                SockType::Raw,
+                SockFlag::SOCK_CLOEXEC,
+                None,
+            )?;
+            bind(&socket, index, 0)?;
+            Ok(socket)
+        };
+        open()
+            .or_cannot_run(|| format!("send frames on {}", bridge::NAME))
+            .map(Sender)
+    }
+
+    /// Sends a frame, whole with its Ethernet header.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        send(self.0.as_raw_fd(), frame, MsgFlags::empty())
+            .or_cannot_run(|| format!("send a frame on {}", bridge::NAME))
+            .map(drop)
+    }
+}
+
+/// A probe: a frame of [`ETHERTYPE`] without content.
+pub fn probe(to: Mac, from: Mac) -> Vec<u8> {
+    let mut frame = [&to.0[..], &from.0, &ETHERTYPE.to_be_bytes()].concat();
+    frame.resize(SHORTEST, 0);
+    frame
+}
+
+/// An ICMP echo request with the tag of VLAN `vlan`; both ends are MAC and address.
+///
+/// # Errors
+/// For a `vlan` of more than 12 bits.
+pub fn tagged_echo(
+    vlan: u16,
+    (from, source): (Mac, Ipv4Addr),
+    (to, target): (Mac, Ipv4Addr),
+    (id, seq): (u16, u16),
+) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    let vlan = VlanId::try_new(vlan).context("a VLAN's id has 12 bits")?;
+    PacketBuilder::ethernet2(from.0, to.0)
+        .single_vlan(vlan)
+        .ipv4(source.octets(), target.octets(), 64)
+        .icmpv4_echo_request(id, seq)
+        .write(&mut frame, &[0; 32])?;
+    Ok(frame)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::frame::{Direction, Frame, Icmp};
+    use std::time::Duration;
+
+    fn read(bytes: Vec<u8>) -> Frame {
+        Frame {
+            time: Duration::ZERO,
+            direction: Direction::ToGuest,
+            length: bytes.len(),
+            bytes: bytes.into(),
+        }
+    }
+
+    #[test]
+    fn probes_are_read_as_what_they_are() {
+        let (here, there) = (Mac([2, 0, 0, 0, 0, 1]), Mac([0x52, 0x54, 0, 1, 2, 3]));
+        let frame = read(probe(there, here));
+        assert_eq!((frame.src(), frame.dst()), (Some(here), Some(there)));
+        assert_eq!((frame.ethertype(), frame.length), (Some(ETHERTYPE), 60));
+
+        let (source, target) = (Ipv4Addr::new(198, 19, 0, 1), Ipv4Addr::new(198, 19, 0, 2));
+        let ends = ((here, source), (there, target));
+        let frame = read(tagged_echo(10, ends.0, ends.1, (7, 8)).unwrap());
+        assert_eq!(frame.vlan_id(), Some(10));
+        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));
+        assert!(tagged_echo(4096, ends.0, ends.1, (7, 8)).is_err());
+    }
+}
