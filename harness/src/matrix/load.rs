@@ -1,18 +1,20 @@
 //! From the text of `matrix.toml` to a [`Matrix`].
 
-use super::Backend;
+mod known;
+
 use super::disruption::Disruption;
 use super::offload::OFFLOADS;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
-    Axes, BootMode, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic,
-    NicOverride, Profile,
+    Axes, BootMode, BootRom, Dialect, Guest, Machine, Matrix, MatrixError, Nic, NicOverride,
+    Profile,
 };
 use crate::base::words::unknown;
 use report::flags::HostChoice;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::de::DeTable;
 
 const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
@@ -72,7 +74,7 @@ pub fn parse(text: &str, path: &Path, cases: &[&str]) -> Result<Matrix, MatrixEr
 /// The matrix. Where a mistake was noted, it lacks what was wrong, or is None.
 fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     root.allow(&[
-        "host", "lab", "axes", "nics", "guests", "profiles", "exclude",
+        "host", "lab", "axes", "nics", "guests", "profiles", "exclude", "expect",
     ]);
     let nics = named(root, "nics", nic);
     let guests = named(root, "guests", |name, section| {
@@ -97,10 +99,16 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     let guest_axis = axis(&section, "guest", "guest", "guests", &guests);
     let vhost = section.choices("vhost", SWITCH);
     let zcopy = section.choices("zcopy", SWITCH);
-    let excludes: Vec<Exclude> = root
-        .table_array("exclude")
-        .iter()
-        .filter_map(|section| exclude(section, &nics, &guests, cases))
+    let there = known::There {
+        nics: &nics,
+        guests: &guests,
+        cases,
+    };
+    let excludes = (root.table_array("exclude").iter())
+        .filter_map(|section| known::exclude(section, &there).map(Arc::new))
+        .collect();
+    let expectations = (root.table_array("expect").iter())
+        .filter_map(|section| known::expectation(section, &there).map(Arc::new))
         .collect();
     let matrix = Matrix {
         path: path.to_path_buf(),
@@ -116,6 +124,7 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
         guests: values(guests),
         profiles: values(profiles),
         excludes,
+        expectations,
     };
     // After another mistake this would only repeat it.
     if root.reader.is_clean() && matrix.points().next().is_none() {
@@ -369,46 +378,6 @@ fn profile(
         cases: some_cases("cases"),
         nics: optional_axis(section, "nics", "nic", nics),
         guests: optional_axis(section, "guests", "guest", guests),
-    })
-}
-
-fn exclude(
-    section: &Section,
-    nics: &BTreeMap<String, Option<Nic>>,
-    guests: &BTreeMap<String, Option<Guest>>,
-    cases: &[&str],
-) -> Option<Exclude> {
-    let keys = ["nic", "guest", "backend", "case"];
-    section.allow(&["nic", "guest", "backend", "case", "reason"]);
-    if !keys.iter().any(|key| section.has(key)) {
-        section.mistake(format!(
-            "it would exclude every trial; give at least one of {}",
-            keys.join(", ")
-        ));
-    }
-    let word = |key: &str, allowed: Vec<&str>| {
-        let word = section.optional_string(key)?;
-        if !allowed.contains(&word.get_ref().as_str()) {
-            section.mistake_at(&word, unknown(key, word.get_ref(), allowed));
-        }
-        Some(word.into_inner())
-    };
-    let nic = word("nic", nics.keys().map(String::as_str).collect());
-    let guest = word("guest", guests.keys().map(String::as_str).collect());
-    let case = word("case", cases.to_vec());
-    let backend = word("backend", Backend::ALL.map(Backend::name).to_vec())
-        .and_then(|name| Backend::from_name(&name));
-    // An entry that matches nothing only because the axes are narrower today is no mistake.
-    let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
-    if model.is_some_and(|n| !n.is_virtio()) && backend.is_some_and(|b| b != Backend::Tap) {
-        section.mistake("it matches nothing: that backend is for virtio NICs only");
-    }
-    Some(Exclude {
-        nic,
-        guest,
-        backend,
-        case,
-        reason: section.string("reason")?.into_inner(),
     })
 }
 

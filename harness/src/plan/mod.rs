@@ -1,6 +1,7 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
 pub mod choose;
+pub mod known;
 mod vm;
 
 use crate::base::words;
@@ -8,10 +9,12 @@ use crate::cases::{Case, Fault, Load};
 use crate::host::Capabilities;
 use crate::host::place::{Host, host_of};
 use crate::matrix::disruption::Disruption;
-use crate::matrix::schema::{BootMode, Exclude, Matrix, Profile};
+use crate::matrix::known::BOOT;
+use crate::matrix::schema::{BootMode, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::cmdline::{Boot, Firmware};
 use crate::vm::start_state::StartState;
+use known::Known;
 use report::name::TrialName;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -48,6 +51,8 @@ pub struct PlannedTrial {
     pub load: Load,
     /// On which machine it runs; for a skip, this one.
     pub host: Host,
+    /// What the matrix file knows of it.
+    pub known: Known,
     /// Run or skip.
     pub action: Action,
 }
@@ -190,7 +195,8 @@ fn plain_variants<'p, 'm>(
 
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
 /// is on trial is the case, not the guest. The guests take turns. With vhost only those that cannot be
-/// shown on the same NIC without it.
+/// shown on the same NIC without it, and not on a guest on which the case is known to fail by itself,
+/// where there is another.
 fn fault_variants<'p, 'm>(
     case: &'static Case,
     cells: Vec<&'p PlannedCell<'m>>,
@@ -208,7 +214,12 @@ fn fault_variants<'p, 'm>(
                 (fault.applies)(&planned.cell)
                     && (*backend == Backend::Tap || !on_tap(fault, &nic.name))
             };
-            let able: Vec<_> = lane.iter().filter(shown).collect();
+            let mut able: Vec<_> = lane.iter().filter(shown).collect();
+            // Whatever the QEMU: names are the same on all.
+            let holds = |planned: &&&PlannedCell| !planned.may_be_red(case);
+            if able.iter().any(|planned| holds(&planned)) {
+                able.retain(|planned| holds(&planned));
+            }
             if let Some(planned) = able.get((turn + index) % able.len().max(1)) {
                 variants.push(Variant {
                     planned,
@@ -237,7 +248,8 @@ impl Variant<'_, '_> {
         let variant = self
             .disruption
             .map(Disruption::word)
-            .or(boots.then_some("boot"));
+            .or(boots.then_some(BOOT));
+        let known = planned.known(case, variant);
         let parts = TrialName {
             case: case.name.to_owned(),
             variant: variant.map(str::to_owned),
@@ -259,7 +271,8 @@ impl Variant<'_, '_> {
                 load => load,
             },
             host: *planned.host.as_ref().unwrap_or(&Host::Direct),
-            action: planned.action(case),
+            action: planned.action(case, known.skip_reason(None, fault.is_some())),
+            known,
         }
     }
 }
@@ -267,7 +280,8 @@ impl Variant<'_, '_> {
 /// A cell, with what decides about its trials.
 struct PlannedCell<'m> {
     cell: Arc<Cell>,
-    excludes: Vec<&'m Exclude>,
+    /// What the matrix file knows of it, whatever the case and the QEMU.
+    known: Known,
     facts: &'m Capabilities,
     /// On which machine its trials run, or why on none.
     host: Result<Host, String>,
@@ -277,10 +291,8 @@ struct PlannedCell<'m> {
 
 impl<'m> PlannedCell<'m> {
     fn new(cell: Cell, matrix: &'m Matrix, facts: &'m Capabilities) -> Self {
-        let about_cell =
-            |e: &&Exclude| e.matches_cell(&cell.nic.name, &cell.guest.name, cell.backend);
         PlannedCell {
-            excludes: matrix.excludes.iter().filter(about_cell).collect(),
+            known: Known::of_cell(&cell, matrix),
             obstacle: obstacle(&cell, facts),
             host: host_of(cell.backend, facts, matrix.host),
             facts,
@@ -288,19 +300,23 @@ impl<'m> PlannedCell<'m> {
         }
     }
 
-    /// Whether a case runs here, and why not.
-    fn action(&self, case: &Case) -> Action {
-        let excluded = self.excludes.iter().find(|e| e.matches_case(case.name));
-        let reason = match excluded {
-            Some(exclude) => Some(format!("excluded in the matrix file: {}", exclude.reason)),
-            None => {
-                let of_cell = self.obstacle.clone();
-                let of_host = self.host.as_ref().err().cloned();
-                of_cell
-                    .or(of_host)
-                    .or_else(|| obstacle_to(case, &self.cell, self.facts))
-            }
-        };
+    /// What the matrix file knows of a case and variant here, on this QEMU.
+    fn known(&self, case: &Case, variant: Option<&str>) -> Known {
+        self.known.of(case.name, variant, &self.facts.qemu.version)
+    }
+
+    /// Whether the plain case is known to fail here, on some QEMU and kernel.
+    fn may_be_red(&self, case: &Case) -> bool {
+        let mut all = self.known.expectations.iter();
+        all.any(|expectation| expectation.scope.has_case(case.name, None))
+    }
+
+    /// Whether a case runs here, and why not; `known` is what the matrix file says against it.
+    fn action(&self, case: &Case, known: Option<String>) -> Action {
+        let of_cell = || self.obstacle.clone();
+        let of_host = || self.host.as_ref().err().cloned();
+        let of_case = || obstacle_to(case, &self.cell, self.facts);
+        let reason = known.or_else(of_cell).or_else(of_host).or_else(of_case);
         reason.map_or(Action::Run, Action::Skip)
     }
 }

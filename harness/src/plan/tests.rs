@@ -24,7 +24,7 @@ const PLAIN: Case = Case {
     ..Case::PLAIN
 };
 
-static CASES: &[&Case] = &[
+pub(super) static CASES: &[&Case] = &[
     &PLAIN,
     &Case {
         name: "flood",
@@ -107,11 +107,16 @@ pub(crate) fn profile(figures: &str) -> Profile {
     matrix.profile("own").unwrap().clone()
 }
 
-fn facts() -> Capabilities {
+pub(super) fn facts() -> Capabilities {
     capable(|_| ())
 }
 
-fn on(facts: &Capabilities, matrix: &Matrix, profile: &str, faults: bool) -> Vec<PlannedTrial> {
+pub(super) fn on(
+    facts: &Capabilities,
+    matrix: &Matrix,
+    profile: &str,
+    faults: bool,
+) -> Vec<PlannedTrial> {
     plan(
         matrix,
         CASES,
@@ -122,13 +127,19 @@ fn on(facts: &Capabilities, matrix: &Matrix, profile: &str, faults: bool) -> Vec
     )
 }
 
-fn find(trials: Vec<PlannedTrial>, name: &str) -> PlannedTrial {
+pub(super) fn find(trials: Vec<PlannedTrial>, name: &str) -> PlannedTrial {
     trials.into_iter().find(|t| t.name == name).unwrap()
 }
 
 /// A trial that runs.
 pub(crate) fn planned(name: &str) -> PlannedTrial {
     find(on(&facts(), &matrix(""), "smoke", false), name)
+}
+
+/// A trial with an entry of `[[kind]]` in the matrix file.
+pub(crate) fn with(kind: &str, entry: &str, name: &str) -> PlannedTrial {
+    let matrix = matrix(&format!("{kind} = [{entry}]"));
+    find(on(&facts(), &matrix, "smoke", false), name)
 }
 
 /// A trial under a fault that cannot run.

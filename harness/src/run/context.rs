@@ -115,6 +115,13 @@ impl Context {
         Testbed::build(order, &self.stock, artifacts, started)
     }
 
+    /// The release of the kernel that the built image gives `guest`; of a disk image or a kernel of the
+    /// matrix file's only the guest itself can tell.
+    pub fn kernel_release(&self, guest: &Guest) -> Option<String> {
+        let image = self.stock.image_of(guest).ok()?;
+        guest.is_stand_in().then(|| image.kernel_release.clone())
+    }
+
     /// What a lab needs of it.
     pub fn outside(&self) -> Outside<'_> {
         Outside {
