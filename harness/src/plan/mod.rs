@@ -217,8 +217,8 @@ fn fault_variants<'p, 'm>(
             let mut able: Vec<_> = lane.iter().filter(shown).collect();
             // Whatever the QEMU: names are the same on all.
             let holds = |planned: &&&PlannedCell| !planned.may_be_red(case);
-            if able.iter().any(|planned| holds(&planned)) {
-                able.retain(|planned| holds(&planned));
+            if able.iter().any(&holds) {
+                able.retain(holds);
             }
             if let Some(planned) = able.get((turn + index) % able.len().max(1)) {
                 variants.push(Variant {

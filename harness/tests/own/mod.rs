@@ -74,18 +74,6 @@ pub fn changed_matrix(directory: &Path, from: &str, to: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The shipped matrix with these entries in place of its own `[[expect]]` and `[[exclude]]`.
-pub fn matrix_with(directory: &Path, entries: &str) -> String {
-    let text = fs::read_to_string(root().join("matrix.toml")).expect("the shipped matrix");
-    // Comments name them too.
-    let begins = |entry: &str| text.find(&format!("\n[[{entry}]]"));
-    let known = begins("expect").into_iter().chain(begins("exclude")).min();
-    let tables = &text[..known.unwrap_or(text.len())];
-    let path = directory.join("matrix.toml");
-    fs::write(&path, format!("{tables}\n{entries}\n")).expect("written");
-    path.to_string_lossy().into_owned()
-}
-
 /// Directories of one run alone, with the images and proofs of all.
 pub struct Own {
     pub directory: TempDir,
