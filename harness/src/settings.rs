@@ -37,6 +37,8 @@ pub struct Settings {
     pub allow_module_reload: bool,
     /// Further tries of a trial that failed.
     pub retries: u32,
+    /// A pass where a failure is expected is a failure.
+    pub strict: bool,
     /// Every guest boots.
     pub boot: bool,
     /// The K-th (from 1) of N parts.
@@ -81,7 +83,12 @@ impl Settings {
             conditions,
             selection: Selection { faults, shard },
             only,
-            results: Results { retries, junit },
+            results:
+                Results {
+                    retries,
+                    junit,
+                    strict,
+                },
             terminal: Terminal { shell },
             output: Output { table, show, dir },
         } = Flags::from_variables(variables)?;
@@ -129,6 +136,7 @@ impl Settings {
             host,
             allow_module_reload,
             retries: retries.unwrap_or(0),
+            strict,
             shard,
             boot,
             faults,
@@ -369,7 +377,7 @@ mod tests {
         NICMATRIX_QEMU is `a b`, expected PATH, NAME=PATH or NAME,…; a name has letters, digits, `_`, `-` and `.`
         --firmware (NICMATRIX_FIRMWARE): there is no directory /nowhere; expected QEMU's -L directories, in the variable separated by `:`
         NICMATRIX_ACCEL: unknown value `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
-        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, SHELL, TABLE, SHOW, DIR)
+        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
         ");
     }
 

@@ -21,11 +21,26 @@ use std::time::{Duration, Instant};
 
 /// A trial that boots a VM and takes some seconds.
 const TRIAL: &str = "ping_sweep::virtio::rhel9::tap";
+/// A trial that an entry of a matrix file excludes.
+const EXCLUDED: &str = "driver::e1000e::rhel9::tap";
+const EXCLUDES: &str = "[[exclude]]\nnic = 'e1000e'\ncase = 'driver'\nreason = 'it is excluded'";
 /// From exec to a VM that takes commands, on a loaded host too.
 const VM_RUNS: Duration = Duration::from_secs(120);
 /// A file that is no kernel, or a kernel that panics, must be reported well before the agent's deadline
 /// of 120 s.
 const TOLD: Duration = Duration::from_secs(60);
+
+/// The shipped matrix with these entries in place of its own `[[expect]]` and `[[exclude]]`.
+fn matrix_with(directory: &Path, entries: &str) -> String {
+    let text = fs::read_to_string(own::root().join("matrix.toml")).expect("the shipped matrix");
+    // Comments name them too.
+    let begins = |entry: &str| text.find(&format!("\n[[{entry}]]"));
+    let known = begins("expect").into_iter().chain(begins("exclude")).min();
+    let tables = &text[..known.unwrap_or(text.len())];
+    let path = directory.join("matrix.toml");
+    fs::write(&path, format!("{tables}\n{entries}\n")).expect("written");
+    path.to_string_lossy().into_owned()
+}
 
 #[test]
 fn a_filter_that_matches_nothing_is_an_error_with_the_nearest_names() {
@@ -37,10 +52,13 @@ fn a_filter_that_matches_nothing_is_an_error_with_the_nearest_names() {
 
 #[test]
 fn a_listing_has_names_alone_on_stdout_and_skips_under_ignored() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = matrix_with(directory.path(), EXCLUDES);
     let list = |more: &[&str]| {
         let mut words = vec!["--list", "--format", "terse"];
         words.extend(more);
-        let output = matrix(&words, &[]).output().expect("it runs");
+        let variables = [("NICMATRIX_MATRIX", &*path)];
+        let output = matrix(&words, &variables).output().expect("it runs");
         assert!(output.status.success());
         let text = String::from_utf8(output.stdout).expect("UTF-8");
         assert!(text.lines().all(|line| line.ends_with(": test")), "{text}");
@@ -48,7 +66,7 @@ fn a_listing_has_names_alone_on_stdout_and_skips_under_ignored() {
     };
     let (all, ignored) = (list(&[]), list(&["--ignored"]));
     assert!(all.contains(&format!("{TRIAL}: test")));
-    assert!(!ignored.is_empty(), "e1000e's link_status is excluded");
+    assert!(ignored.contains(&format!("{EXCLUDED}: test")));
     assert!(ignored.len() < all.len());
     assert!(!ignored.contains(&format!("{TRIAL}: test")));
 }
@@ -181,12 +199,14 @@ fn under_nextest_a_process_answers_for_its_own_trials_alone() {
     let other = "{\"event\":\"trial_started\",\"trial\":\"driver::virtio::rhel9::tap\"}\n";
     fs::write(run.join("events.jsonl"), other).expect("written");
     let own = directory.path().to_string_lossy();
+    let path = matrix_with(directory.path(), EXCLUDES);
     let nextest = [
         ("NICMATRIX_DIR", &*own),
+        ("NICMATRIX_MATRIX", &path),
         ("NEXTEST", "1"),
         ("NEXTEST_RUN_ID", "shared"),
     ];
-    let excluded = ["--exact", "link_status::e1000e::rhel9::tap", "--nocapture"];
+    let excluded = ["--exact", EXCLUDED, "--nocapture"];
     refused(&excluded, &nextest, 0, &["ignored"]);
 }
 
@@ -207,6 +227,78 @@ fn a_model_that_qemu_lacks_is_a_skip_with_the_reason() {
         0,
         &reason,
     );
+}
+
+/// Runs a trial that expectations speak of, with these further variables; fails unless it ends with `code`
+/// and these words.
+fn expected(entries: &str, trial: &str, more: &[(&str, &str)], code: i32, words: &[&str]) {
+    let own = Own::new();
+    let path = matrix_with(own.directory.path(), entries);
+    let mut variables = vec![("NICMATRIX_DIR", &*own.dir), ("NICMATRIX_MATRIX", &*path)];
+    variables.extend(more);
+    refused(&["--exact", trial], &variables, code, words);
+    let log = Path::new(&own.dir).join("runs/latest/events.jsonl");
+    let results = report::read(&log).expect("the log");
+    let junit = fs::read_to_string(log.with_file_name("junit.xml"));
+    let [ended] = &results.trials[..] else {
+        panic!("{:?}", results.trials)
+    };
+    if let (Some(expectation), Ok(junit)) = (&ended.end.expectation, junit) {
+        expect_words(&junit, &["name=\"expectation\"", &expectation.reason]);
+    }
+}
+
+/// The case `driver` passes on an e1000.
+const PASSES: &str = "driver::e1000::rhel9::tap";
+const TABLE: (&str, &str) = ("NICMATRIX_TABLE", "1");
+
+#[test]
+fn a_pass_where_a_failure_is_expected_is_fixed_and_with_strict_a_failure() {
+    let entry =
+        "[[expect]]\nnic = 'e1000'\ncase = 'driver'\nmessage = 'bound'\nreason = 'an old bug'";
+    let fixed = ["0 passed, 0 failed, 1 fixed", "an old bug: driver::e1000"];
+    expected(entry, PASSES, &[TABLE], 0, &fixed);
+    let strict = ("NICMATRIX_STRICT", "1");
+    let failed = [
+        "0 passed, 1 failed",
+        "the trial passed, though",
+        "an old bug",
+    ];
+    expected(entry, PASSES, &[TABLE, strict], 1, &failed);
+    // A bound that leaves this QEMU or kernel out.
+    for bound in ["qemu = '<2'", "kernel = '<2'"] {
+        let entry = format!("{entry}\n{bound}");
+        expected(&entry, PASSES, &[TABLE, strict], 0, &["1 passed, 0 failed"]);
+    }
+    let sometimes = format!("{entry}\nsometimes = true");
+    let words = ["1 passed, 0 failed", "now and then", "an old bug"];
+    expected(&sometimes, PASSES, &[TABLE, strict], 0, &words);
+}
+
+#[test]
+fn a_failure_is_known_by_its_words_alone() {
+    // Its device model is not the one of its driver, on any QEMU.
+    const FAILS: &str = "driver::rtl8139::rhel9::tap";
+    let known = |message: &str| {
+        format!(
+            "[[expect]]\nnic = 'rtl8139'\ncase = 'driver'\nmessage = {message:?}\n\
+             reason = 'another driver'\nlink = 'https://example.org/1'\nuntil = 2020-01-01\n\
+             [guests.rhel9.nics.rtl8139]\ndriver = '8139z'"
+        )
+    };
+    let due = "https://example.org/1; due for another look since 2020-01-01";
+    let words = ["0 passed, 0 failed, 1 known", "another driver", due];
+    expected(&known("8139z"), FAILS, &[TABLE], 0, &words);
+    let nextest = [("NEXTEST", "1"), ("NICMATRIX_RUN", "known")];
+    let nextest_words = ["is known to fail (another driver)"];
+    expected(&known("8139z"), FAILS, &nextest, 0, &nextest_words);
+    let other = [
+        "0 passed, 1 failed",
+        "8139z",
+        "expects another failure here",
+        "no such words",
+    ];
+    expected(&known("no such words"), FAILS, &[TABLE], 1, &other);
 }
 
 #[test]

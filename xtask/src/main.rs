@@ -48,7 +48,7 @@ impl std::error::Error for BadInput {}
     name = "xtask",
     bin_name = "cargo xtask",
     about = "Regression tests for QEMU/KVM virtual NICs",
-    after_help = "Exit codes: 0 all passed or skipped, 1 a NIC failed, 2 bad input, \
+    after_help = "Exit codes: 0 all passed, known to fail or skipped, 1 a NIC failed, 2 bad input, \
                   3 the tests could not run, 130 interrupted.\n\n\
                   A setting may also be given as a variable: NICMATRIX_ALLOW_MODULE_RELOAD=1 for\n\
                   --allow-module-reload, NICMATRIX_PROFILE=full for --profile full. A flag wins."

@@ -6,6 +6,7 @@ use crate::build::Harness;
 use crate::settings::hand_over;
 use crate::{Workspace, build, child, doctor, runs, setup};
 use anyhow::{Context, Result, bail, ensure};
+use report::events::Outcome;
 use report::flags::{Conditions, Flags, HostChoice};
 use report::outln;
 use report::{Results, Trial};
@@ -299,6 +300,15 @@ fn finished(workspace: &Workspace, command: &mut Command) -> Result<(Results, bo
     Ok((run.with_context(left_none)?, status.success()))
 }
 
+/// A trial's verdict, the same for a known failure that comes now and then as where it does not come.
+fn verdict(trial: &Trial) -> &'static str {
+    let now_and_then = trial.end.expectation.as_ref().is_some_and(|e| e.sometimes);
+    match trial.outcome() {
+        Outcome::Passed | Outcome::Known { .. } if now_and_then => "passed or known",
+        outcome => outcome.verdict(),
+    }
+}
+
 const NO_DIRECT: &str = "there are no verdicts of a direct run to compare with";
 
 /// Fails unless both runs came to the same verdict on each trial that ran on this machine itself;
@@ -307,7 +317,7 @@ fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
     // Nextest does not run what is known beforehand to be skipped.
     let verdicts = |run: &Results| -> BTreeMap<String, &str> {
         let judged = |t: &&Trial| !t.is_skipped() && t.end.host.is_none();
-        let verdict = |t: &Trial| (t.name().to_owned(), t.outcome().verdict());
+        let verdict = |t: &Trial| (t.name().to_owned(), verdict(t));
         run.trials.iter().filter(judged).map(verdict).collect()
     };
     let (direct, other) = (verdicts(direct), verdicts(other));
@@ -337,7 +347,8 @@ fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use report::events::{Outcome, TrialEnded};
+    use report::events::TrialEnded;
+    use report::expectation::{Expectation, State};
 
     fn run(trials: &[(&str, Outcome)]) -> Results {
         let trial = |(name, outcome): &(&str, Outcome)| Trial {
@@ -388,6 +399,33 @@ mod tests {
             "{error}"
         );
         assert!(agree(&run(&[]), &run(&[])).is_err());
+    }
+
+    #[test]
+    fn what_fails_now_and_then_agrees_with_itself() {
+        let known = Outcome::Known {
+            message: "no reply".into(),
+            reason: "its ring is small".into(),
+            link: None,
+        };
+        let pair = |sometimes, state| {
+            let [mut one, mut two] =
+                [Outcome::Passed, known.clone()].map(|outcome| run(&[("a", outcome)]));
+            for run in [&mut one, &mut two] {
+                run.trials[0].end.expectation = Some(Expectation {
+                    state,
+                    message: "no reply".into(),
+                    reason: "its ring is small".into(),
+                    link: None,
+                    sometimes,
+                    until: None,
+                    due: false,
+                });
+            }
+            agree(&one, &two, "booted")
+        };
+        pair(true, State::NotNow).unwrap();
+        assert!(pair(false, State::Fixed).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `docs/events.md` says how readers and writers of different versions get along;
 //! `docs/events.schema.json` is made of these types.
 
+use crate::expectation::Expectation;
 use crate::identity::Identity;
 use crate::name::TrialName;
 use crate::text::first_line;
@@ -12,7 +13,7 @@ use std::fmt;
 
 /// The version of the events' schema. It goes up when an older reader would misread a log; an
 /// added field or kind of event leaves it as it is.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
 /// A line of `events.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,16 @@ pub enum Outcome {
         /// First line: the cause in one sentence. Then the facts.
         message: String,
     },
+    /// A check of the NIC did not hold, as the matrix file expects: no failure of the run.
+    Known {
+        /// As for `Failed`.
+        message: String,
+        /// Why it is so, in the matrix file's words.
+        reason: String,
+        /// Where there is more about it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        link: Option<String>,
+    },
     /// The harness could not do its work; says nothing of the NIC.
     Broken {
         /// As for `Failed`.
@@ -64,6 +75,7 @@ impl Outcome {
             Outcome::Passed => "passed",
             Outcome::Flaky { .. } => "flaky",
             Outcome::Failed { .. } => "failed",
+            Outcome::Known { .. } => "known",
             Outcome::Broken { .. } => "broken",
             Outcome::Skipped { .. } => "skipped",
             Outcome::Interrupted => "interrupted",
@@ -75,7 +87,9 @@ impl Outcome {
         match self {
             Outcome::Passed | Outcome::Interrupted => String::new(),
             Outcome::Flaky { failures } => first_line(failures.last().map_or("", String::as_str)),
-            Outcome::Failed { message } | Outcome::Broken { message } => first_line(message),
+            Outcome::Failed { message }
+            | Outcome::Known { message, .. }
+            | Outcome::Broken { message } => first_line(message),
             Outcome::Skipped { reason } => first_line(reason),
         }
     }
@@ -89,6 +103,7 @@ impl Outcome {
             Outcome::Flaky { .. } => "flaky",
             Outcome::Failed { .. } if fault => "BLIND",
             Outcome::Failed { .. } => "FAIL",
+            Outcome::Known { .. } => "known",
             Outcome::Broken { .. } => "BROKEN",
             Outcome::Skipped { .. } => "skip",
             Outcome::Interrupted => "cut",
@@ -185,6 +200,9 @@ pub struct TrialEnded {
     /// Verdict.
     #[serde(flatten)]
     pub outcome: Outcome,
+    /// The expectation of the matrix file that applied, where one did and the trial was judged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expectation: Option<Expectation>,
     /// Tries made.
     pub attempts: u32,
     /// Wall time of all tries, seconds.
@@ -234,6 +252,7 @@ impl TrialEnded {
             name: TrialName::parse_or_case(&trial),
             trial,
             outcome,
+            expectation: None,
             attempts: 0,
             seconds: 0.0,
             cpu_seconds: None,

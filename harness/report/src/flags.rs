@@ -215,6 +215,9 @@ pub struct Results {
     /// Where the JUnit file goes
     #[arg(long, value_name = "PATH")]
     pub junit: Option<PathBuf>,
+    /// A trial that passes although the matrix file expects it to fail ([[expect]]) is a failure
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// What becomes of the VM.

@@ -14,6 +14,8 @@ impl Results {
         for (n, what, always) in [
             (counts.flaky, "flaky", false),
             (counts.failed, failed, true),
+            (counts.known, "known", false),
+            (counts.fixed, "fixed", false),
             (counts.broken, "broken", false),
             (counts.interrupted, "interrupted", false),
             (counts.skipped, "skipped", true),
@@ -28,6 +30,19 @@ impl Results {
             None => "; the run was killed before its end".into(),
         };
         total
+    }
+
+    /// A sentence on the words for what the matrix file expects, where one of them occurs.
+    pub(crate) fn legend(&self) -> Option<String> {
+        let counts = self.counts();
+        let words = [
+            (counts.known, "known: failed as the matrix file expects"),
+            (counts.fixed, "fixed: passed, though a failure was expected"),
+        ];
+        let words: Vec<&str> = (words.iter().filter(|(n, _)| *n > 0))
+            .map(|(_, word)| *word)
+            .collect();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     /// A sentence that names the stand-in guests, where there are any.

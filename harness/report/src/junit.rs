@@ -5,6 +5,7 @@
 //! of a failure, Jenkins its message: the reason is in both.
 
 use crate::events::Outcome;
+use crate::expectation::{Expectation, State};
 use crate::{HOST, Results, Trial, text};
 use anyhow::{Context, Result, anyhow};
 use junit_report::{
@@ -106,6 +107,15 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
             message,
             cause,
         },
+        // No viewer has a word for it, and as a failure it would hide those that are new.
+        Outcome::Known { reason, link, .. } => TestResult::SkippedWithCause {
+            type_: "known".into(),
+            message: text::one_line(&format!(
+                "known failure: {}",
+                with_link(reason, link.as_deref())
+            )),
+            cause,
+        },
         Outcome::Skipped { reason } => TestResult::SkippedWithCause {
             type_: "skipped".into(),
             message,
@@ -127,6 +137,28 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
     .build();
     test.result = result;
     test
+}
+
+/// "REASON (LINK)"
+fn with_link(reason: &str, link: Option<&str>) -> String {
+    let link = link.map(|link| format!(" ({link})"));
+    format!("{reason}{}", link.unwrap_or_default())
+}
+
+/// What became of an expectation, a line.
+fn expected(expectation: &Expectation) -> String {
+    let reason = with_link(&expectation.reason, expectation.link.as_deref());
+    let words = &expectation.message;
+    let mut line = match expectation.state {
+        State::Met => format!("KNOWN, failed as expected: {reason}"),
+        State::OtherWords => {
+            format!("Another failure was expected, which says {words:?}: {reason}")
+        }
+        State::Fixed => format!("FIXED, passed though a failure was expected: {reason}"),
+        State::NotNow => format!("Passed, and fails now and then: {reason}"),
+    };
+    line.extend(expectation.due().map(|due| format!("; {due}")));
+    line + "\n"
 }
 
 /// The reason, and what helps to look into it.
@@ -159,14 +191,18 @@ fn system_out(trial: &Trial, root: &Path) -> String {
     for figure in &trial.end.figures {
         out += &format!("Figure: {figure}\n");
     }
+    out.extend(trial.end.expectation.as_ref().map(expected));
     for note in &trial.end.notes {
         out += &format!("Note: {note}\n");
     }
     if matches!(trial.outcome(), Outcome::Flaky { .. }) {
         out += &format!("FLAKY, not a plain pass: {}\n", body(trial));
     }
-    // Passes and skips need no evidence.
-    if !matches!(trial.outcome(), Outcome::Passed | Outcome::Skipped { .. }) {
+    // Passes and skips need no evidence, and of known failures there is enough.
+    if !matches!(
+        trial.outcome(),
+        Outcome::Passed | Outcome::Known { .. } | Outcome::Skipped { .. }
+    ) {
         for file in attachments(&trial.end.artifacts, root) {
             out += &format!("\n[[ATTACHMENT|{}]]", text::one_line(&file));
         }
@@ -221,7 +257,9 @@ fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
                     .chunk_by(|a, b| a.parts().nic == b.parts().nic)
                     .collect();
                 let skipped = suite.first().map_or(0, |trials| {
-                    let skipped = |t: &&&Trial| matches!(t.outcome(), Outcome::Skipped { .. });
+                    let skipped = |t: &&&Trial| {
+                        matches!(t.outcome(), Outcome::Skipped { .. } | Outcome::Known { .. })
+                    };
                     trials.iter().filter(skipped).count()
                 });
                 let mut start = start.into_owned();
@@ -239,8 +277,10 @@ fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
             Event::Start(start) if start.name().as_ref() == b"testcase" => {
                 let trial = left.next().context("more test cases than trials")?;
                 writer.write_event(Event::Start(start))?;
-                let item = [("plan_item", trial.plan_item.as_str())];
-                properties(&mut writer, item.into_iter().filter(|(_, v)| !v.is_empty()))?;
+                let item = Some(("plan_item", trial.plan_item.as_str()));
+                let item = item.filter(|(_, value)| !value.is_empty());
+                let expected = trial.end.expectation.iter().flat_map(expectation);
+                properties(&mut writer, item.into_iter().chain(expected))?;
                 if let Outcome::Flaky { failures } = trial.outcome() {
                     flaky(&mut writer, failures)?;
                 }
@@ -248,6 +288,24 @@ fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
             event => writer.write_event(event)?,
         }
     }
+}
+
+/// A test case's properties of an expectation.
+fn expectation(expectation: &Expectation) -> impl Iterator<Item = (&str, &str)> {
+    let state = match expectation.state {
+        State::Met => "met",
+        State::OtherWords => "other words",
+        State::Fixed => "fixed",
+        State::NotNow => "not now",
+    };
+    let all = [
+        Some(("expectation", state)),
+        Some(("expectation_reason", expectation.reason.as_str())),
+        (expectation.link.as_deref()).map(|link| ("expectation_link", link)),
+        (expectation.until.as_deref().filter(|_| expectation.due))
+            .map(|since| ("expectation_due_since", since)),
+    ];
+    all.into_iter().flatten()
 }
 
 fn properties<'a>(

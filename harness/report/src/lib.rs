@@ -6,6 +6,7 @@
 
 pub mod bound;
 pub mod events;
+pub mod expectation;
 pub mod flags;
 mod grid;
 mod headline;

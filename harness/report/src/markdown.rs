@@ -1,6 +1,7 @@
 //! The summary as GitHub's job summaries show it.
 
 use crate::events::Outcome;
+use crate::expectation::{self, Entry, State};
 use crate::grid::{self, Part, Table};
 use crate::{Results, Trial, text};
 use std::io::Write;
@@ -37,6 +38,16 @@ pub fn render(results: &Results) -> String {
         }
         out += &section;
     }
+    for (title, state) in [
+        ("Fixed: passed, though a failure was expected", State::Fixed),
+        ("Known failures", State::Met),
+        ("Known to fail now and then, not this time", State::NotNow),
+    ] {
+        let entries = expectation::entries(results, state);
+        if !entries.is_empty() {
+            out += &expected(title, &entries);
+        }
+    }
     let skips = grid::skips(results);
     if !skips.is_empty() {
         out += "\n### Skipped\n\n";
@@ -64,6 +75,9 @@ pub fn render(results: &Results) -> String {
                 escape(&grid::why(reason))
             ),
         };
+    }
+    if let Some(legend) = results.legend() {
+        out += &format!("\n{legend}\n");
     }
     if !results.properties.is_empty() {
         out += "\n<details><summary>The run</summary>\n\n| | |\n| --- | --- |\n";
@@ -107,11 +121,47 @@ fn alarm(trial: &Trial, faults: bool) -> String {
     out
 }
 
+/// A table of what became of expectations.
+fn expected(title: &str, entries: &[Entry]) -> String {
+    let mut out = format!("\n### {title}\n\n| reason | more | trials |\n| --- | --- | --- |\n");
+    for Entry {
+        expectation,
+        trials,
+    } in entries
+    {
+        let n = text::counted(trials.len(), "trial");
+        let names: Vec<_> = trials.iter().map(|t| code(t.name())).collect();
+        let link = expectation.link.as_deref().map(link);
+        let due = expectation.due().map(|due| format!("⚠️ **{due}**"));
+        let more: Vec<String> = [link, due].into_iter().flatten().collect();
+        out += &format!(
+            "| {} | {} | <details><summary>{n}</summary>{}</details> |\n",
+            escape(&text::one_line(&expectation.reason)),
+            more.join("<br>"),
+            names.join("<br>")
+        );
+    }
+    out
+}
+
+/// A link that shows where it leads. The matrix file takes http and https only, but a log may be anyone's.
+fn link(target: &str) -> String {
+    let plain = |c: char| c.is_ascii_graphic() && !"<>\"\\`|".contains(c);
+    let is_web = ["https://", "http://"]
+        .iter()
+        .any(|web| target.starts_with(web));
+    match is_web && target.chars().all(plain) {
+        true => format!("<{target}>"),
+        false => code(target),
+    }
+}
+
 /// Marks that want looking at stand out, the others recede.
 fn mark(trial: &Trial, faults: bool) -> String {
-    let word = trial.outcome().word(faults);
+    let word = trial.word(faults);
     match trial.outcome() {
-        Outcome::Passed | Outcome::Skipped { .. } => word.into(),
+        Outcome::Passed if trial.is_fixed() => format!("**{word}**"),
+        Outcome::Passed | Outcome::Known { .. } | Outcome::Skipped { .. } => word.into(),
         Outcome::Failed { .. } | Outcome::Broken { .. } => format!("❌ **{word}**"),
         Outcome::Flaky { .. } | Outcome::Interrupted => format!("⚠️ **{word}**"),
     }

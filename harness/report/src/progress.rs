@@ -1,8 +1,7 @@
 //! A line for each trial that has ended, and on a terminal a last line with what is running.
 
-use crate::events::Outcome;
 use crate::terminal::paint;
-use crate::{name, text};
+use crate::{Trial, name, text};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -71,14 +70,15 @@ impl Progress {
         state.draw("");
     }
 
-    /// A trial has ended, after `took`; or it never started, if it was skipped.
-    pub fn ended(&self, name: &str, outcome: &Outcome, took: Duration) {
+    /// A trial has ended; or it never started, if it was skipped.
+    pub fn ended(&self, trial: &Trial) {
         let mut state = lock(&self.state);
+        let name = trial.name();
         if let Some(index) = state.running.iter().position(|(n, _)| n == name) {
             state.running.remove(index);
         }
         state.ended += 1;
-        let line = state.line(name, outcome, took);
+        let line = state.line(trial);
         state.draw(&line);
     }
 
@@ -118,15 +118,16 @@ fn tick(state: &Mutex<State>, ended: &Receiver<()>) {
 }
 
 impl State {
-    fn line(&self, name: &str, outcome: &Outcome, took: Duration) -> String {
+    fn line(&self, trial: &Trial) -> String {
         let width = self.total.to_string().len();
-        let word = format!("{:^6}", outcome.word(name::is_under_fault(name)));
+        let (name, outcome) = (trial.name(), trial.outcome());
+        let word = format!("{:^6}", trial.word(name::is_under_fault(name)));
         let mut line = format!(
             "[{:>width$}/{}] {} {:>6}  {name}",
             self.ended,
             self.total,
             paint(&word, outcome, self.is_terminal),
-            text::duration(took.as_secs_f64()),
+            text::duration(trial.end.seconds),
         );
         let cause = text::clean(&outcome.cause());
         if !cause.is_empty() {
@@ -164,6 +165,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::{Outcome, TrialEnded};
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     /// Sends on what is drawn.
@@ -192,13 +194,21 @@ mod tests {
     fn end_some(progress: &Progress) {
         progress.started("ping_sweep::virtio::rhel9::tap");
         progress.started("driver::e1000::rhel6::tap");
-        let took = Duration::from_millis(3400);
+        let ended = |name: &str, outcome| {
+            progress.ended(&Trial {
+                plan_item: String::new(),
+                end: TrialEnded {
+                    seconds: 3.4,
+                    ..TrialEnded::unmeasured(name.into(), outcome)
+                },
+            });
+        };
         let failed = Outcome::Failed {
             message: "bound e1000e,\u{1b}[0m not e1000\nfacts".into(),
         };
-        progress.ended("driver::e1000::rhel6::tap", &failed, took);
-        progress.ended("ping_sweep::virtio::rhel9::tap", &Outcome::Passed, took);
-        progress.ended("driver!unbound::e1000::rhel6::tap", &Outcome::Passed, took);
+        ended("driver::e1000::rhel6::tap", failed);
+        ended("ping_sweep::virtio::rhel9::tap", Outcome::Passed);
+        ended("driver!unbound::e1000::rhel6::tap", Outcome::Passed);
     }
 
     #[test]

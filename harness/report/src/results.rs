@@ -35,10 +35,14 @@ pub struct Results {
 /// How many trials ended how.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Plainly passed.
+    /// Plainly passed, as expected.
     pub passed: usize,
     /// Passed on a later try.
     pub flaky: usize,
+    /// Passed, though the matrix file expects a failure.
+    pub fixed: usize,
+    /// The NIC failed as the matrix file expects.
+    pub known: usize,
     /// The NIC failed; in a faults run: the case is blind.
     pub failed: usize,
     /// The harness failed.
@@ -109,7 +113,9 @@ impl Results {
         let mut counts = Counts::default();
         for trial in &self.trials {
             *match trial.outcome() {
+                Outcome::Passed if trial.is_fixed() => &mut counts.fixed,
                 Outcome::Passed => &mut counts.passed,
+                Outcome::Known { .. } => &mut counts.known,
                 Outcome::Flaky { .. } => &mut counts.flaky,
                 Outcome::Failed { .. } => &mut counts.failed,
                 Outcome::Broken { .. } => &mut counts.broken,

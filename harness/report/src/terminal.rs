@@ -1,6 +1,7 @@
 //! The summary on a terminal: what went wrong, what was left out and why, then cases by cells.
 
 use crate::events::Outcome;
+use crate::expectation::{self, Entry, State};
 use crate::grid::{self, Part, Table};
 use crate::{Results, Trial, out, text};
 use std::fmt::Write;
@@ -13,6 +14,7 @@ pub(crate) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
         Outcome::Failed { .. } => "1;31",
         Outcome::Broken { .. } => "1;35",
         Outcome::Flaky { .. } | Outcome::Interrupted => "1;33",
+        Outcome::Known { .. } => "36",
         Outcome::Skipped { .. } => "2",
     };
     match colour {
@@ -20,6 +22,9 @@ pub(crate) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
         false => text.to_owned(),
     }
 }
+
+/// The title over what passed although a failure was expected.
+const FIXED: &str = "Fixed: passed, though the matrix file expects a failure";
 
 /// Width of the summary where the terminal's is not known.
 const WIDTH: usize = 100;
@@ -36,6 +41,16 @@ pub fn render(results: &Results, colour: bool, width: usize) -> String {
     let mut sections = Vec::new();
     for trial in results.alarming() {
         sections.push(alarm(trial, results.faults, colour));
+    }
+    for (title, state) in [
+        (FIXED, State::Fixed),
+        ("Known failures", State::Met),
+        ("Known to fail now and then, not this time", State::NotNow),
+    ] {
+        let entries = expectation::entries(results, state);
+        if !entries.is_empty() {
+            sections.push(expected(title, &entries));
+        }
     }
     let skips = grid::skips(results);
     if !skips.is_empty() {
@@ -67,6 +82,7 @@ pub fn render(results: &Results, colour: bool, width: usize) -> String {
     }
     let mut last = String::new();
     for line in [
+        results.legend(),
         results.stand_ins(),
         Some(results.total()),
         results.bound().map(|bound| bound.to_string()),
@@ -100,17 +116,35 @@ fn alarm(trial: &Trial, faults: bool, colour: bool) -> String {
 }
 
 fn skipped(skips: &[(&str, Vec<&Trial>)]) -> String {
-    let mut out = "Skipped\n".to_owned();
-    for (reason, trials) in skips {
-        let others = match trials.len() - 1 {
-            0 => String::new(),
-            n => format!(" and {n} more"),
+    let lines = skips.iter().map(|(reason, trials)| counted(reason, trials));
+    format!("Skipped\n{}", lines.collect::<String>())
+}
+
+/// What became of expectations.
+fn expected(title: &str, entries: &[Entry]) -> String {
+    let mut out = format!("{title}\n");
+    for entry in entries {
+        let expectation = entry.expectation;
+        let more = [expectation.link.clone(), expectation.due()];
+        let more: Vec<String> = more.into_iter().flatten().collect();
+        let reason = match more.is_empty() {
+            true => expectation.reason.clone(),
+            false => format!("{} ({})", expectation.reason, more.join("; ")),
         };
-        let (n, reason) = (trials.len(), text::one_line(reason));
-        let first = text::one_line(trials[0].name());
-        out += &format!("{n:>6}  {reason}: {first}{others}\n");
+        out += &counted(&reason, &entry.trials);
     }
     out
+}
+
+/// A line for trials of which the same is to be said.
+fn counted(reason: &str, trials: &[&Trial]) -> String {
+    let others = match trials.len() - 1 {
+        0 => String::new(),
+        n => format!(" and {n} more"),
+    };
+    let (n, reason) = (trials.len(), text::one_line(reason));
+    let first = text::one_line(trials[0].name());
+    format!("{n:>6}  {reason}: {first}{others}\n")
 }
 
 /// A column of a table: its index there, and its width with the gap after it.
@@ -191,7 +225,7 @@ fn block(table: &Table, columns: &[Column], faults: bool, colour: bool) -> Strin
         let mut gap = 0;
         for &(i, width) in columns {
             let _ = write!(line, "{:gap$}", "");
-            let mark = trials[i].map_or("—", |t| t.outcome().word(faults));
+            let mark = trials[i].map_or("—", |t| t.word(faults));
             gap = width - mark.chars().count();
             line += &match trials[i] {
                 Some(trial) => paint(mark, trial.outcome(), colour),

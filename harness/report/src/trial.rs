@@ -1,6 +1,7 @@
 //! A trial of a run, and what became of it.
 
 use crate::events::{Outcome, TrialEnded};
+use crate::expectation::State;
 use crate::name::TrialName;
 use crate::text::first_line;
 
@@ -24,6 +25,21 @@ impl Trial {
         &self.end.name
     }
 
+    /// Whether it passed although the matrix file expects it to fail each time.
+    pub fn is_fixed(&self) -> bool {
+        let expectation = self.end.expectation.as_ref();
+        expectation.is_some_and(|expected| expected.state == State::Fixed)
+            && self.end.outcome == Outcome::Passed
+    }
+
+    /// The verdict in a word, as in a table.
+    pub(crate) fn word(&self, faults: bool) -> &'static str {
+        match self.is_fixed() {
+            true => "fixed",
+            false => self.end.outcome.word(faults),
+        }
+    }
+
     /// Whether it was decided without running it.
     pub fn is_skipped(&self) -> bool {
         matches!(self.end.outcome, Outcome::Skipped { .. })
@@ -45,7 +61,9 @@ impl Trial {
                     .collect();
                 self.cause() + &failures
             }
-            Outcome::Failed { message } | Outcome::Broken { message } => message.clone(),
+            Outcome::Failed { message }
+            | Outcome::Known { message, .. }
+            | Outcome::Broken { message } => message.clone(),
             Outcome::Skipped { reason } => reason.clone(),
             Outcome::Interrupted => self.cause(),
         }

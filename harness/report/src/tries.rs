@@ -1,6 +1,7 @@
 //! The events of a log, put together by trial: each try may have been logged by another process.
 
 use crate::events::{Outcome, TrialEnded};
+use crate::expectation::Expectation;
 use crate::name::TrialName;
 use crate::text::clean;
 use crate::trial::Trial;
@@ -84,7 +85,7 @@ fn merged(mut ends: Vec<TrialEnded>, starts: u32) -> Option<TrialEnded> {
             Outcome::Failed { message } | Outcome::Broken { message } => failures.push(message),
             Outcome::Flaky { failures: own } => failures.extend(own),
             Outcome::Interrupted => failures.push("the try was interrupted".into()),
-            Outcome::Passed | Outcome::Skipped { .. } => {}
+            Outcome::Passed | Outcome::Known { .. } | Outcome::Skipped { .. } => {}
         }
     }
     for _ in attempts..starts {
@@ -121,6 +122,15 @@ pub fn cleaned(end: &TrialEnded) -> TrialEnded {
         Outcome::Failed { message } => Outcome::Failed {
             message: clean(message),
         },
+        Outcome::Known {
+            message,
+            reason,
+            link,
+        } => Outcome::Known {
+            message: clean(message),
+            reason: clean(reason),
+            link: link.as_deref().map(clean),
+        },
         Outcome::Broken { message } => Outcome::Broken {
             message: clean(message),
         },
@@ -133,6 +143,7 @@ pub fn cleaned(end: &TrialEnded) -> TrialEnded {
         trial: clean(&end.trial),
         name: cleaned_name(&end.name),
         outcome,
+        expectation: end.expectation.as_ref().map(Expectation::cleaned),
         host: end.host.as_deref().map(clean),
         start: end.start.as_deref().map(clean),
         figures: end.figures.clone(),

@@ -1,14 +1,13 @@
 //! From the text of `matrix.toml` to a [`Matrix`].
 
+mod known;
 mod profile;
 
-use super::Backend;
 use super::offload::OFFLOADS;
 use super::properties;
 use super::read::{Placed, Reader, Section};
 use super::schema::{
-    Axes, BootRom, Dialect, Exclude, Guest, Machine, Matrix, MatrixError, Nic, NicOverride,
-    QemuSource,
+    Axes, BootRom, Dialect, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, QemuSource,
 };
 use crate::base::words::unknown;
 use profile::Tables;
@@ -17,6 +16,7 @@ use report::name::DEFAULT_QEMU;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::de::DeTable;
 
 pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
@@ -68,7 +68,7 @@ pub fn parse(text: &str, path: &Path, cases: &[&str]) -> Result<Matrix, MatrixEr
 /// The matrix. Where a mistake was noted, it lacks what was wrong, or is None.
 fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     root.allow(&[
-        "host", "lab", "axes", "qemu", "nics", "guests", "profiles", "exclude",
+        "host", "lab", "axes", "qemu", "nics", "guests", "profiles", "exclude", "expect",
     ]);
     let qemus = named(root, "qemu", |name, section| qemu(name, section, path));
     let nics = named(root, "nics", nic);
@@ -104,10 +104,16 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
     let guest_axis = axis(&section, "guest", "guest", "guests", &guests);
     let vhost = section.choices("vhost", SWITCH);
     let zcopy = section.choices("zcopy", SWITCH);
-    let excludes: Vec<Exclude> = root
-        .table_array("exclude")
-        .iter()
-        .filter_map(|section| exclude(section, &nics, &guests, cases))
+    let there = known::There {
+        nics: &nics,
+        guests: &guests,
+        cases,
+    };
+    let excludes = (root.table_array("exclude").iter())
+        .filter_map(|section| known::exclude(section, &there).map(Arc::new))
+        .collect();
+    let expectations = (root.table_array("expect").iter())
+        .filter_map(|section| known::expectation(section, &there).map(Arc::new))
         .collect();
     let matrix = Matrix {
         path: path.to_path_buf(),
@@ -125,6 +131,7 @@ fn read(root: &Section, path: &Path, cases: &[&str]) -> Option<Matrix> {
         guests: values(guests),
         profiles: values(profiles),
         excludes,
+        expectations,
     };
     // After another mistake this would only repeat it.
     if root.reader.is_clean() && matrix.points().next().is_none() {
@@ -366,50 +373,6 @@ fn file(section: &Section, key: &str, matrix: &Path) -> Option<PathBuf> {
         section.mistake_at(&given, what);
     }
     Some(path)
-}
-
-fn exclude(
-    section: &Section,
-    nics: &BTreeMap<String, Option<Nic>>,
-    guests: &BTreeMap<String, Option<Guest>>,
-    cases: &[&str],
-) -> Option<Exclude> {
-    let keys = ["nic", "guest", "backend", "case"];
-    section.allow(&["nic", "guest", "backend", "case", "reason"]);
-    if !keys.iter().any(|key| section.has(key)) {
-        section.mistake(format!(
-            "it would exclude every trial; give at least one of {}",
-            keys.join(", ")
-        ));
-    }
-    let word = |key: &str, allowed: Vec<&str>| {
-        let word = section.optional_string(key)?;
-        if !allowed.contains(&word.get_ref().as_str()) {
-            section.mistake_at(&word, unknown(key, word.get_ref(), allowed));
-        }
-        Some(word.into_inner())
-    };
-    let nic = word("nic", nics.keys().map(String::as_str).collect());
-    let guest = word("guest", guests.keys().map(String::as_str).collect());
-    let case = word("case", cases.to_vec());
-    let backend = word("backend", Backend::ALL.map(Backend::name).to_vec())
-        .and_then(|name| Backend::from_name(&name));
-    // An entry that matches nothing only because the axes are narrower today is no mistake.
-    let model = nic.as_ref().and_then(|name| nics.get(name)?.as_ref());
-    let without_vhost = model.filter(|nic| !nic.takes_vhost());
-    if let (Some(nic), Some(Backend::Vhost | Backend::VhostZcopy)) = (without_vhost, backend) {
-        section.mistake(match nic.is_virtio() {
-            true => "it matches nothing: vhost has not what that NIC's properties ask for",
-            false => "it matches nothing: that backend is for virtio NICs only",
-        });
-    }
-    Some(Exclude {
-        nic,
-        guest,
-        backend,
-        case,
-        reason: section.string("reason")?.into_inner(),
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! `matrix.toml`, from text to cells. Pure.
 
+pub mod bound;
 pub mod disruption;
 pub mod expand;
+pub mod known;
 pub mod load;
 pub mod offload;
 mod properties;

@@ -1,12 +1,14 @@
 //! Reads TOML tables strictly: collects every mistake with its line, what is allowed and what was
 //! probably meant.
 
+use super::known::Day;
 use crate::base::words::unknown;
 use std::cell::RefCell;
 use std::fmt::Display;
 use std::ops::{Range, RangeInclusive};
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
+use toml::value::Datetime;
 
 /// A value with its place in the text.
 pub(super) type Placed<T> = Spanned<T>;
@@ -109,6 +111,11 @@ impl<'r, 't> Section<'r, 't> {
     pub(super) fn mistake_at<T>(&self, value: &Placed<T>, what: impl Display) {
         self.reader
             .mistake(value.span(), format!("{}: {what}", self.name));
+    }
+
+    /// The line that it begins on.
+    pub(super) fn line(&self) -> usize {
+        self.reader.line(&self.span)
     }
 
     pub(super) fn has(&self, key: &str) -> bool {
@@ -299,6 +306,60 @@ impl<'r, 't> Section<'r, 't> {
     /// A list of distinct strings that must be there and hold at least one.
     pub(super) fn strings(&self, key: &str) -> Option<Vec<Placed<String>>> {
         self.filled_list(key, "a string")
+    }
+
+    /// A string, or a list of distinct ones that holds at least one; it may be absent.
+    pub(super) fn one_or_more(&self, key: &str) -> Option<Vec<Placed<String>>> {
+        let value = self.table.get(key)?;
+        match value.get_ref() {
+            DeValue::Array(array) if array.is_empty() => {
+                self.mistake_at(
+                    value,
+                    format!("`{key}` is empty, so the entry matches nothing"),
+                );
+                None
+            }
+            DeValue::Array(_) => self.list(key, "a string"),
+            _ => {
+                let one = self.text(key, value, "a string or a list of strings")?;
+                Some(vec![one])
+            }
+        }
+    }
+
+    /// true or false, which may be absent.
+    pub(super) fn optional_bool(&self, key: &str) -> Option<bool> {
+        let value = self.table.get(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            other => {
+                let what = wrong_type(&format!("`{key}`"), other, "true or false");
+                self.mistake_at(value, what);
+                None
+            }
+        }
+    }
+
+    /// A date that may be absent.
+    pub(super) fn optional_day(&self, key: &str) -> Option<Day> {
+        let value = self.table.get(key)?;
+        let date = match value.get_ref() {
+            DeValue::Datetime(Datetime {
+                date: Some(date),
+                time: None,
+                ..
+            }) => date,
+            other => {
+                let wanted = "a date without quotes, such as 2027-03-31";
+                self.mistake_at(value, wrong_type(&format!("`{key}`"), other, wanted));
+                return None;
+            }
+        };
+        Some(Day {
+            year: date.year,
+            month: date.month,
+            day: date.day,
+        })
     }
 
     /// As [`Section::strings`], each of the given words.

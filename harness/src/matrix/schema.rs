@@ -2,6 +2,7 @@
 
 use super::Backend;
 use super::disruption::Disruption;
+use super::known::{Exclude, Expectation};
 use crate::base::words::unknown;
 use report::flags::{HostChoice, named};
 use report::name::DEFAULT_QEMU;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// A NIC model, `[nics.NAME]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -327,35 +329,6 @@ pub struct Axes {
     pub zcopy: Vec<bool>,
 }
 
-/// `[[exclude]]`: trials that match every key given are skipped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exclude {
-    /// NIC model.
-    pub nic: Option<String>,
-    /// Guest.
-    pub guest: Option<String>,
-    /// Backend.
-    pub backend: Option<Backend>,
-    /// Case.
-    pub case: Option<String>,
-    /// Why, for the report.
-    pub reason: String,
-}
-
-impl Exclude {
-    /// Whether it speaks of this cell, for some case.
-    pub fn matches_cell(&self, nic: &str, guest: &str, backend: Backend) -> bool {
-        self.nic.as_deref().is_none_or(|n| n == nic)
-            && self.guest.as_deref().is_none_or(|g| g == guest)
-            && self.backend.is_none_or(|b| b == backend)
-    }
-
-    /// Whether it speaks of this case, on some cell.
-    pub fn matches_case(&self, case: &str) -> bool {
-        self.case.as_deref().is_none_or(|c| c == case)
-    }
-}
-
 /// All of `matrix.toml`. Its axes name tables that exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Matrix {
@@ -376,7 +349,9 @@ pub struct Matrix {
     /// `[profiles.*]`
     pub profiles: BTreeMap<String, Profile>,
     /// `[[exclude]]`
-    pub excludes: Vec<Exclude>,
+    pub excludes: Vec<Arc<Exclude>>,
+    /// `[[expect]]`
+    pub expectations: Vec<Arc<Expectation>>,
 }
 
 impl Matrix {

@@ -1,6 +1,7 @@
 //! Cases × cells → trials, each to run or to skip with a reason. Pure.
 
 pub mod choose;
+pub mod known;
 mod vm;
 
 use crate::base::words;
@@ -10,10 +11,12 @@ use crate::host::place::{Host, host_of};
 use crate::host::qemu_facts::common_machine;
 use crate::host::qemus::{OtherQemu, TestedQemu};
 use crate::matrix::disruption::Disruption;
-use crate::matrix::schema::{BootMode, Exclude, Matrix, Profile};
+use crate::matrix::known::BOOT;
+use crate::matrix::schema::{BootMode, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::cmdline::{Boot, Firmware};
 use crate::vm::start_state::StartState;
+use known::Known;
 use report::name::{DEFAULT_QEMU, TrialName};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -54,6 +57,8 @@ pub struct PlannedTrial {
     pub load: Load,
     /// On which machine it runs; for a skip, this one.
     pub host: Host,
+    /// What the matrix file knows of it.
+    pub known: Known,
     /// Run or skip.
     pub action: Action,
 }
@@ -209,7 +214,8 @@ fn plain_variants<'p, 'm>(
 
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
 /// is on trial is the case, not the guest. The guests take turns. With vhost only those that cannot be
-/// shown on the same NIC without it.
+/// shown on the same NIC without it, and not on a guest on which the case is known to fail by itself,
+/// where there is another.
 fn fault_variants<'p, 'm>(
     case: &'static Case,
     cells: Vec<&'p PlannedCell<'m>>,
@@ -227,7 +233,12 @@ fn fault_variants<'p, 'm>(
                 (fault.applies)(&planned.cell)
                     && (*backend == Backend::Tap || !on_tap(fault, &nic.name))
             };
-            let able: Vec<_> = lane.iter().filter(shown).collect();
+            let mut able: Vec<_> = lane.iter().filter(shown).collect();
+            // Whatever the QEMU: names are the same on all.
+            let holds = |planned: &&&PlannedCell| !planned.may_be_red(case);
+            if able.iter().any(&holds) {
+                able.retain(holds);
+            }
             if let Some(planned) = able.get((turn + index) % able.len().max(1)) {
                 variants.push(Variant {
                     planned,
@@ -308,7 +319,7 @@ impl Variant<'_, '_> {
         match (self.other, self.disruption) {
             (Some(other), _) => Some(format!("to_{}", other.name)),
             (None, Some(disruption)) => Some(disruption.word().to_owned()),
-            (None, None) => self.boots.then(|| "boot".to_owned()),
+            (None, None) => self.boots.then(|| BOOT.to_owned()),
         }
     }
 
@@ -327,9 +338,12 @@ impl Variant<'_, '_> {
                 (Some(other.clone()), version, obstacle)
             }
         };
+        let variant = self.variant();
+        let known = planned.known(case, variant.as_deref());
+        let action = planned.action(case, known.skip_reason(None, fault.is_some()));
         let parts = TrialName {
             case: case.name.to_owned(),
-            variant: self.variant(),
+            variant,
             fault: fault.map(|f| f.name.to_owned()),
             nic: planned.cell.nic.name.clone(),
             guest: planned.cell.guest.name.clone(),
@@ -351,10 +365,11 @@ impl Variant<'_, '_> {
                 load => load,
             },
             host: *planned.host.as_ref().unwrap_or(&Host::Direct),
-            action: match (planned.action(case), obstacle) {
+            action: match (action, obstacle) {
                 (Action::Run, Some(reason)) => Action::Skip(reason),
                 (action, _) => action,
             },
+            known,
         }
     }
 }
@@ -362,7 +377,8 @@ impl Variant<'_, '_> {
 /// A cell, with what decides about its trials.
 struct PlannedCell<'m> {
     cell: Arc<Cell>,
-    excludes: Vec<&'m Exclude>,
+    /// What the matrix file knows of it, whatever the case and the QEMU.
+    known: Known,
     facts: &'m Capabilities,
     /// On which machine its trials run, or why on none.
     host: Result<Host, String>,
@@ -372,10 +388,8 @@ struct PlannedCell<'m> {
 
 impl<'m> PlannedCell<'m> {
     fn new(cell: Cell, matrix: &'m Matrix, facts: &'m Capabilities) -> Self {
-        let about_cell =
-            |e: &&Exclude| e.matches_cell(&cell.nic.name, &cell.guest.name, cell.backend);
         PlannedCell {
-            excludes: matrix.excludes.iter().filter(about_cell).collect(),
+            known: Known::of_cell(&cell, matrix),
             obstacle: obstacle(&cell, facts),
             host: host_of(cell.backend, facts, matrix.host),
             facts,
@@ -383,19 +397,27 @@ impl<'m> PlannedCell<'m> {
         }
     }
 
-    /// Whether a case runs here, and why not.
-    fn action(&self, case: &Case) -> Action {
-        let excluded = self.excludes.iter().find(|e| e.matches_case(case.name));
-        let reason = match excluded {
-            Some(exclude) => Some(format!("excluded in the matrix file: {}", exclude.reason)),
-            None => {
-                let of_cell = self.obstacle.clone();
-                let of_host = self.host.as_ref().err().cloned();
-                of_cell
-                    .or(of_host)
-                    .or_else(|| obstacle_to(case, &self.cell, self.facts))
-            }
-        };
+    /// What the matrix file knows of a case and variant here, on this QEMU.
+    fn known(&self, case: &Case, variant: Option<&str>) -> Known {
+        match self.facts.qemus.get(&self.cell.qemu) {
+            Ok(tested) => (self.known).of(case.name, variant, &tested.facts.version),
+            // It is skipped, for a reason of its own.
+            Err(_) => Known::default(),
+        }
+    }
+
+    /// Whether the plain case is known to fail here, on some QEMU and kernel.
+    fn may_be_red(&self, case: &Case) -> bool {
+        let mut all = self.known.expectations.iter();
+        all.any(|expectation| expectation.scope.has_case(case.name, None))
+    }
+
+    /// Whether a case runs here, and why not; `known` is what the matrix file says against it.
+    fn action(&self, case: &Case, known: Option<String>) -> Action {
+        let of_cell = || self.obstacle.clone();
+        let of_host = || self.host.as_ref().err().cloned();
+        let of_case = || obstacle_to(case, &self.cell, self.facts);
+        let reason = known.or_else(of_cell).or_else(of_host).or_else(of_case);
         reason.map_or(Action::Run, Action::Skip)
     }
 }

@@ -25,7 +25,7 @@ const PLAIN: Case = Case {
     ..Case::PLAIN
 };
 
-static CASES: &[&Case] = &[
+pub(super) static CASES: &[&Case] = &[
     &PLAIN,
     &Case {
         name: "flood",
@@ -108,11 +108,16 @@ pub(crate) fn profile(figures: &str) -> Profile {
     matrix.profile("own").unwrap().clone()
 }
 
-fn facts() -> Capabilities {
+pub(super) fn facts() -> Capabilities {
     capable(|_| ())
 }
 
-fn on(facts: &Capabilities, matrix: &Matrix, profile: &str, faults: bool) -> Vec<PlannedTrial> {
+pub(super) fn on(
+    facts: &Capabilities,
+    matrix: &Matrix,
+    profile: &str,
+    faults: bool,
+) -> Vec<PlannedTrial> {
     plan(
         matrix,
         CASES,
@@ -123,13 +128,19 @@ fn on(facts: &Capabilities, matrix: &Matrix, profile: &str, faults: bool) -> Vec
     )
 }
 
-fn find(trials: Vec<PlannedTrial>, name: &str) -> PlannedTrial {
+pub(super) fn find(trials: Vec<PlannedTrial>, name: &str) -> PlannedTrial {
     trials.into_iter().find(|t| t.name == name).unwrap()
 }
 
 /// A trial that runs.
 pub(crate) fn planned(name: &str) -> PlannedTrial {
     find(on(&facts(), &matrix(""), "smoke", false), name)
+}
+
+/// A trial with an entry of `[[kind]]` in the matrix file.
+pub(crate) fn with(kind: &str, entry: &str, name: &str) -> PlannedTrial {
+    let matrix = matrix(&format!("{kind} = [{entry}]"));
+    find(on(&facts(), &matrix, "smoke", false), name)
 }
 
 /// A trial under a fault that cannot run.

@@ -145,6 +145,14 @@ impl Context {
         Testbed::build(order, stock, artifacts, started)
     }
 
+    /// The release of the kernel that the built image gives `guest`; of a disk image or a kernel of the
+    /// matrix file's only the guest itself can tell.
+    pub fn kernel_release(&self, guest: &Guest) -> Option<String> {
+        let (_, Ready { stock, .. }) = self.stocks.first_key_value()?;
+        let image = stock.image_of(guest).ok()?;
+        guest.is_stand_in().then(|| image.kernel_release.clone())
+    }
+
     /// What a lab needs of it, and its trials on the QEMU of that name.
     ///
     /// # Errors

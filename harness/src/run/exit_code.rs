@@ -52,7 +52,10 @@ fn code(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Failed { .. } => FAILED,
         Outcome::Broken { .. } | Outcome::Interrupted => BROKEN,
-        Outcome::Passed | Outcome::Flaky { .. } | Outcome::Skipped { .. } => 0,
+        Outcome::Passed
+        | Outcome::Known { .. }
+        | Outcome::Flaky { .. }
+        | Outcome::Skipped { .. } => 0,
     }
 }
 
@@ -95,6 +98,12 @@ mod tests {
         assert_eq!(code(&[broken(), failed(), Outcome::Passed]), 1);
         assert_eq!(code(&[failed(), broken()]), 1);
         assert_eq!(code(&[Outcome::Interrupted]), 3);
+        let known = Outcome::Known {
+            message: String::new(),
+            reason: String::new(),
+            link: None,
+        };
+        assert_eq!(code(&[Outcome::Passed, known]), 0);
     }
 
     #[test]

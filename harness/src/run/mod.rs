@@ -4,7 +4,7 @@
 //! what the trials need of processors and memory. The longest begin first. Under nextest, which has
 //! a process a trial, `.config/nextest.toml` says the same as far as nextest can.
 //!
-//! Exit codes: 0 all passed or skipped, 1 a NIC failed (or, under faults, a case is blind), 2 bad
+//! Exit codes: 0 all passed, known to fail or skipped, 1 a NIC failed (or, under faults, a case is blind), 2 bad
 //! input, 3 the harness could not run, 130 interrupted.
 
 pub mod context;
@@ -13,6 +13,7 @@ pub mod shell;
 pub mod trial;
 
 mod exit_code;
+mod expected;
 mod identity;
 mod lines;
 pub(crate) mod schedule;

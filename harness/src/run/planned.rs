@@ -75,6 +75,7 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
 pub fn matrix(settings: &Settings) -> anyhow::Result<Matrix> {
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     let mut matrix = load::load(&settings.matrix, &names)?;
+    plan::known::check(&matrix, cases::all())?;
     matrix.use_images(&settings.root, |name| std::env::var(name).ok())?;
     Ok(matrix)
 }

@@ -123,7 +123,10 @@ impl History {
             let outcome = trial.outcome();
             matches!(
                 outcome,
-                Outcome::Passed | Outcome::Flaky { .. } | Outcome::Failed { .. }
+                Outcome::Passed
+                    | Outcome::Known { .. }
+                    | Outcome::Flaky { .. }
+                    | Outcome::Failed { .. }
             )
         });
         let mut took: BTreeMap<String, Took> = judged

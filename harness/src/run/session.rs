@@ -19,13 +19,13 @@ use crate::vm::accel::Accel;
 use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
-use report::errln;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
 use report::identity::Identity;
 use report::log::EventLog;
 use report::name::DEFAULT_QEMU;
 use report::progress::Progress;
 use report::terminal;
+use report::{Trial, errln};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
@@ -201,11 +201,10 @@ impl Session {
             .lock()
             .take(&planned.name, &ended.outcome, recorded);
         if let Some(progress) = &self.progress {
-            progress.ended(
-                &planned.name,
-                &ended.outcome,
-                Duration::from_secs_f64(ended.seconds),
-            );
+            progress.ended(&Trial {
+                plan_item: planned.case.plan_item.to_owned(),
+                end: ended.clone(),
+            });
         }
         self.for_libtest(ended)
     }
@@ -261,6 +260,15 @@ impl Session {
             Outcome::Flaky { failures } => {
                 errln!("{} is flaky: {}", ended.trial, failures.join("; "));
                 return Ok(Completion::Completed);
+            }
+            // nextest reads the exit code alone, and shows what is printed.
+            Outcome::Known {
+                message, reason, ..
+            } => {
+                if self.settings.nextest {
+                    errln!("{} is known to fail ({reason}): {message}", ended.trial);
+                }
+                return Ok(Completion::ignored_with(format!("known to fail: {reason}")));
             }
             Outcome::Skipped { reason } => return Ok(Completion::ignored_with(reason)),
             Outcome::Failed { message } => message.clone(),

@@ -50,7 +50,11 @@ impl Drop for Raw {
 /// end of stdin.
 pub fn attach(bed: &Testbed, outcome: &Outcome) {
     let verdict = match outcome {
-        Outcome::Failed { message } | Outcome::Broken { message } => format!("failed: {message}"),
+        Outcome::Failed { message }
+        | Outcome::Known { message, .. }
+        | Outcome::Broken { message } => {
+            format!("failed: {message}")
+        }
         Outcome::Skipped { reason } => format!("skipped: {reason}"),
         _ => "passed".to_owned(),
     };

@@ -1,6 +1,7 @@
 //! One trial: on a thread of its own, under a deadline, judged.
 
 use super::context::Context;
+use super::expected::{self, Held};
 use super::shell;
 use super::verdict::{judge, under_fault, with_kernel_trouble};
 use crate::base::artifacts::Artifacts;
@@ -17,6 +18,7 @@ use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
 use parking_lot::Mutex;
 use report::events::{Figure, Outcome, TrialEnded};
+use report::expectation::Expectation;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +33,8 @@ const AFTER_KILL: Duration = Duration::from_secs(20);
 /// One try of a trial.
 struct Attempt {
     outcome: Outcome,
+    /// The expectation that applied, and what became of it.
+    expectation: Option<Expectation>,
     /// The case's error, where there was one: a trial under a fault is judged by it.
     error: Option<anyhow::Error>,
     /// Processor time of its thread and children; none of one that does not end.
@@ -46,6 +50,8 @@ struct Attempt {
     notes: Vec<String>,
     tail: String,
     artifacts: PathBuf,
+    /// The release of the guest's kernel, where it is known.
+    release: Option<String>,
     /// Whether the fault, if there is one, was reached.
     struck: bool,
 }
@@ -84,12 +90,13 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         serial_tail: if bad { attempt.tail } else { String::new() },
         artifacts: attempt.artifacts.display().to_string(),
         reproduce: context.settings.reproduce(&trial.name),
+        expectation: attempt.expectation,
         outcome: attempt.outcome,
     }
 }
 
 /// Tries until one does not fail, at most `retries` times more; how many tries were made, and the
-/// last of them. A pass after a failure is flaky.
+/// last of them. A pass after a failure is flaky; a known failure is not tried again.
 fn tries(retries: u32, mut attempt: impl FnMut() -> Attempt) -> (u32, Attempt) {
     let mut failures = Vec::new();
     for made in 1.. {
@@ -99,6 +106,14 @@ fn tries(retries: u32, mut attempt: impl FnMut() -> Attempt) -> (u32, Attempt) {
             Outcome::Passed if !failures.is_empty() => {
                 let outcome = Outcome::Flaky { failures };
                 return (made, Attempt { outcome, ..last });
+            }
+            Outcome::Known { .. } => {
+                let mut last = last;
+                let with_other_words = failures.iter().map(|failure| {
+                    format!("a try before this one failed with other words: {failure}")
+                });
+                last.notes.extend(with_other_words);
+                return (made, last);
             }
             _ => return (made, last),
         }
@@ -160,9 +175,21 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
         (Err(_), _) => broken("the trial's thread ended without a verdict".into()),
     };
     let _ = thread.join();
-    if let Some(fault) = trial.fault {
-        let error = attempt.error.as_ref();
-        attempt.outcome = under_fault(fault, attempt.struck, attempt.outcome, error);
+    match trial.fault {
+        // Its verdict is turned round, and where a failure is expected it does not run.
+        Some(fault) => {
+            let error = attempt.error.as_ref();
+            attempt.outcome = under_fault(fault, attempt.struck, attempt.outcome, error);
+        }
+        None => {
+            let (today, strict) = (expected::today(), context.settings.strict);
+            let release = attempt.release.as_deref();
+            let held = expected::held(&trial.known, release, today, strict, attempt.outcome);
+            Held {
+                outcome: attempt.outcome,
+                expectation: attempt.expectation,
+            } = held;
+        }
     }
     attempt
 }
@@ -185,6 +212,7 @@ fn outran(attempt: Attempt, late: &str) -> Attempt {
 fn broken(message: String) -> Attempt {
     Attempt {
         outcome: Outcome::Broken { message },
+        expectation: None,
         error: None,
         cpu: None,
         queued: None,
@@ -197,8 +225,18 @@ fn broken(message: String) -> Attempt {
         notes: Vec::new(),
         tail: String::new(),
         artifacts: PathBuf::new(),
+        release: None,
         struck: false,
     }
+}
+
+/// The end of a try that what the matrix file says of this kernel forbids.
+fn forbidden(trial: &PlannedTrial, release: Option<&str>) -> Option<Attempt> {
+    let reason = trial.known.skip_reason(release, trial.fault.is_some())?;
+    Some(Attempt {
+        outcome: Outcome::Skipped { reason },
+        ..broken(String::new())
+    })
 }
 
 fn attempt(
@@ -207,6 +245,10 @@ fn attempt(
     run: &Path,
     started: impl FnOnce(Handle),
 ) -> Attempt {
+    let mut release = context.kernel_release(&trial.cell.guest);
+    if let Some(forbidden) = forbidden(trial, release.as_deref()) {
+        return forbidden;
+    }
     let artifacts = match Artifacts::new(run, &trial.name) {
         Ok(artifacts) => artifacts,
         Err(error) => return broken(format!("{error:#}")),
@@ -224,10 +266,19 @@ fn attempt(
                     |log| serial::last_lines(&log, TAIL_LINES),
                 ),
                 artifacts: directory,
+                release,
                 ..broken(String::new())
             };
         }
     };
+    if release.is_none() && trial.known.asks_kernel() {
+        // A guest that does not answer goes on to fail in its case.
+        let answer = bed.agent.sh("uname -r").ok();
+        release = answer.map(|answer| answer.trim().to_owned());
+        if let Some(forbidden) = forbidden(trial, release.as_deref()) {
+            return forbidden;
+        }
+    }
     let begun = Instant::now();
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
         bed.moment(Moment::Start)?;
@@ -258,6 +309,7 @@ fn attempt(
     }
     Attempt {
         outcome,
+        expectation: None,
         error,
         cpu: None,
         queued: None,
@@ -270,6 +322,7 @@ fn attempt(
         notes: std::mem::take(&mut bed.notes),
         tail: bed.vm.serial.tail(TAIL_LINES),
         artifacts: directory,
+        release,
         struck: bed.struck(),
     }
 }
@@ -312,12 +365,19 @@ mod tests {
         let flaky = Outcome::Flaky {
             failures: vec!["1 of 2".into()],
         };
+        let known = Outcome::Known {
+            message: "1 of 2".into(),
+            reason: "its ring is small".into(),
+            link: None,
+        };
         for (retries, outcomes, expected) in [
             (0, vec![failed()], (1, failed())),
             (1, vec![failed(), Outcome::Passed], (2, flaky)),
             (1, vec![failed(), failed()], (2, failed())),
             (2, vec![Outcome::Passed], (1, Outcome::Passed)),
             (2, vec![broken.clone()], (1, broken)),
+            (2, vec![known.clone()], (1, known.clone())),
+            (2, vec![failed(), known.clone()], (2, known)),
         ] {
             let mut outcomes = outcomes.into_iter();
             let (made, last) = tries(retries, || Attempt {

@@ -1,6 +1,7 @@
 //! `explain`: a trial in full, before it runs. Pure.
 
 use crate::host::place::Host;
+use crate::matrix::known::Expectation;
 use crate::matrix::schema::Property;
 use crate::plan::{Action, PlannedTrial};
 use crate::vm::start_state::StartState;
@@ -14,6 +15,23 @@ fn start(start: StartState) -> &'static str {
         }
         StartState::Boot => "by booting",
     }
+}
+
+/// How a trial is known to fail.
+fn expectation(expected: &Expectation) -> String {
+    let often = if expected.sometimes {
+        "now and then "
+    } else {
+        ""
+    };
+    let mut text = format!("{often}a failure that says {expected}");
+    if let Some(kernel) = &expected.scope.kernel {
+        text += &format!("; on a kernel {kernel}");
+    }
+    if let Some(until) = expected.until {
+        text += &format!("; due for another look on {until}");
+    }
+    text
 }
 
 /// Renders what `trial` is and does. `version` is its QEMU's; `command_line` is QEMU's, a shell command; `topology` is the
@@ -53,6 +71,9 @@ pub fn explain(trial: &PlannedTrial, version: &str, command_line: &str, topology
     if let Some(fault) = trial.fault {
         row("fault", &format!("{}: {}", fault.name, fault.breaks));
         row("red if", &fault.red.to_string());
+    }
+    for expected in &trial.known.expectations {
+        row("expected", &expectation(expected));
     }
     let offloads = match nic.offloads.is_empty() {
         true => "none".into(),
@@ -133,7 +154,7 @@ pub fn explain(trial: &PlannedTrial, version: &str, command_line: &str, topology
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::{planned, skipped_and_faulty};
+    use crate::plan::tests::{planned, skipped_and_faulty, with};
 
     #[test]
     fn a_trial_that_runs() {
@@ -171,6 +192,15 @@ mod tests {
               unplugged: the tap is taken off the bridge
               no_vhost: vhost is switched off (not on this cell)
         ");
+    }
+
+    #[test]
+    fn a_trial_that_is_known_to_fail() {
+        let entry = "{ case = 'flood', kernel = '<6.12', message = 'lost', reason = 'bug 1', link = 'https://e.org', until = 2027-03-31, sometimes = true }";
+        let trial = with("expect", entry, "flood::virtio::rhel6::tap");
+        let text = explain(&trial, "7.2.0", "", "");
+        let row = text.lines().find(|line| line.starts_with("expected"));
+        insta::assert_snapshot!(row.unwrap(), @r#"expected   now and then a failure that says "lost": bug 1 (https://e.org); on a kernel <6.12; due for another look on 2027-03-31"#);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! `--list`: the planned trials as text or JSON.
 
+use crate::matrix::bound::Bound;
+use crate::matrix::known::{Day, Expectation};
 use crate::matrix::schema::Property;
 use crate::plan::{Action, PlannedTrial};
 use serde::Serialize;
@@ -29,6 +31,32 @@ struct Entry<'a> {
     action: &'static str,
     reason: Option<&'a str>,
     stand_in: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    expected: Vec<Expected<'a>>,
+}
+
+/// A failure that is expected; where it has a bound on the kernel, on such kernels alone.
+#[derive(Serialize)]
+struct Expected<'a> {
+    message: &'a str,
+    reason: &'a str,
+    link: Option<&'a str>,
+    kernel: Option<String>,
+    until: Option<String>,
+    sometimes: bool,
+}
+
+impl<'a> Expected<'a> {
+    fn of(expectation: &'a Expectation) -> Self {
+        Expected {
+            message: &expectation.message,
+            reason: &expectation.reason,
+            link: expectation.link.as_deref(),
+            kernel: expectation.scope.kernel.as_ref().map(Bound::to_string),
+            until: expectation.until.as_ref().map(Day::to_string),
+            sometimes: expectation.sometimes,
+        }
+    }
 }
 
 /// A JSON array, a trial a line.
@@ -59,6 +87,9 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
             action,
             reason,
             stand_in: trial.cell.guest.is_stand_in(),
+            expected: (trial.known.expectations.iter())
+                .map(|expectation| Expected::of(expectation))
+                .collect(),
         })?);
     }
     Ok(format!("[\n{}\n]\n", lines.join(",\n")))
@@ -67,7 +98,7 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::{planned, skipped_and_faulty};
+    use crate::plan::tests::{planned, skipped_and_faulty, with};
     use std::collections::BTreeSet;
 
     #[test]
@@ -86,6 +117,15 @@ mod tests {
         "#);
         let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
         assert_eq!(parsed.len(), 2);
+    }
+
+    #[test]
+    fn what_is_expected_of_a_trial() {
+        let entry = "{ case = 'driver', kernel = '<6.12', message = 'lost', reason = 'bug', until = 2027-03-31 }";
+        let trial = with("expect", entry, "driver::e1000::rhel9::tap");
+        let json = json(&[trial]).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+        insta::assert_snapshot!(parsed[0]["expected"], @r#"[{"message":"lost","reason":"bug","link":null,"kernel":"<6.12","until":"2027-03-31","sometimes":false}]"#);
     }
 
     #[test]

@@ -137,6 +137,14 @@ fn hostile_run() -> Results {
         ),
         ("5", Outcome::Passed),
         ("6", Outcome::Interrupted),
+        (
+            "7",
+            Outcome::Known {
+                message: h(),
+                reason: h(),
+                link: Some(h()),
+            },
+        ),
     ] {
         events.extend(hostile_trial(nic, outcome));
     }
@@ -150,7 +158,7 @@ fn hostile_strings_in_every_field_come_back() {
     let all = |name: &str| elements.iter().filter(|e| e.is(name)).collect::<Vec<_>>();
 
     let cases = all("testcase");
-    assert_eq!(cases.len(), 6);
+    assert_eq!(cases.len(), 7);
     for (n, case) in (1..).zip(&cases) {
         assert_eq!(case.attributes["name"], format!("{n}{EXPECTED_LINE}"));
         // The fault is not in it.
@@ -181,7 +189,7 @@ fn hostile_strings_in_every_field_come_back() {
     }
     let properties = all("property");
     let of_run = |e: &&&Element| e.attributes["name"] == EXPECTED_LINE;
-    assert_eq!(properties.iter().filter(of_run).count(), 6, "one a suite");
+    assert_eq!(properties.iter().filter(of_run).count(), 7, "one a suite");
     for property in properties.iter().filter(of_run) {
         assert_eq!(property.attributes["value"], EXPECTED_LINE);
     }

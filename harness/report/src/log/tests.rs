@@ -1,6 +1,7 @@
 use super::*;
 use crate::events::tests::figure;
 use crate::events::{Outcome, TrialEnded};
+use crate::expectation::{Expectation, State};
 use crate::identity::{Host, Identity, Qemu, Shard};
 
 fn started(trial: &str) -> Event {
@@ -17,6 +18,15 @@ fn ended(trial: &str) -> Event {
         outcome: Outcome::Flaky {
             failures: vec!["lost {\"event\":\"x\"}\n3 of 10".into()],
         },
+        expectation: Some(Expectation {
+            state: State::NotNow,
+            message: "lost".into(),
+            reason: "its ring is small".into(),
+            link: Some("https://example.org/1".into()),
+            sometimes: true,
+            until: Some("2027-03-31".into()),
+            due: true,
+        }),
         attempts: 2,
         seconds: 3.25,
         cpu_seconds: Some(2.5),
@@ -196,7 +206,7 @@ fn a_log_of_a_newer_schema_is_refused() {
     }]);
     let error = read(&path).unwrap_err().to_string();
     assert!(
-        error.contains("has events of schema 2, and this version reads up to 1"),
+        error.contains("has events of schema 3, and this version reads up to 2"),
         "{error}"
     );
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::matrix::Backend;
 use crate::matrix::schema::Profile;
 
 const CASES: &[&str] = &["driver", "ping_sweep"];
@@ -44,6 +45,18 @@ cases = ["driver"]
 nic = "virtio"
 backend = "vhost"
 reason = "bug 1"
+
+[[expect]]
+qemu = ">=8,<9.2"
+kernel = "<6.12"
+nic = ["e1000", "virtio"]
+case = "driver"
+variant = ["boot", "reload"]
+message = "no driver"
+reason = "bug 2"
+link = "https://example.org/2"
+until = 2027-03-31
+sometimes = true
 "#;
 
 fn parsed(text: &str) -> Result<Matrix, MatrixError> {
@@ -70,20 +83,39 @@ fn complaints(changes: &[(&str, &str)]) -> String {
 fn a_good_file() {
     let matrix = parsed(GOOD).unwrap();
     insta::assert_debug_snapshot!(matrix.excludes, @r#"
-        [
-            Exclude {
-                nic: Some(
+    [
+        Exclude {
+            scope: Scope {
+                qemu: None,
+                kernel: None,
+                nics: [
                     "virtio",
-                ),
-                guest: None,
-                backend: Some(
+                ],
+                guests: [],
+                backends: [
                     Vhost,
-                ),
-                case: None,
-                reason: "bug 1",
+                ],
+                cases: [],
+                variants: [],
+                line: 38,
             },
-        ]
+            reason: "bug 1",
+            link: None,
+        },
+    ]
     "#);
+    let one = &matrix.expectations[0];
+    assert_eq!(
+        one.to_string(),
+        "\"no driver\": bug 2 (https://example.org/2)"
+    );
+    assert_eq!(one.until.unwrap().to_string(), "2027-03-31");
+    assert!(one.sometimes);
+    let scope = &one.scope;
+    assert!(scope.has_qemu("9.1.50") && !scope.has_qemu("10.0.13"));
+    assert!(scope.has_kernel(Some("6.1.0-56-amd64")) && !scope.has_kernel(None));
+    assert!(scope.has_cell("e1000", "rhel6", Backend::Tap));
+    assert!(scope.has_case("driver", Some("boot")) && !scope.has_case("driver", None));
     insta::assert_debug_snapshot!(matrix.profiles, @r#"
     {
         "smoke": Profile {
@@ -198,7 +230,7 @@ fn unknown_keys() {
             ("[[exclude]]", "[[excludes]]"),
         ]),
         @"
-    m.toml:29: the file: unknown key `profile`, did you mean `profiles`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude)
+    m.toml:29: the file: unknown key `profile`, did you mean `profiles`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
     m.toml:2: [axes]: the key `vhost` is missing
     m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: qemu, nic, guest, vhost, zcopy)
     m.toml:8: [nics.e1000]: the key `driver` is missing
@@ -209,8 +241,8 @@ fn unknown_keys() {
     m.toml:29: [profiles.smoke]: the key `flood_count` is missing
     m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
     m.toml:38: [[exclude]]: the key `reason` is missing
-    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: nic, guest, backend, case, reason)
-    m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude)
+    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: qemu, kernel, nic, guest, backend, case, variant, reason, link)
+    m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
     "
     );
 }
@@ -254,6 +286,7 @@ fn unknown_names() {
             m.toml:3: [axes]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio): there is no [nics.e1000] table
             m.toml:8: [nics.e1000::x]: the name becomes part of a trial's name; allowed are letters, digits, `_` and `-`
             m.toml:25: [guests.rhel6.nics.e1000]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio)
+            m.toml:46: [[expect]]: unknown nic `e1000`, did you mean `e1000::x`? (allowed: e1000::x, virtio)
         "
     );
 }
@@ -331,7 +364,6 @@ fn nothing_or_twice() {
             ("cases = [\"driver\"]", "cases = []"),
             ("cases = [\"driver\"]", "nics = []"),
             ("nic = \"virtio\"\nbackend = \"vhost\"", ""),
-            ("nic = \"virtio\"", "nic = \"e1000\""),
             ("[[exclude]]", "[[exclude]]\nreason = \"x\"\n[[exclude]]"),
             ("memory = 256", ""),
             ("offloads = []", ""),
@@ -344,9 +376,8 @@ fn nothing_or_twice() {
             m.toml:4: [axes]: `guest` is empty, so nothing would run
             m.toml:36: [profiles.smoke]: `cases` is empty, so nothing would run
             m.toml:36: [profiles.smoke]: `nics` is empty, so nothing would run
-            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
-            m.toml:38: [[exclude]]: it matches nothing: that backend is for virtio NICs only
-            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of nic, guest, backend, case
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, kernel, nic, guest, backend, case, variant
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, kernel, nic, guest, backend, case, variant
             m.toml:20: [guests.rhel6]: the key `memory` is missing
             m.toml:14: [nics.virtio]: the key `offloads` is missing
             m.toml:2: [axes]: the key `zcopy` is missing
@@ -359,6 +390,55 @@ fn nothing_or_twice() {
         .replace("nic = [\"e1000\", \"virtio\"]", "nic = [\"e1000\"]")
         .replace("vhost = [\"off\", \"on\"]", "vhost = [\"on\"]");
     insta::assert_snapshot!(parsed(&no_cell).unwrap_err(), @"m.toml:2: [axes]: these axes have no cell: `on` in vhost is for virtio NICs only, and `on` in zcopy for vhost only; tap needs `off` in both");
+}
+
+#[test]
+fn an_expectation_that_is_not_understood() {
+    // The axes have the like.
+    let named = "nic = [\"e1000\", \"virtio\"]\ncase";
+    insta::assert_snapshot!(
+        complaints(&[
+            ("[[expect]]", "[[expct]]"),
+            ("sometimes", "somtimes"),
+            ("message = \"no driver\"", ""),
+            ("message = \"no driver\"", "message = \"\""),
+            ("message = \"no driver\"", "message = \" \""),
+            ("reason = \"bug 2\"", ""),
+            ("qemu = \">=8,<9.2\"", "qemu = \"9.2\""),
+            ("qemu = \">=8,<9.2\"", "qemu = \">=9.2,<8\""),
+            ("qemu = \">=8,<9.2\"", "qemu = 9"),
+            ("kernel = \"<6.12\"", "kernel = \"<6.x\""),
+            (named, "nic = [\"e1000\", \"virtoi\"]\ncase"),
+            (named, "nic = []\ncase"),
+            (named, "nic = 1\ncase"),
+            ("variant = [\"boot\"", "variant = [\"boto\""),
+            ("link = \"https:", "link = \"ftp:"),
+            ("until = 2027-03-31", "until = \"2027-03-31\""),
+            ("until = 2027-03-31", "until = 2027-02-30"),
+            ("until = 2027-03-31", "until = 2027-03-31T12:00:00"),
+            ("sometimes = true", "sometimes = \"yes\""),
+        ]),
+        @r#"
+        m.toml:43: the file: unknown key `expct`, did you mean `expect`? (allowed: host, lab, axes, nics, guests, profiles, exclude, expect)
+        m.toml:53: [[expect]]: unknown key `somtimes`, did you mean `sometimes`? (allowed: qemu, kernel, nic, guest, backend, case, variant, message, reason, link, until, sometimes)
+        m.toml:43: [[expect]]: the key `message` is missing
+        m.toml:49: [[expect]]: `message` is empty, expected a string
+        m.toml:49: [[expect]]: `message` is blank, and every failure contains that
+        m.toml:43: [[expect]]: the key `reason` is missing
+        m.toml:44: [[expect]]: `qemu`: `9.2` begins with none of <= >= < > =; expected a bound such as "<10" or ">=8,<9.2"
+        m.toml:44: [[expect]]: `qemu`: no version satisfies all parts of it
+        m.toml:44: [[expect]]: `qemu` is of type integer, expected a string
+        m.toml:45: [[expect]]: `kernel`: `6.x` is no version; expected numbers with dots between them, in a bound such as "<10" or ">=8,<9.2"
+        m.toml:46: [[expect]]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio)
+        m.toml:46: [[expect]]: `nic` is empty, so the entry matches nothing
+        m.toml:46: [[expect]]: `nic` is of type integer, expected a string or a list of strings
+        m.toml:48: [[expect]]: unknown variant `boto`, did you mean `boot`? (allowed: boot, again, stop_cont, reboot, system_reset, reload)
+        m.toml:51: [[expect]]: `link` is `ftp://example.org/2`, expected an address that begins with https:// or http://
+        m.toml:52: [[expect]]: `until` is of type string, expected a date without quotes, such as 2027-03-31
+        m.toml:52: invalid date, expected day between 01 and 28
+        m.toml:52: [[expect]]: `until` is of type datetime, expected a date without quotes, such as 2027-03-31
+        m.toml:53: [[expect]]: `sometimes` is of type string, expected true or false
+        "#);
 }
 
 #[test]
