@@ -433,7 +433,7 @@ impl State {
     /// all else: a QEMU that is known to lose VLANs is still to be judged by the rest.
     ///
     /// # Errors
-    /// What QEMU or the tap shows instead.
+    /// What QEMU or the host's end of the bridge shows instead.
     pub(super) fn expect_vlan(&self, bed: &Testbed) -> anyhow::Result<()> {
         if !self.vlan {
             return Ok(());
@@ -445,8 +445,7 @@ impl State {
                 filter.vlan_table
             );
         }
-        let wire = bed.wire()?;
-        let mark = wire.mark()?;
+        let mark = bed.bridge_mark()?;
         let key = (u16::from(self.rounds), VLAN);
         let request = probe::tagged_echo(VLAN, (HOST_MAC, HOST_IN_VLAN), (self.mac, IN_VLAN), key)?;
         Sender::open()?.send(&request)?;
@@ -456,7 +455,7 @@ impl State {
                 matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
             reply && frame.vlan_id() == Some(VLAN)
         };
-        wire.wait(mark, limit, replies).with_context(|| {
+        bed.await_on_bridge(mark, limit, replies).with_context(|| {
             format!("in VLAN {VLAN} no reply with that tag came back to an echo request")
         })?;
         Ok(())
