@@ -307,10 +307,10 @@ fn the_qemus_of_a_guest_stand_side_by_side() {
     let text = terminal::render(&results, false, 100);
     let table = text.split("\n\n").find(|part| part.starts_with("tap"));
     insta::assert_snapshot!(table.unwrap(), @r"
-    tap     e1000                           virtio
-            rhel6           rhel9           rhel9
-            default trixie  default trixie  default trixie
-    driver  ok      ok      ok      ok      ok      FAIL
+    tap     e1000                             virtio
+            rhel6            rhel9            rhel9
+            default  trixie  default  trixie  default  trixie
+    driver  ok       ok      ok       ok      ok       FAIL
     ");
     let markdown = markdown::render(&results);
     assert!(

@@ -162,7 +162,7 @@ pub static MIGRATE_STATE: Case = Case {
             inject: |bed| {
                 set(
                     bed,
-                    "tcpdump -i DEV -w /dev/null 2>/tmp/holder </dev/null &",
+                    "tcpdump -i DEV -w /dev/null >/tmp/holder 2>&1 </dev/null &",
                 )?;
                 bed.agent
                     .until("grep -q listening /tmp/holder", TCPDUMP, "cat /tmp/holder")

@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// A MAC that no host here has.
-const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
+pub(super) const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
 /// The address that the host believes to be there.
 const FOREIGN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 254);
 /// The plan's toggling is checked with as many pings.

@@ -2,23 +2,24 @@
 //! its MAC, a VLAN, a multicast group, promiscuous mode, its queues, its offloads, its MTU. Each is seen
 //! on the wire, by QEMU where QEMU shows it, and by the guest.
 
-use super::multiqueue::{self, vectors};
-use super::promisc::TCPDUMP;
+mod probes;
+mod queues;
+
 use super::transfer;
-use crate::base::deadline::{self, Limit};
-use crate::base::error::OrCannotRun as _;
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
+use crate::matrix::Backend;
 use crate::net::addr::{HOST_MAC, Mac};
 use crate::net::bridge;
 use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, ensure};
+pub(super) use probes::GROUP;
 use qapi::qmp::RxFilterInfo;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// The VLAN that the guest joins.
@@ -26,11 +27,6 @@ pub(super) const VLAN: u16 = 10;
 /// The guest's address in it, and the host's: outside the bridge's own network.
 const IN_VLAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
 const HOST_IN_VLAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
-/// The multicast group that the guest joins, and one that it does not.
-pub(super) const GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x01]);
-const OTHER_GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x7e]);
-/// A MAC that no host here has.
-const FOREIGN: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
 /// An MTU above Ethernet's, for which the driver sets up its NIC otherwise, and one below, for a NIC whose
 /// largest is Ethernet's own.
 const LARGE_MTU: u32 = 4000;
@@ -40,25 +36,6 @@ const ETHERNET: usize = 14;
 const HEADERS: u32 = 28;
 /// What crosses by TCP each way, KiB: enough that a kernel that may hand over more than the MTU does.
 const BLOCKS: u32 = 64;
-/// TCP connections from as many ports: enough that each of four queues gets some each way, but for one
-/// time in ten million.
-const FLOWS: u32 = 64;
-/// Nobody listens there (RFC 863), and the guest's kernel refuses each connection.
-const DISCARD: u16 = 9;
-/// In the guest: what tcpdump shows of the probes.
-const SEEN: &str = "/tmp/nicmatrix-probes";
-/// A connection's refusal takes a millisecond; e1000 holds frames back for 1 s after its filter was
-/// changed.
-const REFUSAL: Limit = Limit {
-    what: "the refusal of a connection",
-    seconds: 5.0,
-};
-/// A frame sent to the bridge is on its port at once.
-const ON_TAP: Limit = Limit {
-    what: "a probe on the tap",
-    seconds: 5.0,
-};
-
 /// What is switched off where the NIC has it on: ethtool's short name, and the long one of `ethtool -k`.
 const OFFLOADS: [(&str, &str); 5] = [
     ("rx", "rx-checksumming"),
@@ -67,34 +44,6 @@ const OFFLOADS: [(&str, &str); 5] = [
     ("lro", "large-receive-offload"),
     ("rx-gro-hw", "rx-gro-hw"),
 ];
-
-/// Where a probe is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    /// The MAC that the guest set.
-    Own,
-    /// The NIC's first MAC.
-    First,
-    /// The multicast group that the guest has joined.
-    Joined,
-    /// Another group.
-    OtherGroup,
-    /// A MAC of nobody here.
-    Foreign,
-    /// Everybody: the last probe, which shows that those before it have passed or not.
-    Marker,
-}
-
-impl Target {
-    const ALL: [Target; 6] = [
-        Target::Own,
-        Target::First,
-        Target::Joined,
-        Target::OtherGroup,
-        Target::Foreign,
-        Target::Marker,
-    ];
-}
 
 /// What the guest has told its NIC.
 pub(super) struct State {
@@ -110,6 +59,8 @@ pub(super) struct State {
     off: Vec<(&'static str, &'static str)>,
     /// Whether the NIC is in promiscuous mode.
     pub(super) promiscuous: bool,
+    /// Whether frames for other MACs stay outside, but in promiscuous mode.
+    filters: bool,
     /// Whether a frame for a group that was not joined stayed outside, when the guest had not moved yet:
     /// where a NIC filters by a hash or not at all, it does not.
     filters_groups: bool,
@@ -199,13 +150,7 @@ impl State {
         }
         script.push(format!("ip maddr add {GROUP} dev {dev}"));
         bed.agent.sh(&script.join(" && "))?;
-        bed.agent.sh(&format!(
-            "tcpdump -p -n -e -l -i {dev} ether proto {:#x} >{SEEN} 2>{SEEN}.err </dev/null &",
-            probe::ETHERTYPE
-        ))?;
-        let listens = format!("grep -q listening {SEEN}.err");
-        bed.agent
-            .until(&listens, TCPDUMP, &format!("cat {SEEN}.err"))?;
+        probes::watch(bed, dev)?;
         transfer::make_file(bed, BLOCKS)?;
         bridge::flush_neighbour(bed.address())?;
         bed.reach(deadline::FIRST_PING)
@@ -218,11 +163,12 @@ impl State {
             vlan,
             off,
             promiscuous: false,
+            // vhost takes what the tap gives it, and leaves the choice to the guest's kernel.
+            filters: bed.cell.backend == Backend::Tap,
             filters_groups: false,
             rounds: 0,
         };
-        let seen = state.probe(bed)?;
-        state.filters_groups = !seen.contains(&Target::OtherGroup);
+        state.filters_groups = state.filters && state.keeps_groups_out(bed)?;
         Ok(state)
     }
 
@@ -262,90 +208,6 @@ impl State {
     pub(super) fn expect_promiscuous(&mut self, bed: &Testbed) -> anyhow::Result<()> {
         self.expect_filters(bed)?;
         self.expect_rx_filter(bed)
-    }
-
-    /// Fails unless the NIC takes the frames that it should, and no others.
-    fn expect_filters(&mut self, bed: &Testbed) -> anyhow::Result<()> {
-        let seen = self.probe(bed)?;
-        let mode = match self.promiscuous {
-            true => "in",
-            false => "outside",
-        };
-        let (mac, first) = (self.mac, self.first);
-        let hears = |target, expected: bool, what: &str| {
-            let heard = seen.contains(&target);
-            let word = match heard {
-                true => "sees",
-                false => "does not see",
-            };
-            ensure!(
-                heard == expected,
-                "{mode} promiscuous mode the guest {word} a frame for {what}"
-            );
-            Ok(())
-        };
-        hears(
-            Target::Own,
-            true,
-            &format!("{mac}, the MAC that the guest set"),
-        )?;
-        hears(
-            Target::Joined,
-            true,
-            &format!("{GROUP}, the multicast group that it joined"),
-        )?;
-        hears(
-            Target::Foreign,
-            self.promiscuous,
-            &format!("the foreign MAC {FOREIGN}"),
-        )?;
-        if mac != first {
-            let what = format!("{first}, the first MAC, and {mac} is the MAC that the guest set");
-            hears(Target::First, self.promiscuous, &what)?;
-        }
-        if self.promiscuous || self.filters_groups {
-            let what = format!("{OTHER_GROUP}, a multicast group that it did not join");
-            hears(Target::OtherGroup, self.promiscuous, &what)?;
-        }
-        Ok(())
-    }
-
-    /// Sends a probe to each target; those that the guest sees.
-    fn probe(&mut self, bed: &Testbed) -> anyhow::Result<BTreeSet<Target>> {
-        self.rounds += 1;
-        let round = self.rounds;
-        let from = |target: Target| Mac([0x02, 0, 0, 0, round, target as u8]);
-        let sender = Sender::open()?;
-        let wire = bed.wire()?;
-        let mark = wire.mark()?;
-        for target in Target::ALL {
-            let to = match target {
-                Target::Own => self.mac,
-                Target::First => self.first,
-                Target::Joined => GROUP,
-                Target::OtherGroup => OTHER_GROUP,
-                Target::Foreign => FOREIGN,
-                Target::Marker => Mac::BROADCAST,
-            };
-            sender.send(&probe::probe(to, from(target)))?;
-        }
-        // They are all on the tap, in this order.
-        let limit = Instant::now() + ON_TAP.start().span();
-        for target in Target::ALL {
-            wire.wait(mark, limit, |frame| frame.src() == Some(from(target)))
-                .or_cannot_run(|| format!("send a frame from {}", from(target)))?;
-        }
-        let shown = bed
-            .agent
-            .once(
-                &format!("grep -q {} {SEEN}", from(Target::Marker)),
-                TCPDUMP,
-                &format!("cat {SEEN}.err {SEEN}"),
-                &format!("cat {SEEN}"),
-            )
-            .context("the guest does not see a broadcast")?;
-        let sees = |target: &Target| shown.contains(&from(*target).to_string());
-        Ok(Target::ALL.into_iter().filter(sees).collect())
     }
 
     /// What QEMU shows of it: on virtio its receive filter.
@@ -433,7 +295,7 @@ impl State {
     /// all else: a QEMU that is known to lose VLANs is still to be judged by the rest.
     ///
     /// # Errors
-    /// What QEMU or the tap shows instead.
+    /// What QEMU or the host's end of the bridge shows instead.
     pub(super) fn expect_vlan(&self, bed: &Testbed) -> anyhow::Result<()> {
         if !self.vlan {
             return Ok(());
@@ -445,8 +307,7 @@ impl State {
                 filter.vlan_table
             );
         }
-        let wire = bed.wire()?;
-        let mark = wire.mark()?;
+        let mark = bed.bridge_mark()?;
         let key = (u16::from(self.rounds), VLAN);
         let request = probe::tagged_echo(VLAN, (HOST_MAC, HOST_IN_VLAN), (self.mac, IN_VLAN), key)?;
         Sender::open()?.send(&request)?;
@@ -456,7 +317,7 @@ impl State {
                 matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
             reply && frame.vlan_id() == Some(VLAN)
         };
-        wire.wait(mark, limit, replies).with_context(|| {
+        bed.await_on_bridge(mark, limit, replies).with_context(|| {
             format!("in VLAN {VLAN} no reply with that tag came back to an echo request")
         })?;
         Ok(())
@@ -492,45 +353,6 @@ impl State {
         }
         Ok(())
     }
-
-    /// Frames come in and go out by each queue.
-    fn expect_queues(&self, bed: &Testbed) -> anyhow::Result<()> {
-        let queues = bed.nic().queues;
-        let dev = &self.link.name;
-        let look = format!(
-            "basename $(readlink -f {}); cat /proc/interrupts; tc -s qdisc show dev {dev}",
-            Testbed::device_directory(&self.link)
-        );
-        let counts = || -> anyhow::Result<_> {
-            let text = bed.agent.sh(&look)?;
-            let device = text.lines().next().unwrap_or_default();
-            Ok((vectors(&text, device), sent_by_queue(&text)))
-        };
-        let before = counts()?;
-        refused_flows(bed)?;
-        let after = counts()?;
-        let mut idle = Vec::new();
-        for queue in 0..queues {
-            let interrupts = |vectors: &BTreeMap<String, multiqueue::Vector>| {
-                let vector = vectors.get(&format!("input.{queue}"));
-                vector.map_or(0, |vector| vector.count)
-            };
-            if interrupts(&after.0) <= interrupts(&before.0) {
-                idle.push(format!("input.{queue}"));
-            }
-            // tc numbers them from 1.
-            let sent = |by: &BTreeMap<u32, u64>| by.get(&(queue + 1)).copied().unwrap_or(0);
-            if sent(&after.1) <= sent(&before.1) {
-                idle.push(format!("output.{queue}"));
-            }
-        }
-        ensure!(
-            idle.is_empty(),
-            "{FLOWS} connections went by some of {queues} queues only; nothing moved on {}",
-            idle.join(", ")
-        );
-        Ok(())
-    }
 }
 
 /// QEMU's receive filter of the NIC under test, on virtio.
@@ -546,43 +368,6 @@ fn rx_filter(bed: &Testbed) -> anyhow::Result<Option<RxFilterInfo>> {
         .map(Some)
 }
 
-/// Connections from many ports, each of which the guest refuses: a frame in and a frame out.
-fn refused_flows(bed: &Testbed) -> anyhow::Result<()> {
-    let target = SocketAddr::from((bed.address(), DISCARD));
-    let limit = REFUSAL.start().span();
-    for flow in 1..=FLOWS {
-        let connected = TcpStream::connect_timeout(&target, limit);
-        let refused = matches!(&connected, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused);
-        if !refused {
-            let what = connected.map_or_else(|error| error.to_string(), |_| "accepted".into());
-            return Err(anyhow!(
-                "of {FLOWS} connections to {target}, the {flow}th was not refused: {what}"
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// Packets that each transmit queue has sent, by tc's number of it, from `tc -s qdisc`: a line
-/// `qdisc … parent :N …` and below it ` Sent BYTES bytes PACKETS pkt …`.
-fn sent_by_queue(text: &str) -> BTreeMap<u32, u64> {
-    let mut found = BTreeMap::new();
-    let mut queue = None;
-    for line in text.lines() {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if words.first() == Some(&"qdisc") {
-            let parent = words.iter().position(|word| *word == "parent");
-            let parent = parent.and_then(|at| words.get(at + 1)?.rsplit(':').next());
-            // tc writes it in hexadecimal.
-            queue = parent.and_then(|number| u32::from_str_radix(number, 16).ok());
-        } else if let (Some(queue), ["Sent", _, "bytes", packets, "pkt", ..]) = (queue, &words[..])
-        {
-            found.insert(queue, packets.parse().unwrap_or(0));
-        }
-    }
-    found
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -594,13 +379,5 @@ mod tests {
         assert_eq!(other.to_string(), "ae:ab:ff:ed:cb:a9");
         assert_eq!(other.0[0] & 3, 2, "locally administered, unicast");
         assert!(first.0.iter().zip(other.0).all(|(a, b)| *a != b));
-    }
-
-    #[test]
-    fn packets_are_read_by_transmit_queue() {
-        let text = "qdisc mq 0: root \n Sent 900 bytes 10 pkt (dropped 0, overlimits 0 requeues 0) \n backlog 0b 0p requeues 0\n\
-                    qdisc pfifo_fast 0: parent :2 bands 3 priomap 1 2\n Sent 500 bytes 6 pkt (dropped 0, overlimits 0 requeues 0) \n\
-                    qdisc pfifo_fast 0: parent :1 bands 3 priomap 1 2\n Sent 400 bytes 4 pkt (dropped 0, overlimits 0 requeues 0) \n";
-        assert_eq!(sent_by_queue(text), BTreeMap::from([(1, 4), (2, 6)]));
     }
 }

@@ -252,6 +252,19 @@ impl Testbed {
         self.host()?.frames(mark)
     }
 
+    /// Waits until `limit` for a frame, since `mark`, that reaches the host through the bridge.
+    ///
+    /// # Errors
+    /// When there was none, with what there was.
+    pub fn await_on_bridge(
+        &self,
+        mark: Mark,
+        limit: Instant,
+        wanted: impl FnMut(&Frame) -> bool,
+    ) -> anyhow::Result<Frame> {
+        self.host()?.wait(mark, limit, wanted)
+    }
+
     /// Waits until QEMU (by RARP) or the guest (by gratuitous ARP) announces to the network that the MAC
     /// of the NIC under test has moved; returns which of them did.
     ///

@@ -419,7 +419,7 @@ fn an_expectation_that_is_not_understood() {
             ("sometimes = true", "sometimes = \"yes\""),
         ]),
         @r#"
-        m.toml:43: the file: unknown key `expct`, did you mean `expect`? (allowed: host, lab, axes, nics, guests, profiles, exclude, expect)
+        m.toml:43: the file: unknown key `expct`, did you mean `expect`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
         m.toml:53: [[expect]]: unknown key `somtimes`, did you mean `sometimes`? (allowed: qemu, kernel, nic, guest, backend, case, variant, message, reason, link, until, sometimes)
         m.toml:43: [[expect]]: the key `message` is missing
         m.toml:49: [[expect]]: `message` is empty, expected a string
@@ -616,8 +616,8 @@ fn a_profile_may_be_like_another() {
     ]
     .map(|lines| parsed(&with(lines)).unwrap_err().to_string());
     insta::assert_snapshot!(all.join("\n"), @r"
-    m.toml:44: [profiles.more]: `like`: unknown profile `smok`, did you mean `smoke`? (allowed: smoke); it must stand by itself
-    m.toml:44: [profiles.more]: `like`: unknown profile `more` (allowed: smoke); it must stand by itself
-    m.toml:45: [profiles.more]: `ping_count` is 0, allowed are 1 to 1000000
+    m.toml:56: [profiles.more]: `like`: unknown profile `smok`, did you mean `smoke`? (allowed: smoke); it must stand by itself
+    m.toml:56: [profiles.more]: `like`: unknown profile `more`, did you mean `smoke`? (allowed: smoke); it must stand by itself
+    m.toml:57: [profiles.more]: `ping_count` is 0, allowed are 1 to 1000000
     ");
 }
