@@ -115,7 +115,7 @@ fn vain(scope: &Scope, cells: &[Cell], cases: &[&Case]) -> Option<String> {
     let is_its_cell = |cell: &&Cell| scope.has_cell(&cell.nic.name, &cell.guest.name, cell.backend);
     let cells: Vec<&Cell> = cells.iter().filter(is_its_cell).collect();
     if cells.is_empty() {
-        return Some("vhost and vhost_zcopy are for virtio NICs only".into());
+        return Some("vhost and vhost_zcopy are for virtio NICs only, and for those whose properties vhost has".into());
     }
     let named = || match scope.cases.is_empty() {
         true => "no case".to_owned(),
@@ -287,7 +287,7 @@ mod tests {
         .map(|entry| said(entry).unwrap_err())
         .into();
         insta::assert_snapshot!(all.join("\n"), @"
-        m.toml:3: [[expect]]: it matches no trial: vhost and vhost_zcopy are for virtio NICs only
+        m.toml:3: [[expect]]: it matches no trial: vhost and vhost_zcopy are for virtio NICs only, and for those whose properties vhost has
         m.toml:3: [[expect]]: it matches no trial: on such a NIC, guest and backend there is not features
         m.toml:3: [[expect]]: it matches no trial: a case runs as `@boot` where it does not always boot, and as another variant where it can be run a second time; there is not features as boot
         m.toml:3: [[expect]]: it matches no trial: a case runs as `@boot` where it does not always boot, and as another variant where it can be run a second time; there is not driver, flood as reboot, again
