@@ -7,7 +7,7 @@ use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::{addr, bridge, frame, sabotage};
 use crate::testbed::Testbed;
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 /// IPv4 and ICMP headers, bytes.
 const HEADERS: u32 = 28;
@@ -93,20 +93,9 @@ fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {
         crossing,
         report.output.trim()
     );
-    let report = bed
-        .ping()
-        .dont_fragment()
-        .count(2)
-        .interval(0.2)
-        .size(size)
-        .run()?;
-    ensure!(
-        report.received == 2,
-        "with the MTU at {mtu}, {} of 2 replies came back to {} bytes from the host: {}",
-        report.received,
-        crossing,
-        report.output.trim()
-    );
+    let ping = bed.ping().dont_fragment().count(2).interval(0.2).size(size);
+    bed.expect_answered(&ping, 2)
+        .with_context(|| format!("with the MTU at {mtu}, to {crossing} bytes from the host"))?;
     let expected = crossing as usize + ETHERNET;
     let frames = bed.wire()?.frames(mark)?;
     let from_guest = frames

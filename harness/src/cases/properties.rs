@@ -20,29 +20,32 @@ const MODERN: &str = "0x1041";
 /// What every failure of a property says.
 const NO_EFFECT: Red = Red::Says("has not taken effect");
 
-/// Properties of QEMU's virtio NIC that are switches of one feature bit each: property, bit (virtio
-/// 1.2, 5.1.3 and 6), and the Linux whose driver is the first to know it, where guests may be older.
-const BITS: [(&str, usize, Option<(u32, u32)>); 17] = [
-    ("csum", 0, None),
-    ("guest_csum", 1, None),
-    ("guest_tso4", 7, None),
-    ("guest_tso6", 8, None),
-    ("host_tso4", 11, None),
-    ("host_tso6", 12, None),
-    ("mrg_rxbuf", 15, None),
-    ("status", 16, None),
-    ("ctrl_vq", 17, None),
-    ("ctrl_rx", 18, None),
-    ("mq", 22, None),
-    ("indirect_desc", 28, None),
-    ("event_idx", 29, None),
-    ("iommu_platform", 33, None),
-    ("packed", 34, Some((5, 0))),
-    ("hash", 57, Some((5, 18))),
-    ("rss", 60, Some((5, 18))),
+/// A feature bit of virtio (virtio 1.2, 5.1.3 and 6), and the Linux, major and minor, whose driver is the
+/// first to know it, where guests may be older.
+type Bit = (usize, Option<(u32, u32)>);
+
+/// Properties of QEMU's virtio NIC that are switches of one feature bit each.
+const BITS: [(&str, Bit); 17] = [
+    ("csum", (0, None)),
+    ("guest_csum", (1, None)),
+    ("guest_tso4", (7, None)),
+    ("guest_tso6", (8, None)),
+    ("host_tso4", (11, None)),
+    ("host_tso6", (12, None)),
+    ("mrg_rxbuf", (15, None)),
+    ("status", (16, None)),
+    ("ctrl_vq", (17, None)),
+    ("ctrl_rx", (18, None)),
+    ("mq", (22, None)),
+    ("indirect_desc", (28, None)),
+    ("event_idx", (29, None)),
+    ("iommu_platform", (33, None)),
+    ("packed", (34, Some((5, 0)))),
+    ("hash", (57, Some((5, 18)))),
+    ("rss", (60, Some((5, 18)))),
 ];
 /// VIRTIO_NET_F_MTU, by which the device tells the MTU, and the first Linux to ask.
-const MTU_BIT: (usize, Option<(u32, u32)>) = (3, Some((4, 10)));
+const MTU_BIT: Bit = (3, Some((4, 10)));
 /// VIRTIO_F_VERSION_1, which a device without the modern interface cannot have.
 const VERSION_1: usize = 32;
 
@@ -216,8 +219,8 @@ impl Guest {
     fn shows(&self, bed: &mut Testbed, property: &Property) -> anyhow::Result<()> {
         let Property { key, value, .. } = property;
         let switch = words::switch(value);
-        if let Some((_, bit, since)) = BITS.iter().find(|(name, _, _)| name == key) {
-            let agreed = self.bit_is(bed, property, (*bit, *since), switch == Some(true))?;
+        if let Some((_, bit)) = BITS.iter().find(|(name, _)| name == key) {
+            let agreed = self.bit_is(bed, property, *bit, switch == Some(true))?;
             if agreed && key == "rss" && switch == Some(true) {
                 return self.spreads(bed, property);
             }
@@ -266,7 +269,7 @@ impl Guest {
         &self,
         bed: &mut Testbed,
         property: &Property,
-        (bit, since): (usize, Option<(u32, u32)>),
+        (bit, since): Bit,
         expected: bool,
     ) -> anyhow::Result<bool> {
         let has = self.has(bit);
