@@ -55,6 +55,16 @@ impl Expectation {
         }
     }
 
+    /// Which failure was expected in place of the one that came, where that is so.
+    pub(crate) fn other_words(&self) -> Option<String> {
+        (self.state == State::OtherWords).then(|| {
+            format!(
+                "another failure, which says {:?}: {}",
+                self.message, self.reason
+            )
+        })
+    }
+
     /// "due for another look since DATE", where it is.
     pub(crate) fn due(&self) -> Option<String> {
         let since = self.until.as_deref().filter(|_| self.due)?;

@@ -1,7 +1,7 @@
 //! The summary as GitHub's job summaries show it.
 
 use crate::events::Outcome;
-use crate::expectation::{self, Entry, State};
+use crate::expectation::{self, Entry, Expectation, State};
 use crate::grid::{self, Part, Table};
 use crate::{Results, Trial, text};
 use std::io::Write;
@@ -97,6 +97,10 @@ fn alarm(trial: &Trial, faults: bool) -> String {
         code(trial.name()),
         escape(&trial.cause())
     );
+    let expected = trial.end.expectation.as_ref();
+    if let Some(expected) = expected.and_then(Expectation::other_words) {
+        out += &format!("\nExpected was {}\n", escape(&text::one_line(&expected)));
+    }
     for (what, value) in [
         ("Again", &trial.end.reproduce),
         ("Artifacts", &trial.end.artifacts),

@@ -1,7 +1,7 @@
 //! The summary on a terminal: what went wrong, what was left out and why, then cases by cells.
 
 use crate::events::Outcome;
-use crate::expectation::{self, Entry, State};
+use crate::expectation::{self, Entry, Expectation, State};
 use crate::grid::{self, Part, Table};
 use crate::{Results, Trial, out, text};
 use std::fmt::Write;
@@ -104,7 +104,10 @@ fn alarm(trial: &Trial, faults: bool, colour: bool) -> String {
         text::one_line(trial.name()),
         trial.cause()
     );
+    let expected = trial.end.expectation.as_ref();
+    let expected = expected.and_then(Expectation::other_words);
     for (what, value) in [
+        ("expected ", &expected.unwrap_or_default()),
         ("artifacts", &trial.end.artifacts),
         ("again    ", &trial.end.reproduce),
     ] {

@@ -134,6 +134,7 @@ pub(super) fn sample(ended: bool) -> Results {
                 serial_tail: "\u{1b}[1m[    1.2] e1000 0000:00:03.0: \u{0}]]> <oops>\r\n\r\n# "
                     .into(),
                 notes: vec!["guest is a stand-in".into()],
+                expectation: Some(expected(State::OtherWords)),
                 ..end(
                     name,
                     failed("e1000 is bound by `e1000e`, not by e1000 | see *sysfs*\nreadlink: <x>"),
