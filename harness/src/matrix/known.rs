@@ -20,6 +20,8 @@ pub fn variants() -> impl Iterator<Item = &'static str> {
 pub struct Scope {
     /// A bound on QEMU's version.
     pub qemu: Option<Bound>,
+    /// A bound on the version of the QEMU that the guest moves to and comes back from.
+    pub to: Option<Bound>,
     /// A bound on the release of the guest's kernel.
     pub kernel: Option<Bound>,
     /// NIC models; all when empty, as with the lists below.
@@ -52,9 +54,11 @@ impl Scope {
             && (self.variants.is_empty() || variant.is_some_and(|v| takes(&self.variants, v)))
     }
 
-    /// Whether it speaks of this QEMU.
-    pub fn has_qemu(&self, version: &str) -> bool {
+    /// Whether it speaks of this QEMU, and of the one that its guest moves `to`, if it moves.
+    pub fn has_qemu(&self, version: &str, to: Option<&str>) -> bool {
+        let moves = |bound: &Bound| to.is_some_and(|version| bound.holds(version));
         self.qemu.as_ref().is_none_or(|bound| bound.holds(version))
+            && self.to.as_ref().is_none_or(moves)
     }
 
     /// Whether it speaks of this kernel. A bound does not hold for a release that is not known.

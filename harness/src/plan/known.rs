@@ -1,6 +1,6 @@
 //! What the matrix file knows of a trial beforehand: whether it must not run, and how it fails. Pure.
 
-use crate::cases::Case;
+use crate::cases::{Case, Fault, Red};
 use crate::matrix::Cell;
 use crate::matrix::known::{BOOT, Exclude, Expectation, Scope};
 use crate::matrix::schema::{Axes, Matrix, MatrixError};
@@ -19,9 +19,16 @@ pub struct Known {
 }
 
 impl Known {
-    /// Those of `self`, which are about a cell, that are about a case and variant there, on that QEMU.
-    pub(super) fn of(&self, case: &str, variant: Option<&str>, qemu: &str) -> Known {
-        let speaks = |scope: &Scope| scope.has_case(case, variant) && scope.has_qemu(qemu);
+    /// Those of `self`, which are about a cell, that are about a case and variant there, on a QEMU of that
+    /// version, from which the guest moves `to` another.
+    pub(super) fn of(
+        &self,
+        case: &str,
+        variant: Option<&str>,
+        qemu: &str,
+        to: Option<&str>,
+    ) -> Known {
+        let speaks = |scope: &Scope| scope.has_case(case, variant) && scope.has_qemu(qemu, to);
         let excludes = self.excludes.iter().filter(|e| speaks(&e.scope));
         let expectations = self.expectations.iter().filter(|e| speaks(&e.scope));
         Known {
@@ -48,13 +55,15 @@ impl Known {
         scopes.any(|scope| scope.kernel.is_some())
     }
 
-    /// Why the trial must not run, on a kernel of that release or while it is not known. Under a fault, a
-    /// case that fails anyway shows nothing.
-    pub fn skip_reason(&self, release: Option<&str>, under_fault: bool) -> Option<String> {
+    /// Why the trial must not run, on a kernel of that release or while it is not known. Under a `fault`, a
+    /// case that could fail just so without it shows nothing.
+    pub fn skip_reason(&self, release: Option<&str>, fault: Option<&Fault>) -> Option<String> {
         let excluded = self.excludes.iter().find(|e| e.scope.has_kernel(release));
         let excluded = excluded.map(|exclude| exclude.skip_reason());
         excluded.or_else(|| {
-            let expected = self.expected(release).next().filter(|_| under_fault)?;
+            let fault = fault?;
+            let mut expected = self.expected(release);
+            let expected = expected.find(|expected| hides(&expected.message, fault))?;
             let how = if expected.sometimes {
                 "fails now and then"
             } else {
@@ -74,6 +83,14 @@ impl Known {
     ) -> impl Iterator<Item = &'k Expectation> {
         let all = self.expectations.iter().map(Arc::as_ref);
         all.filter(move |expectation| expectation.scope.has_kernel(release))
+    }
+}
+
+/// Whether a failure that says `message` may be taken for what `fault` brings about.
+pub(super) fn hides(message: &str, fault: &Fault) -> bool {
+    match fault.red {
+        Red::Says(words) => message.contains(words) || words.contains(message),
+        Red::Missed(_) => true,
     }
 }
 
@@ -156,7 +173,7 @@ mod tests {
     use super::*;
     use crate::host::tests::capable;
 
-    const FAILS: &str = "message = 'lost', reason = 'bug 1'";
+    const FAILS: &str = "message = 'no reply: lost', reason = 'bug 1'";
 
     fn planned(entry: &str, name: &str) -> PlannedTrial {
         find(
@@ -233,7 +250,7 @@ mod tests {
             "driver::virtio::rhel9::tap",
         );
         assert_eq!(trial.action, Action::Run);
-        let why = |release| trial.known.skip_reason(Some(release), false);
+        let why = |release| trial.known.skip_reason(Some(release), None);
         assert_eq!(why("5.10.0"), None);
         insta::assert_snapshot!(why("6.1.0").unwrap(), @"excluded in the matrix file: it hangs (https://e.org/1)");
         let newer = capable(|host| host.qemus.default.facts.version = "8.0.0".into());
@@ -241,7 +258,7 @@ mod tests {
             on(&newer, &matrix, "smoke", false),
             "driver::virtio::rhel9::tap",
         );
-        assert_eq!(trial.known.skip_reason(Some("6.1.0"), false), None);
+        assert_eq!(trial.known.skip_reason(Some("6.1.0"), None), None);
     }
 
     #[test]
@@ -266,10 +283,30 @@ mod tests {
         assert_eq!(faulty("case = 'driver', qemu = '>=8'").action, Action::Run);
         let by_kernel = faulty("case = 'driver', kernel = '<6'");
         assert_eq!(by_kernel.action, Action::Run);
-        assert!(by_kernel.known.skip_reason(Some("5.10"), true).is_some());
+        assert!(
+            by_kernel
+                .known
+                .skip_reason(Some("5.10"), by_kernel.fault)
+                .is_some()
+        );
+        // It cannot be taken for what the fault brings about.
+        let other = "expect = [{ case = 'driver', message = 'a stall', reason = 'bug 2' }]";
+        let mut all = on(&facts(), &matrix(other), "smoke", true).into_iter();
+        assert!(all.all(|trial| trial.action != nowhere.action));
         // A second run of the case is not what a fault is shown in.
         let variant = faulty("case = 'driver', variant = 'reboot'");
         assert_eq!(variant.action, Action::Run);
+    }
+
+    #[test]
+    fn an_entry_may_be_about_where_a_guest_moves_to() {
+        let entry = "expect = [{ to = '>=11', message = 'refused', reason = 'bug 3' }]";
+        let matrix = matrix(entry);
+        let cell = matrix.cells().next().unwrap();
+        let of_cell = Known::of_cell(&cell, &matrix);
+        let count = |to| of_cell.of("driver", None, "10.0.13", to).expectations.len();
+        let counts = [count(None), count(Some("10.0.13")), count(Some("11.1.3"))];
+        assert_eq!(counts, [0, 0, 1]);
     }
 
     #[test]

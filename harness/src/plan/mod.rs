@@ -235,7 +235,7 @@ fn fault_variants<'p, 'm>(
             };
             let mut able: Vec<_> = lane.iter().filter(shown).collect();
             // Whatever the QEMU: names are the same on all.
-            let holds = |planned: &&&PlannedCell| !planned.may_be_red(case);
+            let holds = |planned: &&&PlannedCell| !planned.may_hide(case, fault);
             if able.iter().any(&holds) {
                 able.retain(holds);
             }
@@ -339,8 +339,9 @@ impl Variant<'_, '_> {
             }
         };
         let variant = self.variant();
-        let known = planned.known(case, variant.as_deref());
-        let action = planned.action(case, known.skip_reason(None, fault.is_some()));
+        let to = other.as_ref().map(|other| other.facts.version.as_str());
+        let known = planned.known(case, variant.as_deref(), to);
+        let action = planned.action(case, known.skip_reason(None, fault));
         let parts = TrialName {
             case: case.name.to_owned(),
             variant,
@@ -397,19 +398,23 @@ impl<'m> PlannedCell<'m> {
         }
     }
 
-    /// What the matrix file knows of a case and variant here, on this QEMU.
-    fn known(&self, case: &Case, variant: Option<&str>) -> Known {
+    /// What the matrix file knows of a case and variant here, on this QEMU, from which the guest moves
+    /// `to` one of that version, if it moves.
+    fn known(&self, case: &Case, variant: Option<&str>, to: Option<&str>) -> Known {
         match self.facts.qemus.get(&self.cell.qemu) {
-            Ok(tested) => (self.known).of(case.name, variant, &tested.facts.version),
+            Ok(tested) => (self.known).of(case.name, variant, &tested.facts.version, to),
             // It is skipped, for a reason of its own.
             Err(_) => Known::default(),
         }
     }
 
-    /// Whether the plain case is known to fail here, on some QEMU and kernel.
-    fn may_be_red(&self, case: &Case) -> bool {
+    /// Whether the plain case is known to fail here, on some QEMU and kernel, so that `fault` could not be
+    /// told.
+    fn may_hide(&self, case: &Case, fault: &Fault) -> bool {
         let mut all = self.known.expectations.iter();
-        all.any(|expectation| expectation.scope.has_case(case.name, None))
+        all.any(|expectation| {
+            expectation.scope.has_case(case.name, None) && known::hides(&expectation.message, fault)
+        })
     }
 
     /// Whether a case runs here, and why not; `known` is what the matrix file says against it.

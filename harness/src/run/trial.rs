@@ -232,7 +232,7 @@ fn broken(message: String) -> Attempt {
 
 /// The end of a try that what the matrix file says of this kernel forbids.
 fn forbidden(trial: &PlannedTrial, release: Option<&str>) -> Option<Attempt> {
-    let reason = trial.known.skip_reason(release, trial.fault.is_some())?;
+    let reason = trial.known.skip_reason(release, trial.fault)?;
     Some(Attempt {
         outcome: Outcome::Skipped { reason },
         ..broken(String::new())

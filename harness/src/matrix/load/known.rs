@@ -9,8 +9,8 @@ use crate::base::words::unknown;
 use std::collections::BTreeMap;
 
 /// The keys that choose trials.
-const SCOPE: [&str; 7] = [
-    "qemu", "kernel", "nic", "guest", "backend", "case", "variant",
+const SCOPE: [&str; 8] = [
+    "qemu", "to", "kernel", "nic", "guest", "backend", "case", "variant",
 ];
 
 /// What an entry may name.
@@ -78,6 +78,7 @@ fn scope(section: &Section, there: &There, all: &str) -> Scope {
     let backends = words("backend", Backend::ALL.map(Backend::name).to_vec());
     Scope {
         qemu: bound("qemu"),
+        to: bound("to"),
         kernel: bound("kernel"),
         nics: words("nic", there.nics.keys().map(String::as_str).collect()),
         guests: words("guest", there.guests.keys().map(String::as_str).collect()),

@@ -87,6 +87,7 @@ fn a_good_file() {
         Exclude {
             scope: Scope {
                 qemu: None,
+                to: None,
                 kernel: None,
                 nics: [
                     "virtio",
@@ -112,7 +113,7 @@ fn a_good_file() {
     assert_eq!(one.until.unwrap().to_string(), "2027-03-31");
     assert!(one.sometimes);
     let scope = &one.scope;
-    assert!(scope.has_qemu("9.1.50") && !scope.has_qemu("10.0.13"));
+    assert!(scope.has_qemu("9.1.50", None) && !scope.has_qemu("10.0.13", None));
     assert!(scope.has_kernel(Some("6.1.0-56-amd64")) && !scope.has_kernel(None));
     assert!(scope.has_cell("e1000", "rhel6", Backend::Tap));
     assert!(scope.has_case("driver", Some("boot")) && !scope.has_case("driver", None));
@@ -238,7 +239,7 @@ fn unknown_keys() {
     m.toml:29: [profiles.smoke]: the key `flood_count` is missing
     m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
     m.toml:38: [[exclude]]: the key `reason` is missing
-    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: qemu, kernel, nic, guest, backend, case, variant, reason, link)
+    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: qemu, to, kernel, nic, guest, backend, case, variant, reason, link)
     m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
     "
     );
@@ -373,8 +374,8 @@ fn nothing_or_twice() {
             m.toml:4: [axes]: `guest` is empty, so nothing would run
             m.toml:36: [profiles.smoke]: `cases` is empty, so nothing would run
             m.toml:36: [profiles.smoke]: `nics` is empty, so nothing would run
-            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, kernel, nic, guest, backend, case, variant
-            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, kernel, nic, guest, backend, case, variant
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, to, kernel, nic, guest, backend, case, variant
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, to, kernel, nic, guest, backend, case, variant
             m.toml:20: [guests.rhel6]: the key `memory` is missing
             m.toml:14: [nics.virtio]: the key `offloads` is missing
             m.toml:2: [axes]: the key `zcopy` is missing
@@ -417,7 +418,7 @@ fn an_expectation_that_is_not_understood() {
         ]),
         @r#"
         m.toml:43: the file: unknown key `expct`, did you mean `expect`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
-        m.toml:53: [[expect]]: unknown key `somtimes`, did you mean `sometimes`? (allowed: qemu, kernel, nic, guest, backend, case, variant, message, reason, link, until, sometimes)
+        m.toml:53: [[expect]]: unknown key `somtimes`, did you mean `sometimes`? (allowed: qemu, to, kernel, nic, guest, backend, case, variant, message, reason, link, until, sometimes)
         m.toml:43: [[expect]]: the key `message` is missing
         m.toml:49: [[expect]]: `message` is empty, expected a string
         m.toml:49: [[expect]]: `message` is blank, and every failure contains that
