@@ -94,7 +94,8 @@ struct Manifest {
 /// # Errors
 /// A [`Skip`] where it cannot be fetched now and was never fetched, else a [`CannotRun`].
 pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
-    let fingerprint = digest([LAYOUT, suite, &packages::fingerprint()]);
+    let recipe = [LAYOUT, suite].into_iter().chain(PACKAGES).chain([SPICE]);
+    let fingerprint = digest(recipe.chain([&*packages::fingerprint()]));
     if let Some(qemu) = cached(folder, suite, &fingerprint, &|_| ()) {
         return Ok(qemu);
     }
