@@ -77,7 +77,7 @@ fn a_qemu_whose_rom_is_gone_is_not_tested_as_it_is() {
     let from = shared.canonicalize().expect("a directory");
     let copied = own.directory.path().join("copied");
     let copy = Command::new("cp")
-        .arg("-rl")
+        .arg("-al")
         .arg(&from)
         .arg(&copied)
         .status();

@@ -280,6 +280,26 @@ fn a_case_may_run_on_one_guest_only_and_the_guests_take_turns() {
 }
 
 #[test]
+fn a_nic_may_run_on_one_guest_only() {
+    let one = matrix(&format!(
+        "[profiles.one]\n{PROFILE}nics_on_one_guest = [\"e1000\"]\n"
+    ));
+    let all = on(&facts(), &one, "one", false);
+    let guests = |case: &str, nic: &str| -> Vec<String> {
+        let its = all.iter().filter(|trial| {
+            trial.case.name == case
+                && trial.cell.nic.name == nic
+                && trial.cell.backend == Backend::Tap
+        });
+        its.map(|trial| trial.cell.guest.name.clone()).collect()
+    };
+    assert_eq!(guests("driver", "virtio").len(), 2);
+    for case in ["driver", "flood"] {
+        assert_eq!(guests(case, "e1000").len(), 1, "{case}");
+    }
+}
+
+#[test]
 fn with_vhost_only_some_cases_may_run_and_they_do_so_on_one_guest() {
     let mut matrix = matrix("");
     let smoke = matrix.profiles.get_mut("smoke").unwrap();

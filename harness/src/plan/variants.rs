@@ -15,8 +15,8 @@ use crate::vm::start_state::StartState;
 use report::name::{DEFAULT_QEMU, TrialName};
 use std::sync::Arc;
 
-/// Where `case` runs in this profile: on every guest, or on one for each NIC and backend; then the
-/// guests take turns, and no two cases begin with the same one. Where only some cases run with vhost,
+/// Where `case` runs in this profile: on every guest, or on one for each NIC and backend, as the profile
+/// says of the case or of the NIC; then the guests take turns. Where only some cases run with vhost,
 /// they all do so on one guest, another for each backend: a lab makes its own checkpoints of it.
 pub(super) fn on_its_guests<'p, 'm>(
     case: &Case,
@@ -25,10 +25,14 @@ pub(super) fn on_its_guests<'p, 'm>(
 ) -> Vec<&'p PlannedCell<'m>> {
     let named = |names: &[String]| names.iter().position(|name| name == case.name);
     let one = named(&profile.on_one_guest);
+    // No two cases begin with the same guest, whichever other cases there are.
+    let of_case: usize = case.name.bytes().map(usize::from).sum();
     let with_vhost = profile.with_vhost.as_deref().and_then(named);
     let mut chosen: Vec<&PlannedCell> = Vec::new();
     for (turn, lane) in lanes(cells.clone()).into_iter().enumerate() {
-        let taken = one.map(|first| first + turn);
+        let nic = &lane[0].cell.nic.name;
+        let of_nic = profile.nics_on_one_guest.contains(nic).then_some(of_case);
+        let taken = one.or(of_nic).map(|first| first + turn);
         let taken = match lane[0].cell.backend {
             Backend::Tap => taken,
             Backend::Vhost => with_vhost.map(|_| 0).or(taken),

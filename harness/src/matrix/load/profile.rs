@@ -64,6 +64,7 @@ fn profile(section: &Section, tables: &Tables, parent: Option<&Profile>) -> Opti
         "transfer_mib",
         "netperf_seconds",
         "on_one_guest",
+        "nics_on_one_guest",
         "with_vhost",
         "cases",
         "starts",
@@ -106,6 +107,10 @@ fn profile(section: &Section, tables: &Tables, parent: Option<&Profile>) -> Opti
         true => axis(section, "nics", "nic", "nics", tables.nics),
         false => parent.and_then(|p| p.nics.clone()),
     };
+    let nics_on_one_guest = match section.has("nics_on_one_guest") {
+        true => axis(section, "nics_on_one_guest", "nic", "nics", tables.nics),
+        false => parent.map(|p| p.nics_on_one_guest.clone()),
+    };
     let guests = match section.has("guests") {
         true => axis(section, "guests", "guest", "guests", tables.guests),
         false => parent.and_then(|p| p.guests.clone()),
@@ -121,6 +126,7 @@ fn profile(section: &Section, tables: &Tables, parent: Option<&Profile>) -> Opti
         transfer_mib: transfer_mib?,
         netperf_seconds,
         on_one_guest: cases("on_one_guest", |p| Some(p.on_one_guest.clone())).unwrap_or_default(),
+        nics_on_one_guest: nics_on_one_guest.unwrap_or_default(),
         with_vhost: cases("with_vhost", |p| p.with_vhost.clone()),
         cases: cases("cases", |p| p.cases.clone()),
         qemus,
