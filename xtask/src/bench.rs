@@ -6,7 +6,7 @@ use crate::build::Harness;
 use crate::settings::{Settings, hand_over};
 use crate::{Workspace, child, runs};
 use anyhow::{Context, Result, bail, ensure};
-use report::flags::{DEFAULT_MATRIX, Flags, HostChoice};
+use report::flags::{DEFAULT_MATRIX, Flags, HostChoice, QemuChoice};
 use report::{Results, Trial};
 use report::{errln, outln};
 use serde::Serialize;
@@ -20,6 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask bench
   cargo xtask bench --soak 1000    and restore a guest a thousand times; one failure ends it
+  cargo xtask bench --qemus default trixie backports
   cargo xtask bench --runs 30 --json bench.json --accel tcg";
 
 /// Enough for a median of something that takes milliseconds.
@@ -40,6 +41,9 @@ pub struct Args {
     /// Also restore a guest so many times in a row
     #[arg(long, value_name = "N")]
     soak: Option<NonZeroUsize>,
+    /// Also run the smoke profile on three QEMUs, by their names or as NAME=PATH, three values in all
+    #[arg(long, value_name = "NAME|NAME=PATH", num_args = 3)]
+    qemus: Vec<QemuChoice>,
     /// Where the figures go [default: target/nicmatrix/bench.json]
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
@@ -157,6 +161,15 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 
     figures.extend(of_labs(&smoke.trials)?);
     figures.extend(bench.restores(&smoke, args.runs.get())?);
+    if !args.qemus.is_empty() {
+        errln!("running the smoke profile on three QEMUs");
+        let three = bench.on(&args.qemus);
+        let three = three.matrix(&[], &three.flags)?;
+        let times = three.cpu_seconds.zip(smoke.cpu_seconds);
+        let (three, one) = times.context("the run does not say its CPU time")?;
+        let ratio = Figure::of("smoke on three QEMUs / on one, CPU", "x", vec![three / one])?;
+        figures.push(ratio.at_most(3.1));
+    }
     if let Some(times) = args.soak {
         figures.push(bench.soak(&smoke, times.get())?);
     }
@@ -171,6 +184,12 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         "expected {MANY_TRIALS} trials of the large matrix, found {count}"
     );
     figures.push(Figure::of("--list, 10,000 trials", "ms", times)?.at_most(100.0));
+    let (times, count) = bench.on(&the_same_thrice()).listings(&large)?;
+    ensure!(
+        count >= 3 * MANY_TRIALS,
+        "expected three times {MANY_TRIALS} trials on three QEMUs, found {count}"
+    );
+    figures.push(Figure::of("--list, 10,000 trials on three QEMUs", "ms", times)?.at_most(100.0));
 
     figures.extend(by_case(&smoke.trials)?);
 
@@ -246,7 +265,23 @@ struct Bench<'a> {
     flags: Flags,
 }
 
+/// The default QEMU under two further names: as much to plan as three, wherever this runs.
+fn the_same_thrice() -> [QemuChoice; 2] {
+    ["second", "third"].map(|name| QemuChoice::Added(name.into(), "qemu-system-x86_64".into()))
+}
+
 impl Bench<'_> {
+    /// The same on other QEMUs.
+    fn on(&self, qemus: &[QemuChoice]) -> Bench<'_> {
+        let mut flags = self.flags.clone();
+        flags.conditions.qemu.extend_from_slice(qemus);
+        Bench {
+            workspace: self.workspace,
+            harness: self.harness.clone(),
+            flags,
+        }
+    }
+
     fn command(&self, program: &Path, flags: &Flags) -> Result<Command> {
         let mut flags = flags.clone();
         flags.output.table = true;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// The harness's programs.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Harness {
     /// The test binary that runs trials.
     pub matrix: PathBuf,
