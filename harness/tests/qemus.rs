@@ -105,3 +105,48 @@ fn a_qemu_whose_rom_is_gone_is_not_tested_as_it_is() {
     ];
     refused(&[], &variables, 0, &words);
 }
+
+/// The run's last line but for its bound and its files: how many trials ended how.
+fn all_passed(own: &Own, variables: &[(&str, &str)]) -> String {
+    let dir = [("NICMATRIX_DIR", &*own.dir), ("NICMATRIX_TABLE", "1")];
+    let variables = [&dir[..], variables].concat();
+    let output = matrix(&[], &variables).output().expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    text.into_owned()
+}
+
+#[test]
+fn a_guest_moves_to_another_qemu_and_a_lost_property_is_seen() {
+    let own = Own::new();
+    let across = [
+        ("NICMATRIX_QEMU", "new=qemu-system-x86_64"),
+        ("NICMATRIX_CASE", "migrate_across"),
+    ];
+    let plain = [&across[..], &[("NICMATRIX_NIC", "e1000")]].concat();
+    // There, and from there to the default one.
+    let text = all_passed(&own, &plain);
+    expect_words(&text, &["2 passed, 0 failed, 0 skipped"]);
+    let faults = [
+        &across[..],
+        &[("NICMATRIX_FAULTS", "1"), ("NICMATRIX_NIC", "e1000,virtio")],
+    ];
+    let text = all_passed(&own, &faults.concat());
+    expect_words(&text, &["6 red as expected, 0 BLIND, 0 skipped"]);
+}
+
+#[test]
+fn a_property_that_is_ignored_is_seen() {
+    let own = Own::new();
+    let properties = [
+        ("NICMATRIX_PROFILE", "full"),
+        ("NICMATRIX_CASE", "properties"),
+        ("NICMATRIX_BACKEND", "tap"),
+        ("NICMATRIX_NIC", "virtio-mtu1400,virtio-behind-iommu"),
+    ];
+    let text = all_passed(&own, &properties);
+    expect_words(&text, &["0 failed, 0 skipped"]);
+    let faults = [&properties[..], &[("NICMATRIX_FAULTS", "1")]].concat();
+    let text = all_passed(&own, &faults);
+    expect_words(&text, &["red as expected, 0 BLIND, 0 skipped"]);
+}
