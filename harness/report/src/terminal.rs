@@ -156,7 +156,7 @@ type Column = (usize, usize);
 const GAP: usize = 2;
 
 /// Shares a table's columns out over blocks of at most `width`; the guests of a NIC stay together
-/// where they fit.
+/// where they fit, and else the QEMUs of a guest.
 fn chunks(table: &Table, width: usize) -> Vec<Vec<Column>> {
     let widest_mark = "BROKEN".len();
     // The last column's gap may hang over.
@@ -164,33 +164,42 @@ fn chunks(table: &Table, width: usize) -> Vec<Vec<Column>> {
     let mut blocks: Vec<Vec<Column>> = vec![Vec::new()];
     let mut used = 0;
     let indexed: Vec<_> = table.columns.iter().enumerate().collect();
-    for group in indexed.chunk_by(|a, b| a.1.nic == b.1.nic) {
-        let length = |text: &str| text.chars().count();
-        let share = length(group[0].1.nic).div_ceil(group.len());
-        let mut columns: Vec<Column> = Vec::new();
-        for of_guest in group.chunk_by(|a, b| a.1.guest == b.1.guest) {
-            let share = length(of_guest[0].1.guest)
-                .div_ceil(of_guest.len())
-                .max(share);
-            columns.extend(of_guest.iter().map(|(i, column)| {
-                let qemu = if table.names_qemus {
-                    length(column.qemu)
-                } else {
-                    0
+    let length = |text: &str| text.chars().count();
+    for of_nic in indexed.chunk_by(|a, b| a.1.nic == b.1.nic) {
+        let share = length(of_nic[0].1.nic).div_ceil(of_nic.len());
+        let guests: Vec<Vec<Column>> = of_nic
+            .chunk_by(|a, b| a.1.guest == b.1.guest)
+            .map(|of_guest| {
+                let share = length(of_guest[0].1.guest)
+                    .div_ceil(of_guest.len())
+                    .max(share);
+                let width = |qemu: &str| match table.names_qemus {
+                    true => length(qemu).max(share),
+                    false => share,
                 };
-                (*i, qemu.max(share).max(widest_mark) + GAP)
-            }));
-        }
-        let whole: usize = columns.iter().map(|c| c.1).sum();
-        let apart = whole <= room;
-        for (n, column) in columns.into_iter().enumerate() {
-            let needed = if apart && n == 0 { whole } else { column.1 };
-            if used > 0 && used + needed > room {
-                blocks.push(Vec::new());
-                used = 0;
+                let columns = of_guest.iter();
+                let columns = columns.map(|(i, c)| (*i, width(c.qemu).max(widest_mark) + GAP));
+                columns.collect()
+            })
+            .collect();
+        let whole = |columns: &[Column]| columns.iter().map(|c| c.1).sum::<usize>();
+        let of_all: usize = guests.iter().map(|guest| whole(guest)).sum();
+        for (g, guest) in guests.into_iter().enumerate() {
+            let of_guest = whole(&guest);
+            for (n, column) in guest.into_iter().enumerate() {
+                // What is to be kept together from here on, the larger first.
+                let together = [(g == 0 && n == 0, of_all), (n == 0, of_guest)];
+                let fits = together
+                    .iter()
+                    .find(|(begins, all)| *begins && *all <= room);
+                let needed = fits.map_or(column.1, |(_, all)| *all);
+                if used > 0 && used + needed > room {
+                    blocks.push(Vec::new());
+                    used = 0;
+                }
+                used += column.1;
+                blocks.last_mut().expect("there is a first").push(column);
             }
-            used += column.1;
-            blocks.last_mut().expect("there is a first").push(column);
         }
     }
     blocks
