@@ -1,13 +1,14 @@
 //! A folder in which things are built of packages: one process builds at a time, and what could not be
 //! fetched is noted for a while.
 
-use crate::base::error::OrCannotRun;
+use crate::base::error::{CannotRun, OrCannotRun, Skip};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -53,6 +54,56 @@ pub fn remove_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(".build-") {
             let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// How many things are kept that are no longer current: a run of an older state may still use the one
+/// before.
+const KEPT: usize = 1;
+
+/// What a `current….json` of a folder says at the least.
+#[derive(Deserialize)]
+struct Names {
+    /// The directory that is current.
+    hash: PathBuf,
+}
+
+/// Keeps the directories of `folder` with a `manifest` that are current, and the newest of the others.
+///
+/// # Errors
+/// A folder that cannot be read, or a directory that cannot be removed.
+pub fn prune(folder: &Path, manifest: &str) -> Result<()> {
+    let entries: Vec<_> = fs::read_dir(folder)?.flatten().collect();
+    let current: BTreeSet<PathBuf> = entries
+        .iter()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("current"))
+        .filter_map(|entry| read_json::<Names>(&entry.path()).ok())
+        .map(|current| folder.join(current.hash))
+        .collect();
+    let mut others: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.path().join(manifest).exists() && !current.contains(&entry.path()))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    others.sort();
+    for (_, old) in others.iter().rev().skip(KEPT) {
+        fs::remove_dir_all(old)?;
+    }
+    Ok(())
+}
+
+/// An error of fetching `what` of `suite`: what the network refused is a reason to skip; trouble of this
+/// machine stays trouble.
+pub fn unavailable(what: &str, suite: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.is::<CannotRun>() {
+        true => error,
+        false => {
+            let why = format!("{error:#}");
+            // The first of apt's errors says it.
+            let why = why.split("; ").next().unwrap_or_default();
+            let words = format!("the {what} of Debian {suite} cannot be fetched: {why}");
+            Skip(words).into()
         }
     }
 }
@@ -140,5 +191,28 @@ mod tests {
             .set_modified(SystemTime::now() - ASK_AGAIN)
             .unwrap();
         assert_eq!(noted("sid", "lists"), None);
+    }
+
+    #[test]
+    fn the_hash_keeps_its_parts_apart() {
+        assert_ne!(digest(["ab", "c"]), digest(["a", "bc"]));
+        assert_ne!(digest(["a"]), digest(["a", ""]));
+        assert_eq!(digest(["a"]).len(), 32);
+    }
+
+    #[test]
+    fn what_the_network_refused_is_a_skip_and_trouble_here_is_not() {
+        let refused = unavailable(
+            "kernel",
+            "sid",
+            anyhow::anyhow!("`apt-get` ended with 100: E: no route; E: and more"),
+        );
+        let Skip(why) = refused.downcast().unwrap();
+        assert_eq!(
+            why,
+            "the kernel of Debian sid cannot be fetched: `apt-get` ended with 100: E: no route"
+        );
+        let trouble = CannotRun("cannot write to /x".into());
+        assert!(unavailable("kernel", "sid", trouble.into()).is::<CannotRun>());
     }
 }

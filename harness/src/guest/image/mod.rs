@@ -21,7 +21,7 @@ mod suite;
 
 use crate::base::error::{CannotRun, OrCannotRun, Skip};
 use crate::debian::apt::{self, Apt};
-use crate::debian::folder::{self, digest};
+use crate::debian::folder::{self, digest, unavailable};
 use crate::debian::packages::{
     Package, download, extract_all, field, fingerprint as of_lists, os_release,
 };
@@ -274,7 +274,7 @@ impl Kernel<'_> {
             }
             Kernel::Of { suite, .. } => {
                 progress(&format!("asking Debian {suite} for its kernel"));
-                suite::resolve(suite, scratch).map_err(|error| unavailable(suite, error))
+                suite::resolve(suite, scratch).map_err(|error| unavailable("kernel", suite, error))
             }
         }
     }
@@ -304,26 +304,10 @@ impl Kernel<'_> {
                 "cannot download the guest image's packages to {}",
                 debs.display()
             ))),
-            Kernel::Of { suite, .. } => unavailable(suite, error),
+            Kernel::Of { suite, .. } => unavailable("kernel", suite, error),
         })?;
         extract_all(&debs, root, &NOT_UNPACKED)
             .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))
-    }
-}
-
-/// What the network refused is a reason to skip; trouble of this machine stays trouble.
-fn unavailable(suite: &str, error: anyhow::Error) -> anyhow::Error {
-    match error.is::<CannotRun>() {
-        true => error,
-        false => {
-            let why = format!("{error:#}");
-            // The first of apt's errors says it.
-            let why = why.split("; ").next().unwrap_or_default();
-            Skip(format!(
-                "the kernel of Debian {suite} cannot be fetched: {why}"
-            ))
-            .into()
-        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! What is kept in the images directory.
 
 use super::GuestImage;
-use crate::debian::folder::{read_json, write_json};
+use crate::debian::folder::{prune, read_json, write_json};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +16,6 @@ pub const LAB_INITRD: &str = "lab-initrd";
 /// The directory of the programs that the host needs to talk to the guest's.
 pub const HOST_PROGRAMS: &str = "host";
 pub const MANIFEST: &str = "manifest.json";
-
-/// How many images are kept that are no longer current: a run of an older state of the tree may still
-/// use the one before.
-const KEPT: usize = 1;
 
 #[derive(Serialize, Deserialize)]
 struct Manifest {
@@ -87,7 +83,7 @@ pub fn make_current(
     let new = scratch.join("current.json");
     write_json(&new, current)?;
     fs::rename(new, current_file(images_dir, suite))?;
-    prune(images_dir)
+    prune(images_dir, MANIFEST)
 }
 
 /// Writes the manifest of the files in `dir`.
@@ -104,27 +100,6 @@ pub fn seal(dir: &Path, image: GuestImage, userspace: u64) -> Result<()> {
         sizes,
     };
     write_json(&dir.join(MANIFEST), &manifest)
-}
-
-/// Keeps the images that are current, one for each kernel, and the newest of the others.
-fn prune(images_dir: &Path) -> Result<()> {
-    let entries: Vec<_> = fs::read_dir(images_dir)?.flatten().collect();
-    let current: BTreeSet<PathBuf> = entries
-        .iter()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("current"))
-        .filter_map(|entry| read_json::<Current>(&entry.path()).ok())
-        .map(|current| images_dir.join(current.hash))
-        .collect();
-    let mut others: Vec<_> = entries
-        .iter()
-        .filter(|entry| entry.path().join(MANIFEST).exists() && !current.contains(&entry.path()))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    others.sort();
-    for (_, old) in others.iter().rev().skip(KEPT) {
-        fs::remove_dir_all(old)?;
-    }
-    Ok(())
 }
 
 /// Reads an image and checks that its files are whole.

@@ -16,15 +16,15 @@
 //! QEMU, and `qemu-bundle` is the root. The system's own modules, of another build, would abort QEMU
 //! (`module_load_dso`). `-L` names the firmware too, for QEMUs before 7.1.
 
-use crate::base::error::{CannotRun, OrCannotRun, Skip};
+use crate::base::error::{OrCannotRun, Skip};
 use crate::debian::apt::Apt;
-use crate::debian::folder::{self, digest, read_json, write_json};
+use crate::debian::folder::{self, digest, read_json, unavailable, write_json};
 use crate::debian::packages::{self, Package};
 use crate::debian::suite;
 use crate::vm::qemu::{Loader, Qemu};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -67,9 +67,6 @@ const ABI_LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 /// Raised when a root is made in another way of the same packages.
 const LAYOUT: &str = "1";
 
-/// How many roots are kept that are no longer current: a run may still use the one before.
-const KEPT: usize = 1;
-
 const MANIFEST: &str = "manifest.json";
 
 #[derive(Serialize, Deserialize)]
@@ -92,7 +89,8 @@ struct Manifest {
 /// handed a sentence for each step that takes long.
 ///
 /// # Errors
-/// A [`Skip`] where it cannot be fetched now and was never fetched, else a [`CannotRun`].
+/// A [`Skip`] where it cannot be fetched now and was never fetched, else a
+/// [`crate::base::error::CannotRun`].
 pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
     let recipe = [LAYOUT, suite].into_iter().chain(PACKAGES).chain([SPICE]);
     let fingerprint = digest(recipe.chain([&*packages::fingerprint()]));
@@ -162,7 +160,8 @@ fn make(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) 
         .tempdir_in(folder)
         .or_cannot_run(|| format!("create a directory in {}", folder.display()))?;
     let scratch = scratch.path();
-    let (apt, packages) = resolve(suite, scratch).map_err(|error| unavailable(suite, error))?;
+    let (apt, packages) =
+        resolve(suite, scratch).map_err(|error| unavailable("QEMU", suite, error))?;
     let lines: Vec<String> = packages.iter().map(Package::to_string).collect();
     let hash = digest([LAYOUT].into_iter().chain(lines.iter().map(String::as_str)));
     let root = folder.join(&hash);
@@ -172,7 +171,8 @@ fn make(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) 
             "downloading the QEMU of Debian {suite} ({} packages, about 100 MB)",
             packages.len()
         ));
-        packages::download(&apt, &packages, &debs).map_err(|error| unavailable(suite, error))?;
+        packages::download(&apt, &packages, &debs)
+            .map_err(|error| unavailable("QEMU", suite, error))?;
         unpack(&debs, &new, lines)
             .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))?;
         folder::publish(&new, &root).or_cannot_run(|| format!("write {}", root.display()))?;
@@ -185,7 +185,7 @@ fn make(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) 
     };
     write_json(&new, &current)
         .and_then(|()| Ok(fs::rename(new, current_file(folder, suite))?))
-        .and_then(|()| prune(folder))
+        .and_then(|()| folder::prune(folder, MANIFEST))
         .or_cannot_run(|| format!("write to {}", folder.display()))?;
     Ok(qemu)
 }
@@ -280,43 +280,6 @@ fn load(root: &Path) -> Result<Qemu> {
     })
 }
 
-/// Keeps the roots that are current, one for each suite, and the newest of the others.
-fn prune(folder: &Path) -> Result<()> {
-    let entries: Vec<_> = fs::read_dir(folder)?.flatten().collect();
-    let current: BTreeSet<PathBuf> = entries
-        .iter()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("current-"))
-        .filter_map(|entry| read_json::<Current>(&entry.path()).ok())
-        .map(|current| folder.join(current.hash))
-        .collect();
-    let mut others: Vec<_> = entries
-        .iter()
-        .filter(|entry| entry.path().join(MANIFEST).exists() && !current.contains(&entry.path()))
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
-    others.sort();
-    for (_, old) in others.iter().rev().skip(KEPT) {
-        fs::remove_dir_all(old)?;
-    }
-    Ok(())
-}
-
-/// What the network refused is a reason to skip; trouble of this machine stays trouble.
-fn unavailable(suite: &str, error: anyhow::Error) -> anyhow::Error {
-    match error.is::<CannotRun>() {
-        true => error,
-        false => {
-            let why = format!("{error:#}");
-            // The first of apt's errors says it.
-            let why = why.split("; ").next().unwrap_or_default();
-            Skip(format!(
-                "the QEMU of Debian {suite} cannot be fetched: {why}"
-            ))
-            .into()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,33 +337,5 @@ mod tests {
         fs::remove_file(&rom).unwrap();
         let gone = load(&root).unwrap_err().to_string();
         assert!(gone.ends_with("efi-virtio.rom cannot be read"), "{gone}");
-    }
-
-    #[test]
-    fn of_two_old_roots_one_is_kept() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        for name in ["a", "b", "c"] {
-            fs::create_dir(folder.join(name)).unwrap();
-            fs::write(folder.join(name).join(MANIFEST), "").unwrap();
-        }
-        let current = Current {
-            fingerprint: String::new(),
-            hash: "c".into(),
-        };
-        write_json(&current_file(folder, "sid"), &current).unwrap();
-        prune(folder).unwrap();
-        let left = ["a", "b", "c"].map(|name| folder.join(name).exists());
-        assert_eq!(left.iter().filter(|there| **there).count(), 2);
-        assert!(left[2]);
-    }
-
-    #[test]
-    fn what_the_network_refused_is_a_skip() {
-        let refused = unavailable("sid", anyhow::anyhow!("E: 404; E: more"));
-        let Skip(why) = refused.downcast_ref().unwrap();
-        assert_eq!(why, "the QEMU of Debian sid cannot be fetched: E: 404");
-        let full = unavailable("sid", CannotRun("disk full".into()).into());
-        assert!(full.is::<CannotRun>());
     }
 }
