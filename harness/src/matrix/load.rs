@@ -5,7 +5,7 @@ mod profile;
 
 use super::offload::OFFLOADS;
 use super::properties;
-use super::read::{Placed, Reader, Section};
+use super::read::{Placed, Reader, Section, YES_NO};
 use super::schema::{
     Axes, BootRom, Dialect, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, QemuSource,
 };
@@ -19,7 +19,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::de::DeTable;
 
-pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
 const BOOT_ROMS: &[(&str, BootRom)] = &[
     ("no", BootRom::No),
     ("bios", BootRom::Bios),

@@ -1,7 +1,6 @@
 //! The keys of `[nics.NAME]` that make a NIC a variant of its device.
 
-use super::load::YES_NO;
-use super::read::{Placed, Section};
+use super::read::{Placed, Section, YES_NO};
 use super::schema::{Property, Variant};
 
 /// Properties of a device that a VM's description decides, with what decides each.

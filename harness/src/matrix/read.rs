@@ -54,6 +54,9 @@ impl<'t> Reader<'t> {
     }
 }
 
+/// The words of a switch.
+pub(super) const YES_NO: &[(&str, bool)] = &[("yes", true), ("no", false)];
+
 /// One table, named as it is in the text.
 pub(super) struct Section<'r, 't> {
     pub(super) reader: &'r Reader<'t>,
