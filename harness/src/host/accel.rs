@@ -4,6 +4,7 @@
 //! where a boot takes minutes), and `-cpu host` may abort. So KVM races TCG with the same image, and is
 //! used only if it is no slower.
 
+use super::cache_file;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::json;
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
@@ -15,7 +16,6 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Read;
@@ -72,13 +72,12 @@ struct Cached {
 
 /// The file that keeps the answer to `choice` for `qemu`.
 fn file(cache_dir: &Path, qemu: &Qemu, choice: AccelChoice) -> PathBuf {
-    let place = Sha256::digest(qemu.program.as_os_str().as_encoded_bytes());
     let name = match choice {
         AccelChoice::Auto => "auto",
         AccelChoice::Kvm => "kvm",
         AccelChoice::Tcg => "tcg",
     };
-    cache_dir.join(format!("accel-{name}-{:.16}.json", format!("{place:x}")))
+    cache_file(cache_dir, &format!("accel-{name}"), qemu)
 }
 
 /// What [`prove`] would give, if that is known already; boots nothing.

@@ -11,10 +11,19 @@ pub mod qemu_facts;
 pub mod qemus;
 pub mod vhost;
 
+use crate::vm::qemu::Qemu;
 use kernel_facts::KernelFacts;
 use qemus::Qemus;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The file of `cache_dir` that keeps what is known of `qemu`; `what` it is begins the file's name.
+fn cache_file(cache_dir: &Path, what: &str, qemu: &Qemu) -> PathBuf {
+    let place = Sha256::digest(qemu.program.as_os_str().as_encoded_bytes());
+    cache_dir.join(format!("{what}-{:.16}.json", format!("{place:x}")))
+}
 
 /// All that decides whether a trial can run; cheap enough for `--list`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +45,6 @@ pub(crate) mod tests {
     use super::qemu_facts::QemuFacts;
     use super::qemus::TestedQemu;
     use super::*;
-    use crate::vm::qemu::Qemu;
 
     /// A host that can do everything, with zcopy off and no lab, but for what `change` says.
     pub(crate) fn capable(change: impl FnOnce(&mut Capabilities)) -> Capabilities {

@@ -1,6 +1,7 @@
 //! Whether a QEMU takes the properties that the matrix gives NICs and machines. It is asked itself: it is
 //! started with such a machine and NIC, but without a guest, and says at once what it refuses.
 
+use super::cache_file;
 use super::qemu_facts::{self, QemuFacts};
 use crate::base::deadline::Limit;
 use crate::base::error::{CannotRun, find};
@@ -14,7 +15,6 @@ use crate::vm::standard;
 use crate::vm::wire::{Closed, Wire};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -284,8 +284,7 @@ impl Cache {
         let Some(key) = qemu_facts::key(qemu) else {
             return Cache::default();
         };
-        let place = Sha256::digest(qemu.program.as_os_str().as_encoded_bytes());
-        let file = directory.join(format!("properties-{:.16}.json", format!("{place:x}")));
+        let file = cache_file(directory, "properties", qemu);
         let read = std::fs::read(&file)
             .ok()
             .and_then(|text| serde_json::from_slice::<Cache>(&text).ok());

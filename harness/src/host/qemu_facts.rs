@@ -1,6 +1,6 @@
 //! What a QEMU has, asked of itself over QMP.
 
-use super::build_id;
+use super::{build_id, cache_file};
 use crate::base::deadline::Limit;
 use crate::base::error::CannotRun;
 use crate::base::json;
@@ -10,7 +10,6 @@ use crate::vm::wire::{Closed, Wire};
 use anyhow::{Context, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -145,8 +144,7 @@ fn cached(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<Asked> {
     let Some(key) = key(qemu) else {
         return ask(qemu, ANSWER);
     };
-    let place = Sha256::digest(qemu.program.as_os_str().as_encoded_bytes());
-    let file = cache_dir.join(format!("qemu-{:.16}.json", format!("{place:x}")));
+    let file = cache_file(cache_dir, "qemu", qemu);
     let entry = std::fs::read(&file)
         .ok()
         .and_then(|text| serde_json::from_slice::<CacheEntry>(&text).ok());
