@@ -62,23 +62,80 @@ pub fn remove_leftovers(folder: &Path) {
 /// before.
 const KEPT: usize = 1;
 
-/// What a `current….json` of a folder says at the least.
-#[derive(Deserialize)]
-struct Names {
-    /// The directory that is current.
-    hash: PathBuf,
+/// Which directory of a folder is current, and what it was made from.
+#[derive(Serialize, Deserialize)]
+pub struct Current {
+    /// Digest of the recipe and of apt's lists.
+    pub fingerprint: String,
+    /// Digest of the recipe alone.
+    pub recipe: String,
+    /// The directory's name.
+    pub hash: String,
+}
+
+/// The file that names the current directory of `suite`, or of the system's own.
+pub fn current_file(folder: &Path, suite: Option<&str>) -> PathBuf {
+    folder.join(match suite {
+        None => "current.json".to_owned(),
+        Some(suite) => format!("current-{suite}.json"),
+    })
+}
+
+/// What `load` makes of the directory that is current for these inputs; `damaged` is handed why it could
+/// not.
+pub fn cached<T>(
+    folder: &Path,
+    suite: Option<&str>,
+    fingerprint: &str,
+    load: impl FnOnce(&Path) -> Result<T>,
+    damaged: impl FnOnce(&anyhow::Error),
+) -> Option<T> {
+    let current: Current = read_json(&current_file(folder, suite)).ok()?;
+    if current.fingerprint != fingerprint {
+        return None;
+    }
+    load(&folder.join(current.hash)).inspect_err(damaged).ok()
+}
+
+/// What `load` makes of the last directory of the same recipe: for a machine whose package lists are gone
+/// (a container, a restored cache) or whose mirror is not reached.
+pub fn last<T>(
+    folder: &Path,
+    suite: Option<&str>,
+    recipe: &str,
+    load: impl FnOnce(&Path) -> Result<T>,
+) -> Option<T> {
+    let current: Current = read_json(&current_file(folder, suite)).ok()?;
+    (current.recipe == recipe)
+        .then(|| load(&folder.join(current.hash)).ok())
+        .flatten()
+}
+
+/// Makes a directory with a `manifest` the current one, and drops those of long ago. `scratch` is on the
+/// same file system.
+///
+/// # Errors
+/// A folder that cannot be written to.
+pub fn make_current(
+    folder: &Path,
+    suite: Option<&str>,
+    scratch: &Path,
+    manifest: &str,
+    current: &Current,
+) -> Result<()> {
+    let new = scratch.join("current.json");
+    write_json(&new, current)?;
+    fs::rename(new, current_file(folder, suite))?;
+    prune(folder, manifest)
 }
 
 /// Keeps the directories of `folder` with a `manifest` that are current, and the newest of the others.
-///
-/// # Errors
-/// A folder that cannot be read, or a directory that cannot be removed.
-pub fn prune(folder: &Path, manifest: &str) -> Result<()> {
+fn prune(folder: &Path, manifest: &str) -> Result<()> {
     let entries: Vec<_> = fs::read_dir(folder)?.flatten().collect();
     let current: BTreeSet<PathBuf> = entries
         .iter()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("current"))
-        .filter_map(|entry| read_json::<Names>(&entry.path()).ok())
+        .filter_map(|entry| read_json::<Current>(&entry.path()).ok())
         .map(|current| folder.join(current.hash))
         .collect();
     let mut others: Vec<_> = entries

@@ -21,7 +21,7 @@ mod suite;
 
 use crate::base::error::{CannotRun, OrCannotRun, Skip};
 use crate::debian::apt::{self, Apt};
-use crate::debian::folder::{self, digest, unavailable};
+use crate::debian::folder::{self, Current, digest, unavailable};
 use crate::debian::packages::{
     Package, download, extract_all, field, fingerprint as of_lists, os_release,
 };
@@ -30,7 +30,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::{Path, PathBuf};
-use store::{BZIMAGE, Current, HOST_PROGRAMS, INITRD, LAB_INITRD, VMLINUX};
+use store::{BZIMAGE, HOST_PROGRAMS, INITRD, LAB_INITRD, VMLINUX};
 
 /// The kernel's arguments that the image boots best with.
 ///
@@ -234,8 +234,14 @@ fn make(
         recipe: recipe.into(),
         hash,
     };
-    store::make_current(images_dir, kernel.suite(), scratch.path(), &current)
-        .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
+    folder::make_current(
+        images_dir,
+        kernel.suite(),
+        scratch.path(),
+        store::MANIFEST,
+        &current,
+    )
+    .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
     Ok(image)
 }
 

@@ -1,12 +1,12 @@
 //! What is kept in the images directory.
 
 use super::GuestImage;
-use crate::debian::folder::{prune, read_json, write_json};
+use crate::debian::folder::{self, read_json, write_json};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub const VMLINUX: &str = "vmlinux";
 pub const BZIMAGE: &str = "bzImage";
@@ -26,24 +26,6 @@ struct Manifest {
     sizes: BTreeMap<String, u64>,
 }
 
-#[derive(Serialize, Deserialize)]
-pub struct Current {
-    /// Digest of the recipe and of apt's lists.
-    pub fingerprint: String,
-    /// Digest of the recipe alone.
-    pub recipe: String,
-    /// The image's.
-    pub hash: String,
-}
-
-/// The file that names the current image with the system's own kernel or that of `suite`.
-pub fn current_file(images_dir: &Path, suite: Option<&str>) -> PathBuf {
-    images_dir.join(match suite {
-        None => "current.json".to_owned(),
-        Some(suite) => format!("current-{suite}.json"),
-    })
-}
-
 /// The image that is current for these inputs, if it is there and whole.
 pub fn cached(
     images_dir: &Path,
@@ -51,39 +33,16 @@ pub fn cached(
     fingerprint: &str,
     progress: &dyn Fn(&str),
 ) -> Option<GuestImage> {
-    let current: Current = read_json(&current_file(images_dir, suite)).ok()?;
-    if current.fingerprint != fingerprint {
-        return None;
-    }
-    load(&images_dir.join(current.hash))
-        .map_err(|why| {
-            progress(&format!(
-                "the guest image is damaged ({why:#}): building it again"
-            ))
-        })
-        .ok()
+    folder::cached(images_dir, suite, fingerprint, load, |why| {
+        progress(&format!(
+            "the guest image is damaged ({why:#}): building it again"
+        ));
+    })
 }
 
-/// The last image of the same recipe, if it is whole: for a machine whose package lists are gone (a
-/// container, a restored cache) or whose mirror is not reached.
+/// The last image of the same recipe, if it is whole.
 pub fn last(images_dir: &Path, suite: Option<&str>, recipe: &str) -> Option<GuestImage> {
-    let current: Current = read_json(&current_file(images_dir, suite)).ok()?;
-    (current.recipe == recipe)
-        .then(|| load(&images_dir.join(&current.hash)).ok())
-        .flatten()
-}
-
-/// Makes an image the current one, and drops those of long ago. `scratch` is on the same file system.
-pub fn make_current(
-    images_dir: &Path,
-    suite: Option<&str>,
-    scratch: &Path,
-    current: &Current,
-) -> Result<()> {
-    let new = scratch.join("current.json");
-    write_json(&new, current)?;
-    fs::rename(new, current_file(images_dir, suite))?;
-    prune(images_dir, MANIFEST)
+    folder::last(images_dir, suite, recipe, load)
 }
 
 /// Writes the manifest of the files in `dir`.

@@ -18,7 +18,7 @@
 
 use crate::base::error::{OrCannotRun, Skip};
 use crate::debian::apt::Apt;
-use crate::debian::folder::{self, digest, read_json, unavailable, write_json};
+use crate::debian::folder::{self, Current, digest, read_json, unavailable, write_json};
 use crate::debian::packages::{self, Package};
 use crate::debian::suite;
 use crate::vm::qemu::{Loader, Qemu};
@@ -70,14 +70,6 @@ const LAYOUT: &str = "1";
 const MANIFEST: &str = "manifest.json";
 
 #[derive(Serialize, Deserialize)]
-struct Current {
-    /// Of apt's lists.
-    fingerprint: String,
-    /// The root's.
-    hash: String,
-}
-
-#[derive(Serialize, Deserialize)]
 struct Manifest {
     /// `name=version` each.
     packages: Vec<String>,
@@ -92,8 +84,8 @@ struct Manifest {
 /// A [`Skip`] where it cannot be fetched now and was never fetched, else a
 /// [`crate::base::error::CannotRun`].
 pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
-    let recipe = [LAYOUT, suite].into_iter().chain(PACKAGES).chain([SPICE]);
-    let fingerprint = digest(recipe.chain([&*packages::fingerprint()]));
+    let recipe = digest([LAYOUT, suite].into_iter().chain(PACKAGES).chain([SPICE]));
+    let fingerprint = digest([&recipe, &packages::fingerprint()]);
     if let Some(qemu) = cached(folder, suite, &fingerprint, &|_| ()) {
         return Ok(qemu);
     }
@@ -108,7 +100,7 @@ pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qem
         .or_else(|| folder::noted_missing(folder, suite, &fingerprint));
     let error = match missing {
         Some(why) => Skip(why).into(),
-        None => match make(folder, suite, &fingerprint, progress) {
+        None => match make(folder, suite, &recipe, &fingerprint, progress) {
             Ok(qemu) => return Ok(qemu),
             Err(error) => {
                 if let Some(Skip(why)) = error.downcast_ref() {
@@ -120,7 +112,7 @@ pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qem
         },
     };
     // Of older lists, where the mirror is not reached.
-    let Some(qemu) = last(folder, suite) else {
+    let Some(qemu) = folder::last(folder, Some(suite), &recipe, load) else {
         return Err(error);
     };
     progress(&format!("{error:#}: using the one that was fetched before"));
@@ -129,31 +121,21 @@ pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qem
 
 /// The QEMU that is current for these lists, if it is there and whole.
 fn cached(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) -> Option<Qemu> {
-    let current: Current = read_json(&current_file(folder, suite)).ok()?;
-    if current.fingerprint != fingerprint {
-        return None;
-    }
-    load(&folder.join(current.hash))
-        .map_err(|why| {
-            progress(&format!(
-                "the QEMU of Debian {suite} is damaged ({why:#}): fetching it again"
-            ));
-        })
-        .ok()
-}
-
-/// The QEMU that was fetched last, if it is whole.
-fn last(folder: &Path, suite: &str) -> Option<Qemu> {
-    let current: Current = read_json(&current_file(folder, suite)).ok()?;
-    load(&folder.join(current.hash)).ok()
-}
-
-fn current_file(folder: &Path, suite: &str) -> PathBuf {
-    folder.join(format!("current-{suite}.json"))
+    folder::cached(folder, Some(suite), fingerprint, load, |why| {
+        progress(&format!(
+            "the QEMU of Debian {suite} is damaged ({why:#}): fetching it again"
+        ));
+    })
 }
 
 /// Finds out which packages the suite's QEMU is made of today, and fetches them where they are not there.
-fn make(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
+fn make(
+    folder: &Path,
+    suite: &str,
+    recipe: &str,
+    fingerprint: &str,
+    progress: &dyn Fn(&str),
+) -> Result<Qemu> {
     progress(&format!("asking Debian {suite} for its QEMU"));
     let scratch = tempfile::Builder::new()
         .prefix(".build-")
@@ -178,14 +160,12 @@ fn make(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) 
         folder::publish(&new, &root).or_cannot_run(|| format!("write {}", root.display()))?;
     }
     let qemu = load(&root).or_cannot_run(|| format!("read back {}", root.display()))?;
-    let new = scratch.join("current.json");
     let current = Current {
         fingerprint: fingerprint.into(),
+        recipe: recipe.into(),
         hash,
     };
-    write_json(&new, &current)
-        .and_then(|()| Ok(fs::rename(new, current_file(folder, suite))?))
-        .and_then(|()| folder::prune(folder, MANIFEST))
+    folder::make_current(folder, Some(suite), scratch, MANIFEST, &current)
         .or_cannot_run(|| format!("write to {}", folder.display()))?;
     Ok(qemu)
 }

@@ -1,7 +1,8 @@
 use super::*;
-use crate::debian::folder::{publish, remove_leftovers};
+use crate::debian::folder::{Current, current_file, make_current, publish, remove_leftovers};
 use std::cell::RefCell;
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 /// An image directory with small made-up files, as a build leaves it.
@@ -118,7 +119,14 @@ fn one_image_a_kernel_is_kept_and_one_other() {
         hash: "bullseye's".into(),
     };
     let scratch = tempfile::tempdir_in(images.path()).unwrap();
-    make_current(images.path(), Some("bullseye"), scratch.path(), &current).unwrap();
+    make_current(
+        images.path(),
+        Some("bullseye"),
+        scratch.path(),
+        MANIFEST,
+        &current,
+    )
+    .unwrap();
     let kept = |name: &str| images.path().join(name).exists();
     assert!(kept("0123") && kept("bullseye's") && kept("younger"));
     assert!(!kept("older") && !kept("oldest"));
