@@ -203,12 +203,12 @@ pub static MIGRATE_ACROSS: Case = Case {
     run: |bed| {
         let other = bed.other.clone().context("the run has no other QEMU")?;
         let own = bed.own_qemu().clone();
-        let name = format!("QEMU {} ({})", other.facts.version, other.name);
+        let name = format!("QEMU {} ({})", other.tested.facts.version, other.name);
         bed.notes.push(format!(
             "to {name} and back on machine type {}",
             bed.vm.spec.machine_type()
         ));
-        there_and_back(bed, [(&other.qemu, &name), (&own, "its first QEMU")])
+        there_and_back(bed, [(&other.tested.qemu, &name), (&own, "its first QEMU")])
     },
     ..MIGRATE_STATE
 };

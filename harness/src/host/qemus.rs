@@ -39,10 +39,8 @@ impl TestedQemu {
 pub struct OtherQemu {
     /// Its name.
     pub name: String,
-    /// How it is started.
-    pub qemu: Qemu,
-    /// What it has.
-    pub facts: QemuFacts,
+    /// It, with what it has and refuses.
+    pub tested: TestedQemu,
 }
 
 /// The QEMUs of a run by name; of one that cannot be had here, why, a sentence for skips. The default

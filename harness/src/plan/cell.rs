@@ -5,7 +5,7 @@ use super::{Action, vm};
 use crate::cases::{Case, Fault};
 use crate::host::Capabilities;
 use crate::host::place::{Host, host_of};
-use crate::host::qemus::TestedQemu;
+use crate::host::qemus::OtherQemu;
 use crate::matrix::Cell;
 use crate::matrix::schema::Matrix;
 use crate::vm::cmdline::{Boot, Firmware};
@@ -114,8 +114,10 @@ fn obstacle_to(case: &Case, cell: &Cell, facts: &Capabilities) -> Option<String>
 /// Why the guest of a cell cannot move to another QEMU, on that version of its machine type.
 pub(super) fn obstacle_there(
     cell: &Cell,
-    name: &str,
-    there: &TestedQemu,
+    OtherQemu {
+        name,
+        tested: there,
+    }: &OtherQemu,
     machine: Option<&str>,
 ) -> Option<String> {
     let (device, version) = (&cell.nic.device, &there.facts.version);

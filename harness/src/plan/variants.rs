@@ -6,7 +6,7 @@ use crate::cases::{Case, Fault, Load};
 use crate::host::Capabilities;
 use crate::host::place::Host;
 use crate::host::qemu_facts::common_machine;
-use crate::host::qemus::{OtherQemu, TestedQemu};
+use crate::host::qemus::OtherQemu;
 use crate::matrix::disruption::Disruption;
 use crate::matrix::known::BOOT;
 use crate::matrix::schema::{BootMode, Matrix, Profile};
@@ -145,23 +145,19 @@ pub(super) fn fault_variants<'p, 'm>(
 /// A QEMU of the axis that guests of others move to.
 pub(super) struct Destination {
     name: String,
-    /// It, with what it refuses; or why there is none here.
-    tested: Result<(Arc<OtherQemu>, TestedQemu), String>,
+    /// It, or why there is none here.
+    other: Result<Arc<OtherQemu>, String>,
 }
 
 pub(super) fn destinations(matrix: &Matrix, facts: &Capabilities) -> Vec<Destination> {
     let destination = |name: &String| Destination {
         name: name.clone(),
-        tested: match facts.qemus.get(name) {
+        other: match facts.qemus.get(name) {
             Err(why) => Err(why.to_owned()),
-            Ok(tested) => {
-                let other = OtherQemu {
-                    name: name.clone(),
-                    qemu: tested.qemu.clone(),
-                    facts: tested.facts.clone(),
-                };
-                Ok((Arc::new(other), tested.clone()))
-            }
+            Ok(tested) => Ok(Arc::new(OtherQemu {
+                name: name.clone(),
+                tested: tested.clone(),
+            })),
         },
     };
     matrix.axes.qemu.iter().map(destination).collect()
@@ -213,21 +209,23 @@ impl Variant<'_, '_> {
 
     pub(super) fn trial(&self, case: &'static Case, profile: &Profile) -> PlannedTrial {
         let Variant { planned, fault, .. } = *self;
-        let (other, machine_version, obstacle) = match self.other.map(|other| &other.tested) {
+        let (other, machine_version, obstacle) = match self.other.map(|to| &to.other) {
             None => (None, None, None),
             Some(Err(why)) => (None, None, Some(why.clone())),
-            Some(Ok((other, there))) => {
+            Some(Ok(other)) => {
                 let here = planned.facts.qemus.get(&planned.cell.qemu).ok();
                 let version = here.and_then(|here| {
-                    common_machine(planned.cell.guest.machine, &here.facts, &there.facts)
+                    let there = &other.tested.facts;
+                    common_machine(planned.cell.guest.machine, &here.facts, there)
                 });
-                let obstacle =
-                    obstacle_there(&planned.cell, &other.name, there, version.as_deref());
+                let obstacle = obstacle_there(&planned.cell, other, version.as_deref());
                 (Some(other.clone()), version, obstacle)
             }
         };
         let variant = self.variant();
-        let to = other.as_ref().map(|other| other.facts.version.as_str());
+        let to = other
+            .as_ref()
+            .map(|other| other.tested.facts.version.as_str());
         let known = planned.known(case, variant.as_deref(), to);
         let action = planned.action(case, known.skip_reason(None, fault));
         let parts = TrialName {
