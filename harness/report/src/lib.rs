@@ -18,6 +18,7 @@ pub mod name;
 pub mod out;
 pub mod progress;
 pub mod results;
+pub mod signature;
 pub mod terminal;
 mod text;
 mod trial;
