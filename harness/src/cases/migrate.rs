@@ -10,7 +10,8 @@ use crate::matrix::schema::Dialect;
 use crate::net::addr::{self, Mac};
 use crate::net::frame::{Frame, Icmp};
 use crate::net::{sabotage, spice};
-use crate::testbed::{Testbed, destination};
+use crate::testbed::Testbed;
+use crate::testbed::destination::{self, Announcement};
 use crate::vm::process::RefusedInMonitor;
 use crate::vm::qemu::Qemu;
 use anyhow::{Context, ensure};
@@ -140,7 +141,7 @@ fn spice_once(bed: &mut Testbed, round: u32, olden: bool) -> anyhow::Result<bool
             bed.notes.push(format!("QEMU does not take it: {error:#}"));
             return Ok(false);
         }
-        other => other?,
+        other => drop(other?),
     }
     if olden && !told {
         let note = format!("QEMU migrates by `{command}`, and tells its SPICE clients nothing");
@@ -203,12 +204,13 @@ fn refused(bed: &Testbed, whose: &str, error: anyhow::Error) -> anyhow::Error {
     })
 }
 
-/// One migration under a stream of pings; `left` looks at the source when the guest has gone.
+/// One migration under a stream of pings; `left` looks at the source when the guest has gone. What told the
+/// network of it is left to judge to the caller.
 pub(super) fn once(
     bed: &mut Testbed,
     journey: &Journey,
     left: impl FnOnce(&mut Testbed) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Announcement> {
     let Journey { command, whose, .. } = journey;
     let was = Identity::of(bed)?;
     let there = bed
@@ -224,7 +226,7 @@ pub(super) fn once(
     left(bed)?;
     bed.arrive(there)?;
 
-    let told_by = bed.await_announcement(mark)?;
+    let announced = bed.await_announcement(mark, journey.mac)?;
     stream
         .wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())
         .context("the stream of pings does not resume")?;
@@ -234,11 +236,13 @@ pub(super) fn once(
     let qemus = facts["downtime"].as_u64().unwrap_or_default();
     let mib = facts["ram"]["transferred"].as_u64().unwrap_or_default() >> 20;
     bed.notes.push(format!(
-        "`{command}`: {mib} MiB in {} ms, downtime {qemus} ms as QEMU counts it, {} ms between two replies, {} of {} pings answered; announced by {told_by}",
+        "`{command}`: {mib} MiB in {} ms, downtime {qemus} ms as QEMU counts it, {} ms between two replies, {} of {} pings answered; {} announced by {}",
         facts["total-time"],
         gap.as_millis(),
         report.received,
         report.transmitted,
+        announced.mac,
+        announced.by,
     ));
     let bound = deadline::DOWNTIME.start().span();
     ensure!(
@@ -247,7 +251,8 @@ pub(super) fn once(
         gap.as_secs_f64(),
         bound.as_secs_f64()
     );
-    arrived(bed, &was, journey.mac)
+    arrived(bed, &was, journey.mac)?;
+    Ok(announced)
 }
 
 /// What a guest keeps when it moves.

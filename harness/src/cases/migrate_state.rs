@@ -15,11 +15,13 @@ use super::{Case, Fault, Moment, Red};
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::Cell;
+use crate::net::addr::Mac;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
+use crate::testbed::destination::Announcement;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::qemu::Qemu;
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 /// Strikes when the guest has arrived, as if what is broken then had been lost on the way.
 const LOST: Fault = Fault {
@@ -37,7 +39,7 @@ const OTHER_VM: Fault = Fault {
 pub static MIGRATE_STATE: Case = Case {
     name: "migrate_state",
     plan_item: "17",
-    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous mode comes along and can be ended there",
+    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous mode comes along and can be ended there; the network is told of the guest's MAC",
     vm: state_vm,
     ops: &[
         Op::Address,
@@ -282,7 +284,8 @@ fn set(bed: &Testbed, command: &str) -> anyhow::Result<()> {
 /// Has the guest set up its NIC, moves it to the first QEMU and from there to the second, each with the
 /// name that messages give it. On arrival all must be as it was set. Then promiscuous mode is switched
 /// on; it must be on after the second move, and can be ended, after which all must be as it was set. A VLAN
-/// that is lost on the way is the last to be complained of.
+/// that is lost on the way is complained of last but one, and last that another MAC was announced than the
+/// guest's, so that neither hides anything else.
 fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result<()> {
     let link = bed.up()?;
     let mut state = State::set(bed, &link)?;
@@ -290,7 +293,7 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
         .and_then(|()| state.expect_vlan(bed))
         .context("before the guest was moved anywhere")?;
     bed.notes.push(state.to_string());
-    let mut vlan_lost = None;
+    let (mut vlan_lost, mut announced) = (None, Ok(()));
     for (round, (to, whose)) in (1..).zip(legs) {
         let journey = Journey {
             round,
@@ -300,7 +303,9 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
             mac: state.mac,
         };
         let moved = format!("migration {round}");
-        migrate::once(bed, &journey, |_| Ok(())).with_context(|| moved.clone())?;
+        let announcement =
+            migrate::once(bed, &journey, |_| Ok(())).with_context(|| moved.clone())?;
+        announced = announced.and(of_guests_mac(announcement, state.mac, &moved));
         if state.promiscuous {
             bed.moment(Moment::Returned)?;
             state
@@ -324,5 +329,15 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
         }
     }
     bed.expect_quiet_kernel()?;
-    vlan_lost.map_or(Ok(()), Err)
+    vlan_lost.map_or(announced, Err)
+}
+
+/// Whether the network learned of the guest's own MAC.
+fn of_guests_mac(announcement: Announcement, mac: Mac, moved: &str) -> anyhow::Result<()> {
+    let Announcement { mac: first, by } = announcement;
+    ensure!(
+        first == mac,
+        "{moved}: the NIC's first MAC, {first}, was announced by {by}, and not the guest's, {mac}"
+    );
+    Ok(())
 }

@@ -5,7 +5,7 @@ use crate::base::deadline;
 use crate::base::error::OrCannotRun;
 use crate::base::words::quote;
 use crate::guest::agent::Agent;
-use crate::net::addr;
+use crate::net::addr::{self, Mac};
 use crate::net::capture::{Capture, Mark};
 use crate::net::frame::Frame;
 use crate::vm::accel::Accel;
@@ -24,6 +24,9 @@ pub const TAP: &str = "tap1";
 pub const SPICE: [u16; 2] = [5930, 5931];
 /// Where destinations await a guest, on the host's address in the trial's own network.
 const PORT: u16 = 4444;
+
+/// How often QEMU announces a NIC that has moved, within 1.2 s (`announce-rounds`).
+const ANNOUNCE_ROUNDS: u32 = 5;
 
 /// In the guest: there for as long as its two processes switch.
 const SWITCHING: &str = "/tmp/nicmatrix.switching";
@@ -265,17 +268,27 @@ impl Testbed {
         self.host()?.wait(mark, limit, wanted)
     }
 
-    /// Waits until QEMU (by RARP) or the guest (by gratuitous ARP) announces to the network that the MAC
-    /// of the NIC under test has moved; returns which of them did.
+    /// Waits until QEMU (by RARP) or the guest (by gratuitous ARP) announces to the network that `mac` has
+    /// moved. Where that is not the first MAC of the NIC under test, QEMU may announce the first instead.
     ///
     /// # Errors
     /// After [`deadline::ANNOUNCED`], with what the tap showed.
-    pub fn await_announcement(&self, mark: Mark) -> anyhow::Result<&'static str> {
-        let mac = self.nic().mac;
+    pub fn await_announcement(&self, mark: Mark, mac: Mac) -> anyhow::Result<Announcement> {
+        let first = self.nic().mac;
         let limit = Instant::now() + deadline::ANNOUNCED.start().span();
-        let announces = |frame: &Frame| frame.announcement_of(mac).is_some();
+        let mut of_first = 0;
+        let announces = |frame: &Frame| {
+            of_first += u32::from(frame.announcement_of(first).is_some());
+            frame.announcement_of(mac).is_some() || of_first == ANNOUNCE_ROUNDS
+        };
         match self.host()?.wait(mark, limit, announces) {
-            Ok(frame) => Ok(frame.announcement_of(mac).unwrap_or_default()),
+            Ok(frame) => Ok(match frame.announcement_of(mac) {
+                Some(by) => Announcement { mac, by },
+                None => Announcement {
+                    mac: first,
+                    by: frame.announcement_of(first).unwrap_or_default(),
+                },
+            }),
             Err(error) => {
                 let wire = self.wire()?;
                 let all = wire.summary(Mark::first())?;
@@ -285,6 +298,15 @@ impl Testbed {
             }
         }
     }
+}
+
+/// What told the network that a NIC has moved.
+#[derive(Debug, Clone, Copy)]
+pub struct Announcement {
+    /// The MAC that was announced.
+    pub mac: Mac,
+    /// "RARP" (QEMU's) or "gratuitous ARP" (the guest's).
+    pub by: &'static str,
 }
 
 /// The port of the next destination's SPICE server, where `source` has one.
