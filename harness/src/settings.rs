@@ -4,7 +4,8 @@
 use crate::base::words::{self, is_program, quote};
 use anyhow::{Context, ensure};
 use report::flags::{
-    self, Conditions, Flags, Only, Output, QemuChoice, Results, Selection, Terminal, named,
+    self, Conditions, Flags, FlakyResult, Only, Output, QemuChoice, Results, Selection, Terminal,
+    named,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,6 +38,10 @@ pub struct Settings {
     pub allow_module_reload: bool,
     /// Further tries of a trial that failed.
     pub retries: u32,
+    /// Repeats of a trial that failed, which say whether its failure is solid.
+    pub confirm: u32,
+    /// Whether a flaky trial makes the run fail.
+    pub flaky_fails: bool,
     /// A pass where a failure is expected is a failure.
     pub strict: bool,
     /// Every guest boots.
@@ -86,6 +91,8 @@ impl Settings {
             results:
                 Results {
                     retries,
+                    confirm,
+                    flaky_result,
                     junit,
                     strict,
                 },
@@ -125,6 +132,19 @@ impl Settings {
         }
         let search = get("PATH").map_or("", String::as_str);
         let asked = AskedQemus::of(&asked_qemus, search, &root)?;
+        let nextest = get("NEXTEST").is_some_and(|value| value == "1");
+        let (retries, confirm) = (retries.unwrap_or(0), confirm.unwrap_or(0));
+        ensure!(
+            retries == 0 || confirm == 0,
+            "{} and {} both run a failed trial again: give one of them",
+            named("retries"),
+            named("confirm")
+        );
+        ensure!(
+            confirm == 0 || !nextest,
+            "{}: nextest has a process a trial, where none runs alone; use `cargo xtask matrix`",
+            named("confirm")
+        );
         Ok(Settings {
             matrix: path(matrix, flags::DEFAULT_MATRIX),
             profile: profile.unwrap_or_else(|| flags::DEFAULT_PROFILE.into()),
@@ -135,7 +155,9 @@ impl Settings {
             accel: accel.unwrap_or(AccelChoice::Auto),
             host,
             allow_module_reload,
-            retries: retries.unwrap_or(0),
+            retries,
+            confirm,
+            flaky_fails: flaky_result.map_or(confirm > 0, |result| result == FlakyResult::Fail),
             strict,
             shard,
             boot,
@@ -144,7 +166,7 @@ impl Settings {
             table,
             show,
             shell,
-            nextest: get("NEXTEST").is_some_and(|value| value == "1"),
+            nextest,
             run: get(flags::RUN).or_else(|| get("NEXTEST_RUN_ID")).cloned(),
             junit: junit.map(|file| root.join(file)),
             dir: path(dir, flags::DEFAULT_DIR),

@@ -317,6 +317,41 @@ fn a_failure_is_known_by_its_words_alone() {
 }
 
 #[test]
+fn a_failure_that_is_repeated_is_solid_or_flaky_and_never_green() {
+    const CONFIRM: (&str, &str) = ("NICMATRIX_CONFIRM", "2");
+    let own = Own::new();
+    let words = ["0 passed, 1 failed", "solid: failed 3 of 3 times"];
+    let solid = "[guests.rhel9.nics.rtl8139]\ndriver = '8139z'";
+    let fails = "driver::rtl8139::rhel9::tap";
+    expected(&own, solid, fails, &[TABLE, CONFIRM], 1, &words);
+
+    // The first VM gets another NIC, the later ones get theirs.
+    let script = own.directory.path().join("qemu");
+    let first = own.directory.path().join("first");
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in *' e1000,'*) if mkdir {} 2>/dev/null; then for a; do shift; \
+         set -- \"$@\" \"$(echo \"$a\" | sed 's/^e1000,/rtl8139,/')\"; done; fi;; esac\n\
+         exec qemu-system-x86_64 \"$@\"\n",
+        first.display()
+    );
+    fs::write(&script, text).expect("written");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("executable");
+    let script = script.to_string_lossy();
+    let qemu = ("NICMATRIX_QEMU", &*script);
+    let (boot, pass) = (("NICMATRIX_BOOT", "1"), ("NICMATRIX_FLAKY_RESULT", "pass"));
+    let flaky = ["0 passed, 1 flaky, 0 failed", "flaky: failed 1 of 3 times"];
+    expected(&own, "", PASSES, &[TABLE, CONFIRM, qemu, boot], 1, &flaky);
+    fs::remove_dir(&first).expect("the first VM was another");
+    let all = [TABLE, CONFIRM, qemu, boot, pass];
+    expected(&own, "", PASSES, &all, 0, &flaky);
+
+    let retries = [CONFIRM, ("NICMATRIX_RETRIES", "1")];
+    refused(&[], &retries, 2, &["both run a failed trial again"]);
+    let nextest = [CONFIRM, ("NEXTEST", "1")];
+    refused(&[], &nextest, 2, &["nextest has a process a trial"]);
+}
+
+#[test]
 fn a_bad_property_is_said_with_its_line_and_qemus_words_before_anything_runs() {
     let directory = tempfile::tempdir().expect("a directory");
     let device = "[nics.virtio]\n";

@@ -6,6 +6,7 @@
 use crate::expectation::Expectation;
 use crate::identity::Identity;
 use crate::name::TrialName;
+use crate::repeats::Repeats;
 use crate::text::first_line;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ pub struct Line {
 pub enum Outcome {
     /// Every check held.
     Passed,
-    /// Passed on a later try; `failures` are the earlier tries' messages. Never plainly a pass.
+    /// Failed on one try and passed on another: never plainly a pass.
     Flaky {
         /// Messages of the tries that failed, in order.
         failures: Vec<String>,
@@ -203,7 +204,10 @@ pub struct TrialEnded {
     /// The expectation of the matrix file that applied, where one did and the trial was judged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expectation: Option<Expectation>,
-    /// Tries made.
+    /// How it ended when it ran again after its failure (`--confirm`); none where it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<Repeats>,
+    /// Tries made, without those repeats.
     pub attempts: u32,
     /// Wall time of all tries, seconds.
     pub seconds: f64,
@@ -253,6 +257,7 @@ impl TrialEnded {
             trial,
             outcome,
             expectation: None,
+            repeats: None,
             attempts: 0,
             seconds: 0.0,
             cpu_seconds: None,

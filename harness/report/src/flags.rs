@@ -151,6 +151,13 @@ pub struct Results {
     /// Further tries of a trial that failed; it counts as flaky if one passes [default: 0]
     #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     pub retries: Option<u32>,
+    /// Run a trial that failed N times more, at once and alone, and say whether its failure is solid or
+    /// flaky; a pass makes no success of it [default: 0]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
+    pub confirm: Option<u32>,
+    /// What a flaky trial makes of the run [default: fail with --confirm, pass with --retries]
+    #[arg(long, value_parser = OneOf::<FlakyResult>::new())]
+    pub flaky_result: Option<FlakyResult>,
     /// Where the JUnit file goes
     #[arg(long, value_name = "PATH")]
     pub junit: Option<PathBuf>,
@@ -220,6 +227,18 @@ impl HostChoice {
         ("direct", HostChoice::Direct),
         ("lab", HostChoice::Lab),
     ];
+}
+
+/// `--flaky-result`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FlakyResult {
+    /// The run fails.
+    #[value(help = None)]
+    Fail,
+    /// The run does not fail of it.
+    #[value(help = None)]
+    Pass,
 }
 
 /// A setting that is not understood.

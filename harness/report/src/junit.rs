@@ -91,6 +91,12 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
     let cause = Some(cdata(&body(trial)));
     let message = trial.cause();
     let result = match trial.outcome() {
+        // It failed first: the passes among its repeats make no success of it.
+        Outcome::Flaky { .. } if trial.end.repeats.is_some() => TestResult::Failure {
+            type_: "flaky".into(),
+            message,
+            cause,
+        },
         Outcome::Passed | Outcome::Flaky { .. } => TestResult::Success,
         Outcome::Failed { .. } => TestResult::Failure {
             type_: if faults { "blind" } else { "failed" }.into(),
@@ -187,6 +193,9 @@ fn system_out(trial: &Trial, root: &Path) -> String {
     }
     if let Some(host) = &trial.end.host {
         out += &format!("Host: {host}\n");
+    }
+    if let Some(repeats) = trial.end.repeats {
+        out += &format!("Repeated: {}\n", repeats.words());
     }
     for figure in &trial.end.figures {
         out += &format!("Figure: {figure}\n");

@@ -17,6 +17,7 @@ pub mod markdown;
 pub mod name;
 pub mod out;
 pub mod progress;
+pub mod repeats;
 pub mod results;
 pub mod signature;
 pub mod terminal;

@@ -97,6 +97,9 @@ fn alarm(trial: &Trial, faults: bool) -> String {
         code(trial.name()),
         escape(&trial.cause())
     );
+    if let Some(repeats) = trial.end.repeats {
+        out += &format!("\nRepeated: {}\n", repeats.words());
+    }
     let expected = trial.end.expectation.as_ref();
     if let Some(expected) = expected.and_then(Expectation::other_words) {
         out += &format!("\nExpected was {}\n", escape(&text::one_line(&expected)));

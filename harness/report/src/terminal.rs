@@ -3,6 +3,7 @@
 use crate::events::Outcome;
 use crate::expectation::{self, Entry, Expectation, State};
 use crate::grid::{self, Part, Table};
+use crate::repeats::Repeats;
 use crate::{Results, Trial, out, text};
 use std::fmt::Write;
 use std::io::IsTerminal;
@@ -106,7 +107,9 @@ fn alarm(trial: &Trial, faults: bool, colour: bool) -> String {
     );
     let expected = trial.end.expectation.as_ref();
     let expected = expected.and_then(Expectation::other_words);
+    let repeated = trial.end.repeats.map(Repeats::words);
     for (what, value) in [
+        ("repeated ", &repeated.unwrap_or_default()),
         ("expected ", &expected.unwrap_or_default()),
         ("artifacts", &trial.end.artifacts),
         ("again    ", &trial.end.reproduce),

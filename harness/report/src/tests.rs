@@ -11,6 +11,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         name: TrialName::parse_or_case(trial),
         outcome,
         expectation: None,
+        repeats: None,
         attempts: 1,
         seconds: 3.4,
         cpu_seconds: Some(2.8),

@@ -72,6 +72,11 @@ impl Trial {
     /// The verdict's reason on one line; empty for a pass.
     pub fn cause(&self) -> String {
         match &self.end.outcome {
+            Outcome::Flaky { failures } if let Some(repeats) = self.end.repeats => format!(
+                "{}: {}",
+                repeats.rate(),
+                first_line(failures.first().map_or("", String::as_str))
+            ),
             Outcome::Flaky { failures } => format!(
                 "passed at try {}, after: {}",
                 self.end.attempts,

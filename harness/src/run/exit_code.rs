@@ -13,14 +13,17 @@ const BROKEN: u8 = 3;
 pub struct Verdicts {
     /// Selected trials whose end is not in the event log yet.
     owed: BTreeSet<String>,
+    flaky_fails: bool,
     worst: u8,
 }
 
 impl Verdicts {
-    /// Of a run that has yet to give a verdict on each of `trials`.
-    pub fn owing<'a>(trials: impl IntoIterator<Item = &'a str>) -> Verdicts {
+    /// Of a run that has yet to give a verdict on each of `trials`; `flaky_fails` says whether a flaky one
+    /// makes it fail.
+    pub fn owing<'a>(trials: impl IntoIterator<Item = &'a str>, flaky_fails: bool) -> Verdicts {
         Verdicts {
             owed: trials.into_iter().map(str::to_owned).collect(),
+            flaky_fails,
             worst: 0,
         }
     }
@@ -30,7 +33,7 @@ impl Verdicts {
         if recorded {
             self.owed.remove(trial);
         }
-        self.worst = worse(self.worst, code(outcome));
+        self.worst = worse(self.worst, self.code_of(outcome));
     }
 
     /// The trials without a recorded verdict.
@@ -45,17 +48,18 @@ impl Verdicts {
             false => worse(self.worst, BROKEN),
         }
     }
-}
 
-/// The exit code that a verdict asks for.
-fn code(outcome: &Outcome) -> u8 {
-    match outcome {
-        Outcome::Failed { .. } => FAILED,
-        Outcome::Broken { .. } | Outcome::Interrupted => BROKEN,
-        Outcome::Passed
-        | Outcome::Known { .. }
-        | Outcome::Flaky { .. }
-        | Outcome::Skipped { .. } => 0,
+    /// The exit code that a verdict asks for.
+    fn code_of(&self, outcome: &Outcome) -> u8 {
+        match outcome {
+            Outcome::Failed { .. } => FAILED,
+            Outcome::Flaky { .. } if self.flaky_fails => FAILED,
+            Outcome::Broken { .. } | Outcome::Interrupted => BROKEN,
+            Outcome::Passed
+            | Outcome::Known { .. }
+            | Outcome::Flaky { .. }
+            | Outcome::Skipped { .. } => 0,
+        }
     }
 }
 
@@ -86,7 +90,7 @@ mod tests {
     #[test]
     fn the_worst_verdict_gives_the_code_and_a_failed_nic_outweighs_the_rest() {
         let code = |outcomes: &[Outcome]| {
-            let mut verdicts = Verdicts::owing([]);
+            let mut verdicts = Verdicts::owing([], false);
             for outcome in outcomes {
                 verdicts.take("a", outcome, true);
             }
@@ -104,11 +108,18 @@ mod tests {
             link: None,
         };
         assert_eq!(code(&[Outcome::Passed, known]), 0);
+        let flaky = Outcome::Flaky {
+            failures: Vec::new(),
+        };
+        assert_eq!(code(std::slice::from_ref(&flaky)), 0);
+        let mut strict = Verdicts::owing([], true);
+        strict.take("a", &flaky, true);
+        assert_eq!(strict.code(), 1);
     }
 
     #[test]
     fn a_verdict_that_is_lost_is_never_green() {
-        let mut verdicts = Verdicts::owing(["a", "b"]);
+        let mut verdicts = Verdicts::owing(["a", "b"], false);
         verdicts.take("a", &Outcome::Passed, true);
         assert_eq!((verdicts.code(), verdicts.lost().next()), (3, Some("b")));
         verdicts.take("b", &Outcome::Passed, false);
@@ -116,7 +127,7 @@ mod tests {
         verdicts.take("b", &Outcome::Passed, true);
         assert_eq!((verdicts.code(), verdicts.lost().next()), (0, None));
 
-        let mut verdicts = Verdicts::owing(["a", "b"]);
+        let mut verdicts = Verdicts::owing(["a", "b"], false);
         verdicts.take("a", &failed(), true);
         assert_eq!(verdicts.code(), 1);
     }

@@ -4,9 +4,10 @@ use super::context::Context;
 use super::exit_code::Verdicts;
 use super::planned::Planned;
 use super::schedule::{self, History};
+use super::verdict::confirmed;
 use super::{shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
-use crate::base::slots::Slots;
+use crate::base::slots::{Need, Slots};
 use crate::base::{artifacts, cpu, panics};
 use crate::host::machine;
 use crate::host::module::{Hold, Module, Reloader};
@@ -70,7 +71,7 @@ impl Session {
     ) -> anyhow::Result<Session> {
         let to_run = selected.iter().filter(|trial| trial.action == Action::Run);
         let runs = to_run.clone().count();
-        let verdicts = Verdicts::owing(to_run.map(|trial| &*trial.name));
+        let verdicts = Verdicts::owing(to_run.map(|trial| &*trial.name), settings.flaky_fails);
         let lab_memory_mib = planned.matrix.lab_memory_mib;
         let context = match runs {
             0 => None,
@@ -191,7 +192,7 @@ impl Session {
         let Some(context) = &self.context else {
             return Err("nothing was prepared for this trial".into());
         };
-        let run = AssertUnwindSafe(|| self.run_in_slot(planned, context));
+        let run = AssertUnwindSafe(|| self.run_and_confirm(planned, context));
         let ended = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
             let message = format!("the harness panicked: {}", panics::words(&*panic));
             self.broken(planned, message)
@@ -209,23 +210,50 @@ impl Session {
         self.for_libtest(ended)
     }
 
-    /// Runs one trial, when there is a slot for it.
-    fn run_in_slot(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
-        let need = self.history.need(planned);
+    /// Runs one trial; where it fails and the settings ask for it, again at once, with nothing beside it.
+    fn run_and_confirm(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
+        let ended = self.in_slot(planned, self.history.need(planned), || {
+            self.record(&Event::TrialStarted {
+                trial: planned.name.clone(),
+                name: planned.parts.clone(),
+            });
+            if let Some(progress) = &self.progress {
+                progress.started(&planned.name);
+            }
+            self.once(planned, context)
+        });
+        match (&ended.outcome, self.settings.confirm) {
+            (Outcome::Failed { message }, 1..) => {
+                let repeats = self.in_slot(planned, Need::ALL, || {
+                    (0..self.settings.confirm)
+                        .map(|_| self.once(planned, context).outcome)
+                        .collect()
+                });
+                let (repeats, outcome) = confirmed(message.clone(), repeats);
+                TrialEnded {
+                    repeats: Some(repeats),
+                    outcome,
+                    ..ended
+                }
+            }
+            _ => ended,
+        }
+    }
+
+    /// Does `work` for a trial when there is a slot for it that takes `need`.
+    fn in_slot<T>(&self, planned: &PlannedTrial, need: Need, work: impl FnOnce() -> T) -> T {
         // A trial that waits for its lab takes no slot here yet. Once it has a slot in the lab, it goes
         // before the others here, so that the lab is not idle.
         let lab_slot = self.labs.wait(planned, need);
         let _slot = match lab_slot {
             Some(_) => self.slots.wait_first(need),
+            None if need == Need::ALL => self.slots.wait_first(need),
             None => self.slots.wait(need),
         };
-        self.record(&Event::TrialStarted {
-            trial: planned.name.clone(),
-            name: planned.parts.clone(),
-        });
-        if let Some(progress) = &self.progress {
-            progress.started(&planned.name);
-        }
+        work()
+    }
+
+    fn once(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
         match planned.host {
             Host::Direct => match self.hold_module(planned.cell.backend) {
                 Ok(_held) => trial::run(planned, context, self.run.path()),
@@ -257,6 +285,11 @@ impl Session {
     fn for_libtest(&self, ended: TrialEnded) -> Result<Completion, Failed> {
         let text = match &ended.outcome {
             Outcome::Passed => return Ok(Completion::Completed),
+            Outcome::Flaky { .. } if self.settings.flaky_fails => Trial {
+                plan_item: String::new(),
+                end: ended.clone(),
+            }
+            .message(),
             Outcome::Flaky { failures } => {
                 errln!("{} is flaky: {}", ended.trial, failures.join("; "));
                 return Ok(Completion::Completed);

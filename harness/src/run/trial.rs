@@ -91,6 +91,7 @@ pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnd
         artifacts: attempt.artifacts.display().to_string(),
         reproduce: context.settings.reproduce(&trial.name),
         expectation: attempt.expectation,
+        repeats: None,
         outcome: attempt.outcome,
     }
 }

@@ -4,6 +4,7 @@ use crate::base::error::{CannotRun, Skip, find};
 use crate::cases::Fault;
 use crate::testbed::Testbed;
 use report::events::Outcome;
+use report::repeats::Repeats;
 
 /// What the guest's console showed while a case met another error. The trial has then failed, even where
 /// that error is a [`Skip`] or a [`CannotRun`].
@@ -65,6 +66,30 @@ pub(super) fn under_fault(
     }
 }
 
+/// The verdict on a trial that failed with `message` and then ran again: flaky where a repeat passed.
+pub(super) fn confirmed(message: String, outcomes: Vec<Outcome>) -> (Repeats, Outcome) {
+    let mut repeats = Repeats::default();
+    let mut failures = vec![message.clone()];
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Failed { message } | Outcome::Known { message, .. } => {
+                repeats.failed += 1;
+                failures.push(message);
+            }
+            Outcome::Passed => repeats.passed += 1,
+            Outcome::Flaky { .. }
+            | Outcome::Broken { .. }
+            | Outcome::Skipped { .. }
+            | Outcome::Interrupted => repeats.undecided += 1,
+        }
+    }
+    let outcome = match repeats.passed {
+        0 => Outcome::Failed { message },
+        _ => Outcome::Flaky { failures },
+    };
+    (repeats, outcome)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +128,32 @@ mod tests {
             let error = error.context(KernelTrouble("a panic".into()));
             assert_eq!(judge(&error), Outcome::Failed { message });
         }
+    }
+
+    #[test]
+    fn a_repeat_that_passes_makes_a_failure_flaky_and_nothing_makes_it_green() {
+        let failed = |message: &str| Outcome::Failed {
+            message: message.into(),
+        };
+        let broken = Outcome::Broken {
+            message: "no tun".into(),
+        };
+        let verdict = |outcomes| {
+            let (repeats, outcome) = confirmed("1 of 2".into(), outcomes);
+            (repeats.words(), outcome)
+        };
+        assert_eq!(
+            verdict(vec![failed("0 of 2"), failed("1 of 2")]),
+            ("solid: failed 3 of 3 times".into(), failed("1 of 2"))
+        );
+        let flaky = Outcome::Flaky {
+            failures: vec!["1 of 2".into(), "0 of 2".into()],
+        };
+        let some = vec![Outcome::Passed, failed("0 of 2"), Outcome::Passed];
+        assert_eq!(verdict(some), ("flaky: failed 2 of 4 times".into(), flaky));
+        let (words, outcome) = verdict(vec![broken]);
+        assert!(words.starts_with("not confirmed"), "{words}");
+        assert_eq!(outcome, failed("1 of 2"));
     }
 
     #[test]

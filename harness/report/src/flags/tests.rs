@@ -50,6 +50,12 @@ const EACH: &[(&str, &str, &[&str])] = &[
     ),
     ("NICMATRIX_EXACT", "1", &["--exact"]),
     ("NICMATRIX_RETRIES", "2", &["--retries", "2"]),
+    ("NICMATRIX_CONFIRM", "5", &["--confirm", "5"]),
+    (
+        "NICMATRIX_FLAKY_RESULT",
+        "pass",
+        &["--flaky-result", "pass"],
+    ),
     ("NICMATRIX_JUNIT", "junit.xml", &["--junit", "junit.xml"]),
     ("NICMATRIX_STRICT", "1", &["--strict"]),
     ("NICMATRIX_SHELL", "1", &["--shell"]),
@@ -156,8 +162,8 @@ fn bad_values_are_said_with_what_is_allowed() {
     NICMATRIX_SHARD is `1`, expected K/N, the K-th of N parts, with K from 1 to N
     NICMATRIX_FAULTS is `yes`, expected 0 or 1
     NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, expected 0 or 1
-    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
-    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
     NICMATRIX_SETTINGS is not understood: invalid number at line 1 column 2
     NICMATRIX_SETTINGS is not understood: unknown field `profil`, expected one of `profile`, `matrix`, `qemu`, `firmware`, `accel`, `host`, `allow_module_reload`, `boot` at line 1 column 23
     NICMATRIX_SETTINGS is not understood: expected K/N, the K-th of N parts, with K from 1 to N at line 1 column 28

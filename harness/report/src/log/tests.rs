@@ -3,6 +3,7 @@ use crate::events::tests::figure;
 use crate::events::{Outcome, TrialEnded};
 use crate::expectation::{Expectation, State};
 use crate::identity::{Host, Identity, Qemu, Shard};
+use crate::repeats::Repeats;
 
 fn started(trial: &str) -> Event {
     Event::TrialStarted {
@@ -26,6 +27,11 @@ fn ended(trial: &str) -> Event {
             sometimes: true,
             until: Some("2027-03-31".into()),
             due: true,
+        }),
+        repeats: Some(Repeats {
+            failed: 1,
+            passed: 4,
+            undecided: 0,
         }),
         attempts: 2,
         seconds: 3.25,
