@@ -4,6 +4,7 @@
 //! ([`::report::flags`]). What a trial is and how it went only the harness knows; of a finished
 //! run, this reads `events.jsonl`.
 
+mod against;
 mod bench;
 mod build;
 mod cache;

@@ -1,5 +1,6 @@
 //! `cargo xtask matrix`: flags in, settings and libtest arguments out.
 
+use crate::against::{self, Against};
 use crate::settings::Settings;
 use crate::{Workspace, child};
 use anyhow::Result;
@@ -24,6 +25,8 @@ Examples:
   cargo xtask matrix vhost_zcopy                      in a lab, where this kernel has no vhost_net
   cargo xtask matrix --faults                         every case must go red under its faults
   cargo xtask matrix --shard 1/4 --junit junit.xml    a quarter of it, in a pipeline
+  cargo xtask matrix --confirm 5                      is a failure solid or flaky?
+  cargo xtask matrix --profile netperf --nic virtio --against trixie    which is faster?
   cargo xtask matrix list --json mtu
   cargo xtask matrix list --plan                      the test plan's items, and what carries them
   cargo xtask matrix explain driver::virtio::rhel9::tap";
@@ -43,6 +46,8 @@ pub struct Args {
     selection: Selection,
     #[command(flatten)]
     results: Results,
+    #[command(flatten)]
+    against: Against,
 }
 
 #[derive(Subcommand)]
@@ -167,6 +172,10 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
                 },
                 ..Flags::default()
             };
+            if let Some(other) = &args.against.against {
+                let settings = &args.settings;
+                return against::run(workspace, settings, flags, &argv, &args.against, other);
+            }
             let mut command = args.settings.command(workspace, |h| &h.matrix, flags)?;
             command.args(argv);
             command

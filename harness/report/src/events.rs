@@ -300,28 +300,50 @@ pub struct Figure {
     pub seconds: f64,
     /// What reached the receiver.
     pub received_bytes: u64,
+    /// Processor time of the guest's QEMU and of the vhost workers that serve it meanwhile, seconds; none
+    /// in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_seconds: Option<f64>,
     /// Whether no other trial ran meanwhile: only then it is worth comparing.
     pub alone: bool,
 }
 
+impl Figure {
+    /// "UDP_STREAM, 32 bytes, host to guest"
+    pub fn what(&self) -> String {
+        let size = self.size.map(|size| format!(", {size} bytes"));
+        let transaction = (self.transaction)
+            .map(|(request, response)| format!(", {request} and {response} bytes"));
+        format!(
+            "{}{}{}, {} to {}",
+            self.test,
+            size.unwrap_or_default(),
+            transaction.unwrap_or_default(),
+            self.sender,
+            self.receiver
+        )
+    }
+
+    /// Processor seconds of QEMU and vhost for each GiB that arrived; none where nothing did, or where it
+    /// was not measured.
+    pub fn cost(&self) -> Option<f64> {
+        const GIB: f64 = (1 << 30) as f64;
+        let cpu_seconds = self.cpu_seconds?;
+        (self.received_bytes > 0).then(|| cpu_seconds / (self.received_bytes as f64 / GIB))
+    }
+}
+
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.test)?;
-        if let Some(size) = self.size {
-            write!(f, ", {size} bytes")?;
+        let what = self.what();
+        let (value, unit, seconds) = (self.value, &self.unit, self.seconds);
+        write!(f, "{what}: {value:.2} {unit} in {seconds:.2} s")?;
+        if let Some(cost) = self.cost() {
+            write!(f, ", {cost:.1} s of processor time a GiB")?;
         }
-        if let Some((request, response)) = self.transaction {
-            write!(f, ", {request} and {response} bytes")?;
-        }
-        write!(
-            f,
-            ", {} to {}: {:.2} {} in {:.2} s",
-            self.sender, self.receiver, self.value, self.unit, self.seconds
-        )?;
-        f.write_str(if self.alone {
-            ""
-        } else {
-            ", beside other trials"
+        f.write_str(match self.alone {
+            true => "",
+            false => ", beside other trials",
         })
     }
 }
@@ -342,6 +364,7 @@ pub(crate) mod tests {
             unit: "10^6bits/s".into(),
             seconds: 10.0,
             received_bytes: 1_875_000,
+            cpu_seconds: Some(4.5),
             alone: true,
         }
     }

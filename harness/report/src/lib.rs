@@ -7,6 +7,7 @@
 pub mod bound;
 pub mod events;
 pub mod expectation;
+pub mod figures;
 pub mod flags;
 mod grid;
 mod headline;

@@ -202,7 +202,7 @@ fn code(text: &str) -> String {
 /// `text` without any markup of Markdown or HTML. A character reference is never markup
 /// (CommonMark 2.5), not even a table's `|`. Underscores within words are not markup, and the marks of
 /// lists and headings are markup only at the beginning of a line, where this text never stands.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
     let mut chars = text.chars().peekable();

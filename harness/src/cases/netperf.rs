@@ -158,6 +158,7 @@ fn measure(
         let each = bed.profile.netperf_seconds;
         let more = Duration::from_secs(test.seconds(each).unwrap_or(0).into());
         let (_, before) = taps_bytes(&tap, way)?;
+        let cost_before = bed.cost();
         let (sender, receiver, printed) = match way {
             Way::ToGuest => {
                 let arguments = test.arguments(bed.address(), each);
@@ -173,7 +174,8 @@ fn measure(
                 ("guest", far.name(), printed)
             }
         };
-        let figure = test.figure(&printed, sender, receiver, bed.profile.measures())?;
+        let cost = bed.cost().zip(cost_before);
+        let mut figure = test.figure(&printed, sender, receiver, bed.profile.measures())?;
         let (direction, after) = taps_bytes(&tap, way)?;
         let crossed = after - before;
         ensure!(
@@ -182,6 +184,7 @@ fn measure(
              {direction} meanwhile",
             figure.received_bytes
         );
+        figure.cpu_seconds = cost.map(|(after, before)| (after - before).as_secs_f64());
         arrived += figure.received_bytes;
         bed.figures.push(figure);
     }

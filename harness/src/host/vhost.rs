@@ -20,23 +20,29 @@ const COMPLETIONS: [&str; 2] = ["vhost_zerocopy_callback", "vhost_zerocopy_compl
 /// The threads that serve the QEMU of that pid: named `vhost-PID`, of the kernel before Linux 6.4, of
 /// QEMU itself since.
 pub fn workers(qemu: u32) -> Vec<u32> {
-    let name = format!("vhost-{qemu}");
-    let of = |directory: &str| -> Vec<u32> {
-        fs::read_dir(directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|id| {
-                // A thread may end meanwhile.
-                fs::read_to_string(format!("{directory}/{id}/comm"))
-                    .is_ok_and(|comm| comm.trim() == name)
-            })
-            .collect()
-    };
-    let mut found = of("/proc");
-    found.extend(of(&format!("/proc/{qemu}/task")));
+    let mut found = kernel_workers(qemu);
+    found.extend(of_name(qemu, &format!("/proc/{qemu}/task")));
     found
+}
+
+/// Those of them that are the kernel's, whose time is not in QEMU's own.
+pub fn kernel_workers(qemu: u32) -> Vec<u32> {
+    of_name(qemu, "/proc")
+}
+
+fn of_name(qemu: u32, directory: &str) -> Vec<u32> {
+    let name = format!("vhost-{qemu}");
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|id| {
+            // A thread may end meanwhile.
+            fs::read_to_string(format!("{directory}/{id}/comm"))
+                .is_ok_and(|comm| comm.trim() == name)
+        })
+        .collect()
 }
 
 /// How long those threads were on a processor, together (`schedstat`, in nanoseconds).

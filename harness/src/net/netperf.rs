@@ -195,6 +195,7 @@ impl Test {
             unit: text("THROUGHPUT_UNITS")?.to_owned(),
             seconds: number("ELAPSED_TIME")?,
             received_bytes: number("REMOTE_BYTES_RECVD")? as u64,
+            cpu_seconds: None,
             alone,
         };
         ensure!(

@@ -4,6 +4,8 @@ use super::Testbed;
 use crate::host::vhost;
 use crate::matrix::Backend;
 use anyhow::ensure;
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -20,6 +22,15 @@ impl Testbed {
             Backend::Tap => Duration::ZERO,
             Backend::Vhost | Backend::VhostZcopy => vhost::ran(&vhost::workers(self.vm.pid())),
         }
+    }
+
+    /// Processor time so far of the guest's QEMU and of the vhost workers that serve it; none where the
+    /// kernel does not tell.
+    pub fn cost(&self) -> Option<Duration> {
+        let pid = self.vm.pid();
+        let clock = clock_getcpuclockid(Pid::from_raw(pid.try_into().ok()?)).ok()?;
+        let own = Duration::from(clock_gettime(clock).ok()?);
+        Some(own + vhost::ran(&vhost::kernel_workers(pid)))
     }
 
     /// After an answered ping: that its frames went through what the cell names. `before` is
