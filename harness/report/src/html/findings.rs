@@ -70,13 +70,14 @@ impl Sections<'_> {
                     }
                 }
                 @for (n, trial) in finding.trials.iter().enumerate() {
-                    (self.trial(trial, open && n == 0))
+                    (self.trial(trial, &first.cause(), open && n == 0))
                 }
             }
         }
     }
 
-    fn trial(&self, trial: &Trial, open: bool) -> Markup {
+    /// A trial's section, below the finding's words `said`.
+    fn trial(&self, trial: &Trial, said: &str, open: bool) -> Markup {
         let word = trial.word(self.run.results.faults);
         let plan = self
             .run
@@ -90,18 +91,22 @@ impl Sections<'_> {
                     span class={ "word " (class(trial)) } { (word) } " "
                     span.name { (Shown(trial.name())) }
                 }
-                div.body { (self.body(trial)) }
+                div.body { (self.body(trial, said)) }
             }
         }
     }
 
-    fn body(&self, trial: &Trial) -> Markup {
+    fn body(&self, trial: &Trial, said: &str) -> Markup {
         let end = &trial.end;
-        let other = end.expectation.as_ref().and_then(Expectation::other_words);
+        let other = end
+            .expectation
+            .as_ref()
+            .filter(|e| !trial.message().contains(&e.reason));
+        let other = other.and_then(Expectation::other_words);
         let message = trial.message();
         let message = bounded(&message, 16 * 1024);
         html! {
-            p.cause { (Shown(&bounded(&trial.cause(), 2000))) }
+            @if trial.cause() != said { p.cause { (Shown(&bounded(&trial.cause(), 2000))) } }
             @if let Some(other) = other { p { "Expected was " (Shown(&other)) } }
             @if message.trim() != trial.cause() {
                 @if self.reader.spend(message.len()) { pre { (Shown(&message)) } }
@@ -180,7 +185,7 @@ fn log(title: &str, part: Option<&str>, text: &str) -> Markup {
                 (Shown(title))
                 @if let Some(part) = part { span.quiet { " " (part) } }
             }
-            pre tabindex="0" { (Shown(&bounded(text.trim_matches('\n'), usize::MAX))) }
+            pre tabindex="0" { (Shown(text.trim_matches('\n'))) }
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::events::Outcome;
 use crate::grid::{Column, Part, Table, parts, why};
 use crate::html::anchor;
 use crate::html::run::Run;
-use crate::html::shown::Shown;
+use crate::html::shown::{Shown, bounded};
 use crate::{Trial, text};
 use maud::{Markup, html};
 use std::collections::HashMap;
@@ -27,7 +27,7 @@ pub fn tables(run: &Run) -> Markup {
             @match part {
                 Part::Table(table) => (render(&table, run.results.faults, &places)),
                 Part::Skipped { backend, trials, reason } => p {
-                    strong { (Shown(backend)) } ": " (text::counted(trials, "trial")) " skipped" (Shown(&why(reason)))
+                    strong { (Shown(backend)) } ": " (text::counted(trials, "trial")) " skipped" (Shown(&bounded(&why(reason), 2000)))
                 },
             }
         }

@@ -200,7 +200,7 @@ fn cut_off(results: &Results) -> Option<String> {
     let open: Vec<&Trial> = results.trials.iter().filter(open).collect();
     let running = open.iter().filter(|t| t.end.attempts > 0).count();
     Some(format!(
-        "{how} Of {}, {} ended, {running} were cut off while they ran, and {} had not begun.",
+        "{how} {}: {} ended, {running} cut off while running, {} not begun.",
         text::counted(results.trials.len(), "trial"),
         results.trials.len() - open.len(),
         open.len() - running
