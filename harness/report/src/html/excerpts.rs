@@ -168,3 +168,104 @@ fn tail(path: &Path, most: usize) -> Option<(String, u64)> {
     file.take(most as u64).read_to_end(&mut bytes).ok()?;
     Some((clean(&String::from_utf8_lossy(&bytes)), size))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn run() -> (tempfile::TempDir, PathBuf) {
+        let run = tempfile::tempdir().unwrap();
+        let dir = run.path().join("driver.e1000.rhel9.tap");
+        fs::create_dir_all(dir.join("destination1")).unwrap();
+        (run, dir)
+    }
+
+    fn titles(excerpts: &[Excerpt]) -> Vec<&str> {
+        excerpts
+            .iter()
+            .map(|excerpt| excerpt.title.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn the_ends_of_logs_are_read() {
+        let (run, dir) = run();
+        fs::write(
+            dir.join("serial.log"),
+            "x".repeat(20_000) + "\u{1b}[31mend\r\n",
+        )
+        .unwrap();
+        fs::write(dir.join("qmp.log"), "").unwrap();
+        fs::write(dir.join("destination1/qmp.log"), "moved").unwrap();
+        let reader = Reader::new(run.path(), None, 1 << 20);
+        let excerpts = reader.excerpts(&dir);
+        assert_eq!(
+            titles(&excerpts),
+            ["Serial console", "QMP transcript, destination1"]
+        );
+        assert!(excerpts[0].text.ends_with("xend\n"));
+        assert_eq!(
+            excerpts[0].part.as_deref(),
+            Some("the last 16.0 KiB of 19.5 KiB")
+        );
+        assert_eq!(
+            (excerpts[1].text.as_str(), &excerpts[1].part),
+            ("moved", &None)
+        );
+    }
+
+    #[test]
+    fn nothing_is_read_beyond_the_limit() {
+        let (run, dir) = run();
+        fs::write(dir.join("serial.log"), "twelve bytes").unwrap();
+        fs::write(dir.join("qmp.log"), "three").unwrap();
+        let reader = Reader::new(run.path(), None, 10);
+        assert_eq!(titles(&reader.excerpts(&dir)), ["QMP transcript"]);
+        assert_eq!(titles(&reader.excerpts(&dir)), ["QMP transcript"]);
+        assert!(reader.excerpts(&dir).is_empty());
+    }
+
+    #[test]
+    fn only_plain_files_are_read() {
+        let (run, dir) = run();
+        let fifo = dir.join("serial.log");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        std::os::unix::fs::symlink("/etc/passwd", dir.join("qmp.log")).unwrap();
+        let reader = Reader::new(run.path(), None, 1 << 20);
+        assert!(reader.excerpts(&dir).is_empty());
+        assert!(reader.artifacts(&dir).0.is_empty());
+    }
+
+    #[test]
+    fn a_run_that_was_moved_is_read_where_it_is() {
+        let (run, dir) = run();
+        let reader = Reader::new(run.path(), None, 0);
+        let elsewhere = "/builds/1/target/nicmatrix/runs/r/driver.e1000.rhel9.tap";
+        assert_eq!(reader.directory(elsewhere), Some(dir));
+        assert_eq!(reader.directory("/builds/1/no.such"), None);
+        assert_eq!(reader.directory(""), None);
+    }
+
+    #[test]
+    fn files_are_linked_from_a_page_above_them() {
+        let (run, dir) = run();
+        fs::write(dir.join("a #1.pcap"), "pcap").unwrap();
+        let link = |page: Option<&Path>| {
+            let (files, more) = Reader::new(run.path(), page, 0).artifacts(&dir);
+            assert_eq!(
+                (files[0].name.as_str(), files[0].size, more),
+                ("a #1.pcap", 4, 0)
+            );
+            files.into_iter().next().and_then(|file| file.link)
+        };
+        let from_the_run = "./driver.e1000.rhel9.tap/a%20%231.pcap";
+        assert_eq!(link(Some(run.path())).as_deref(), Some(from_the_run));
+        assert_eq!(link(None), None);
+        assert_eq!(link(Some(&dir.join("destination1"))), None);
+    }
+}

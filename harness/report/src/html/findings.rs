@@ -64,7 +64,8 @@ impl Sections<'_> {
                     @if finding.trials.len() > 1 { " in the same words" }
                     @for (axis, red, green) in axes(&self.run.results, finding) {
                         span.axis {
-                            span.quiet { (axis) " " } (Shown(&red))
+                            span.quiet { (axis) " " }
+                            (Shown(&red))
                             @if !green.is_empty() { span.quiet { "; passed on " (Shown(&green)) } }
                         }
                     }
@@ -230,25 +231,25 @@ fn axes(results: &Results, finding: &Finding) -> Vec<(&'static str, String, Stri
         ("backend", |name| &name.backend),
         ("QEMU", TrialName::qemu),
     ];
-    let cases: Vec<&str> = distinct(finding.trials.iter().map(|t| t.parts().case.as_str()));
+    let cases = distinct(finding.trials.iter().map(|t| t.parts().case.as_str()));
+    let of_cases = |t: &&Trial| cases.contains(&t.parts().case.as_str());
+    let passed = |t: &&Trial| *t.outcome() == Outcome::Passed && of_cases(t);
     let mut shown = Vec::new();
     for (axis, value) in axes {
-        let all = distinct(results.trials.iter().map(|t| value(t.parts())));
-        let red = distinct(finding.trials.iter().map(|t| value(t.parts())));
-        let passed = |t: &&Trial| {
-            *t.outcome() == Outcome::Passed && cases.contains(&t.parts().case.as_str())
-        };
-        let mut green = distinct(
-            results
-                .trials
-                .iter()
-                .filter(passed)
-                .map(|t| value(t.parts())),
-        );
-        green.retain(|value| !red.contains(value));
-        if all.len() > 1 {
-            shown.push((axis, listed(&red), listed(&green)));
+        let all = &results.trials;
+        let values = distinct(all.iter().map(|t| value(t.parts())));
+        if values.len() < 2 {
+            continue;
         }
+        let red = distinct(finding.trials.iter().map(|t| value(t.parts())));
+        let of_these = distinct(all.iter().filter(of_cases).map(|t| value(t.parts())));
+        if red.len() > 1 && red.len() == of_these.len() && axis != "case" {
+            shown.push(("every", axis.to_owned(), String::new()));
+            continue;
+        }
+        let mut green = distinct(all.iter().filter(passed).map(|t| value(t.parts())));
+        green.retain(|value| !red.contains(value));
+        shown.push((axis, listed(&red), listed(&green)));
     }
     shown
 }

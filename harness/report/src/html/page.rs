@@ -183,9 +183,14 @@ fn headline(results: &Results, findings: &[Finding]) -> String {
             )),
         }
     }
-    match parts.is_empty() {
-        true => format!("of {}", text::counted(results.trials.len(), "trial")),
-        false => parts.join(", "),
+    if !parts.is_empty() {
+        return parts.join(", ");
+    }
+    let counts = results.counts();
+    match counts.passed + counts.fixed + counts.known {
+        0 => "no trial has a verdict".into(),
+        n if results.faults => format!("{} red as expected", text::counted(n, "trial")),
+        n => format!("{}, no unexpected failure", text::counted(n, "trial")),
     }
 }
 

@@ -84,6 +84,9 @@
   }
 
   // The filters.
+  const trialOf = new Map(rows.map((row, t) => [row.id, t]));
+  for (const node of document.querySelectorAll("details.trial")) trialOf.set(node.id, node.dataset.t);
+  const named = [...document.querySelectorAll(".names a")].map((link) => [link, trialOf.get(decoded(link.hash.slice(1)))]);
   function matching() {
     const filters = axes.filter((axis) => axis.chosen.size)
       .map((axis) => [axis.n, axis.values.map((value) => axis.chosen.has(value))]);
@@ -105,6 +108,10 @@
     for (const node of document.querySelectorAll("details.trial, .figures tr")) node.hidden = !match[node.dataset.t];
     for (const finding of document.querySelectorAll(".finding")) {
       finding.hidden = !finding.querySelector("details.trial:not([hidden])");
+    }
+    for (const [link, t] of named) link.hidden = !match[t];
+    for (const reason of document.querySelectorAll(".reasons li")) {
+      reason.hidden = !all && !reason.querySelector(".names a:not([hidden])");
     }
     for (const bar of document.querySelectorAll(".timeline rect")) bar.classList.toggle("off", !match[bar.dataset.t]);
     for (const table of document.querySelectorAll(".grid")) filterGrid(table, match, all);

@@ -91,6 +91,7 @@ pub fn data(results: &Results) -> Markup {
         .iter()
         .map(|trial| trial.word(results.faults));
     data.add("verdict", "Verdict", words);
+    data.sort_verdicts();
     for (key, title, value) in axes {
         data.add(
             key,
@@ -104,7 +105,26 @@ pub fn data(results: &Results) -> Markup {
     html! { script type="application/json" #data { (PreEscaped(json)) } }
 }
 
+/// The order of the verdicts' buttons: what wants looking at first.
+const VERDICTS: [&str; 10] = [
+    "FAIL", "BLIND", "BROKEN", "flaky", "cut", "fixed", "known", "ok", "red", "skip",
+];
+
 impl<'r> Data<'r> {
+    /// Puts the values of the first axis in the order of [`VERDICTS`].
+    fn sort_verdicts(&mut self) {
+        let axis = &mut self.axes[0];
+        let old = axis.values.clone();
+        let place = |value: &str| VERDICTS.iter().position(|verdict| *verdict == value);
+        axis.values.sort_by_key(|value| place(value));
+        let moved: Vec<Option<usize>> = (old.iter())
+            .map(|value| axis.values.iter().position(|new| new == value))
+            .collect();
+        for trial in &mut self.trials {
+            trial[0] = moved[trial[0]].unwrap_or(trial[0]);
+        }
+    }
+
     fn add(
         &mut self,
         key: &'static str,
