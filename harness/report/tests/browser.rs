@@ -470,15 +470,15 @@ fn ten_thousand_trials_open_in_two_seconds() {
 
 /// The picture in README: `cargo test -p report --test browser -- --ignored` makes it again.
 #[test]
-#[ignore = "it writes docs/report.png"]
+#[ignore = "it writes docs/report.webp"]
 fn picture() {
     let dir = tempfile::tempdir().unwrap();
     let file = page(dir.path());
     let mut browser = Browser::start();
     browser.scheme("light");
-    browser.resize(1060, 1000, false);
+    browser.resize(1060, 1310, false);
     browser.open(&file, "");
     browser.eval("document.querySelector('details.trial').open = false");
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-    browser.picture(&docs.join("report.png"));
+    browser.picture(&docs.join("report.webp"));
 }

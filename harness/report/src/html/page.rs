@@ -49,6 +49,11 @@ pub fn render(run: &Run, earlier: &Earlier, page_dir: Option<&Path>) -> String {
             not_begun(results),
         ),
         (
+            "grid",
+            "Grid".into(),
+            (!results.trials.is_empty()).then(|| grid::tables(run)),
+        ),
+        (
             "fixed",
             "Fixed: passed, though a failure was expected".into(),
             expected(results, State::Fixed),
@@ -64,11 +69,6 @@ pub fn render(run: &Run, earlier: &Earlier, page_dir: Option<&Path>) -> String {
             expected(results, State::NotNow),
         ),
         ("skipped", "Skipped".into(), skipped(results)),
-        (
-            "grid",
-            "Grid".into(),
-            (!results.trials.is_empty()).then(|| grid::tables(run)),
-        ),
         ("timeline", "Timeline".into(), timeline::render(run)),
         (
             "figures",

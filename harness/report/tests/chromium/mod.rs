@@ -227,9 +227,12 @@ impl Browser {
         self.call("Emulation.setEmulatedMedia", json!({"features": feature}));
     }
 
-    /// Writes what the window shows to a PNG file.
+    /// Writes what the window shows to a WebP file.
     pub fn picture(&mut self, file: &Path) {
-        let picture = self.call("Page.captureScreenshot", json!({"format": "png"}));
+        let picture = self.call(
+            "Page.captureScreenshot",
+            json!({"format": "webp", "quality": 75}),
+        );
         let bytes =
             base64::prelude::BASE64_STANDARD.decode(picture["data"].as_str().expect("data"));
         std::fs::write(file, bytes.expect("base64")).expect("written");
