@@ -152,6 +152,13 @@ fn filters_leave_what_matches_and_are_in_the_address() {
     assert_eq!(again("#qemu=trixie&backend=vhost"), (12 * 3, 2));
     assert_eq!(again("#verdict=FAIL,flaky"), (4, 2));
     assert_eq!(again("#nic=nosuch&x=%ZZ"), (360, 0));
+    assert_eq!(again("#backend=vhost&verdict=known"), (1, 2));
+    assert_eq!(shown(&mut browser, ".reasons li"), 1);
+    assert_eq!(text(&mut browser, "#known .count"), "1");
+    assert_eq!(shown(&mut browser, "#skipped"), 0);
+    browser.click("[data-filter='verdict=known']");
+    browser.click("[data-filter='backend=vhost']");
+    assert_eq!(text(&mut browser, "#known .count"), "2");
     browser.click("[data-filter='nic=virtio']");
     browser.click("#clear");
     assert_eq!(shown(&mut browser, "#trials-table tbody tr"), 360);

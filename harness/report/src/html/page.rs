@@ -215,7 +215,7 @@ fn cut_off(results: &Results) -> Option<String> {
 fn not_begun(results: &Results) -> Option<Markup> {
     let open = |t: &&Trial| *t.outcome() == Outcome::Interrupted && t.end.attempts == 0;
     let open: Vec<&Trial> = results.trials.iter().filter(open).collect();
-    (!open.is_empty()).then(|| html! { ul { (reason("no verdict", None, &open)) } })
+    (!open.is_empty()).then(|| html! { ul.reasons { (reason("no verdict", None, &open)) } })
 }
 
 /// What became of expectations.

@@ -111,7 +111,16 @@
     }
     for (const [link, t] of named) link.hidden = !match[t];
     for (const reason of document.querySelectorAll(".reasons li")) {
-      reason.hidden = !all && !reason.querySelector(".names a:not([hidden])");
+      const count = reason.querySelector(".count");
+      const total = Number(count.dataset.total ||= count.textContent);
+      const names = reason.querySelectorAll(".names a");
+      const left = [...names].filter((name) => !name.hidden).length;
+      reason.hidden = left === 0;
+      // Of a great many trials only some are named.
+      if (names.length === total) count.textContent = left;
+    }
+    for (const reasons of document.querySelectorAll(".reasons")) {
+      reasons.parentElement.hidden = !reasons.querySelector("li:not([hidden])");
     }
     for (const bar of document.querySelectorAll(".timeline rect")) bar.classList.toggle("off", !match[bar.dataset.t]);
     for (const table of document.querySelectorAll(".grid")) filterGrid(table, match, all);
