@@ -88,6 +88,8 @@ fn expect_reports(run: &Path) {
     assert!(results.seconds.is_some(), "the run has an end");
     let junit = std::fs::read_to_string(run.join("junit.xml")).unwrap();
     assert!(junit.contains(SKIPPED), "{junit}");
+    let page = std::fs::read_to_string(run.join(report::html::FILE)).unwrap();
+    assert!(page.contains(SKIPPED), "{page}");
 }
 
 #[test]

@@ -63,7 +63,7 @@ struct Cli {
 enum Verb {
     /// Run the matrix on real VMs, or look at it
     Matrix(Box<matrix::Args>),
-    /// Show a kept run again, and write its JUnit and Markdown reports
+    /// Show a kept run again, and write its JUnit, Markdown and HTML reports
     Report(report::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),

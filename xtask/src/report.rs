@@ -2,6 +2,7 @@
 
 use crate::{Workspace, runs};
 use anyhow::{Context, Result};
+use report::html::{self, Earlier};
 use report::{Results, junit, markdown, out, terminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask report latest                           the summary of the last run
   cargo xtask report 20261125T222259Z-7263 --junit junit.xml --markdown summary.md
+  cargo xtask report latest --html report.html        for a browser; the run's directory has one already
   cargo xtask report ~/Downloads/events.jsonl --markdown -";
 
 #[derive(clap::Args)]
@@ -23,12 +25,15 @@ pub struct Args {
     /// Write Markdown there; `-` is stdout
     #[arg(long, value_name = "PATH")]
     markdown: Option<PathBuf>,
+    /// Write a page for a browser there; `-` is stdout
+    #[arg(long, value_name = "PATH")]
+    html: Option<PathBuf>,
 }
 
 /// Renders what is asked for; without a path, the summary on stdout.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let results = runs::find(workspace, &args.run)?;
-    if args.junit.is_none() && args.markdown.is_none() {
+    if args.junit.is_none() && args.markdown.is_none() && args.html.is_none() {
         terminal::print(&results);
     }
     if let Some(path) = &args.junit {
@@ -36,6 +41,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     if let Some(path) = &args.markdown {
         to_markdown(workspace, &results, path)?;
+    }
+    if let Some(path) = &args.html {
+        to_html(workspace, &runs::find_log(workspace, &args.run)?, path)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -60,4 +68,13 @@ fn to_markdown(workspace: &Workspace, results: &Results, path: &Path) -> Result<
     }
     std::fs::write(workspace.cwd.join(path), text)
         .with_context(|| format!("cannot write the Markdown report {}", path.display()))
+}
+
+fn to_html(workspace: &Workspace, log: &Path, path: &Path) -> Result<()> {
+    let earlier = Earlier::default();
+    if is_stdout(path) {
+        out::text(&html::render(log, &earlier)?);
+        return Ok(());
+    }
+    html::write(log, &earlier, &workspace.cwd.join(path))
 }

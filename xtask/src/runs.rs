@@ -31,8 +31,14 @@ pub fn read(directory: &Path) -> Result<Results> {
     report::read(&directory.join(log::FILE))
 }
 
-/// The run that the user means by `text`: a directory, an event log, or the name of a kept run.
+/// The results of the run that the user means by `text`: a directory, an event log, or the name of a kept run.
 pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
+    let log = find_log(workspace, text)?;
+    report::read(&log).map_err(|error| BadInput(format!("{error:#}")).into())
+}
+
+/// The event log of the run that the user means by `text`.
+pub fn find_log(workspace: &Workspace, text: &Path) -> Result<PathBuf> {
     let here = workspace.cwd.join(text);
     let path = if here.exists() {
         here
@@ -42,12 +48,11 @@ pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
     if !path.exists() {
         bail!(BadInput(unknown(workspace, text)));
     }
-    let path = if path.is_dir() {
+    Ok(if path.is_dir() {
         path.join(log::FILE)
     } else {
         path
-    };
-    report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
+    })
 }
 
 /// How many suggestions are made.

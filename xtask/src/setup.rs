@@ -124,6 +124,11 @@ const FOR_TESTS: &[Need] = &[
         package: "e2fsprogs",
         why: "makes a test's disk image",
     },
+    Need {
+        any: &["chromium", "google-chrome"],
+        package: "chromium",
+        why: "opens the HTML report in a test",
+    },
 ];
 
 /// What is going to run.

@@ -174,7 +174,7 @@ fn cargo(workspace: &Workspace, args: &[&str]) -> Result<()> {
 /// Every test but the trials.
 fn workspace_tests(workspace: &Workspace, nextest: bool) -> Result<Tally> {
     let mut targets = vec!["--workspace".to_owned(), "--lib".into(), "--bins".into()];
-    for package in ["harness", "xtask"] {
+    for package in ["harness", "harness/report", "xtask"] {
         for name in test_targets(&workspace.root.join(package).join("tests"))? {
             targets.extend(["--test".into(), name]);
         }

@@ -58,11 +58,20 @@ fn a_run_is_found_by_name_directory_and_file() {
 #[test]
 fn reports_go_where_they_are_asked_for() {
     let dir = kept();
-    let line = ["latest", "--junit", "new/junit.xml", "--markdown", "run.md"];
+    let line = [
+        "latest",
+        "--junit",
+        "new/junit.xml",
+        "--markdown",
+        "run.md",
+        "--html",
+        "new/run.html",
+    ];
     assert_eq!(succeeded(&report(dir.path(), &line).output().unwrap()), "");
     for (flag, file, begins) in [
         ("--junit", "new/junit.xml", "<?xml "),
         ("--markdown", "run.md", "## nicmatrix: 2 passed"),
+        ("--html", "new/run.html", "<!DOCTYPE html>"),
     ] {
         let written = fs::read_to_string(dir.path().join(file)).unwrap();
         assert!(written.starts_with(begins), "{written}");
@@ -92,14 +101,24 @@ fn an_unknown_run_is_bad_input_with_the_nearest_names() {
 #[test]
 fn a_report_that_cannot_be_written_is_named() {
     let dir = kept();
-    let line = ["latest", "--markdown", "nowhere/run.md"];
-    let output = report(dir.path(), &line).output().unwrap();
-    assert_eq!(output.status.code(), Some(3));
-    let said = text(&output.stderr);
-    assert!(
-        said.contains("cannot write the Markdown report nowhere/run.md"),
-        "{said}"
-    );
+    for (flag, path, words) in [
+        (
+            "--markdown",
+            "nowhere/run.md",
+            "cannot write the Markdown report nowhere/run.md",
+        ),
+        (
+            "--html",
+            "/dev/null/run.html",
+            "cannot write the HTML report /dev/null/run.html",
+        ),
+    ] {
+        let line = ["latest", flag, path];
+        let output = report(dir.path(), &line).output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        let said = text(&output.stderr);
+        assert!(said.contains(words), "{said}");
+    }
 }
 
 #[test]
@@ -108,6 +127,7 @@ fn lost_output_is_quiet_and_changes_no_exit_code() {
     for (line, code) in [
         (&["latest"][..], 0),
         (&["latest", "--junit", "-"], 0),
+        (&["latest", "--html", "-"], 0),
         (&["x"], 2),
     ] {
         for full in [true, false] {

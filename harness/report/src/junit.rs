@@ -6,7 +6,7 @@
 
 use crate::events::Outcome;
 use crate::expectation::{Expectation, State};
-use crate::{HOST, Results, Trial, text};
+use crate::{HOST, Results, Trial, out, text};
 use anyhow::{Context, Result, anyhow};
 use junit_report::{
     Duration, OffsetDateTime, ReportBuilder, TestCase, TestCaseBuilder, TestResult, TestSuite,
@@ -16,31 +16,13 @@ use quick_xml::events::{BytesCData, BytesEnd, BytesStart, Event};
 use quick_xml::{Reader, Writer};
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Writes the report to `path`, whole or not at all; into a device or a pipe as far as it takes it.
 /// Attachments' paths are relative to `root`, where GitLab looks for them.
 pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
     let xml = render(results, root)?;
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let write = || -> std::io::Result<()> {
-        // A rename would put a plain file in the place of a device: of /dev/null, as root.
-        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
-            return fs::write(path, xml);
-        }
-        fs::create_dir_all(dir)?;
-        let file = tempfile::NamedTempFile::new_in(dir)?;
-        fs::write(file.path(), xml)?;
-        // Private by default, but other users' CI agents collect it.
-        fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644))?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| {
+    out::replace_file(path, &xml).map_err(|error| {
         anyhow!(
             "cannot write the JUnit report {}: {error}; choose another place with --junit PATH",
             path.display()

@@ -2,7 +2,7 @@
 //!
 //! A run leaves `events.jsonl` ([`log`], of [`events`]); every report is made of it alone, at the run's
 //! end or long after: [`results`] puts the events in order, and [`junit`], [`markdown`] and [`terminal`]
-//! show them. [`progress`] shows a run while it goes on.
+//! show them; [`html`] is a page for a browser. [`progress`] shows a run while it goes on.
 
 pub mod bound;
 pub mod events;
@@ -11,6 +11,7 @@ pub mod figures;
 pub mod flags;
 mod grid;
 mod headline;
+pub mod html;
 pub mod identity;
 pub mod junit;
 pub mod log;

@@ -2,7 +2,10 @@
 //! program goes on, with the same exit code: what cannot be written is left out. The standard macros
 //! would panic.
 
+use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 /// Writes `text`, as far as `to` takes it.
 pub fn write(mut to: impl Write, text: impl AsRef<[u8]>) {
@@ -13,6 +16,25 @@ pub fn write(mut to: impl Write, text: impl AsRef<[u8]>) {
 /// Prints `text` on stdout as it is.
 pub fn text(text: &str) {
     write(std::io::stdout(), text);
+}
+
+/// Puts a file with `text` at `path`, its directory too: at once, so that nobody reads half of it, and
+/// readable for everybody, as other users' CI agents collect it.
+pub(crate) fn replace_file(path: &Path, text: &str) -> std::io::Result<()> {
+    // A rename would put a plain file in the place of a device: of /dev/null, as root.
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        return fs::write(path, text);
+    }
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(dir)?;
+    let file = tempfile::NamedTempFile::new_in(dir)?;
+    fs::write(file.path(), text)?;
+    fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644))?;
+    file.persist(path)?;
+    Ok(())
 }
 
 /// `println!` that never panics.

@@ -30,6 +30,8 @@ pub struct Results {
     pub trials: Vec<Trial>,
     /// Where the JUnit file was written.
     pub junit: Option<PathBuf>,
+    /// Where the page for a browser was written.
+    pub html: Option<PathBuf>,
 }
 
 /// How many trials ended how.

@@ -93,6 +93,9 @@ pub fn render(results: &Results, colour: bool, width: usize) -> String {
     if let Some(path) = &results.junit {
         last += &format!("JUnit: {}\n", path.display());
     }
+    if let Some(path) = &results.html {
+        last += &format!("HTML: {}\n", path.display());
+    }
     sections.push(last);
     sections.join("\n")
 }

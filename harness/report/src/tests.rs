@@ -220,6 +220,7 @@ fn faults() -> Results {
 fn terminal() {
     let mut results = sample(true);
     results.junit = Some("target/nicmatrix/junit.xml".into());
+    results.html = Some("target/nicmatrix/report.html".into());
     assert_snapshot!(terminal::render(&results, false, 100));
 }
 

@@ -21,6 +21,7 @@ use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
+use report::html::{self, Earlier};
 use report::identity::Identity;
 use report::log::EventLog;
 use report::name::DEFAULT_QEMU;
@@ -383,7 +384,11 @@ impl Session {
         let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
         let mut results = report::read(self.log.path())?;
         let root = &self.settings.root;
+        let page = self.run.path().join(html::FILE);
+        let paged = html::write(self.log.path(), &Earlier::default(), &page);
+        results.html = paged.is_ok().then_some(page);
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
+            .and(paged)
             .map_err(|error| CannotRun(format!("{error:#}")).into());
         terminal::print(&results);
         if let Err(error) = self.history.remember(&results) {

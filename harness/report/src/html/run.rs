@@ -1,0 +1,90 @@
+//! A run with what only its page shows: when each trial ran, and where the artifacts are.
+
+use crate::events::{Event, Line};
+use crate::identity::Identity;
+use crate::text::clean;
+use crate::{Results, Trial, log};
+use anyhow::Result;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+/// A run, read for its page.
+pub struct Run {
+    pub results: Results,
+    /// That of each process that wrote the log, each once.
+    pub identities: Vec<Identity>,
+    /// When trials ran, by name. A trial of several tries has the last one's.
+    spans: HashMap<String, Span>,
+    /// The time of the first and the last line.
+    pub times: Option<(f64, f64)>,
+    /// The log's directory.
+    pub dir: PathBuf,
+}
+
+/// When a trial ran, seconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Span {
+    pub begin: f64,
+    /// None where it was cut off.
+    pub end: Option<f64>,
+}
+
+impl Run {
+    /// # Errors
+    /// A log that cannot be read.
+    pub fn read(path: &Path) -> Result<Run> {
+        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
+        Ok(Run::new(&log::read(path)?, dir))
+    }
+
+    pub fn new(lines: &[Line], dir: PathBuf) -> Run {
+        let mut spans = HashMap::new();
+        let mut identities = Vec::new();
+        for Line { event, time } in lines {
+            match (event, time) {
+                (Event::RunStarted { identity, .. }, _) => {
+                    let new = identity.as_deref().filter(|i| !identities.contains(*i));
+                    identities.extend(new.cloned());
+                }
+                (Event::TrialStarted { trial, .. }, Some(begin)) => {
+                    let (begin, end) = (*begin, None);
+                    spans.insert(clean(trial), Span { begin, end });
+                }
+                (Event::TrialEnded(end), Some(time)) => {
+                    if let Some(span) = spans.get_mut(&clean(&end.trial)) {
+                        span.end = Some(*time);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let times = lines.iter().filter_map(|line| line.time);
+        let (first, last) = (times.clone().reduce(f64::min), times.reduce(f64::max));
+        Run {
+            results: Results::from_events(lines.iter().map(|line| &line.event)),
+            identities,
+            spans,
+            times: first.zip(last),
+            dir,
+        }
+    }
+
+    /// When the trial ran, where the log tells.
+    pub fn span(&self, trial: &Trial) -> Option<Span> {
+        self.spans.get(trial.name()).copied()
+    }
+}
+
+/// "2026-11-26 03:05 UTC".
+pub fn date(unix_time: u64) -> String {
+    let time = i64::try_from(unix_time).unwrap_or(i64::MAX);
+    match time::OffsetDateTime::from_unix_timestamp(time) {
+        Ok(time) => format!(
+            "{} {:02}:{:02} UTC",
+            time.date(),
+            time.hour(),
+            time.minute()
+        ),
+        Err(_) => format!("{unix_time} s after the epoch"),
+    }
+}
