@@ -108,6 +108,7 @@ impl Sections<'_> {
         let message = bounded(&message, 16 * 1024);
         html! {
             @if trial.cause() != said { p.cause { (Shown(&bounded(&trial.cause(), 2000))) } }
+            @if let Some(repeats) = end.repeats { p { "Repeated at once and alone: " (repeats.words()) } }
             @if let Some(other) = other { p { "Expected was " (Shown(&other)) } }
             @if message.trim() != trial.cause() {
                 @if self.reader.spend(message.len()) { pre { (Shown(&message)) } }

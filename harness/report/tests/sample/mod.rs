@@ -339,6 +339,7 @@ fn figures(name: &str) -> Vec<Figure> {
         unit: unit.into(),
         seconds: 10.0,
         received_bytes: 1_000_000,
+        cpu_seconds: Some(1.5),
         alone: true,
     };
     vec![
