@@ -299,19 +299,29 @@ pub struct Figure {
     pub alone: bool,
 }
 
-impl fmt::Display for Figure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.test)?;
+impl Figure {
+    /// What was measured, between whom: "UDP_STREAM, 32 bytes, host to guest".
+    pub fn what(&self) -> String {
+        let mut what = self.test.clone();
         if let Some(size) = self.size {
-            write!(f, ", {size} bytes")?;
+            what += &format!(", {size} bytes");
         }
         if let Some((request, response)) = self.transaction {
-            write!(f, ", {request} and {response} bytes")?;
+            what += &format!(", {request} and {response} bytes");
         }
+        what + &format!(", {} to {}", self.sender, self.receiver)
+    }
+}
+
+impl fmt::Display for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            ", {} to {}: {:.2} {} in {:.2} s",
-            self.sender, self.receiver, self.value, self.unit, self.seconds
+            "{}: {:.2} {} in {:.2} s",
+            self.what(),
+            self.value,
+            self.unit,
+            self.seconds
         )?;
         f.write_str(if self.alone {
             ""

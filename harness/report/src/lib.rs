@@ -2,20 +2,24 @@
 //!
 //! A run leaves `events.jsonl` ([`log`], of [`events`]); every report is made of it alone, at the run's
 //! end or long after: [`results`] puts the events in order, and [`junit`], [`markdown`] and [`terminal`]
-//! show them. [`progress`] shows a run while it goes on.
+//! show them. [`progress`] shows a run while it goes on. [`past`] is what is left of a run that is over:
+//! [`history`] keeps many of them in one file, and [`compare`] says what became of each trial since.
 
 pub mod bound;
+pub mod compare;
 pub mod events;
 pub mod expectation;
 pub mod flags;
 mod grid;
 mod headline;
+pub mod history;
 pub mod identity;
 pub mod junit;
 pub mod log;
 pub mod markdown;
 pub mod name;
 pub mod out;
+pub mod past;
 pub mod progress;
 pub mod results;
 pub mod signature;

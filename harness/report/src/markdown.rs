@@ -192,14 +192,15 @@ fn block(table: &Table, faults: bool) -> String {
     out
 }
 
-fn code(text: &str) -> String {
+/// `text` on one line, as code.
+pub(crate) fn code(text: &str) -> String {
     format!("<code>{}</code>", escape(&text::one_line(text)))
 }
 
 /// `text` without any markup of Markdown or HTML. A character reference is never markup
 /// (CommonMark 2.5), not even a table's `|`. Underscores within words are not markup, and the marks of
 /// lists and headings are markup only at the beginning of a line, where this text never stands.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut before = ' ';
     let mut chars = text.chars().peekable();

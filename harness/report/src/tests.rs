@@ -36,7 +36,7 @@ pub(super) fn failed(message: &str) -> Outcome {
     }
 }
 
-fn known() -> Outcome {
+pub(super) fn known() -> Outcome {
     Outcome::Known {
         message: "operstate of eth0 is not \"down\"\nfacts".into(),
         reason: "set_link | is *not* told".into(),
@@ -44,7 +44,7 @@ fn known() -> Outcome {
     }
 }
 
-fn expected(state: State) -> Expectation {
+pub(super) fn expected(state: State) -> Expectation {
     Expectation {
         state,
         message: "is not \"down\"".into(),
@@ -56,7 +56,7 @@ fn expected(state: State) -> Expectation {
     }
 }
 
-fn skipped(reason: &str) -> Outcome {
+pub(super) fn skipped(reason: &str) -> Outcome {
     Outcome::Skipped {
         reason: reason.into(),
     }
