@@ -100,7 +100,11 @@ impl Sides {
                 kind(&head)
             )));
         }
-        if !head.trials.keys().any(|name| base.trials.contains_key(name)) {
+        if !head
+            .trials
+            .keys()
+            .any(|name| base.trials.contains_key(name))
+        {
             return Err(NotComparable(format!(
                 "{} ({}) and {} ({}) have no trial in common",
                 base.name,
@@ -132,7 +136,8 @@ fn kinds(runs: &[PastRun]) -> String {
     for run in runs {
         *counts.entry(kind(run)).or_default() += 1;
     }
-    let each = (counts.iter()).map(|(kind, n)| format!("{} of {kind}", crate::text::counted(*n, "run")));
+    let each =
+        (counts.iter()).map(|(kind, n)| format!("{} of {kind}", crate::text::counted(*n, "run")));
     each.collect::<Vec<_>>().join(", ")
 }
 
@@ -205,7 +210,10 @@ impl<'r> Comparison<'r> {
         let mut notes: Vec<String> = (night::lacking(base).into_iter())
             .chain(night::lacking(head))
             .collect();
-        let absent = base.trials.keys().filter(|name| !head.trials.contains_key(*name));
+        let absent = base
+            .trials
+            .keys()
+            .filter(|name| !head.trials.contains_key(*name));
         let same_plan = base.plan_digest().is_some() && base.plan_digest() == head.plan_digest();
         let mut unselected = 0;
         for trial in absent {
@@ -252,12 +260,16 @@ impl<'r> Comparison<'r> {
     /// What it comes to.
     pub fn conclusion(&self) -> Conclusion {
         let undecided = |change: &Change| {
-            let judged = change.base.is_some_and(|(record, _)| record.verdict.is_judged());
+            let judged = change
+                .base
+                .is_some_and(|(record, _)| record.verdict.is_judged());
             matches!(change.class, Class::NotRun | Class::Broken) && judged
         };
         if self.changes.iter().any(|change| change.class.is_worse()) {
             Conclusion::Worse
-        } else if self.changes.iter().any(undecided) || self.unselected > 0 && !self.sides.head.ended {
+        } else if self.changes.iter().any(undecided)
+            || self.unselected > 0 && !self.sides.head.ended
+        {
             Conclusion::Undecided
         } else {
             Conclusion::NothingWorse

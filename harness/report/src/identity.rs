@@ -76,7 +76,9 @@ impl Identity {
             plan_digest: clean(&self.plan_digest),
             shard: self.shard,
             qemu: qemu(&self.qemu),
-            others: others.map(|(name, other)| (clean(name), qemu(other))).collect(),
+            others: others
+                .map(|(name, other)| (clean(name), qemu(other)))
+                .collect(),
             host: Host {
                 processor: clean(&self.host.processor),
                 cores: self.host.cores,

@@ -33,7 +33,8 @@ pub fn changes<'r>(
             continue;
         };
         for figure in &now.figures {
-            let same = |other: &&PastFigure| (&other.what, &other.unit) == (&figure.what, &figure.unit);
+            let same =
+                |other: &&PastFigure| (&other.what, &other.unit) == (&figure.what, &figure.unit);
             let Some(earlier) = before.figures.iter().find(same) else {
                 continue;
             };

@@ -29,7 +29,10 @@ pub fn of<'c>(comparison: &'c Comparison) -> Vec<Finding<'c>> {
                 Class::New | Class::Vanished | Class::NotRun | Class::RunsAgain => String::new(),
                 _ => signature::of(change.cause()),
             };
-            groups.entry((change.class, words)).or_default().push(change);
+            groups
+                .entry((change.class, words))
+                .or_default()
+                .push(change);
         }
     }
     let (base, head) = (&comparison.sides.base, &comparison.sides.head);
@@ -53,7 +56,11 @@ pub fn of<'c>(comparison: &'c Comparison) -> Vec<Finding<'c>> {
             Finding {
                 class,
                 place: universe.place(&names, class.is_failure()),
-                cause: if words.is_empty() { "" } else { changes[0].cause() },
+                cause: if words.is_empty() {
+                    ""
+                } else {
+                    changes[0].cause()
+                },
                 changes,
             }
         })

@@ -29,8 +29,9 @@ pub fn render(comparison: &Comparison) -> String {
         escape(&sides.head.title())
     );
     let findings = comparison.findings();
-    let (alarming, others): (Vec<&Finding>, Vec<&Finding>) =
-        findings.iter().partition(|finding| finding.class <= Class::Broken);
+    let (alarming, others): (Vec<&Finding>, Vec<&Finding>) = findings
+        .iter()
+        .partition(|finding| finding.class <= Class::Broken);
     sections(&mut out, &alarming, sides.head.faults);
     if !comparison.facts.is_empty() {
         out += "\n### What else changed\n\n| | before | now |\n| --- | --- | --- |\n";
@@ -81,7 +82,7 @@ fn entry(finding: &Finding) -> String {
         _ => format!("- **{}**", escape(&finding.place)),
     };
     if !finding.cause.is_empty() {
-        out += &format!(": {}", escape(finding.cause));
+        out += &format!("<br>{} {}", words::says(finding), escape(finding.cause));
     }
     if let ([_], Some((_, rest))) = (changes.as_slice(), finding.place.split_once("; ")) {
         out += &format!("<br>{}", escape(rest));

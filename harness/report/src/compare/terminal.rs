@@ -29,8 +29,9 @@ pub fn render(comparison: &Comparison, colour: bool) -> String {
     out += &format!("BASE  {}\n", sides.base.title());
     out += &format!("HEAD  {}\n", sides.head.title());
     let findings = comparison.findings();
-    let (alarming, others): (Vec<&Finding>, Vec<&Finding>) =
-        findings.iter().partition(|finding| finding.class <= Class::Broken);
+    let (alarming, others): (Vec<&Finding>, Vec<&Finding>) = findings
+        .iter()
+        .partition(|finding| finding.class <= Class::Broken);
     let faults = sides.head.faults;
     let heading = |class: Class| {
         let code = match class {
@@ -44,7 +45,10 @@ pub fn render(comparison: &Comparison, colour: bool) -> String {
     out += &sections(&alarming, &heading);
     if !comparison.facts.is_empty() {
         out += &format!("\n{}\n", paint("What else changed", "1"));
-        let width = comparison.facts.iter().map(|fact| fact.what.chars().count());
+        let width = comparison
+            .facts
+            .iter()
+            .map(|fact| fact.what.chars().count());
         let width = width.max().unwrap_or(0);
         for fact in &comparison.facts {
             out += &format!("  {:<width$}  {}\n", fact.what, words::arrow(fact));
@@ -88,7 +92,8 @@ fn entry(finding: &Finding) -> String {
     };
     let mut line = |text: &str| out += &format!("      {text}\n");
     if !finding.cause.is_empty() {
-        line(finding.cause);
+        // A mark before it: what a guest said is then no command to the pipeline that shows the line.
+        line(&format!("{} {}", words::says(finding), finding.cause));
     }
     if let ([_], Some((_, rest))) = (changes.as_slice(), finding.place.split_once("; ")) {
         line(rest);

@@ -22,7 +22,9 @@ fn compared(base: &[Sample], head: &[Sample]) -> (String, u8) {
 fn classes(base: Sample, head: Sample) -> Vec<(Class, usize)> {
     let sides = sides(&[base], &[head]).unwrap();
     let counts = Comparison::new(&sides).counts().into_iter();
-    counts.filter(|(class, _)| !class.is_only_counted()).collect()
+    counts
+        .filter(|(class, _)| !class.is_only_counted())
+        .collect()
 }
 
 fn no_announcement() -> Outcome {
@@ -68,13 +70,33 @@ fn mixed() -> (Vec<Sample>, Vec<Sample>) {
     base.add("pxe::virtio::rhel9::tap");
     let mut head = Sample::night(2)
         .set("driver::e1000::rhel9", "", failed("lost 14 of 100"))
-        .set("driver::e1000e::rhel6", "", failed("the driver <b>`is`</b> | *gone*"))
+        .set(
+            "driver::e1000e::rhel6",
+            "",
+            failed("the driver <b>`is`</b> | *gone*"),
+        )
         .set("mac_change::e1000e", "", no_announcement())
         .set("mac_change::virtio::rhel9", "tap", no_announcement())
         .set("link_status::e1000::rhel6", "", skipped("no tap"))
-        .set("link_status::virtio", "vhost", skipped("this kernel has no vhost_net"))
-        .set("driver::virtio::rhel6", "tap", Outcome::Broken { message: "no QEMU".into() })
-        .set("driver::virtio::rhel9", "tap", Outcome::Flaky { failures: vec!["lost 1 of 9".into()] })
+        .set(
+            "link_status::virtio",
+            "vhost",
+            skipped("this kernel has no vhost_net"),
+        )
+        .set(
+            "driver::virtio::rhel6",
+            "tap",
+            Outcome::Broken {
+                message: "no QEMU".into(),
+            },
+        )
+        .set(
+            "driver::virtio::rhel9",
+            "tap",
+            Outcome::Flaky {
+                failures: vec!["lost 1 of 9".into()],
+            },
+        )
         .measured("netperf::virtio::rhel9::vhost", 16384, 752.96)
         .measured("netperf::virtio::rhel9::vhost", 32, 10.0);
     head.of("link_status::e1000e::rhel6", "", |end| {
@@ -152,12 +174,16 @@ Figures that differ (one start each: too few to say)
 #[test]
 fn a_case_that_vanished_is_worse_unless_it_was_not_selected() {
     let mut head = Sample::night(2);
-    head.trials.retain(|name, _| !name.starts_with("mac_change"));
+    head.trials
+        .retain(|name, _| !name.starts_with("mac_change"));
     let trials = head.trials.clone();
     // Of the same plan: a filter.
     let (text, code) = compared(&[Sample::night(1)], &[head]);
     assert_eq!(code, 0);
-    assert!(text.contains("Note: 10 trials of BASE: HEAD did not select them"), "{text}");
+    assert!(
+        text.contains("Note: 10 trials of BASE: HEAD did not select them"),
+        "{text}"
+    );
     // Of another plan.
     let mut head = Sample::night(2);
     head.trials = trials;
@@ -180,7 +206,7 @@ fn a_skip_where_a_trial_ran_is_worse() {
     let said = "\
 Newly skipped: these ran before
    6  every case (3): virtio on every guest under vhost
-      this kernel has no vhost_net
+      reason: this kernel has no vhost_net
 ";
     assert!(text.contains(said), "{text}");
     // As before, or for a reason that differs in a number.
@@ -208,7 +234,10 @@ fn a_run_that_was_cut_off_cannot_be_judged() {
     assert_snapshot!(text);
     // What is red already is worse all the same.
     let red = cut();
-    let mut red = Sample { trials: red.trials, ..red };
+    let mut red = Sample {
+        trials: red.trials,
+        ..red
+    };
     let first = red.trials.values_mut().next().unwrap();
     first.as_mut().unwrap().outcome = no_announcement();
     assert_eq!(compared(&[Sample::night(1)], &[red]).1, 1);
@@ -217,7 +246,10 @@ fn a_run_that_was_cut_off_cannot_be_judged() {
     cut.trials.retain(|_, end| end.is_some());
     let (text, code) = compared(&[Sample::night(1)], &[cut]);
     assert_eq!(code, 3, "{text}");
-    assert!(text.starts_with("Undecided: HEAD was cut off before it named"), "{text}");
+    assert!(
+        text.starts_with("Undecided: HEAD was cut off before it named"),
+        "{text}"
+    );
     // A base that was cut off says nothing against the head.
     let mut base = Sample::night(1);
     base.cut = true;
@@ -267,8 +299,12 @@ fn each_verdict_after_each_other() {
         night
     };
     let passed = Outcome::Passed;
-    let flaky = Outcome::Flaky { failures: vec!["lost 3".into()] };
-    let broken = Outcome::Broken { message: "no QEMU".into() };
+    let flaky = Outcome::Flaky {
+        failures: vec!["lost 3".into()],
+    };
+    let broken = Outcome::Broken {
+        message: "no QEMU".into(),
+    };
     for (before, now, class) in [
         (&passed, &failed("lost 3"), Class::NewFailure),
         (&flaky, &failed("lost 3"), Class::NewFailure),
@@ -296,7 +332,10 @@ fn each_verdict_after_each_other() {
     ] {
         let sides = sides(&[night(1, before, None)], &[night(2, now, None)]).unwrap();
         let comparison = Comparison::new(&sides);
-        let change = comparison.changes.iter().find(|change| change.trial == trial);
+        let change = comparison
+            .changes
+            .iter()
+            .find(|change| change.trial == trial);
         assert_eq!(change.unwrap().class, class, "{before:?}, then {now:?}");
     }
     // What comes now and then is neither news when it comes nor fixed when it does not.
@@ -306,7 +345,9 @@ fn each_verdict_after_each_other() {
     assert_eq!((came, went), (vec![], vec![]));
     // With --strict, fixed counts as failed.
     let mut strict = night(2, &failed("it passed, though"), None);
-    strict.of(trial, "", |end| end.expectation = Some(expected(State::Fixed)));
+    strict.of(trial, "", |end| {
+        end.expectation = Some(expected(State::Fixed))
+    });
     let counts = classes(night(1, &known(), None), strict);
     assert_eq!(counts, [(Class::ExpectationFixed, 1)]);
 }
@@ -317,9 +358,9 @@ fn new_trials_are_told_apart_by_how_they_went() {
     head.add("pxe::e1000::rhel9::tap");
     head.add("pxe::e1000e::rhel9::tap");
     head.add("pxe::virtio::rhel9::tap");
-    let head = head
-        .set("pxe::e1000::", "", failed("no TFTP"))
-        .set("pxe::virtio::", "", skipped("no ROM"));
+    let head =
+        head.set("pxe::e1000::", "", failed("no TFTP"))
+            .set("pxe::virtio::", "", skipped("no ROM"));
     let counts = classes(Sample::night(1), head);
     assert_eq!(counts, [(Class::NewFailure, 1), (Class::New, 2)]);
 }
@@ -328,9 +369,13 @@ fn new_trials_are_told_apart_by_how_they_went() {
 fn many_nights_tell_since_when_it_is_red_and_what_flips() {
     let red = |n| Sample::night(n).set("mac_change::e1000e", "", no_announcement());
     let flip = |night: Sample| night.set("driver::virtio", "vhost", failed("lost 3 of 100"));
-    let broken = Sample::night(5).set("driver::e1000::rhel6", "", Outcome::Broken {
-        message: "no QEMU".into(),
-    });
+    let broken = Sample::night(5).set(
+        "driver::e1000::rhel6",
+        "",
+        Outcome::Broken {
+            message: "no QEMU".into(),
+        },
+    );
     let nights = [
         Sample::night(1),
         flip(Sample::night(2)),
@@ -359,10 +404,16 @@ fn of_many_runs_the_nearest_earlier_one_of_that_kind_is_taken() {
     let head = || [Sample::night(4)];
     assert_eq!(sides(&many(), &head()).unwrap().base.name, "night2");
     assert_eq!(sides(&many(), &head()).unwrap().earlier.len(), 1);
-    let with_others: Vec<Sample> = [vec![smoke, faults], base()].into_iter().flatten().collect();
+    let with_others: Vec<Sample> = [vec![smoke, faults], base()]
+        .into_iter()
+        .flatten()
+        .collect();
     assert_eq!(sides(&with_others, &head()).unwrap().base.name, "night2");
     // A single one is taken whenever it ran.
-    assert_eq!(sides(&[Sample::night(9)], &head()).unwrap().base.name, "night9");
+    assert_eq!(
+        sides(&[Sample::night(9)], &head()).unwrap().base.name,
+        "night9"
+    );
 }
 
 #[test]
@@ -375,10 +426,16 @@ fn runs_that_do_not_ask_the_same_are_not_compared() {
     other.trials.clear();
     other.add("x::y::z::tap");
     for (base, words) in [
-        (vec![smoke], "night1 is of profile smoke, and night2 of profile full"),
+        (
+            vec![smoke],
+            "night1 is of profile smoke, and night2 of profile full",
+        ),
         (vec![faults], "night1 is of profile full under faults"),
         (vec![other], "have no trial in common"),
-        (vec![Sample::night(2), Sample::night(3)], "no run of profile full from before night2"),
+        (
+            vec![Sample::night(2), Sample::night(3)],
+            "no run of profile full from before night2",
+        ),
     ] {
         let error = sides(&base, &[Sample::night(2)]).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
@@ -399,14 +456,23 @@ fn shards_are_one_night() {
     }
     let (text, code) = compared(&base, &head);
     assert_eq!(code, 1);
-    assert!(text.starts_with("Worse: 2 new failures\n28 still passing\n"), "{text}");
+    assert!(
+        text.starts_with("Worse: 2 new failures\n28 still passing\n"),
+        "{text}"
+    );
     assert!(!text.contains("Note"), "{text}");
     // Against an unsplit night.
     let (unsplit, _) = compared(&[Sample::night(1)], &head);
-    assert!(unsplit.starts_with("Worse: 2 new failures\n28 still passing\n"), "{unsplit}");
+    assert!(
+        unsplit.starts_with("Worse: 2 new failures\n28 still passing\n"),
+        "{unsplit}"
+    );
     // One is lost.
     let (text, _) = compared(&base, &head[..2]);
-    assert!(text.contains("Note: night2-1 + night2-2 is 2 of 3 shards"), "{text}");
+    assert!(
+        text.contains("Note: night2-1 + night2-2 is 2 of 3 shards"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -426,7 +492,12 @@ fn thirty_passes_of_what_fails_now_and_then_are_a_repair() {
         let base: Vec<Sample> = (1..nights).map(night).collect();
         let sides = sides(&base, &[night(nights)]).unwrap();
         let comparison = Comparison::new(&sides);
-        comparison.changes.iter().find(|change| change.trial == trial).unwrap().class
+        comparison
+            .changes
+            .iter()
+            .find(|change| change.trial == trial)
+            .unwrap()
+            .class
     };
     assert_eq!(class(29), Class::StillPassing);
     assert_eq!(class(30), Class::ExpectationFixed);
@@ -481,7 +552,11 @@ fn ten_thousand_trials_are_compared_in_well_under_a_second() {
     // At worst: words that no two have in common.
     for (index, trial) in head.trials.values_mut().enumerate() {
         trial.verdict = crate::past::Verdict::Failed;
-        let word: String = index.to_string().bytes().map(|b| (b + 49) as char).collect();
+        let word: String = index
+            .to_string()
+            .bytes()
+            .map(|b| (b + 49) as char)
+            .collect();
         trial.cause = format!("it says {word}");
     }
     let started = std::time::Instant::now();

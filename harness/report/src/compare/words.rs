@@ -23,7 +23,10 @@ pub fn headline(comparison: &Comparison) -> String {
         Conclusion::Undecided if undecided.is_empty() => {
             "Undecided: HEAD was cut off before it named all its trials".into()
         }
-        Conclusion::Undecided => format!("Undecided: nothing is worse so far, {}", joined(&[undecided])),
+        Conclusion::Undecided => format!(
+            "Undecided: nothing is worse so far, {}",
+            joined(&[undecided])
+        ),
         Conclusion::NothingWorse => "Nothing is worse".into(),
     }
 }
@@ -51,17 +54,27 @@ fn joined(lists: &[Vec<String>]) -> String {
     lists.concat().join(", ")
 }
 
+/// What a finding's cause begins with.
+pub fn says(finding: &Finding) -> &'static str {
+    match finding.class {
+        Class::Fixed => "failed with:",
+        Class::NewlySkipped | Class::OtherReason => "reason:",
+        _ => "says:",
+    }
+}
+
 /// What the history and the base say of a finding's trials, in sentences.
 pub fn history(finding: &Finding) -> Vec<String> {
     let mut lines = Vec::new();
     let changes = &finding.changes;
     let before = |verdict: Verdict| {
-        let is = |change: &&&Change| {
-            change.base.map(|(record, _)| record.verdict) == Some(verdict)
-        };
+        let is = |change: &&&Change| change.base.map(|(record, _)| record.verdict) == Some(verdict);
         changes.iter().filter(is).count()
     };
-    if matches!(finding.class, Class::NewFailure | Class::OtherWords | Class::NewlyKnown) {
+    if matches!(
+        finding.class,
+        Class::NewFailure | Class::OtherWords | Class::NewlyKnown
+    ) {
         for (verdict, words) in [
             (Verdict::Flaky, "flaky"),
             (Verdict::Known, "a known failure"),
@@ -70,13 +83,24 @@ pub fn history(finding: &Finding) -> Vec<String> {
         ] {
             let n = before(verdict);
             if n > 0 {
-                let of = if n == changes.len() { String::new() } else { format!("{n} of them ") };
+                let of = if n == changes.len() {
+                    String::new()
+                } else {
+                    format!("{n} of them ")
+                };
                 lines.push(format!("{of}before: {words}"));
             }
         }
-        let new = changes.iter().filter(|change| change.base.is_none()).count();
+        let new = changes
+            .iter()
+            .filter(|change| change.base.is_none())
+            .count();
         if new > 0 {
-            let of = if new == changes.len() { String::new() } else { format!("{new} of them ") };
+            let of = if new == changes.len() {
+                String::new()
+            } else {
+                format!("{new} of them ")
+            };
             lines.push(format!("{of}new in the plan"));
         }
     }
@@ -93,7 +117,11 @@ pub fn history(finding: &Finding) -> Vec<String> {
     if let Some(most) = flipping.iter().max_by_key(|change| change.flips.flips)
         && finding.class.is_failure()
     {
-        let of = if changes.len() == 1 { String::new() } else { format!("{} of them: ", flipping.len()) };
+        let of = if changes.len() == 1 {
+            String::new()
+        } else {
+            format!("{} of them: ", flipping.len())
+        };
         lines.push(format!(
             "{of}known to flip, {} in {}",
             counted(most.flips.flips, "change"),
@@ -119,9 +147,11 @@ fn red_since(finding: &Finding) -> Option<String> {
         return None;
     }
     let green = green.map_or_else(String::new, |run| {
-        let commit = run.commit().map_or("an unknown commit".to_owned(), |commit| {
-            format!("commit {}", facts::short(commit))
-        });
+        let commit = run
+            .commit()
+            .map_or("an unknown commit".to_owned(), |commit| {
+                format!("commit {}", facts::short(commit))
+            });
         format!("; last green at {commit} ({})", date::day(run.time))
     });
     Some(format!(

@@ -84,11 +84,19 @@ fn of(run: &PastRun) -> BTreeMap<(u8, String), String> {
     } else {
         let property = |name: &str| run.properties.get(name).cloned();
         put(2, "QEMU", property("qemu"));
-        put(4, "accelerator", property("accelerator").map(|a| name_of(&a)));
+        put(
+            4,
+            "accelerator",
+            property("accelerator").map(|a| name_of(&a)),
+        );
         put(6, "host kernel", property("host_kernel"));
     }
     let labs: Vec<&str> = run.labs.iter().map(String::as_str).collect();
-    put(7, "lab's kernel", (!labs.is_empty()).then(|| labs.join(", ")));
+    put(
+        7,
+        "lab's kernel",
+        (!labs.is_empty()).then(|| labs.join(", ")),
+    );
     for (guest, kernel) in stand_ins(run) {
         put(5, &format!("{guest}'s stand-in"), Some(kernel));
     }

@@ -22,7 +22,9 @@ pub fn newest(mut runs: Vec<PastRun>) -> Option<(PastRun, Vec<PastRun>)> {
 /// Whether `run` ran a part of the plan of `night` that none of `night` ran.
 fn is_another_shard(night: &[PastRun], run: &PastRun) -> bool {
     let of_plan = |other: &PastRun| {
-        other.plan_digest() == run.plan_digest() && other.is_like(run) && other.commit() == run.commit()
+        other.plan_digest() == run.plan_digest()
+            && other.is_like(run)
+            && other.commit() == run.commit()
     };
     let Some(shard) = run.shard() else {
         return false;

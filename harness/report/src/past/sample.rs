@@ -29,7 +29,10 @@ impl Sample {
             ("host", "builder"),
             ("speed", "5.11"),
             ("accelerator", "TCG, as KVM does not work after 0.3 s"),
-            (crate::STAND_INS, "rhel6 (Debian kernel 5.10.0-46), rhel9 (Debian kernel 6.1.0-56)"),
+            (
+                crate::STAND_INS,
+                "rhel6 (Debian kernel 5.10.0-46), rhel9 (Debian kernel 6.1.0-56)",
+            ),
         ];
         let mut sample = Sample {
             name: format!("night{number}"),
@@ -143,7 +146,10 @@ impl Sample {
             });
         }
         let time = Some(self.time + 0.25);
-        events.into_iter().map(|event| Line { event, time }).collect()
+        events
+            .into_iter()
+            .map(|event| Line { event, time })
+            .collect()
     }
 
     /// What is left of it.

@@ -82,8 +82,7 @@ impl Streak {
 
 /// Whether a failure that comes only now and then is gone: [`SETTLED`] passes in a row.
 pub fn is_settled(verdicts: &[Verdict]) -> bool {
-    Streak::of(verdicts)
-        .is_some_and(|streak| streak.verdict.is_green() && streak.nights >= SETTLED)
+    Streak::of(verdicts).is_some_and(|streak| streak.verdict.is_green() && streak.nights >= SETTLED)
 }
 
 /// Whether two judged verdicts are a flip.
