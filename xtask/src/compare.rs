@@ -1,10 +1,10 @@
 //! `cargo xtask compare`: what became of each trial since an earlier run.
 
+use crate::Workspace;
 use crate::runs::{self, Past};
-use crate::{BadInput, Workspace};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::ValueEnum;
-use report::compare::{Comparison, Sides, json, markdown, terminal};
+use report::compare::{Comparison, Pick, Sides, json, markdown, terminal};
 use report::out;
 use report::past::PastRun;
 use report::words::OneOf;
@@ -50,8 +50,8 @@ enum Format {
 /// Compares, and says by the exit code what it comes to.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let head = runs::past_runs(workspace, &args.head)?;
-    let base = base(workspace, &args.base, &head)?;
-    let sides = Sides::choose(base, head)?;
+    let (base, pick) = base(workspace, &args.base, &head)?;
+    let sides = Sides::choose(base, pick, head)?;
     let comparison = Comparison::new(&sides);
     let to_stdout = args.output == Path::new("-");
     let text = match args.format {
@@ -72,21 +72,20 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::from(comparison.conclusion().exit_code()))
 }
 
-/// The runs that may be compared with; of a history, the newest ones before the head that are like it.
-fn base(workspace: &Workspace, text: &Path, head: &[PastRun]) -> Result<Vec<PastRun>> {
+/// The runs that may be compared with. Of a history only those are read whole that the head may be compared
+/// with; where there are none, all are returned without their trials, for the error to name them.
+fn base(workspace: &Workspace, text: &Path, head: &[PastRun]) -> Result<(Vec<PastRun>, Pick)> {
     let history = match runs::past(workspace, text)? {
-        Past::Runs(runs) => return Ok(runs),
+        Past::Runs(runs) if runs.len() == 1 => return Ok((runs, Pick::TheOne)),
+        Past::Runs(runs) => return Ok((runs, Pick::NearestBefore)),
         Past::History(history) => history,
     };
     let newest = head.iter().max_by(|a, b| a.time.total_cmp(&b.time));
-    let Some(newest) = newest else {
-        return Ok(Vec::new());
-    };
-    let base = history.runs(NIGHTS, |run| {
-        run.time < newest.time && run.is_like(newest) && !head.iter().any(|one| one.is_same(run))
-    });
-    if base.is_empty() && history.nights().next().is_none() {
-        bail!(BadInput(format!("{} has no run yet", text.display())));
+    let fits =
+        |run: &PastRun| newest.is_some_and(|newest| run.time < newest.time && run.is_like(newest));
+    let mut runs = history.runs(NIGHTS, fits);
+    if runs.is_empty() {
+        runs = history.nights().map(|night| night.run.clone()).collect();
     }
-    Ok(base)
+    Ok((runs, Pick::NearestBefore))
 }

@@ -80,6 +80,7 @@ fn add(workspace: &Workspace, path: &std::path::Path, given: &[PathBuf]) -> Resu
     for text in given {
         all.extend(runs::past_runs(workspace, text)?);
     }
+    all.sort_by(|a, b| a.time.total_cmp(&b.time));
     if path.exists() {
         // What is wrong with the file is the user's to mend, and named as such.
         runs::history(path)?;

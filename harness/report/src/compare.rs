@@ -64,55 +64,67 @@ pub struct Sides {
     pub head: PastRun,
 }
 
+/// Which of the runs of BASE is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pick {
+    /// The one that is there, whenever it ran.
+    TheOne,
+    /// The newest of those from before the head with its profile and mode of faults.
+    NearestBefore,
+}
+
 impl Sides {
-    /// Of `head`, which is one run or the shards of one, and what it is compared with. A single base is
-    /// taken whenever it ran; of several, the newest one before the head with the same profile.
+    /// Of `head`, which is one run or the shards of one, and what it is compared with.
     ///
     /// # Errors
     /// Where none can be compared.
-    pub fn choose(base: Vec<PastRun>, head: Vec<PastRun>) -> Result<Sides, NotComparable> {
+    pub fn choose(
+        base: Vec<PastRun>,
+        pick: Pick,
+        head: Vec<PastRun>,
+    ) -> Result<Sides, NotComparable> {
         let all_of_head = head.clone();
         let Some((head, _)) = night::newest(head) else {
             return Err(NotComparable("HEAD has no run".into()));
         };
-        let fits = |run: &PastRun| {
-            run.time < head.time
-                && run.is_like(&head)
-                && !all_of_head.iter().any(|other| other.is_same(run))
-        };
-        let several = base.len() > 1;
         let seen = kinds(&base);
-        let fitting = base.into_iter().filter(|run| !several || fits(run));
-        let Some((base, earlier)) = night::newest(fitting.collect()) else {
+        let title = base.first().map(|run| run.name.clone()).unwrap_or_default();
+        let fits = |run: &PastRun| match pick {
+            Pick::TheOne => true,
+            Pick::NearestBefore => {
+                let is_head = all_of_head.iter().any(|other| other.is_same(run));
+                run.time < head.time && run.is_like(&head) && !is_head
+            }
+        };
+        let mut base: Vec<PastRun> = base.into_iter().filter(fits).collect();
+        if base.is_empty() {
             return Err(NotComparable(format!(
                 "BASE has no run of {} from before {}: it has {}",
                 kind(&head),
                 head.title(),
                 if seen.is_empty() { "none" } else { &seen }
             )));
-        };
-        if !base.is_like(&head) {
+        }
+        if let Some(other) = base.iter().find(|run| !run.is_like(&head)) {
             return Err(NotComparable(format!(
                 "{} is of {}, and {} of {}: their trials do not ask the same",
-                base.name,
-                kind(&base),
+                other.name,
+                kind(other),
                 head.name,
                 kind(&head)
             )));
         }
-        if !head
-            .trials
-            .keys()
-            .any(|name| base.trials.contains_key(name))
-        {
-            return Err(NotComparable(format!(
-                "{} ({}) and {} ({}) have no trial in common",
-                base.name,
-                crate::text::counted(base.trials.len(), "trial"),
-                head.name,
-                crate::text::counted(head.trials.len(), "trial")
-            )));
-        }
+        // Between two nights there may be a run of a single trial by hand.
+        base.retain(|run| run.trials.keys().any(|name| head.trials.contains_key(name)));
+        let Some((base, earlier)) = night::newest(base) else {
+            return Err(NotComparable(match pick {
+                Pick::TheOne => format!("{title} and {} have no trial in common", head.name),
+                Pick::NearestBefore => format!(
+                    "no run of BASE from before {} has a trial in common with it: BASE has {seen}",
+                    head.title()
+                ),
+            }));
+        };
         Ok(Sides {
             base,
             earlier,

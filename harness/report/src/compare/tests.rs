@@ -7,7 +7,11 @@ use insta::assert_snapshot;
 
 fn sides(base: &[Sample], head: &[Sample]) -> Result<Sides, NotComparable> {
     let runs = |samples: &[Sample]| samples.iter().map(Sample::run).collect();
-    Sides::choose(runs(base), runs(head))
+    let pick = match base {
+        [_] => Pick::TheOne,
+        _ => Pick::NearestBefore,
+    };
+    Sides::choose(runs(base), pick, runs(head))
 }
 
 /// The terminal's text, and the exit code.
@@ -560,7 +564,7 @@ fn ten_thousand_trials_are_compared_in_well_under_a_second() {
         trial.cause = format!("it says {word}");
     }
     let started = std::time::Instant::now();
-    let sides = Sides::choose(vec![base], vec![head]).unwrap();
+    let sides = Sides::choose(vec![base], Pick::TheOne, vec![head]).unwrap();
     let comparison = Comparison::new(&sides);
     let text = terminal::render(&comparison, false);
     let took = started.elapsed();

@@ -71,13 +71,11 @@ pub fn history(finding: &Finding) -> Vec<String> {
         let is = |change: &&&Change| change.base.map(|(record, _)| record.verdict) == Some(verdict);
         changes.iter().filter(is).count()
     };
-    if matches!(
-        finding.class,
-        Class::NewFailure | Class::OtherWords | Class::NewlyKnown
-    ) {
+    if matches!(finding.class, Class::NewFailure | Class::NewlyKnown) {
         for (verdict, words) in [
             (Verdict::Flaky, "flaky"),
             (Verdict::Known, "a known failure"),
+            (Verdict::Failed, "failed"),
             (Verdict::Broken, "broken"),
             (Verdict::Skipped, "skipped"),
         ] {
