@@ -83,17 +83,33 @@ fn the_exit_code_says_what_it_comes_to() {
     fs::write(dir.path().join("bad"), "nonsense\n").unwrap();
     fs::create_dir(dir.path().join("empty")).unwrap();
     for (line, code, words) in [
-        (&["night1", "night2"][..], 0, "Nothing is worse\n3 still passing"),
+        (
+            &["night1", "night2"][..],
+            0,
+            "Nothing is worse\n3 still passing",
+        ),
         (&["night2", "latest"], 1, "Worse: 1 new failure\n"),
         (&["nicmatrix/runs", "latest"], 1, "BASE  night2 "),
         (&["latest", "night2"], 0, "1 fixed"),
         (&["night1", "cut"], 3, "Undecided: "),
-        (&["nicmatrix/runs", "night1"], 3, "no run of profile smoke from before night1"),
+        (
+            &["nicmatrix/runs", "night1"],
+            3,
+            "no run of profile smoke from before night1",
+        ),
         (&["night1", "nigth2"], 2, "nearest: night2"),
         (&["bad", "latest"], 2, "bad:1: not an event"),
-        (&["empty", "latest"], 2, "empty has no events.jsonl, and no directory in it has one"),
+        (
+            &["empty", "latest"],
+            2,
+            "empty has no events.jsonl, and no directory in it has one",
+        ),
         (&["night1", "latest", "--format", "jsn"], 2, "'json'"),
-        (&["night1", "night2", "-o", "nowhere/x"], 3, "cannot write the comparison nowhere/x"),
+        (
+            &["night1", "night2", "-o", "nowhere/x"],
+            3,
+            "cannot write the comparison nowhere/x",
+        ),
     ] {
         let line = [&["compare"], line].concat();
         let (found, text) = called(dir.path(), &line);
@@ -108,7 +124,10 @@ fn each_format_goes_where_it_is_asked_for() {
     for (format, begins) in [
         ("terminal", "Worse: 1 new failure\n"),
         ("markdown", "## ❌ Worse: 1 new failure\n"),
-        ("json", "{\"schema\":1,\"conclusion\":\"worse\",\"exit_code\":1,"),
+        (
+            "json",
+            "{\"schema\":1,\"conclusion\":\"worse\",\"exit_code\":1,",
+        ),
     ] {
         let line = ["compare", "night2", "latest", "--format", format];
         let (code, printed) = called(dir.path(), &line);
@@ -126,19 +145,43 @@ fn a_history_is_added_to_and_asked() {
     let file = "nicmatrix/history.jsonl";
     let (code, text) = called(dir.path(), &["history", "flaky"]);
     assert_eq!(code, 2, "{text}");
-    assert!(text.contains("`cargo xtask history add latest` begins one"), "{text}");
+    assert!(
+        text.contains("`cargo xtask history add latest` begins one"),
+        "{text}"
+    );
     let (code, text) = called(dir.path(), &["history", "add", "night1", "nicmatrix/runs"]);
     assert_eq!(code, 0, "{text}");
-    assert!(text.contains(&format!("{file}: added night3: 3 trials, 2 passed, 1 failed")), "{text}");
+    assert!(
+        text.contains(&format!(
+            "{file}: added night3: 3 trials, 2 passed, 1 failed"
+        )),
+        "{text}"
+    );
     assert!(text.contains("night1 is there already"), "{text}");
     let red = TRIALS[1];
     for (line, code, words) in [
-        (&["show", red][..], 0, "red since 2026-11-28, 1 night; last green at run night2"),
-        (&["show", "driver::e1000e::rhel9"], 2, "nearest: driver::e1000e::rhel9::tap"),
-        (&["flaky"], 0, " 50 %        1       3  failed   driver::e1000e::rhel9::tap"),
+        (
+            &["show", red][..],
+            0,
+            "red since 2026-11-28, 1 night; last green at run night2",
+        ),
+        (
+            &["show", "driver::e1000e::rhel9"],
+            2,
+            "nearest: driver::e1000e::rhel9::tap",
+        ),
+        (
+            &["flaky"],
+            0,
+            " 50 %        1       3  failed   driver::e1000e::rhel9::tap",
+        ),
         (&["slow", "--most", "1"], 0, "3.4 s"),
         (&["add", file], 2, "is a history, where a run is asked for"),
-        (&["add", "latest", "--file", "/dev/null/x"], 3, "cannot add to the history /dev/null/x"),
+        (
+            &["add", "latest", "--file", "/dev/null/x"],
+            3,
+            "cannot add to the history /dev/null/x",
+        ),
     ] {
         let line = [&["history"], line].concat();
         let (found, text) = called(dir.path(), &line);

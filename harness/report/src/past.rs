@@ -152,7 +152,7 @@ impl PastRun {
         });
         let (time, identity) = started?;
         let results = Results::from_events(lines.iter().map(|line| &line.event));
-        let labs = results.trials.iter().filter_map(|trial| lab(trial));
+        let labs = results.trials.iter().filter_map(lab);
         Some(PastRun {
             name: one_line(&clean(name)),
             time,

@@ -115,7 +115,7 @@ pub fn history(finding: &Finding) -> Vec<String> {
     if let Some(most) = flipping.iter().max_by_key(|change| change.flips.flips)
         && finding.class.is_failure()
     {
-        let of = if changes.len() == 1 {
+        let of = if flipping.len() == changes.len() {
             String::new()
         } else {
             format!("{} of them: ", flipping.len())
