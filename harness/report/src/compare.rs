@@ -229,7 +229,8 @@ impl<'r> Comparison<'r> {
         let same_plan = base.plan_digest().is_some() && base.plan_digest() == head.plan_digest();
         let mut unselected = 0;
         for trial in absent {
-            match same_plan || head.shard().is_some() {
+            // A run that was cut off may not have named all of its plan.
+            match same_plan || head.shard().is_some() || !head.ended {
                 true => unselected += 1,
                 false => changes.push(change(trial, None, &nights, head)),
             }

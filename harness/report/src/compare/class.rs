@@ -47,28 +47,6 @@ pub enum Class {
 }
 
 impl Class {
-    /// Every one, in their order.
-    pub const ALL: [Class; 18] = [
-        Class::NewFailure,
-        Class::OtherWords,
-        Class::NewlyFlaky,
-        Class::NewlySkipped,
-        Class::Vanished,
-        Class::NotRun,
-        Class::Broken,
-        Class::Fixed,
-        Class::ExpectationFixed,
-        Class::NewlyKnown,
-        Class::StillFailing,
-        Class::StillFlaky,
-        Class::OtherReason,
-        Class::New,
-        Class::RunsAgain,
-        Class::Known,
-        Class::StillSkipped,
-        Class::StillPassing,
-    ];
-
     /// Of a trial with these records.
     pub(super) fn of(base: Option<&PastTrial>, head: Option<&PastTrial>) -> Class {
         let Some(head) = head else {
