@@ -97,23 +97,33 @@ impl<'r> Universe<'r> {
         }
     }
 
-    /// The last resort, where names are strewn about: how many of each case.
+    /// The last resort, where names are strewn about: the cases that are whole, and how many of each other.
     fn counted(&self, names: &[&TrialName]) -> String {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for name in names {
             *counts.entry(name.row()).or_default() += 1;
         }
-        let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
-        counts.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
-        let each = counts.iter().take(PLACES).map(|(row, n)| {
-            let all = self.rows.get(row).map_or(*n, BTreeMap::len);
-            format!("{row} ({n} of {all})")
-        });
-        let each = each.collect::<Vec<_>>().join(", ");
-        match counts.len().saturating_sub(PLACES) {
-            0 => each,
-            more => format!("{each} and {}", crate::text::counted(more, "more case")),
+        let all_of = |row: &String| self.rows.get(row).map_or(0, BTreeMap::len);
+        let (whole, mut others): (Vec<_>, Vec<_>) =
+            counts.into_iter().partition(|(row, n)| *n == all_of(row));
+        others.sort_by(|a, b| (b.1, &a.0).cmp(&(a.1, &b.0)));
+        let mut places = Vec::new();
+        let whole: Vec<String> = whole.into_iter().map(|(row, _)| row).collect();
+        match whole.len() {
+            0 => {}
+            n if n <= CASES => places.push(format!("all of {}", listed(&whole))),
+            n => places.push(format!(
+                "all of {n} cases ({}, …)",
+                whole[..CASES - 1].join(", ")
+            )),
         }
+        let each = others.iter().take(PLACES);
+        places.extend(each.map(|(row, n)| format!("{row} ({n} of {})", all_of(row))));
+        let more = others.len().saturating_sub(PLACES);
+        if more > 0 {
+            places.push(crate::text::counted(more, "more case"));
+        }
+        listed(&places)
     }
 }
 
@@ -348,6 +358,35 @@ mod tests {
         assert_eq!(
             found,
             "driver: e1000 (1 of 2 cells), virtio (3 of 6 cells); everything beside is green"
+        );
+    }
+
+    #[test]
+    fn of_many_cases_the_whole_ones_are_told_apart() {
+        let mut names = Vec::new();
+        for case in ["a", "b", "c", "d", "e", "f", "g"] {
+            for nic in ["e1000", "virtio"] {
+                for guest in ["rhel6", "rhel9"] {
+                    names.push(TrialName::parse(&format!("{case}::{nic}::{guest}::tap")).unwrap());
+                }
+            }
+        }
+        let universe = Universe::new(names.iter().map(|name| (name, false)));
+        let place = |red: &dyn Fn(&str) -> bool| {
+            let some: Vec<_> = (names.iter()).filter(|n| red(&n.to_string())).collect();
+            universe.place(&some, false)
+        };
+        let strewn = |name: &str| match &name[..1] {
+            "a" | "b" => true,
+            "c" => name.contains("virtio"),
+            "d" => name.contains("rhel9"),
+            "e" => name.contains("e1000"),
+            "f" => name.contains("rhel6"),
+            _ => false,
+        };
+        assert_eq!(
+            place(&strewn),
+            "all of a and b, c (2 of 4), d (2 of 4), e (2 of 4) and f (2 of 4)"
         );
     }
 }
