@@ -9,7 +9,9 @@ mod bench;
 mod build;
 mod cache;
 mod child;
+mod compare;
 mod doctor;
+mod history;
 mod lab;
 mod matrix;
 mod report;
@@ -65,6 +67,10 @@ enum Verb {
     Matrix(Box<matrix::Args>),
     /// Show a kept run again, and write its JUnit, Markdown and HTML reports
     Report(report::Args),
+    /// Say what became of each trial since an earlier run: worse, better, and what else changed
+    Compare(compare::Args),
+    /// Keep runs in one file, and ask it: one trial's nights, what flips, what takes long
+    History(history::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),
     /// Say what this host can do, and what each lack costs
@@ -127,6 +133,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Matrix(args) => matrix::run(&workspace, *args),
         Verb::Report(args) => report::run(&workspace, &args),
+        Verb::Compare(args) => compare::run(&workspace, &args),
+        Verb::History(args) => history::run(&workspace, &args),
         Verb::Repro(args) => repro::run(&workspace, &args),
         Verb::Doctor => doctor::run(&workspace),
         Verb::Setup(args) => setup::run(&args),

@@ -1,5 +1,6 @@
 //! What a run was: what it ran, on what, and where. Two runs of one plan have the same plan digest.
 
+use crate::text::clean;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -59,4 +60,31 @@ pub struct Host {
     pub accelerator: Option<String>,
     /// The release of its kernel.
     pub kernel: String,
+}
+
+impl Identity {
+    /// The same with every string clean.
+    pub(crate) fn cleaned(&self) -> Identity {
+        let qemu = |qemu: &Qemu| Qemu {
+            version: clean(&qemu.version),
+            build: qemu.build.as_deref().map(clean),
+        };
+        let others = self.others.iter();
+        Identity {
+            commit: self.commit.as_deref().map(clean),
+            matrix_digest: clean(&self.matrix_digest),
+            plan_digest: clean(&self.plan_digest),
+            shard: self.shard,
+            qemu: qemu(&self.qemu),
+            others: others
+                .map(|(name, other)| (clean(name), qemu(other)))
+                .collect(),
+            host: Host {
+                processor: clean(&self.host.processor),
+                cores: self.host.cores,
+                accelerator: self.host.accelerator.as_deref().map(clean),
+                kernel: clean(&self.host.kernel),
+            },
+        }
+    }
 }

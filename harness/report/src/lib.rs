@@ -2,15 +2,19 @@
 //!
 //! A run leaves `events.jsonl` ([`log`], of [`events`]); every report is made of it alone, at the run's
 //! end or long after: [`results`] puts the events in order, and [`junit`], [`markdown`] and [`terminal`]
-//! show them; [`html`] is a page for a browser. [`progress`] shows a run while it goes on.
+//! show them; [`html`] is a page for a browser. [`progress`] shows a run while it goes on. [`past`] is what
+//! is left of a run that is over: [`history`] keeps many of them in one file, [`compare`] says what became of
+//! each trial since, and [`figures`] which of two QEMUs measured more.
 
 pub mod bound;
+pub mod compare;
 pub mod events;
 pub mod expectation;
 pub mod figures;
 pub mod flags;
 mod grid;
 mod headline;
+pub mod history;
 pub mod html;
 pub mod identity;
 pub mod junit;
@@ -18,6 +22,7 @@ pub mod log;
 pub mod markdown;
 pub mod name;
 pub mod out;
+pub mod past;
 pub mod progress;
 pub mod repeats;
 pub mod results;

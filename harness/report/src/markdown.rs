@@ -195,7 +195,8 @@ fn block(table: &Table, faults: bool) -> String {
     out
 }
 
-fn code(text: &str) -> String {
+/// `text` on one line, as code.
+pub(crate) fn code(text: &str) -> String {
     format!("<code>{}</code>", escape(&text::one_line(text)))
 }
 

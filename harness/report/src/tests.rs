@@ -37,7 +37,7 @@ pub(super) fn failed(message: &str) -> Outcome {
     }
 }
 
-fn known() -> Outcome {
+pub(super) fn known() -> Outcome {
     Outcome::Known {
         message: "operstate of eth0 is not \"down\"\nfacts".into(),
         reason: "set_link | is *not* told".into(),
@@ -45,7 +45,7 @@ fn known() -> Outcome {
     }
 }
 
-fn expected(state: State) -> Expectation {
+pub(super) fn expected(state: State) -> Expectation {
     Expectation {
         state,
         message: "is not \"down\"".into(),
@@ -57,7 +57,7 @@ fn expected(state: State) -> Expectation {
     }
 }
 
-fn skipped(reason: &str) -> Outcome {
+pub(super) fn skipped(reason: &str) -> Outcome {
     Outcome::Skipped {
         reason: reason.into(),
     }
