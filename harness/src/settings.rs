@@ -43,6 +43,8 @@ pub struct Settings {
     pub boot: bool,
     /// The K-th (from 1) of N parts.
     pub shard: Option<(u32, u32)>,
+    /// What the parts are filled by: a run's directory or a file.
+    pub durations: Option<PathBuf>,
     /// Every case under each of its faults.
     pub faults: bool,
     /// Which trials are chosen.
@@ -81,7 +83,12 @@ impl Settings {
         let get = |name: &str| variables.get(name).filter(|value| !value.is_empty());
         let Flags {
             conditions,
-            selection: Selection { faults, shard },
+            selection:
+                Selection {
+                    faults,
+                    shard,
+                    durations,
+                },
             only,
             results:
                 Results {
@@ -123,6 +130,12 @@ impl Settings {
                 directory.display()
             );
         }
+        ensure!(
+            durations.is_none() || shard.is_some(),
+            "{} says what shards are filled by, and no {} is given",
+            named("durations"),
+            named("shard")
+        );
         let search = get("PATH").map_or("", String::as_str);
         let asked = AskedQemus::of(&asked_qemus, search, &root)?;
         Ok(Settings {
@@ -138,6 +151,7 @@ impl Settings {
             retries: retries.unwrap_or(0),
             strict,
             shard,
+            durations: durations.map(|file| root.join(file)),
             boot,
             faults,
             only,

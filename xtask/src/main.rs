@@ -11,6 +11,7 @@ mod child;
 mod doctor;
 mod lab;
 mod matrix;
+mod merge;
 mod report;
 mod repro;
 mod runs;
@@ -64,6 +65,8 @@ enum Verb {
     Matrix(Box<matrix::Args>),
     /// Show a kept run again, and write its JUnit and Markdown reports
     Report(report::Args),
+    /// Join the runs of a plan's shards into one run, and prove that nothing is missing
+    Merge(merge::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),
     /// Say what this host can do, and what each lack costs
@@ -126,6 +129,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Matrix(args) => matrix::run(&workspace, *args),
         Verb::Report(args) => report::run(&workspace, &args),
+        Verb::Merge(args) => merge::run(&workspace, &args),
         Verb::Repro(args) => repro::run(&workspace, &args),
         Verb::Doctor => doctor::run(&workspace),
         Verb::Setup(args) => setup::run(&args),

@@ -31,6 +31,50 @@ pub fn read(directory: &Path) -> Result<Results> {
     report::read(&directory.join(log::FILE))
 }
 
+/// How deep below a directory runs are looked for: an unpacked artifact has a directory a job, and in it
+/// the runs' directory as it was.
+const DEPTH: u32 = 5;
+
+/// The directories of runs in and below `directory`, in the order of their names.
+///
+/// # Errors
+/// A directory that is not there, or holds no run.
+pub fn below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let shown = directory.display();
+    if directory.is_file() {
+        bail!(BadInput(format!(
+            "{shown} is a file, expected a directory; an archive must be unpacked first"
+        )));
+    }
+    if !directory.is_dir() {
+        bail!(BadInput(format!("there is no directory {shown}")));
+    }
+    let mut found = Vec::new();
+    collect(directory, DEPTH, &mut found);
+    if found.is_empty() {
+        bail!(BadInput(format!(
+            "{shown} holds no run: there is no {} in it or below it",
+            log::FILE
+        )));
+    }
+    Ok(found)
+}
+
+fn collect(directory: &Path, depth: u32, found: &mut Vec<PathBuf>) {
+    if directory.join(log::FILE).is_file() {
+        found.push(directory.to_owned());
+        return;
+    }
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    // `latest` is a link to one of the others.
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut directories: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
+    directories.sort();
+    for directory in directories.iter().filter(|_| depth > 0) {
+        collect(directory, depth - 1, found);
+    }
+}
+
 /// The run that the user means by `text`: a directory, an event log, or the name of a kept run.
 pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
     let here = workspace.cwd.join(text);

@@ -117,6 +117,10 @@ pub struct Selection {
     #[arg(long, value_name = "K/N", value_parser = shard)]
     #[serde(deserialize_with = "shard_of_two")]
     pub shard: Option<(u32, u32)>,
+    /// Fill the parts of --shard by what trials took in this run, or file of `cargo xtask ci shards`; each
+    /// part must be given the same
+    #[arg(long, value_name = "RUN|FILE")]
+    pub durations: Option<PathBuf>,
 }
 
 /// Which trials are chosen among those that there are: all that these agree to.
@@ -139,6 +143,9 @@ pub struct Only {
     // Commands have arguments for it.
     #[arg(long, value_name = "TEXT,…", value_delimiter = ',', hide = true)]
     pub filter: Vec<String>,
+    /// Leave out trials whose name contains this; may be given more than once
+    #[arg(long, value_name = "TEXT,…", value_delimiter = ',')]
+    pub skip: Vec<String>,
     /// A filter is a trial's whole name
     #[arg(long)]
     pub exact: bool,
@@ -323,6 +330,7 @@ impl Flags {
         let qemus = qemus.filter(|program| program.to_string_lossy().contains('/'));
         let paths = [
             self.conditions.matrix.as_mut(),
+            self.selection.durations.as_mut(),
             self.results.junit.as_mut(),
             self.output.dir.as_mut(),
         ];

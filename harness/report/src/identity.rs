@@ -26,14 +26,22 @@ pub struct Identity {
     pub host: Host,
 }
 
-/// The `k`-th of `n` parts of a plan, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The `k`-th of `n` parts of what a run without `--shard` would have selected, from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Shard {
     /// Which part, from 1.
     pub k: u32,
     /// Of how many.
     pub n: u32,
+    /// SHA-256 of the run's `plan.txt`, which names the trials of all parts, a line each; none in logs
+    /// of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// SHA-256 of the durations by which the parts were filled; none where the K-th part is the K-th of
+    /// every N trials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durations: Option<String>,
 }
 
 /// A QEMU.

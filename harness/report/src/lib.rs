@@ -2,10 +2,13 @@
 //!
 //! A run leaves `events.jsonl` ([`log`], of [`events`]); every report is made of it alone, at the run's
 //! end or long after: [`results`] puts the events in order, and [`junit`], [`markdown`] and [`terminal`]
-//! show them. [`progress`] shows a run while it goes on.
+//! show them. [`progress`] shows a run while it goes on. [`shards`] splits a plan over machines by
+//! [`durations`], and [`merge`] joins their runs.
 
 pub mod bound;
+pub mod durations;
 pub mod events;
+pub mod exit_code;
 pub mod expectation;
 pub mod flags;
 mod grid;
@@ -14,10 +17,12 @@ pub mod identity;
 pub mod junit;
 pub mod log;
 pub mod markdown;
+pub mod merge;
 pub mod name;
 pub mod out;
 pub mod progress;
 pub mod results;
+pub mod shards;
 pub mod signature;
 pub mod terminal;
 mod text;

@@ -4,7 +4,7 @@
 use clap::{Parser, Subcommand};
 use harness::cases;
 use harness::plan::{self, choose};
-use harness::run::planned::planned;
+use harness::run::planned::{keep_shard, planned};
 use harness::settings::Settings;
 use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
 use harness::vm::checkpoint::store::Store;
@@ -106,10 +106,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::List { filter, json, plan } => {
             settings.only.filter.extend(filter);
             let planned = planned(&settings)?;
-            let whole = planned.whole(&settings)?;
-            let names = plan::names(whole.as_deref().unwrap_or(&planned.trials));
+            let names = plan::names(&planned.trials);
             let mut trials = planned.trials;
             choose::keep(&settings.only, &names, &mut trials)?;
+            keep_shard(&settings, &mut trials)?;
             if trials.is_empty() {
                 let filters = settings.only.filter.join(" ");
                 return Err(plan::nothing_matches(&names, &filters, settings.only.exact));

@@ -16,13 +16,14 @@ pub fn identity(
     settings: &Settings,
     qemus: &Qemus,
     plan_digest: String,
+    shard: Option<Shard>,
 ) -> anyhow::Result<Identity> {
     let uname = nix::sys::utsname::uname()?;
     Ok(Identity {
         commit: commit(&settings.root),
         matrix_digest: format!("{:x}", Sha256::digest(std::fs::read(&settings.matrix)?)),
         plan_digest,
-        shard: settings.shard.map(|(k, n)| Shard { k, n }),
+        shard,
         qemu: of(&qemus.default),
         others: (qemus.iter().skip(1))
             .map(|(name, tested)| (name.to_owned(), of(tested)))

@@ -13,6 +13,7 @@ use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
 use crate::lab::Labs;
 use crate::matrix::Backend;
+use crate::plan::shard::Share;
 use crate::plan::{Action, PlannedTrial};
 use crate::settings::Settings;
 use crate::vm::accel::Accel;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
 use report::identity::Identity;
 use report::log::EventLog;
+use report::merge::PLAN;
 use report::name::DEFAULT_QEMU;
 use report::progress::Progress;
 use report::terminal;
@@ -67,6 +69,7 @@ impl Session {
         settings: Settings,
         planned: Planned,
         selected: &[PlannedTrial],
+        share: Option<Share>,
     ) -> anyhow::Result<Session> {
         let to_run = selected.iter().filter(|trial| trial.action == Action::Run);
         let runs = to_run.clone().count();
@@ -84,6 +87,12 @@ impl Session {
         let accel = ready.transpose()?.map(|ready| ready.proven.accel);
         identity.host.accelerator = accel.map(|accel| accel.name().to_owned());
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
+        if let Some(share) = share {
+            let file = run.path().join(PLAN);
+            artifacts::on_disk(std::fs::write(&file, share.plan), || {
+                format!("write {}", file.display())
+            })?;
+        }
         let log = EventLog::create(run.path());
         let log = artifacts::on_disk(log, || {
             format!("open the event log in {}", run.path().display())

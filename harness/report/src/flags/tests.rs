@@ -35,6 +35,11 @@ const EACH: &[(&str, &str, &[&str])] = &[
     ("NICMATRIX_BOOT", "1", &["--boot"]),
     ("NICMATRIX_FAULTS", "1", &["--faults"]),
     ("NICMATRIX_SHARD", "2/3", &["--shard", "2/3"]),
+    (
+        "NICMATRIX_DURATIONS",
+        "durations.json",
+        &["--durations", "durations.json"],
+    ),
     ("NICMATRIX_NIC", "e1000,virtio", &["--nic", "e1000,virtio"]),
     ("NICMATRIX_GUEST", "rhel9", &["--guest", "rhel9"]),
     ("NICMATRIX_BACKEND", "tap", &["--backend", "tap"]),
@@ -47,6 +52,11 @@ const EACH: &[(&str, &str, &[&str])] = &[
         "NICMATRIX_FILTER",
         "pxe::virtio,driver::",
         &["--filter", "pxe::virtio,driver::"],
+    ),
+    (
+        "NICMATRIX_SKIP",
+        "netperf,pxe",
+        &["--skip", "netperf", "--skip", "pxe"],
     ),
     ("NICMATRIX_EXACT", "1", &["--exact"]),
     ("NICMATRIX_RETRIES", "2", &["--retries", "2"]),
@@ -156,8 +166,8 @@ fn bad_values_are_said_with_what_is_allowed() {
     NICMATRIX_SHARD is `1`, expected K/N, the K-th of N parts, with K from 1 to N
     NICMATRIX_FAULTS is `yes`, expected 0 or 1
     NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, expected 0 or 1
-    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
-    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
     NICMATRIX_SETTINGS is not understood: invalid number at line 1 column 2
     NICMATRIX_SETTINGS is not understood: unknown field `profil`, expected one of `profile`, `matrix`, `qemu`, `firmware`, `accel`, `host`, `allow_module_reload`, `boot` at line 1 column 23
     NICMATRIX_SETTINGS is not understood: expected K/N, the K-th of N parts, with K from 1 to N at line 1 column 28
@@ -190,6 +200,7 @@ fn paths_are_meant_from_where_the_user_is() {
         (["--qemu", "new=build/qemu"], "new=/home/u/build/qemu"),
         (["--qemu", "new=qemu-kvm"], "new=qemu-kvm"),
         (["--matrix", "m.toml"], "/home/u/m.toml"),
+        (["--durations", "d.json"], "/home/u/d.json"),
         (["--firmware", "pc-bios"], "/home/u/pc-bios"),
         (["--junit", "j.xml"], "/home/u/j.xml"),
         (["--dir", "d"], "/home/u/d"),

@@ -51,7 +51,12 @@ fn identity() -> Identity {
         commit: Some("0123456789abcdef0123456789abcdef01234567-dirty".into()),
         matrix_digest: "ab".repeat(32),
         plan_digest: "cd".repeat(32),
-        shard: Some(Shard { k: 1, n: 4 }),
+        shard: Some(Shard {
+            k: 1,
+            n: 4,
+            plan: Some("ef".repeat(32)),
+            durations: None,
+        }),
         qemu: Qemu {
             version: "7.2.22".into(),
             build: Some("build-id:5f0e".into()),
