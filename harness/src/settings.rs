@@ -196,11 +196,11 @@ impl Settings {
         default.into_iter().chain(added).chain(chosen).collect()
     }
 
-    /// The command that runs one trial again, with the conditions that are not the defaults.
-    pub fn reproduce(&self, trial: &str) -> String {
+    /// The conditions that are not the defaults.
+    fn conditions(&self) -> Conditions {
         let is_default_matrix = self.matrix == self.root.join(flags::DEFAULT_MATRIX);
         let is_usual_qemu = QEMU_PLACES.contains(&&*self.qemu.to_string_lossy());
-        let conditions = Conditions {
+        Conditions {
             profile: (self.profile != flags::DEFAULT_PROFILE).then(|| self.profile.clone()),
             matrix: (!is_default_matrix).then(|| self.matrix.clone()),
             qemu: self.qemu_choices(!is_usual_qemu),
@@ -209,9 +209,29 @@ impl Settings {
             host: self.host,
             allow_module_reload: self.allow_module_reload,
             boot: self.boot,
-        };
+        }
+    }
+
+    /// The conditions that are not the defaults, for a run's first event: the checkout may be elsewhere
+    /// when they are read.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn recorded(&self) -> anyhow::Result<BTreeMap<String, serde_json::Value>> {
+        let mut conditions = self.conditions();
+        let paths = conditions.matrix.iter_mut();
+        for path in paths.chain(&mut conditions.firmware) {
+            if let Ok(below) = path.strip_prefix(&self.root) {
+                *path = below.to_owned();
+            }
+        }
+        Ok(conditions.recorded()?)
+    }
+
+    /// The command that runs one trial again, with the conditions that are not the defaults.
+    pub fn reproduce(&self, trial: &str) -> String {
         let mut command = format!("cargo xtask repro {}", quote(trial));
-        for (flag, value) in conditions.as_flags() {
+        for (flag, value) in self.conditions().as_flags() {
             command += &format!(" {flag}");
             if let Some(value) = value {
                 command += &format!(" {}", quote(&value));

@@ -4,7 +4,9 @@
 //! ([`::report::flags`]). What a trial is and how it went only the harness knows; of a finished
 //! run, this reads `events.jsonl`.
 
+mod again;
 mod bench;
+mod bisect;
 mod build;
 mod cache;
 mod child;
@@ -23,6 +25,7 @@ use ::report::errln;
 use ::report::flags::{self, BadSetting, Flags};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -130,7 +133,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Matrix(args) => matrix::run(&workspace, *args),
         Verb::Report(args) => report::run(&workspace, &args),
         Verb::Merge(args) => merge::run(&workspace, &args),
-        Verb::Repro(args) => repro::run(&workspace, &args),
+        Verb::Repro(mut args) => repro::run(&workspace, &mut args),
         Verb::Doctor => doctor::run(&workspace),
         Verb::Setup(args) => setup::run(&args),
         Verb::Test(args) => test::run(&workspace, &args),
@@ -141,7 +144,20 @@ fn run(verb: Verb) -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().verb) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let bisecting = words.iter().any(|word| word == bisect::FLAG);
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(shown) => {
+            // Where even that fails, there is nobody to tell.
+            let _ = shown.print();
+            return match bisecting && shown.use_stderr() {
+                true => ExitCode::from(bisect::CANNOT_TELL),
+                false => ExitCode::from(u8::try_from(shown.exit_code()).unwrap_or(BAD_INPUT)),
+            };
+        }
+    };
+    match run(cli.verb) {
         Ok(code) => code,
         Err(e) if e.is::<child::Interrupted>() => {
             errln!("{e}");
@@ -149,6 +165,9 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             errln!("error: {e:#}");
+            if bisecting {
+                return ExitCode::from(bisect::CANNOT_TELL);
+            }
             let bad_input = e.is::<BadInput>() || e.is::<BadSetting>();
             ExitCode::from(if bad_input { BAD_INPUT } else { CANNOT_RUN })
         }

@@ -1,14 +1,16 @@
 //! `cargo xtask matrix`: flags in, settings and libtest arguments out.
 
+use crate::again::{self, Kept};
 use crate::settings::Settings;
-use crate::{Workspace, child};
+use crate::{BadInput, Workspace, bisect, child, runs};
 use anyhow::Result;
 use clap::Subcommand;
-use clap::error::ErrorKind;
 use report::flags::{Flags, Only, Output, Results, Selection};
 use report::name::is_under_fault;
+use report::outln;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -24,9 +26,16 @@ Examples:
   cargo xtask matrix vhost_zcopy                      in a lab, where this kernel has no vhost_net
   cargo xtask matrix --faults                         every case must go red under its faults
   cargo xtask matrix --shard 1/4 --junit junit.xml    a quarter of it, in a pipeline
+  cargo xtask matrix --failed latest                  what was not green the last time
   cargo xtask matrix list --json mtu
   cargo xtask matrix list --plan                      the test plan's items, and what carries them
-  cargo xtask matrix explain driver::virtio::rhel9::tap";
+  cargo xtask matrix explain driver::virtio::rhel9::tap
+
+Which commit of QEMU broke it (a commit that does not build is passed over):
+  cd ~/qemu && git bisect start BAD GOOD
+  git bisect run sh -c 'ninja -C build || exit 125
+    cd ~/nicmatrix && exec cargo xtask matrix --bisect-exit \\
+      --qemu ~/qemu/build/qemu-system-x86_64 --firmware ~/qemu/pc-bios hotplug_qmp::e1000::rhel9::tap'";
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
@@ -43,6 +52,14 @@ pub struct Args {
     selection: Selection,
     #[command(flatten)]
     results: Results,
+    /// Run what was not green in this run (failed, broken, flaky, cut off or not run), with its settings
+    /// where no flag says otherwise: a run's name or directory, also `latest`
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["words", "exact", "shard"])]
+    failed: Option<PathBuf>,
+    /// Exit as `git bisect run` understands it: 0 a NIC works, 1 one failed, 125 where nothing is said of
+    /// one (bad input, broken, all skipped or known to fail)
+    #[arg(long, conflicts_with = "failed")]
+    bisect_exit: bool,
 }
 
 #[derive(Subcommand)]
@@ -98,14 +115,11 @@ impl Filters {
 }
 
 /// What is chosen by flags and by filters.
-fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, clap::Error> {
+fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, BadInput> {
     only.filter.extend(words);
     if only.exact && only.filter.is_empty() {
-        let message = "--exact says that FILTER is a trial's whole name, and no FILTER is given\n";
-        return Err(clap::Error::raw(
-            ErrorKind::MissingRequiredArgument,
-            message,
-        ));
+        let message = "--exact says that FILTER is a trial's whole name, and no FILTER is given";
+        return Err(BadInput(message.into()));
     }
     Ok(only)
 }
@@ -130,7 +144,7 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
         }) => {
             let flags = Flags {
                 selection,
-                only: chosen(only, words).unwrap_or_else(|e| e.exit()),
+                only: chosen(only, words)?,
                 ..Flags::default()
             };
             let mut command = settings.command(workspace, |h| &h.nicmatrix, flags)?;
@@ -149,24 +163,45 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
             command.args(["explain", &trial]);
             command
         }
-        None => {
-            let argv = args.filters.argv();
-            let flags = Flags {
-                selection: args.selection,
-                only: chosen(args.only, args.filters.words).unwrap_or_else(|e| e.exit()),
-                results: args.results,
-                output: Output {
-                    table: true,
-                    ..Output::default()
-                },
-                ..Flags::default()
-            };
-            let mut command = args.settings.command(workspace, |h| &h.matrix, flags)?;
-            command.args(argv);
-            command
-        }
+        None => return trials(workspace, args),
     };
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
+}
+
+/// Runs trials.
+fn trials(workspace: &Workspace, args: Args) -> Result<ExitCode> {
+    let mut settings = args.settings;
+    let mut flags = Flags {
+        selection: args.selection,
+        only: chosen(args.only, args.filters.words.clone())?,
+        results: args.results,
+        output: Output {
+            table: true,
+            ..Output::default()
+        },
+        ..Flags::default()
+    };
+    if let Some(run) = &args.failed {
+        let kept = Kept::find(workspace, run)?;
+        let names = again::not_green(&kept.results, &flags.only);
+        if names.is_empty() {
+            outln!("{}", again::nothing_to_do(&kept.results, &flags.only));
+            return Ok(ExitCode::SUCCESS);
+        }
+        settings.take_over(workspace, &kept)?;
+        flags.selection.faults |= kept.results.faults;
+        flags.only.filter = names;
+        flags.only.exact = true;
+    }
+    let mut command = settings.command(workspace, |h| &h.matrix, flags)?;
+    command.args(args.filters.argv());
+    if !args.bisect_exit {
+        return Ok(ExitCode::from(child::code(child::run(&mut command)?)));
+    }
+    let directory = runs::name(&mut command, workspace);
+    let code = child::code(child::run(&mut command)?);
+    let results = runs::read(&directory).ok();
+    Ok(ExitCode::from(bisect::code(code, results.as_ref())))
 }
 
 #[cfg(test)]
@@ -203,8 +238,7 @@ mod tests {
         assert_eq!(only.nic, ["virtio", "e1000"]);
         assert_eq!(only.skip, ["a", "b"]);
         assert!(only.exact);
-        let error = chosen(parse("--exact").only, Vec::new()).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
+        assert!(chosen(parse("--exact").only, Vec::new()).is_err());
     }
 
     #[test]

@@ -75,8 +75,42 @@ fn collect(directory: &Path, depth: u32, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The run that the user means by `text`: a directory, an event log, or the name of a kept run.
+/// The results of the run that the user means by `text`.
 pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
+    let path = locate(workspace, text)?;
+    report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
+}
+
+/// The event log of the one run that the user means by `text`.
+///
+/// # Errors
+/// [`BadInput`]: as [`locate_all`]; several runs.
+pub fn locate(workspace: &Workspace, text: &Path) -> Result<PathBuf> {
+    let mut all = locate_all(workspace, text)?;
+    match (all.pop(), all.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (last, _) => {
+            all.extend(last);
+            let names: Vec<String> = (all.iter().filter_map(|log| log.parent()))
+                .map(|run| workspace.show(run).to_string())
+                .take(SUGGESTIONS)
+                .collect();
+            bail!(BadInput(format!(
+                "{} holds {} runs, name one: {}",
+                text.display(),
+                all.len(),
+                names.join(", ")
+            )))
+        }
+    }
+}
+
+/// The event logs of the runs that the user means by `text`: an event log, the name of a kept run, or a
+/// directory with runs in or below it.
+///
+/// # Errors
+/// [`BadInput`]: nothing of that name, or no run there.
+pub fn locate_all(workspace: &Workspace, text: &Path) -> Result<Vec<PathBuf>> {
     let here = workspace.cwd.join(text);
     let path = if here.exists() {
         here
@@ -86,12 +120,14 @@ pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
     if !path.exists() {
         bail!(BadInput(unknown(workspace, text)));
     }
-    let path = if path.is_dir() {
-        path.join(log::FILE)
-    } else {
-        path
-    };
-    report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
+    if path.is_file() {
+        if path.extension().is_some_and(|extension| extension == "zip") {
+            bail!(BadInput(format!("{}: unpack it first", text.display())));
+        }
+        return Ok(vec![path]);
+    }
+    let runs = below(&path)?.into_iter();
+    Ok(runs.map(|run| run.join(log::FILE)).collect())
 }
 
 /// How many suggestions are made.

@@ -11,7 +11,10 @@ use std::process::Command;
 #[derive(clap::Args, Default)]
 pub struct Settings {
     #[command(flatten)]
-    conditions: Conditions,
+    pub conditions: Conditions,
+    /// Those that hold where neither a flag nor a variable says otherwise.
+    #[arg(skip)]
+    pub under: Conditions,
     /// Never install packages: fail and say what is missing
     #[arg(long)]
     no_install: bool,
@@ -25,13 +28,19 @@ impl Settings {
     pub fn with(&self, workspace: &Workspace, more: Flags) -> Result<Flags> {
         let conditions = self.conditions.clone();
         let given = Flags { conditions, ..more };
-        Ok(given.meant_from(&workspace.cwd).or(&workspace.variables)?)
+        let under = Flags {
+            conditions: self.under.clone(),
+            ..Flags::default()
+        };
+        let given = given.meant_from(&workspace.cwd).or(&workspace.variables)?;
+        Ok(given.or(&under)?)
     }
 
     /// What a run with these settings needs, built and installed.
     pub fn prepare(&self, workspace: &Workspace) -> Result<Harness> {
-        let own_qemu =
-            setup::own_qemu(&self.conditions) || setup::own_qemu(&workspace.variables.conditions);
+        let own_qemu = setup::own_qemu(&self.conditions)
+            || setup::own_qemu(&self.under)
+            || setup::own_qemu(&workspace.variables.conditions);
         setup::ensure(setup::For::Trials, !self.no_install, own_qemu)?;
         build::harness(&workspace.root)
     }

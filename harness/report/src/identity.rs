@@ -68,3 +68,110 @@ pub struct Host {
     /// The release of its kernel.
     pub kernel: String,
 }
+
+impl Identity {
+    /// What differs in `here` that may change a verdict, a sentence each: "QEMU: 7.2.22 there, 10.0.13
+    /// here".
+    pub fn differences(&self, here: &Identity) -> Vec<String> {
+        let commit = |identity: &Identity| identity.commit.clone().unwrap_or("unknown".into());
+        let accelerator = |identity: &Identity| {
+            let accelerator = identity.host.accelerator.clone();
+            accelerator.unwrap_or("none".into())
+        };
+        let digest = |identity: &Identity| {
+            let short = identity.matrix_digest.get(..12);
+            short.unwrap_or(&identity.matrix_digest).to_owned()
+        };
+        let mut all = vec![
+            ("commit".to_owned(), commit(self), commit(here)),
+            ("matrix file".to_owned(), digest(self), digest(here)),
+            (
+                "QEMU".to_owned(),
+                self.qemu.to_string(),
+                here.qemu.to_string(),
+            ),
+        ];
+        for (name, there) in &self.others {
+            let own = here.others.get(name);
+            let own = own.map_or("none".into(), Qemu::to_string);
+            all.push((format!("QEMU {name}"), there.to_string(), own));
+        }
+        let (a, b) = (&self.host, &here.host);
+        all.extend([
+            (
+                "accelerator".to_owned(),
+                accelerator(self),
+                accelerator(here),
+            ),
+            ("kernel".to_owned(), a.kernel.clone(), b.kernel.clone()),
+            (
+                "processor".to_owned(),
+                a.processor.clone(),
+                b.processor.clone(),
+            ),
+            (
+                "processors".to_owned(),
+                a.cores.to_string(),
+                b.cores.to_string(),
+            ),
+        ]);
+        let differing = all.into_iter().filter(|(_, there, here)| there != here);
+        differing
+            .map(|(what, there, here)| format!("{what}: {there} there, {here} here"))
+            .collect()
+    }
+}
+
+impl std::fmt::Display for Qemu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.build {
+            Some(build) => write!(f, "{} ({build})", self.version),
+            None => f.write_str(&self.version),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_said_and_nothing_else() {
+        let qemu = |version: &str| Qemu {
+            version: version.into(),
+            build: Some("build-id:5f".into()),
+        };
+        let there = Identity {
+            commit: Some("0123".into()),
+            matrix_digest: "ab".repeat(32),
+            plan_digest: "cd".into(),
+            shard: None,
+            qemu: qemu("7.2.22"),
+            others: [("trixie".to_owned(), qemu("10.0.13"))].into(),
+            host: Host {
+                processor: "AMD EPYC".into(),
+                cores: 2,
+                accelerator: Some("TCG".into()),
+                kernel: "6.18".into(),
+            },
+        };
+        // Which plan and which shard says nothing of one trial.
+        let mut here = there.clone();
+        here.plan_digest = "ef".into();
+        assert!(there.differences(&here).is_empty());
+        here.qemu.version = "10.0.13".into();
+        here.others.clear();
+        here.commit = None;
+        here.host.accelerator = Some("KVM".into());
+        let differences = there.differences(&here);
+        assert_eq!(
+            differences,
+            [
+                "commit: 0123 there, unknown here",
+                "QEMU: 7.2.22 (build-id:5f) there, 10.0.13 (build-id:5f) here",
+                "QEMU trixie: 10.0.13 (build-id:5f) there, none here",
+                "accelerator: TCG there, KVM here",
+            ]
+        );
+    }
+}

@@ -268,10 +268,7 @@ fn ensure_alike(one: &Part, other: &Part) -> Result<()> {
     let qemus = |identity: &Identity| {
         let all = std::iter::once(("default", &identity.qemu))
             .chain(identity.others.iter().map(|(name, qemu)| (&**name, qemu)));
-        let all = all.map(|(name, qemu)| {
-            let build = qemu.build.as_deref().unwrap_or("unknown build");
-            format!("{name} {} ({build})", qemu.version)
-        });
+        let all = all.map(|(name, qemu)| format!("{name} {qemu}"));
         all.collect::<Vec<_>>().join(", ")
     };
     for (what, one, other) in [

@@ -70,6 +70,8 @@ enum Verb {
     Image,
     /// Say what this host can do, a line each
     Doctor,
+    /// Print the identity of a run here and now, as JSON
+    Identity,
 }
 
 #[derive(Subcommand)]
@@ -189,6 +191,11 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             print(&text)
         }
         Verb::Doctor => print(&doctor::examine(&settings)),
+        Verb::Identity => {
+            let plan = planned(&settings)?;
+            let identity = run::identity::here(&settings, &plan)?;
+            print(&(serde_json::to_string(&identity)? + "\n"))
+        }
     }
 }
 

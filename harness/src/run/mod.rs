@@ -8,13 +8,13 @@
 //! input, 3 the harness could not run, 130 interrupted.
 
 pub mod context;
+pub mod identity;
 pub mod planned;
 pub mod shell;
 pub mod trial;
 
 mod exit_code;
 mod expected;
-mod identity;
 mod lines;
 pub(crate) mod schedule;
 mod session;

@@ -108,6 +108,7 @@ impl Session {
                 properties: context
                     .as_ref()
                     .map_or_else(BTreeMap::new, |c| c.properties(selected)),
+                settings: Some(settings.recorded()?),
                 faults: settings.faults,
             },
         )?;

@@ -230,6 +230,34 @@ fn conditions_become_the_flags_that_they_were() {
 }
 
 #[test]
+fn conditions_are_recorded_and_what_a_newer_version_recorded_is_named() {
+    let words = [
+        "--profile",
+        "full",
+        "--qemu",
+        "new=/q",
+        "--accel",
+        "kvm",
+        "--boot",
+    ];
+    let conditions = flags(&words).conditions;
+    let mut recorded = conditions.recorded().unwrap();
+    let text = serde_json::to_string(&recorded).unwrap();
+    let expected = r#"{"accel":"kvm","boot":true,"profile":"full","qemu":["new=/q"]}"#;
+    assert_eq!(text, expected);
+    let back = Conditions::of_recorded(&recorded);
+    assert_eq!(back, (conditions.clone(), Vec::new()));
+    recorded.insert("numa".into(), 2.into());
+    recorded.insert("host".into(), "cloud".into());
+    let (known, unknown) = Conditions::of_recorded(&recorded);
+    assert_eq!(
+        (known, unknown),
+        (conditions, vec!["host".to_owned(), "numa".to_owned()])
+    );
+    assert!(Conditions::default().recorded().unwrap().is_empty());
+}
+
+#[test]
 fn the_matrix_file_has_the_same_words_for_hosts() {
     let words = HostChoice::WORDS.iter().map(|(word, host)| {
         assert_eq!(HostChoice::from_str(word, false).as_ref(), Ok(host));

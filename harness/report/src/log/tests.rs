@@ -101,6 +101,7 @@ fn what_is_appended_is_read_back() {
             unix_time: 1,
             identity: Some(Box::new(identity())),
             properties: [("qemu".to_string(), "7.2".to_string())].into(),
+            settings: Some([("boot".to_owned(), true.into())].into()),
             faults: true,
         },
         started("a"),
@@ -207,6 +208,7 @@ fn a_log_of_a_newer_schema_is_refused() {
         unix_time: 1,
         identity: None,
         properties: [].into(),
+        settings: None,
         faults: false,
     }]);
     let error = read(&path).unwrap_err().to_string();

@@ -94,11 +94,12 @@ fn starts(parts: &[Part]) -> impl Iterator<Item = (&Part, &Line)> {
 
 fn started(parts: &[Part], lost: &[u32]) -> Line {
     let mut of_each: BTreeMap<&str, Vec<(u32, &str)>> = BTreeMap::new();
-    let (mut began, mut under_faults, mut time) = (u64::MAX, false, None);
+    let (mut began, mut under_faults, mut time, mut settings) = (u64::MAX, false, None, None);
     for (part, line) in starts(parts) {
         if let Event::RunStarted {
             unix_time,
             properties,
+            settings: own,
             faults,
             ..
         } = &line.event
@@ -106,6 +107,7 @@ fn started(parts: &[Part], lost: &[u32]) -> Line {
             if *unix_time < began {
                 (began, time) = (*unix_time, line.time);
             }
+            settings = settings.or_else(|| own.clone());
             under_faults |= faults;
             for (key, value) in properties {
                 let values = of_each.entry(key).or_default();
@@ -134,6 +136,7 @@ fn started(parts: &[Part], lost: &[u32]) -> Line {
             unix_time: began,
             identity: identity(parts).map(Box::new),
             properties,
+            settings,
             faults: under_faults,
         },
         time,

@@ -108,6 +108,7 @@ impl<'t> Run<'t> {
             unix_time: 1_790_000_000,
             identity: Some(Box::new(self.identity)),
             properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
+            settings: None,
             faults: false,
         }];
         events.extend(self.trials.iter().map(|trial| planned(trial)));
