@@ -10,6 +10,7 @@ mod bisect;
 mod build;
 mod cache;
 mod child;
+mod ci;
 mod doctor;
 mod lab;
 mod matrix;
@@ -70,6 +71,8 @@ enum Verb {
     Report(report::Args),
     /// Join the runs of a plan's shards into one run, and prove that nothing is missing
     Merge(merge::Args),
+    /// Say how a pipeline splits a run over its machines
+    Ci(ci::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),
     /// Say what this host can do, and what each lack costs
@@ -132,6 +135,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Matrix(args) => matrix::run(&workspace, *args),
         Verb::Report(args) => report::run(&workspace, &args),
+        Verb::Ci(args) => ci::run(&workspace, args),
         Verb::Merge(args) => merge::run(&workspace, &args),
         Verb::Repro(mut args) => repro::run(&workspace, &mut args),
         Verb::Doctor => doctor::run(&workspace),
