@@ -10,7 +10,7 @@ use report::words::OneOf;
 use report::{Results, out, shards};
 use serde::Serialize;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::Duration;
 
@@ -275,7 +275,7 @@ mod tests {
         let trials = names.iter().map(|name| (name.clone(), 60.0.into()));
         let trials: serde_json::Map<String, serde_json::Value> = trials.collect();
         let file = serde_json::json!({ "version": 1, "at_once": 2.0, "trials": trials });
-        let path: &Path = &directory.path().join("d.json");
+        let path = &directory.path().join("d.json");
         std::fs::write(path, file.to_string()).unwrap();
         (names, Durations::read(path).unwrap())
     }
