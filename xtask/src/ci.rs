@@ -223,8 +223,8 @@ fn within(
     match (least..=most).find(fits) {
         Some(n) => Ok(split(names, Some(durations), n)),
         None => bail!(BadInput(format!(
-            "{} trials take {:.0} minutes in all, the longest {:.0} minutes by itself: not even {most} jobs, \
-             the most that can be started, end within {:.0} minutes",
+            "{} trials take {:.1} minutes in all, the longest {:.1} minutes by itself: not even {most} jobs, \
+             the most that can be started, end within {:.1} minutes",
             names.len(),
             all / 60.0,
             seconds.iter().copied().fold(0.0, f64::max) / 60.0,
@@ -312,7 +312,7 @@ mod tests {
         assert!(error.is::<BadInput>());
         let said = error.to_string();
         assert!(
-            said.contains("the longest 1 minutes") && said.contains("256 jobs"),
+            said.contains("the longest 1.0 minutes") && said.contains("256 jobs"),
             "{said}"
         );
     }
