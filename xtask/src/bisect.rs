@@ -65,7 +65,7 @@ mod tests {
             (&[passed.clone(), broken], 125),
             (std::slice::from_ref(&skipped), 125),
             (std::slice::from_ref(&known), 125),
-            (&[skipped, known], 125),
+            (&[skipped.clone(), known.clone()], 125),
             (&[passed.clone(), Outcome::Interrupted], 125),
             (&[], 125),
         ] {
