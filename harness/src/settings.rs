@@ -48,6 +48,8 @@ pub struct Settings {
     pub boot: bool,
     /// The K-th (from 1) of N parts.
     pub shard: Option<(u32, u32)>,
+    /// What the parts are filled by: a run's directory or a file.
+    pub durations: Option<PathBuf>,
     /// Every case under each of its faults.
     pub faults: bool,
     /// Which trials are chosen.
@@ -86,7 +88,12 @@ impl Settings {
         let get = |name: &str| variables.get(name).filter(|value| !value.is_empty());
         let Flags {
             conditions,
-            selection: Selection { faults, shard },
+            selection:
+                Selection {
+                    faults,
+                    shard,
+                    durations,
+                },
             only,
             results:
                 Results {
@@ -130,6 +137,12 @@ impl Settings {
                 directory.display()
             );
         }
+        ensure!(
+            durations.is_none() || shard.is_some(),
+            "{} says what shards are filled by, and no {} is given",
+            named("durations"),
+            named("shard")
+        );
         let search = get("PATH").map_or("", String::as_str);
         let asked = AskedQemus::of(&asked_qemus, search, &root)?;
         let nextest = get("NEXTEST").is_some_and(|value| value == "1");
@@ -160,6 +173,7 @@ impl Settings {
             flaky_fails: flaky_result.map_or(confirm > 0, |result| result == FlakyResult::Fail),
             strict,
             shard,
+            durations: durations.map(|file| root.join(file)),
             boot,
             faults,
             only,
@@ -204,11 +218,11 @@ impl Settings {
         default.into_iter().chain(added).chain(chosen).collect()
     }
 
-    /// The command that runs one trial again, with the conditions that are not the defaults.
-    pub fn reproduce(&self, trial: &str) -> String {
+    /// The conditions that are not the defaults.
+    fn conditions(&self) -> Conditions {
         let is_default_matrix = self.matrix == self.root.join(flags::DEFAULT_MATRIX);
         let is_usual_qemu = QEMU_PLACES.contains(&&*self.qemu.to_string_lossy());
-        let conditions = Conditions {
+        Conditions {
             profile: (self.profile != flags::DEFAULT_PROFILE).then(|| self.profile.clone()),
             matrix: (!is_default_matrix).then(|| self.matrix.clone()),
             qemu: self.qemu_choices(!is_usual_qemu),
@@ -217,9 +231,29 @@ impl Settings {
             host: self.host,
             allow_module_reload: self.allow_module_reload,
             boot: self.boot,
-        };
+        }
+    }
+
+    /// The conditions that are not the defaults, for a run's first event: the checkout may be elsewhere
+    /// when they are read.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn recorded(&self) -> anyhow::Result<BTreeMap<String, serde_json::Value>> {
+        let mut conditions = self.conditions();
+        let paths = conditions.matrix.iter_mut();
+        for path in paths.chain(&mut conditions.firmware) {
+            if let Ok(below) = path.strip_prefix(&self.root) {
+                *path = below.to_owned();
+            }
+        }
+        Ok(conditions.recorded()?)
+    }
+
+    /// The command that runs one trial again, with the conditions that are not the defaults.
+    pub fn reproduce(&self, trial: &str) -> String {
         let mut command = format!("cargo xtask repro {}", quote(trial));
-        for (flag, value) in conditions.as_flags() {
+        for (flag, value) in self.conditions().as_flags() {
             command += &format!(" {flag}");
             if let Some(value) = value {
                 command += &format!(" {}", quote(&value));

@@ -38,7 +38,7 @@ fn listed(profile: &str, faults: bool) -> Vec<String> {
         },
         selection: Selection {
             faults,
-            shard: None,
+            ..Selection::default()
         },
         output: user.output,
         ..Flags::default()

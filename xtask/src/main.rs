@@ -4,16 +4,20 @@
 //! ([`::report::flags`]). What a trial is and how it went only the harness knows; of a finished
 //! run, this reads `events.jsonl`.
 
+mod again;
 mod against;
 mod bench;
+mod bisect;
 mod build;
 mod cache;
 mod child;
+mod ci;
 mod compare;
 mod doctor;
 mod history;
 mod lab;
 mod matrix;
+mod merge;
 mod report;
 mod repro;
 mod runs;
@@ -25,6 +29,7 @@ use ::report::errln;
 use ::report::flags::{self, BadSetting, Flags};
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -71,6 +76,10 @@ enum Verb {
     Compare(compare::Args),
     /// Keep runs in one file, and ask it: one trial's nights, what flips, what takes long
     History(history::Args),
+    /// Join the runs of a plan's shards into one run, and prove that nothing is missing
+    Merge(merge::Args),
+    /// Say how a pipeline splits a run over its machines
+    Ci(ci::Args),
     /// Run one trial with everything shown
     Repro(repro::Args),
     /// Say what this host can do, and what each lack costs
@@ -135,7 +144,9 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Report(args) => report::run(&workspace, &args),
         Verb::Compare(args) => compare::run(&workspace, &args),
         Verb::History(args) => history::run(&workspace, &args),
-        Verb::Repro(args) => repro::run(&workspace, &args),
+        Verb::Ci(args) => ci::run(&workspace, args),
+        Verb::Merge(args) => merge::run(&workspace, &args),
+        Verb::Repro(mut args) => repro::run(&workspace, &mut args),
         Verb::Doctor => doctor::run(&workspace),
         Verb::Setup(args) => setup::run(&args),
         Verb::Test(args) => test::run(&workspace, &args),
@@ -146,7 +157,20 @@ fn run(verb: Verb) -> Result<ExitCode> {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().verb) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let bisecting = words.iter().any(|word| word == bisect::FLAG);
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(shown) => {
+            // Where even that fails, there is nobody to tell.
+            let _ = shown.print();
+            return match bisecting && shown.use_stderr() {
+                true => ExitCode::from(bisect::CANNOT_TELL),
+                false => ExitCode::from(u8::try_from(shown.exit_code()).unwrap_or(BAD_INPUT)),
+            };
+        }
+    };
+    match run(cli.verb) {
         Ok(code) => code,
         Err(e) if e.is::<child::Interrupted>() => {
             errln!("{e}");
@@ -154,6 +178,9 @@ fn main() -> ExitCode {
         }
         Err(e) => {
             errln!("error: {e:#}");
+            if bisecting {
+                return ExitCode::from(bisect::CANNOT_TELL);
+            }
             let bad_input = e.is::<BadInput>() || e.is::<BadSetting>();
             ExitCode::from(if bad_input { BAD_INPUT } else { CANNOT_RUN })
         }

@@ -1,15 +1,17 @@
 //! `cargo xtask matrix`: flags in, settings and libtest arguments out.
 
+use crate::again::{self, Kept};
 use crate::against::{self, Against};
 use crate::settings::Settings;
-use crate::{Workspace, child};
+use crate::{BadInput, Workspace, bisect, child, runs};
 use anyhow::Result;
 use clap::Subcommand;
-use clap::error::ErrorKind;
 use report::flags::{Flags, Only, Output, Results, Selection};
 use report::name::is_under_fault;
+use report::outln;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 const EXAMPLES: &str = "\
@@ -27,9 +29,16 @@ Examples:
   cargo xtask matrix --shard 1/4 --junit junit.xml    a quarter of it, in a pipeline
   cargo xtask matrix --confirm 5                      is a failure solid or flaky?
   cargo xtask matrix --profile netperf --nic virtio --against trixie    which is faster?
+  cargo xtask matrix --failed latest                  what was not green the last time
   cargo xtask matrix list --json mtu
   cargo xtask matrix list --plan                      the test plan's items, and what carries them
-  cargo xtask matrix explain driver::virtio::rhel9::tap";
+  cargo xtask matrix explain driver::virtio::rhel9::tap
+
+Which commit of QEMU broke it (a commit that does not build is passed over):
+  cd ~/qemu && git bisect start BAD GOOD
+  git bisect run sh -c 'ninja -C build || exit 125
+    cd ~/nicmatrix && exec cargo xtask matrix --bisect-exit \\
+      --qemu ~/qemu/build/qemu-system-x86_64 --firmware ~/qemu/pc-bios hotplug_qmp::e1000::rhel9::tap'";
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true, after_help = EXAMPLES)]
@@ -48,6 +57,14 @@ pub struct Args {
     results: Results,
     #[command(flatten)]
     against: Against,
+    /// Run what was not green in this run (failed, broken, flaky, cut off or not run), with its settings
+    /// where no flag says otherwise: a run's name or directory, also `latest`
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["words", "exact", "shard"])]
+    failed: Option<PathBuf>,
+    /// Exit as `git bisect run` understands it: 0 a NIC works, 1 one failed, 125 where nothing is said of
+    /// one (bad input, broken, all skipped or known to fail)
+    #[arg(long, conflicts_with = "failed")]
+    bisect_exit: bool,
 }
 
 #[derive(Subcommand)]
@@ -87,9 +104,6 @@ struct Filters {
     /// Only trials whose name contains one of these
     #[arg(value_name = "FILTER")]
     words: Vec<String>,
-    /// Leave out trials whose name contains this; may be given more than once
-    #[arg(long, value_name = "TEXT")]
-    skip: Vec<String>,
     /// Trials at once, at most [default: as many as processors and memory carry]
     #[arg(long, short, value_name = "N")]
     jobs: Option<NonZeroU32>,
@@ -98,9 +112,6 @@ struct Filters {
 impl Filters {
     fn argv(&self) -> Vec<OsString> {
         let mut argv: Vec<OsString> = Vec::new();
-        for text in &self.skip {
-            argv.extend(["--skip".into(), text.into()]);
-        }
         if let Some(jobs) = self.jobs {
             argv.extend(["--test-threads".into(), jobs.to_string().into()]);
         }
@@ -109,14 +120,11 @@ impl Filters {
 }
 
 /// What is chosen by flags and by filters.
-fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, clap::Error> {
+fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, BadInput> {
     only.filter.extend(words);
     if only.exact && only.filter.is_empty() {
-        let message = "--exact says that FILTER is a trial's whole name, and no FILTER is given\n";
-        return Err(clap::Error::raw(
-            ErrorKind::MissingRequiredArgument,
-            message,
-        ));
+        let message = "--exact says that FILTER is a trial's whole name, and no FILTER is given";
+        return Err(BadInput(message.into()));
     }
     Ok(only)
 }
@@ -141,7 +149,7 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
         }) => {
             let flags = Flags {
                 selection,
-                only: chosen(only, words).unwrap_or_else(|e| e.exit()),
+                only: chosen(only, words)?,
                 ..Flags::default()
             };
             let mut command = settings.command(workspace, |h| &h.nicmatrix, flags)?;
@@ -160,28 +168,49 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
             command.args(["explain", &trial]);
             command
         }
-        None => {
-            let argv = args.filters.argv();
-            let flags = Flags {
-                selection: args.selection,
-                only: chosen(args.only, args.filters.words).unwrap_or_else(|e| e.exit()),
-                results: args.results,
-                output: Output {
-                    table: true,
-                    ..Output::default()
-                },
-                ..Flags::default()
-            };
-            if let Some(other) = &args.against.against {
-                let settings = &args.settings;
-                return against::run(workspace, settings, flags, &argv, &args.against, other);
-            }
-            let mut command = args.settings.command(workspace, |h| &h.matrix, flags)?;
-            command.args(argv);
-            command
-        }
+        None => return trials(workspace, args),
     };
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
+}
+
+/// Runs trials.
+fn trials(workspace: &Workspace, args: Args) -> Result<ExitCode> {
+    let mut settings = args.settings;
+    let mut flags = Flags {
+        selection: args.selection,
+        only: chosen(args.only, args.filters.words.clone())?,
+        results: args.results,
+        output: Output {
+            table: true,
+            ..Output::default()
+        },
+        ..Flags::default()
+    };
+    if let Some(run) = &args.failed {
+        let kept = Kept::find(workspace, run)?;
+        let names = again::not_green(&kept.results, &flags.only);
+        if names.is_empty() {
+            outln!("{}", again::nothing_to_do(&kept.results, &flags.only));
+            return Ok(ExitCode::SUCCESS);
+        }
+        settings.take_over(workspace, &kept)?;
+        flags.selection.faults |= kept.results.faults;
+        flags.only.filter = names;
+        flags.only.exact = true;
+    }
+    let argv = args.filters.argv();
+    if let Some(other) = &args.against.against {
+        return against::run(workspace, &settings, flags, &argv, &args.against, other);
+    }
+    let mut command = settings.command(workspace, |h| &h.matrix, flags)?;
+    command.args(argv);
+    if !args.bisect_exit {
+        return Ok(ExitCode::from(child::code(child::run(&mut command)?)));
+    }
+    let directory = runs::name(&mut command, workspace);
+    let code = child::code(child::run(&mut command)?);
+    let results = runs::read(&directory).ok();
+    Ok(ExitCode::from(bisect::code(code, results.as_ref())))
 }
 
 #[cfg(test)]
@@ -206,20 +235,19 @@ mod tests {
 
     #[test]
     fn what_libtest_knows_becomes_its_arguments() {
-        let argv = parse("mtu --skip a --skip b --jobs 3").filters.argv();
-        let expected = ["--skip", "a", "--skip", "b", "--test-threads", "3"];
-        assert_eq!(argv, expected);
+        let argv = parse("mtu --skip a --jobs 3").filters.argv();
+        assert_eq!(argv, ["--test-threads", "3"]);
     }
 
     #[test]
     fn filters_and_axes_choose_together() {
-        let args = parse("one two --nic virtio,e1000 --exact");
+        let args = parse("one two --nic virtio,e1000 --skip a --skip b --exact");
         let only = chosen(args.only, args.filters.words).unwrap();
         assert_eq!(only.filter, ["one", "two"]);
         assert_eq!(only.nic, ["virtio", "e1000"]);
+        assert_eq!(only.skip, ["a", "b"]);
         assert!(only.exact);
-        let error = chosen(parse("--exact").only, Vec::new()).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
+        assert!(chosen(parse("--exact").only, Vec::new()).is_err());
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         to_markdown(workspace, &results, path)?;
     }
     if let Some(path) = &args.html {
-        to_html(workspace, &runs::find_log(workspace, &args.run)?, path)?;
+        to_html(workspace, &runs::locate(workspace, &args.run)?, path)?;
     }
     Ok(ExitCode::SUCCESS)
 }

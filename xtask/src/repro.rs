@@ -1,24 +1,33 @@
 //! `cargo xtask repro`: one trial with everything shown.
 
+use crate::again::Kept;
 use crate::matrix;
 use crate::settings::Settings;
-use crate::{Workspace, child};
-use anyhow::Result;
+use crate::{BadInput, Workspace, child};
+use anyhow::{Context, Result, bail};
+use report::errln;
 use report::flags::{Flags, Output, Terminal};
+use report::identity::Identity;
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
 
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask repro mac_change::e1000::rhel6::tap
   cargo xtask repro mac_change::e1000::rhel6::tap --shell --qemu ~/qemu/build/qemu-system-x86_64
-  cargo xtask repro 'ping_sweep!lossy::virtio::rhel6::tap'";
+  cargo xtask repro 'ping_sweep!lossy::virtio::rhel6::tap'
+  cargo xtask repro driver::virtio::rhel9::tap --from ~/Downloads/matrix-2";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The trial's full name (see `cargo xtask matrix list`)
     trial: String,
+    /// With the settings of this run where no flag says otherwise; what differs here is said before. A
+    /// run's name, `latest`, an events.jsonl, or the directory of an unpacked artifact
+    #[arg(long, value_name = "RUN|DIR")]
+    from: Option<PathBuf>,
     #[command(flatten)]
     terminal: Terminal,
     #[command(flatten)]
@@ -50,12 +59,60 @@ impl Args {
     }
 }
 
-pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+pub fn run(workspace: &Workspace, args: &mut Args) -> Result<ExitCode> {
+    if let Some(from) = &args.from {
+        let kept = Kept::with_trial(workspace, from, &args.trial)?;
+        if let Some(trial) = kept.trial(&args.trial) {
+            let verdict = trial.outcome().verdict();
+            let cause = trial.cause();
+            let colon = if cause.is_empty() { "" } else { ": " };
+            errln!("in {}: {verdict}{colon}{cause}", workspace.show(&kept.log));
+        }
+        args.settings.take_over(workspace, &kept)?;
+        say_differences(workspace, args, kept.identity.as_ref())?;
+    }
     let mut command = args
         .settings
         .command(workspace, |h| &h.matrix, args.flags())?;
     command.args(args.argv());
     Ok(ExitCode::from(child::code(child::run(&mut command)?)))
+}
+
+/// Says what differs here from where the run with the identity `there` was made.
+fn say_differences(workspace: &Workspace, args: &Args, there: Option<&Identity>) -> Result<()> {
+    let Some(there) = there else {
+        errln!("its log does not say where it was run, so that differences are not known");
+        return Ok(());
+    };
+    let mut command = args
+        .settings
+        .command(workspace, |h| &h.nicmatrix, args.flags())?;
+    let output = command
+        .arg("identity")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start the harness")?;
+    if !output.status.success() {
+        // It has said why.
+        let ended = format!(
+            "the harness cannot tell what this is here: {}",
+            output.status
+        );
+        match output.status.code() {
+            Some(2) => bail!(BadInput(ended)),
+            _ => bail!(ended),
+        }
+    }
+    let here: Identity = serde_json::from_slice(&output.stdout)
+        .context("the harness's identity is not understood")?;
+    let differences = there.differences(&here);
+    if differences.is_empty() {
+        errln!("nothing that the log tells of differs here");
+    }
+    differences
+        .iter()
+        .for_each(|difference| errln!("differs: {difference}"));
+    Ok(())
 }
 
 #[cfg(test)]

@@ -35,33 +35,103 @@ pub fn read(directory: &Path) -> Result<Results> {
     report::read(&directory.join(log::FILE))
 }
 
-/// The results of the run that the user means by `text`: a directory, an event log, or the name of a kept run.
+/// How deep below a directory runs are looked for: an unpacked artifact has a directory a job, and in it
+/// the runs' directory as it was.
+const DEPTH: u32 = 5;
+
+/// The directories of runs in and below `directory`, in the order of their names.
+///
+/// # Errors
+/// A directory that is not there, or holds no run.
+pub fn below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let shown = directory.display();
+    if directory.is_file() {
+        bail!(BadInput(format!(
+            "{shown} is a file, expected a directory; an archive must be unpacked first"
+        )));
+    }
+    if !directory.is_dir() {
+        bail!(BadInput(format!("there is no directory {shown}")));
+    }
+    let mut found = Vec::new();
+    collect(directory, DEPTH, &mut found);
+    if found.is_empty() {
+        bail!(BadInput(format!(
+            "{shown} holds no run: there is no {} in it or below it",
+            log::FILE
+        )));
+    }
+    Ok(found)
+}
+
+fn collect(directory: &Path, depth: u32, found: &mut Vec<PathBuf>) {
+    if directory.join(log::FILE).is_file() {
+        found.push(directory.to_owned());
+        return;
+    }
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    // `latest` is a link to one of the others.
+    let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut directories: Vec<PathBuf> = directories.map(|entry| entry.path()).collect();
+    directories.sort();
+    for directory in directories.iter().filter(|_| depth > 0) {
+        collect(directory, depth - 1, found);
+    }
+}
+
+/// The results of the run that the user means by `text`.
 pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
-    let log = find_log(workspace, text)?;
-    report::read(&log).map_err(|error| BadInput(format!("{error:#}")).into())
+    let path = locate(workspace, text)?;
+    report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
 }
 
-/// The event log of the run that the user means by `text`.
-pub fn find_log(workspace: &Workspace, text: &Path) -> Result<PathBuf> {
-    let path = place(workspace, text)?;
-    Ok(match path.is_dir() {
-        true => path.join(log::FILE),
-        false => path,
-    })
+/// The event log of the one run that the user means by `text`.
+///
+/// # Errors
+/// [`BadInput`]: as [`locate_all`]; several runs.
+pub fn locate(workspace: &Workspace, text: &Path) -> Result<PathBuf> {
+    let mut all = locate_all(workspace, text)?;
+    match (all.pop(), all.is_empty()) {
+        (Some(one), true) => Ok(one),
+        (last, _) => {
+            all.extend(last);
+            let names: Vec<String> = (all.iter().filter_map(|log| log.parent()))
+                .map(|run| workspace.show(run).to_string())
+                .take(SUGGESTIONS)
+                .collect();
+            bail!(BadInput(format!(
+                "{} holds {} runs, name one: {}",
+                text.display(),
+                all.len(),
+                names.join(", ")
+            )))
+        }
+    }
 }
 
-/// The file or directory that the user means by `text`, or the kept run of that name.
-fn place(workspace: &Workspace, text: &Path) -> Result<PathBuf> {
+/// The event logs of the runs that the user means by `text`: an event log, the name of a kept run, or a
+/// directory with runs in or below it.
+///
+/// # Errors
+/// [`BadInput`]: nothing of that name, or no run there.
+pub fn locate_all(workspace: &Workspace, text: &Path) -> Result<Vec<PathBuf>> {
     let here = workspace.cwd.join(text);
     let path = if here.exists() {
         here
     } else {
         dir(workspace).join(text)
     };
-    match path.exists() {
-        true => Ok(path),
-        false => bail!(BadInput(unknown(workspace, text))),
+    if !path.exists() {
+        bail!(BadInput(unknown(workspace, text)));
     }
+    if path.is_file() {
+        if path.extension().is_some_and(|extension| extension == "zip") {
+            bail!(BadInput(format!("{}: unpack it first", text.display())));
+        }
+        return Ok(vec![path]);
+    }
+    let runs = below(&path)?.into_iter();
+    Ok(runs.map(|run| run.join(log::FILE)).collect())
 }
 
 /// What the user gave for past runs.
@@ -74,34 +144,19 @@ pub enum Past {
 
 /// The past runs that the user means by `text`: what [`find`] takes, a directory with runs in it, or a history.
 pub fn past(workspace: &Workspace, text: &Path) -> Result<Past> {
-    let path = place(workspace, text)?;
-    if path.is_file() {
+    let mut logs = locate_all(workspace, text)?;
+    if let [log] = &logs[..] {
         let mut begin = [0; 16];
-        let length = File::open(&path).and_then(|mut file| file.read(&mut begin));
+        let length = File::open(log).and_then(|mut file| file.read(&mut begin));
         if file::is_history(&begin[..length.unwrap_or(0)]) {
-            return Ok(Past::History(history(&path)?));
+            return Ok(Past::History(history(log)?));
         }
-        return Ok(Past::Runs(vec![past_run(&path)?]));
+    } else {
+        // A run that was killed at once has an empty log.
+        logs.retain(|log| log.metadata().is_ok_and(|log| log.len() > 0));
     }
-    if path.join(log::FILE).exists() {
-        return Ok(Past::Runs(vec![past_run(&path.join(log::FILE))?]));
-    }
-    let mut logs = Vec::new();
-    logs_below(&path, DEPTH, &mut logs);
-    // A run that was killed at once has an empty log.
-    logs.retain(|log| log.metadata().is_ok_and(|log| log.len() > 0));
-    if logs.is_empty() {
-        bail!(BadInput(format!(
-            "{} has no {}, and no directory in it has one: no run is there",
-            workspace.show(&path),
-            log::FILE
-        )));
-    }
-    Ok(Past::Runs(
-        logs.iter()
-            .map(|log| past_run(log))
-            .collect::<Result<_>>()?,
-    ))
+    let runs = logs.iter().map(|log| past_run(log));
+    Ok(Past::Runs(runs.collect::<Result<_>>()?))
 }
 
 /// The runs that the user means by `text`, which is no history.
@@ -120,24 +175,6 @@ pub fn past_runs(workspace: &Workspace, text: &Path) -> Result<Vec<PastRun>> {
 /// Reads a history that the user gave.
 pub fn history(path: &Path) -> Result<History> {
     file::read(path).map_err(|error| BadInput(format!("{error:#}")).into())
-}
-
-/// So deep runs are looked for: artifacts of several jobs have a directory each, and runs in it.
-const DEPTH: usize = 3;
-
-fn logs_below(dir: &Path, depth: usize, logs: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        // `latest` is a link to a run that is there by its own name.
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        let log = entry.path().join(log::FILE);
-        match log.exists() {
-            true => logs.push(log),
-            false if depth > 1 => logs_below(&entry.path(), depth - 1, logs),
-            false => {}
-        }
-    }
 }
 
 /// The run of an event log; it has the name of the log's directory.

@@ -1,8 +1,8 @@
 //! The settings of the commands that run something, and how the harness is handed them.
 
 use crate::build::{self, Harness};
-use crate::{Workspace, setup};
-use anyhow::Result;
+use crate::{BadInput, Workspace, setup};
+use anyhow::{Result, bail};
 use report::flags::{self, Conditions, Flags};
 use std::path::PathBuf;
 use std::process::Command;
@@ -11,7 +11,10 @@ use std::process::Command;
 #[derive(clap::Args, Default)]
 pub struct Settings {
     #[command(flatten)]
-    conditions: Conditions,
+    pub conditions: Conditions,
+    /// Those that hold where neither a flag nor a variable says otherwise.
+    #[arg(skip)]
+    pub under: Conditions,
     /// Never install packages: fail and say what is missing
     #[arg(long)]
     no_install: bool,
@@ -25,13 +28,19 @@ impl Settings {
     pub fn with(&self, workspace: &Workspace, more: Flags) -> Result<Flags> {
         let conditions = self.conditions.clone();
         let given = Flags { conditions, ..more };
-        Ok(given.meant_from(&workspace.cwd).or(&workspace.variables)?)
+        let under = Flags {
+            conditions: self.under.clone(),
+            ..Flags::default()
+        };
+        let given = given.meant_from(&workspace.cwd).or(&workspace.variables)?;
+        Ok(given.or(&under)?)
     }
 
     /// What a run with these settings needs, built and installed.
     pub fn prepare(&self, workspace: &Workspace) -> Result<Harness> {
-        let own_qemu =
-            setup::own_qemu(&self.conditions) || setup::own_qemu(&workspace.variables.conditions);
+        let own_qemu = setup::own_qemu(&self.conditions)
+            || setup::own_qemu(&self.under)
+            || setup::own_qemu(&workspace.variables.conditions);
         setup::ensure(setup::For::Trials, !self.no_install, own_qemu)?;
         build::harness(&workspace.root)
     }
@@ -50,14 +59,22 @@ impl Settings {
     }
 }
 
+/// What the kernel hands a process as one variable, at most, bytes: MAX_ARG_STRLEN, less the name.
+const LONGEST_VARIABLE: usize = 128 * 1024 - 64;
+
 /// Runs a command of the harness in the workspace with these settings.
 ///
 /// # Errors
-/// A path that is not UTF-8.
+/// A path that is not UTF-8; names of more trials than a process can be handed.
 pub fn hand_over(command: &mut Command, workspace: &Workspace, flags: &Flags) -> Result<()> {
-    command
-        .current_dir(&workspace.root)
-        .env(flags::ALL, flags.to_json()?);
+    let all = flags.to_json()?;
+    if all.len() > LONGEST_VARIABLE {
+        bail!(BadInput(format!(
+            "{} trials are too many to be named one by one: choose among them, for example with --case or --nic",
+            flags.only.filter.len()
+        )));
+    }
+    command.current_dir(&workspace.root).env(flags::ALL, all);
     Ok(())
 }
 
@@ -71,6 +88,24 @@ mod tests {
     struct Line {
         #[command(flatten)]
         settings: Settings,
+    }
+
+    #[test]
+    fn more_names_than_a_process_can_be_handed_are_refused() {
+        let workspace = Workspace {
+            root: "/".into(),
+            cwd: "/".into(),
+            variables: Flags::default(),
+        };
+        let handed = |names: usize| {
+            let mut flags = Flags::default();
+            flags.only.filter = vec!["driver::virtio::rhel9::vhost_zcopy".into(); names];
+            hand_over(&mut Command::new("true"), &workspace, &flags)
+        };
+        handed(3000).unwrap();
+        let error = handed(4000).unwrap_err();
+        assert!(error.is::<BadInput>(), "{error}");
+        assert!(error.to_string().starts_with("4000 trials"), "{error}");
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn the_exit_code_says_what_it_comes_to() {
         (
             &["empty", "latest"],
             2,
-            "empty has no events.jsonl, and no directory in it has one",
+            "empty holds no run: there is no events.jsonl in it or below it",
         ),
         (&["night1", "latest", "--format", "jsn"], 2, "'json'"),
         (

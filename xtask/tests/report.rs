@@ -87,10 +87,11 @@ fn an_unknown_run_is_bad_input_with_the_nearest_names() {
         ("20261125T222259Z-726", format!("nearest: {RUN}")),
         ("lates", "nearest: latest".into()),
         ("x", format!("kept are: latest, {RUN}")),
-        (".", "events.jsonl".into()),
+        ("empty", "events.jsonl".into()),
         ("bad", "bad:1: not an event".into()),
     ] {
         fs::write(dir.path().join("bad"), "nonsense\n").unwrap();
+        fs::create_dir_all(dir.path().join("empty")).unwrap();
         let output = report(dir.path(), &[run]).output().unwrap();
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{said}");

@@ -9,6 +9,7 @@ use crate::name::TrialName;
 use crate::repeats::Repeats;
 use crate::text::first_line;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -133,6 +134,10 @@ pub enum Event {
         identity: Option<Box<Identity>>,
         /// QEMU version and path, accelerator, kernels, host, profile, stand-ins …
         properties: BTreeMap<String, String>,
+        /// The conditions that were not the defaults, each as the flag is named (`allow_module_reload`); a
+        /// path below the workspace's root is meant from there. None in logs of before they were recorded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        settings: Option<BTreeMap<String, Value>>,
         /// Whether cases run under their faults.
         faults: bool,
     },

@@ -117,6 +117,10 @@ pub struct Selection {
     #[arg(long, value_name = "K/N", value_parser = shard)]
     #[serde(deserialize_with = "shard_of_two")]
     pub shard: Option<(u32, u32)>,
+    /// Fill the parts of --shard by what trials took in this run, or file of `cargo xtask ci shards`; each
+    /// part must be given the same
+    #[arg(long, value_name = "RUN|FILE")]
+    pub durations: Option<PathBuf>,
 }
 
 /// Which trials are chosen among those that there are: all that these agree to.
@@ -139,6 +143,9 @@ pub struct Only {
     // Commands have arguments for it.
     #[arg(long, value_name = "TEXT,…", value_delimiter = ',', hide = true)]
     pub filter: Vec<String>,
+    /// Leave out trials whose name contains this; may be given more than once
+    #[arg(long, value_name = "TEXT,…", value_delimiter = ',')]
+    pub skip: Vec<String>,
     /// A filter is a trial's whole name
     #[arg(long)]
     pub exact: bool,
@@ -342,6 +349,7 @@ impl Flags {
         let qemus = qemus.filter(|program| program.to_string_lossy().contains('/'));
         let paths = [
             self.conditions.matrix.as_mut(),
+            self.selection.durations.as_mut(),
             self.results.junit.as_mut(),
             self.output.dir.as_mut(),
         ];
@@ -375,6 +383,37 @@ impl Flags {
 }
 
 impl Conditions {
+    /// Those that are set, by name, as a run's first event holds them.
+    ///
+    /// # Errors
+    /// A path that is not UTF-8.
+    pub fn recorded(&self) -> Result<BTreeMap<String, Value>, BadSetting> {
+        let all = serde_json::to_value(self).map_err(cannot_hand_on)?;
+        let Value::Object(all) = all else {
+            return Ok(BTreeMap::new());
+        };
+        let is_set = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::Array(items) => !items.is_empty(),
+            _ => true,
+        };
+        Ok(all.into_iter().filter(|(_, value)| is_set(value)).collect())
+    }
+
+    /// From what a run's first event holds, and the names of those that this version does not know, or
+    /// not with that value.
+    pub fn of_recorded(recorded: &BTreeMap<String, Value>) -> (Conditions, Vec<String>) {
+        let is_known = |(name, value): &(&String, &Value)| {
+            let one = Value::Object([((*name).clone(), (*value).clone())].into_iter().collect());
+            serde_json::from_value::<Conditions>(one).is_ok()
+        };
+        let (known, unknown): (Vec<_>, Vec<_>) = recorded.iter().partition(is_known);
+        let known = known.into_iter().map(|(k, v)| (k.clone(), v.clone()));
+        let conditions = serde_json::from_value(Value::Object(known.collect()));
+        let unknown = unknown.into_iter().map(|(name, _)| name.clone());
+        (conditions.unwrap_or_default(), unknown.collect())
+    }
+
     /// Those that are set as flags, each with its value unless it is a switch.
     pub fn as_flags(&self) -> Vec<(String, Option<String>)> {
         let values = serde_json::to_value(self).unwrap_or_default();

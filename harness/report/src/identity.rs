@@ -27,14 +27,22 @@ pub struct Identity {
     pub host: Host,
 }
 
-/// The `k`-th of `n` parts of a plan, from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The `k`-th of `n` parts of what a run without `--shard` would have selected, from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Shard {
     /// Which part, from 1.
     pub k: u32,
     /// Of how many.
     pub n: u32,
+    /// SHA-256 of the run's `plan.txt`, which names the trials of all parts, a line each; none in logs
+    /// of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// SHA-256 of the durations by which the parts were filled; none where the K-th part is the K-th of
+    /// every N trials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durations: Option<String>,
 }
 
 /// A QEMU.
@@ -74,7 +82,11 @@ impl Identity {
             commit: self.commit.as_deref().map(clean),
             matrix_digest: clean(&self.matrix_digest),
             plan_digest: clean(&self.plan_digest),
-            shard: self.shard,
+            shard: self.shard.as_ref().map(|shard| Shard {
+                plan: shard.plan.as_deref().map(clean),
+                durations: shard.durations.as_deref().map(clean),
+                ..*shard
+            }),
             qemu: qemu(&self.qemu),
             others: others
                 .map(|(name, other)| (clean(name), qemu(other)))
@@ -86,5 +98,110 @@ impl Identity {
                 kernel: clean(&self.host.kernel),
             },
         }
+    }
+
+    /// What differs in `here` that may change a verdict, a sentence each: "QEMU: 7.2.22 there, 10.0.13
+    /// here".
+    pub fn differences(&self, here: &Identity) -> Vec<String> {
+        let commit = |identity: &Identity| identity.commit.clone().unwrap_or("unknown".into());
+        let accelerator = |identity: &Identity| {
+            let accelerator = identity.host.accelerator.clone();
+            accelerator.unwrap_or("none".into())
+        };
+        let digest = |identity: &Identity| {
+            let short = identity.matrix_digest.get(..12);
+            short.unwrap_or(&identity.matrix_digest).to_owned()
+        };
+        let mut all = vec![
+            ("commit".to_owned(), commit(self), commit(here)),
+            ("matrix file".to_owned(), digest(self), digest(here)),
+            (
+                "QEMU".to_owned(),
+                self.qemu.to_string(),
+                here.qemu.to_string(),
+            ),
+        ];
+        for (name, there) in &self.others {
+            let own = here.others.get(name);
+            let own = own.map_or("none".into(), Qemu::to_string);
+            all.push((format!("QEMU {name}"), there.to_string(), own));
+        }
+        let (a, b) = (&self.host, &here.host);
+        all.extend([
+            (
+                "accelerator".to_owned(),
+                accelerator(self),
+                accelerator(here),
+            ),
+            ("kernel".to_owned(), a.kernel.clone(), b.kernel.clone()),
+            (
+                "processor".to_owned(),
+                a.processor.clone(),
+                b.processor.clone(),
+            ),
+            (
+                "processors".to_owned(),
+                a.cores.to_string(),
+                b.cores.to_string(),
+            ),
+        ]);
+        let differing = all.into_iter().filter(|(_, there, here)| there != here);
+        differing
+            .map(|(what, there, here)| format!("{what}: {there} there, {here} here"))
+            .collect()
+    }
+}
+
+impl std::fmt::Display for Qemu {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.build {
+            Some(build) => write!(f, "{} ({build})", self.version),
+            None => f.write_str(&self.version),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_said_and_nothing_else() {
+        let qemu = |version: &str| Qemu {
+            version: version.into(),
+            build: Some("build-id:5f".into()),
+        };
+        let there = Identity {
+            commit: Some("0123".into()),
+            matrix_digest: "ab".repeat(32),
+            plan_digest: "cd".into(),
+            shard: None,
+            qemu: qemu("7.2.22"),
+            others: [("trixie".to_owned(), qemu("10.0.13"))].into(),
+            host: Host {
+                processor: "AMD EPYC".into(),
+                cores: 2,
+                accelerator: Some("TCG".into()),
+                kernel: "6.18".into(),
+            },
+        };
+        // Which plan and which shard says nothing of one trial.
+        let mut here = there.clone();
+        here.plan_digest = "ef".into();
+        assert!(there.differences(&here).is_empty());
+        here.qemu.version = "10.0.13".into();
+        here.others.clear();
+        here.commit = None;
+        here.host.accelerator = Some("KVM".into());
+        let differences = there.differences(&here);
+        assert_eq!(
+            differences,
+            [
+                "commit: 0123 there, unknown here",
+                "QEMU: 7.2.22 (build-id:5f) there, 10.0.13 (build-id:5f) here",
+                "QEMU trixie: 10.0.13 (build-id:5f) there, none here",
+                "accelerator: TCG there, KVM here",
+            ]
+        );
     }
 }

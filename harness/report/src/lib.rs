@@ -4,11 +4,14 @@
 //! end or long after: [`results`] puts the events in order, and [`junit`], [`markdown`] and [`terminal`]
 //! show them; [`html`] is a page for a browser. [`progress`] shows a run while it goes on. [`past`] is what
 //! is left of a run that is over: [`history`] keeps many of them in one file, [`compare`] says what became of
-//! each trial since, and [`figures`] which of two QEMUs measured more.
+//! each trial since, and [`figures`] which of two QEMUs measured more. [`shards`] splits a plan over machines
+//! by [`durations`], and [`merge`] joins their runs.
 
 pub mod bound;
 pub mod compare;
+pub mod durations;
 pub mod events;
+pub mod exit_code;
 pub mod expectation;
 pub mod figures;
 pub mod flags;
@@ -20,12 +23,14 @@ pub mod identity;
 pub mod junit;
 pub mod log;
 pub mod markdown;
+pub mod merge;
 pub mod name;
 pub mod out;
 pub mod past;
 pub mod progress;
 pub mod repeats;
 pub mod results;
+pub mod shards;
 pub mod signature;
 pub mod terminal;
 mod text;

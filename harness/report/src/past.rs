@@ -175,7 +175,7 @@ impl PastRun {
 
     /// The part of its plan that it was given; none for the whole.
     pub fn shard(&self) -> Option<Shard> {
-        self.identity.as_ref()?.shard
+        self.identity.as_ref()?.shard.clone()
     }
 
     /// Its commit, if known.

@@ -90,6 +90,7 @@ fn run_started(faults: bool) -> Event {
         unix_time: 1_790_000_000,
         identity: None,
         properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
+        settings: None,
         faults,
     }
 }

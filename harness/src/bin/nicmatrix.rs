@@ -4,7 +4,7 @@
 use clap::{Parser, Subcommand};
 use harness::cases;
 use harness::plan::{self, choose};
-use harness::run::planned::planned;
+use harness::run::planned::{keep_shard, planned};
 use harness::settings::Settings;
 use harness::show::{self, cache, doctor, explain, list, measure, plan_items};
 use harness::vm::checkpoint::store::Store;
@@ -70,6 +70,8 @@ enum Verb {
     Image,
     /// Say what this host can do, a line each
     Doctor,
+    /// Print the identity of a run here and now, as JSON
+    Identity,
 }
 
 #[derive(Subcommand)]
@@ -106,10 +108,10 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::List { filter, json, plan } => {
             settings.only.filter.extend(filter);
             let planned = planned(&settings)?;
-            let whole = planned.whole(&settings)?;
-            let names = plan::names(whole.as_deref().unwrap_or(&planned.trials));
+            let names = plan::names(&planned.trials);
             let mut trials = planned.trials;
             choose::keep(&settings.only, &names, &mut trials)?;
+            keep_shard(&settings, &mut trials)?;
             if trials.is_empty() {
                 let filters = settings.only.filter.join(" ");
                 return Err(plan::nothing_matches(&names, &filters, settings.only.exact));
@@ -189,6 +191,11 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
             print(&text)
         }
         Verb::Doctor => print(&doctor::examine(&settings)),
+        Verb::Identity => {
+            let plan = planned(&settings)?;
+            let identity = run::identity::here(&settings, &plan)?;
+            print(&(serde_json::to_string(&identity)? + "\n"))
+        }
     }
 }
 

@@ -43,8 +43,7 @@ pub fn by_axes(only: &Only, trial: &PlannedTrial) -> bool {
         && takes(&only.case, trial.case.name)
 }
 
-/// Keeps the trials that a filter selects. `names` are those of the whole plan, which `trials` may be a
-/// shard of.
+/// Keeps the trials that a filter selects and that are not left out. `names` are those of the plan.
 ///
 /// # Errors
 /// A filter that selects none of `names`, with what it probably meant.
@@ -54,9 +53,12 @@ pub fn keep(only: &Only, names: &[String], trials: &mut Vec<PlannedTrial>) -> an
     Ok(())
 }
 
-/// Whether one of the filters selects `name`; without a filter, all are.
-pub fn by_name(only: &Only, name: &str) -> bool {
-    only.filter.is_empty() || only.filter.iter().any(|filter| selects(only, filter, name))
+/// Whether one of the filters selects `name` and it is not to be left out; without a filter, all are
+/// selected.
+fn by_name(only: &Only, name: &str) -> bool {
+    let selected =
+        only.filter.is_empty() || only.filter.iter().any(|filter| selects(only, filter, name));
+    selected && !only.skip.iter().any(|text| name.contains(text.as_str()))
 }
 
 fn selects(only: &Only, filter: &str, name: &str) -> bool {
@@ -123,6 +125,11 @@ mod tests {
             o.exact = true;
         });
         assert!(by_name(&exact, &names[0]) && !by_name(&exact, &names[1]));
+        let skip = only(|o| {
+            o.filter = vec!["rhel9".into()];
+            o.skip = vec!["nothing".into(), "pxe".into()];
+        });
+        assert!(!by_name(&skip, &names[0]) && by_name(&skip, &names[1]));
     }
 
     #[test]

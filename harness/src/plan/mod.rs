@@ -3,6 +3,7 @@
 mod cell;
 pub mod choose;
 pub mod known;
+pub mod shard;
 mod variants;
 mod vm;
 
@@ -66,15 +67,13 @@ pub struct PlannedTrial {
 
 /// The trials in a stable order, by case (as in `cases`), then by cell (as on the axes). With
 /// `faults`, every case under each of its faults (once a NIC and backend) in place of the plain
-/// trials. A shard `(k, n)` takes the k-th of every n, whatever this host can run: the n shards make
-/// up the whole on any hosts.
+/// trials.
 pub fn plan(
     matrix: &Matrix,
     cases: &'static [&'static Case],
     profile: &Profile,
     facts: &Capabilities,
     faults: bool,
-    shard: Option<(u32, u32)>,
 ) -> Vec<PlannedTrial> {
     let cells: Vec<PlannedCell> = matrix
         .cells()
@@ -87,9 +86,7 @@ pub fn plan(
         None => true,
     };
     let destinations = destinations(matrix, facts);
-    let (k, n) = shard.unwrap_or((1, 1));
     let mut trials = Vec::new();
-    let mut count = 0;
     for case in cases.iter().filter(chosen) {
         let variants = by_qemu().flat_map(|cells| {
             let here = cells.iter().filter(|planned| {
@@ -106,12 +103,7 @@ pub fn plan(
                 false => variants,
             }
         });
-        for variant in variants {
-            if count % n == k - 1 {
-                trials.push(variant.trial(case, profile));
-            }
-            count += 1;
-        }
+        trials.extend(variants.map(|variant| variant.trial(case, profile)));
     }
     trials
 }
@@ -121,8 +113,7 @@ pub fn names(trials: &[PlannedTrial]) -> Vec<String> {
     trials.iter().map(|trial| trial.name.clone()).collect()
 }
 
-/// SHA-256 over the names of `trials`, a line each. Of a whole plan it is the same on every host and
-/// for every shard.
+/// SHA-256 over the names of `trials`, a line each. Of a plan it is the same on every host.
 pub fn digest(trials: &[PlannedTrial]) -> String {
     let mut sha = Sha256::new();
     for trial in trials {

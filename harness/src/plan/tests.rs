@@ -127,7 +127,6 @@ pub(super) fn on(
         matrix.profile(profile).unwrap(),
         facts,
         faults,
-        None,
     )
 }
 
@@ -211,7 +210,7 @@ fn all_shipped(profile: &str, faults: bool) -> Vec<PlannedTrial> {
         host.qemus.default.facts.devices =
             matrix.nics.values().map(|nic| nic.device.clone()).collect();
     });
-    plan(&matrix, cases, &profile, &facts, faults, None)
+    plan(&matrix, cases, &profile, &facts, faults)
 }
 
 #[test]
@@ -387,24 +386,6 @@ fn a_profile_may_choose_cases_but_not_their_order() {
     assert_eq!(cases, ["driver", "features"]);
 }
 
-#[test]
-fn shards_make_up_the_whole() {
-    let matrix = matrix("");
-    let profile = matrix.profile("smoke").unwrap();
-    let part = |k, facts| names(&plan(&matrix, CASES, profile, facts, false, Some((k, 3))));
-    let whole = names(&on(&facts(), &matrix, "smoke", false));
-    // Another host, that can do less, must take the same share.
-    let other = capable(|host| {
-        host.kernel.vhost_obstacle = Some("none".into());
-        host.qemus.default.facts.devices = vec![];
-    });
-    let parts = [part(1, &facts()), part(2, &other), part(3, &facts())];
-    for (i, name) in whole.iter().enumerate() {
-        assert_eq!(parts[i % 3][i / 3], *name);
-    }
-    assert_eq!(parts.iter().map(Vec::len).sum::<usize>(), whole.len());
-}
-
 fn verdicts(facts: &Capabilities, extra: &str) -> String {
     on(facts, &matrix(extra), "smoke", false)
         .iter()
@@ -521,7 +502,7 @@ fn a_vm_that_needs_what_is_not_here_is_skipped() {
     let verdict = |facts: &Capabilities, case: &str| {
         let matrix = matrix("");
         let smoke = matrix.profile("smoke").unwrap();
-        let trials = plan(&matrix, BOTH, smoke, facts, false, None);
+        let trials = plan(&matrix, BOTH, smoke, facts, false);
         find(trials, &format!("{case}::virtio::rhel9::tap")).action
     };
     let without = capable(|host| {

@@ -2,12 +2,8 @@
 //! by the processes of a run, so it cannot be asked.
 
 use report::events::Outcome;
+use report::exit_code::{self, BROKEN, worse};
 use std::collections::BTreeSet;
-
-/// The exit code for a NIC that failed; under faults, for a case that is blind.
-const FAILED: u8 = 1;
-/// The exit code for what the harness could not run.
-const BROKEN: u8 = 3;
 
 /// The verdicts so far.
 pub struct Verdicts {
@@ -33,7 +29,7 @@ impl Verdicts {
         if recorded {
             self.owed.remove(trial);
         }
-        self.worst = worse(self.worst, self.code_of(outcome));
+        self.worst = worse(self.worst, exit_code::of(outcome, self.flaky_fails));
     }
 
     /// The trials without a recorded verdict.
@@ -47,27 +43,6 @@ impl Verdicts {
             true => self.worst,
             false => worse(self.worst, BROKEN),
         }
-    }
-
-    /// The exit code that a verdict asks for.
-    fn code_of(&self, outcome: &Outcome) -> u8 {
-        match outcome {
-            Outcome::Failed { .. } => FAILED,
-            Outcome::Flaky { .. } if self.flaky_fails => FAILED,
-            Outcome::Broken { .. } | Outcome::Interrupted => BROKEN,
-            Outcome::Passed
-            | Outcome::Known { .. }
-            | Outcome::Flaky { .. }
-            | Outcome::Skipped { .. } => 0,
-        }
-    }
-}
-
-/// A failed NIC outweighs what could not be run.
-fn worse(one: u8, other: u8) -> u8 {
-    match (one, other) {
-        (FAILED, _) | (_, FAILED) => FAILED,
-        _ => one.max(other),
     }
 }
 

@@ -1,8 +1,12 @@
 //! What a run is, for its first event: [`Identity`].
 
-use crate::host::machine;
+use super::planned::Planned;
+use crate::guest::image;
 use crate::host::qemus::{Qemus, TestedQemu};
+use crate::host::{accel, machine};
+use crate::plan;
 use crate::settings::Settings;
+use report::errln;
 use report::identity::{Host, Identity, Qemu, Shard};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -16,13 +20,14 @@ pub fn identity(
     settings: &Settings,
     qemus: &Qemus,
     plan_digest: String,
+    shard: Option<Shard>,
 ) -> anyhow::Result<Identity> {
     let uname = nix::sys::utsname::uname()?;
     Ok(Identity {
         commit: commit(&settings.root),
         matrix_digest: format!("{:x}", Sha256::digest(std::fs::read(&settings.matrix)?)),
         plan_digest,
-        shard: settings.shard.map(|(k, n)| Shard { k, n }),
+        shard,
         qemu: of(&qemus.default),
         others: (qemus.iter().skip(1))
             .map(|(name, tested)| (name.to_owned(), of(tested)))
@@ -34,6 +39,21 @@ pub fn identity(
             kernel: uname.release().to_string_lossy().into_owned(),
         },
     })
+}
+
+/// The identity of a run of `planned`, with the accelerator, which is proved where it is not.
+///
+/// # Errors
+/// As [`identity`]; a host on which no trial can run.
+pub fn here(settings: &Settings, planned: &Planned) -> anyhow::Result<Identity> {
+    let say = |line: &str| errln!("{line}");
+    let qemus = &planned.capabilities.qemus;
+    let mut identity = identity(settings, qemus, plan::digest(&planned.trials), None)?;
+    let image = image::ensure(&settings.images(), None, &say)?;
+    let cache = settings.host_cache();
+    let proven = accel::prove(&qemus.default.qemu, &image, &cache, settings.accel, &say)?;
+    identity.host.accelerator = Some(proven.accel.name().to_owned());
+    Ok(identity)
 }
 
 fn of(TestedQemu { facts, .. }: &TestedQemu) -> Qemu {

@@ -8,13 +8,13 @@
 //! input, 3 the harness could not run, 130 interrupted.
 
 pub mod context;
+pub mod identity;
 pub mod planned;
 pub mod shell;
 pub mod trial;
 
 mod exit_code;
 mod expected;
-mod identity;
 mod lines;
 pub(crate) mod schedule;
 mod session;
@@ -25,7 +25,7 @@ use crate::net;
 use crate::plan::{self, Action, PlannedTrial, choose};
 use crate::settings::Settings;
 use libtest_mimic::{Arguments, Trial};
-use planned::planned;
+use planned::{keep_shard, planned};
 use report::{errln, out};
 use session::Session;
 use std::process::ExitCode;
@@ -52,23 +52,21 @@ pub fn trials(arguments: Vec<String>) -> anyhow::Result<ExitCode> {
 fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::from_env()?;
     let mut plan = planned(&settings)?;
-    let whole = plan.whole(&settings)?;
-    let all = whole.as_deref().unwrap_or(&plan.trials);
-    let names = plan::names(all);
-    let digest = plan::digest(all);
+    let names = plan::names(&plan.trials);
+    let digest = plan::digest(&plan.trials);
     choose::keep(&settings.only, &names, &mut plan.trials)?;
-    let mut selected = Vec::new();
-    for planned in &plan.trials {
-        if !arguments.is_filtered_out(&as_libtest(planned.clone())) {
-            selected.push(planned.clone());
-        }
-    }
+    let of_all_shards = match settings.shard {
+        Some(_) => selected(&plan.trials, &arguments).len(),
+        None => 0,
+    };
+    let share = keep_shard(&settings, &mut plan.trials)?;
+    let selected = selected(&plan.trials, &arguments);
     if arguments.list {
         out::text(&lines::list(selected.iter().map(|trial| &*trial.name)));
         return Ok(ExitCode::SUCCESS);
     }
     if selected.is_empty() && !arguments.ignored {
-        nothing_selected(&settings, &arguments, whole.as_deref(), &names)?;
+        nothing_selected(&settings, &arguments, of_all_shards, &names)?;
     }
     // A lab needs only a QEMU of this machine, and no privileges.
     let here = |trial: &PlannedTrial| trial.action == Action::Run && trial.host == Host::Direct;
@@ -77,9 +75,14 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
         net::userns::enter_if_needed()?;
         net::tun::check()?;
     }
-    let identity = identity::identity(&settings, &plan.capabilities.qemus, digest)?;
+    let identity = identity::identity(
+        &settings,
+        &plan.capabilities.qemus,
+        digest,
+        share.as_ref().map(|share| share.shard.clone()),
+    )?;
     let mut trials = std::mem::take(&mut plan.trials);
-    let opened = Session::open(identity, settings, plan, &selected)?;
+    let opened = Session::open(identity, settings, plan, &selected, share)?;
     let session = SESSION.get_or_init(|| opened);
     if session.shows_progress() {
         // Progress and table show the same.
@@ -99,24 +102,26 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     ran.map(|()| code)
 }
 
-/// A filter that matches nothing of the whole plan is an error; a shard that has none of the trials it
-/// matches is not.
+/// Those of `trials` that libtest's filters select.
+fn selected(trials: &[PlannedTrial], arguments: &Arguments) -> Vec<PlannedTrial> {
+    let trials = trials.iter();
+    trials
+        .filter(|trial| !arguments.is_filtered_out(&as_libtest((*trial).clone())))
+        .cloned()
+        .collect()
+}
+
+/// A filter that matches nothing of the plan is an error; a shard that has none of the `of_all_shards`
+/// trials that it matches is not.
 fn nothing_selected(
     settings: &Settings,
     arguments: &Arguments,
-    whole: Option<&[PlannedTrial]>,
+    of_all_shards: usize,
     names: &[String],
 ) -> anyhow::Result<()> {
-    if let (Some((k, n)), Some(whole)) = (settings.shard, whole) {
-        let matching = whole
-            .iter()
-            .filter(|trial| choose::by_name(&settings.only, &trial.name))
-            .filter(|trial| !arguments.is_filtered_out(&as_libtest((*trial).clone())))
-            .count();
-        if matching > 0 {
-            errln!("shard {k}/{n} has none of the {matching} trials selected");
-            return Ok(());
-        }
+    if let (Some((k, n)), 1..) = (settings.shard, of_all_shards) {
+        errln!("shard {k}/{n} has none of the {of_all_shards} trials selected");
+        return Ok(());
     }
     let filter = arguments.filter.clone().unwrap_or_default();
     Err(plan::nothing_matches(names, &filter, arguments.exact))

@@ -7,9 +7,11 @@ use crate::host::qemus::Qemus;
 use crate::host::{Capabilities, kernel_facts, machine, place};
 use crate::matrix::load;
 use crate::matrix::schema::{BootMode, Matrix, Profile};
+use crate::plan::shard::{self, Share};
 use crate::plan::{self, PlannedTrial, choose};
 use crate::settings::Settings;
 use crate::vm::start_state::StartState;
+use report::durations::Durations;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The plan of a matrix on this host.
@@ -25,22 +27,6 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// The trials of the whole plan, where these are a shard's.
-    ///
-    /// # Errors
-    /// As [`planned_with`].
-    pub fn whole(&self, settings: &Settings) -> anyhow::Result<Option<Vec<PlannedTrial>>> {
-        if settings.shard.is_none() {
-            return Ok(None);
-        }
-        let unsplit = Settings {
-            shard: None,
-            ..settings.clone()
-        };
-        let whole = planned_with(&unsplit, self.capabilities.qemus.clone())?;
-        Ok(Some(whole.trials))
-    }
-
     /// The trial of that name.
     ///
     /// # Errors
@@ -66,6 +52,22 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     let (matrix, profile) = chosen(settings)?;
     let qemus = Qemus::of(settings, &matrix)?;
     planned_of(settings, matrix, profile, qemus)
+}
+
+/// Keeps of what was chosen the shard that the settings ask for, if any.
+///
+/// # Errors
+/// Durations that cannot be read.
+pub fn keep_shard(
+    settings: &Settings,
+    trials: &mut Vec<PlannedTrial>,
+) -> anyhow::Result<Option<Share>> {
+    let Some(shard) = settings.shard else {
+        return Ok(None);
+    };
+    let durations = settings.durations.as_deref().map(Durations::read);
+    let durations = durations.transpose()?;
+    Ok(Some(shard::keep(shard, durations.as_ref(), trials)))
 }
 
 /// The matrix, with the images that the environment names.
@@ -129,7 +131,6 @@ fn planned_of(
         &profile,
         &capabilities,
         settings.faults,
-        settings.shard,
     );
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     choose::check(&settings.only, &matrix, &names)?;

@@ -14,6 +14,7 @@ use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
 use crate::lab::Labs;
 use crate::matrix::Backend;
+use crate::plan::shard::Share;
 use crate::plan::{Action, PlannedTrial};
 use crate::settings::Settings;
 use crate::vm::accel::Accel;
@@ -24,6 +25,7 @@ use report::events::{Event, Outcome, SCHEMA, TrialEnded};
 use report::html::{self, Earlier};
 use report::identity::Identity;
 use report::log::EventLog;
+use report::merge::PLAN;
 use report::name::DEFAULT_QEMU;
 use report::progress::Progress;
 use report::terminal;
@@ -69,6 +71,7 @@ impl Session {
         settings: Settings,
         planned: Planned,
         selected: &[PlannedTrial],
+        share: Option<Share>,
     ) -> anyhow::Result<Session> {
         let to_run = selected.iter().filter(|trial| trial.action == Action::Run);
         let runs = to_run.clone().count();
@@ -86,6 +89,12 @@ impl Session {
         let accel = ready.transpose()?.map(|ready| ready.proven.accel);
         identity.host.accelerator = accel.map(|accel| accel.name().to_owned());
         let run = artifacts::run_dir(&settings.runs(), settings.run.as_deref())?;
+        if let Some(share) = share {
+            let file = run.path().join(PLAN);
+            artifacts::on_disk(std::fs::write(&file, share.plan), || {
+                format!("write {}", file.display())
+            })?;
+        }
         let log = EventLog::create(run.path());
         let log = artifacts::on_disk(log, || {
             format!("open the event log in {}", run.path().display())
@@ -101,6 +110,7 @@ impl Session {
                 properties: context
                     .as_ref()
                     .map_or_else(BTreeMap::new, |c| c.properties(selected)),
+                settings: Some(settings.recorded()?),
                 faults: settings.faults,
             },
         )?;

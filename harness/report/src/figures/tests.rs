@@ -23,6 +23,7 @@ impl Noise {
 fn run(noise: &mut Noise, qemu: &str, accelerator: &str, slowed: impl Fn(&str) -> f64) -> Results {
     let properties = BTreeMap::from([("accelerator".to_owned(), accelerator.to_owned())]);
     let mut events = vec![Event::RunStarted {
+        settings: None,
         schema: 2,
         unix_time: 1,
         identity: None,

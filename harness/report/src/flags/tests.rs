@@ -35,6 +35,11 @@ const EACH: &[(&str, &str, &[&str])] = &[
     ("NICMATRIX_BOOT", "1", &["--boot"]),
     ("NICMATRIX_FAULTS", "1", &["--faults"]),
     ("NICMATRIX_SHARD", "2/3", &["--shard", "2/3"]),
+    (
+        "NICMATRIX_DURATIONS",
+        "durations.json",
+        &["--durations", "durations.json"],
+    ),
     ("NICMATRIX_NIC", "e1000,virtio", &["--nic", "e1000,virtio"]),
     ("NICMATRIX_GUEST", "rhel9", &["--guest", "rhel9"]),
     ("NICMATRIX_BACKEND", "tap", &["--backend", "tap"]),
@@ -47,6 +52,11 @@ const EACH: &[(&str, &str, &[&str])] = &[
         "NICMATRIX_FILTER",
         "pxe::virtio,driver::",
         &["--filter", "pxe::virtio,driver::"],
+    ),
+    (
+        "NICMATRIX_SKIP",
+        "netperf,pxe",
+        &["--skip", "netperf", "--skip", "pxe"],
     ),
     ("NICMATRIX_EXACT", "1", &["--exact"]),
     ("NICMATRIX_RETRIES", "2", &["--retries", "2"]),
@@ -162,8 +172,8 @@ fn bad_values_are_said_with_what_is_allowed() {
     NICMATRIX_SHARD is `1`, expected K/N, the K-th of N parts, with K from 1 to N
     NICMATRIX_FAULTS is `yes`, expected 0 or 1
     NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, expected 0 or 1
-    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
-    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
     NICMATRIX_SETTINGS is not understood: invalid number at line 1 column 2
     NICMATRIX_SETTINGS is not understood: unknown field `profil`, expected one of `profile`, `matrix`, `qemu`, `firmware`, `accel`, `host`, `allow_module_reload`, `boot` at line 1 column 23
     NICMATRIX_SETTINGS is not understood: expected K/N, the K-th of N parts, with K from 1 to N at line 1 column 28
@@ -196,6 +206,7 @@ fn paths_are_meant_from_where_the_user_is() {
         (["--qemu", "new=build/qemu"], "new=/home/u/build/qemu"),
         (["--qemu", "new=qemu-kvm"], "new=qemu-kvm"),
         (["--matrix", "m.toml"], "/home/u/m.toml"),
+        (["--durations", "d.json"], "/home/u/d.json"),
         (["--firmware", "pc-bios"], "/home/u/pc-bios"),
         (["--junit", "j.xml"], "/home/u/j.xml"),
         (["--dir", "d"], "/home/u/d"),
@@ -222,6 +233,34 @@ fn conditions_become_the_flags_that_they_were() {
         .flat_map(|(flag, value)| std::iter::once(flag).chain(value))
         .collect();
     assert_eq!(rendered, words);
+}
+
+#[test]
+fn conditions_are_recorded_and_what_a_newer_version_recorded_is_named() {
+    let words = [
+        "--profile",
+        "full",
+        "--qemu",
+        "new=/q",
+        "--accel",
+        "kvm",
+        "--boot",
+    ];
+    let conditions = flags(&words).conditions;
+    let mut recorded = conditions.recorded().unwrap();
+    let text = serde_json::to_string(&recorded).unwrap();
+    let expected = r#"{"accel":"kvm","boot":true,"profile":"full","qemu":["new=/q"]}"#;
+    assert_eq!(text, expected);
+    let back = Conditions::of_recorded(&recorded);
+    assert_eq!(back, (conditions.clone(), Vec::new()));
+    recorded.insert("numa".into(), 2.into());
+    recorded.insert("host".into(), "cloud".into());
+    let (known, unknown) = Conditions::of_recorded(&recorded);
+    assert_eq!(
+        (known, unknown),
+        (conditions, vec!["host".to_owned(), "numa".to_owned()])
+    );
+    assert!(Conditions::default().recorded().unwrap().is_empty());
 }
 
 #[test]

@@ -339,7 +339,11 @@ fn one_identity(identity: &Identity) -> Markup {
         ),
         ("plan".into(), format!("sha256 {}", identity.plan_digest)),
     ]);
-    rows.extend(shard.map(|shard| ("shard".to_owned(), format!("{} of {}", shard.k, shard.n))));
+    rows.extend(
+        shard
+            .as_ref()
+            .map(|shard| ("shard".to_owned(), format!("{} of {}", shard.k, shard.n))),
+    );
     html! {
         div.scroll { table.identity {
             @for (name, value) in &rows { tr { th scope="row" { (Shown(name)) } td { (Shown(value)) } } }

@@ -123,6 +123,7 @@ fn hostile_run() -> Results {
         unix_time: 0,
         identity: None,
         properties: [(h(), h()), (HOST.to_owned(), h())].into(),
+        settings: None,
         faults: true,
     }];
     for (nic, outcome) in [

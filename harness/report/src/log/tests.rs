@@ -57,7 +57,12 @@ fn identity() -> Identity {
         commit: Some("0123456789abcdef0123456789abcdef01234567-dirty".into()),
         matrix_digest: "ab".repeat(32),
         plan_digest: "cd".repeat(32),
-        shard: Some(Shard { k: 1, n: 4 }),
+        shard: Some(Shard {
+            k: 1,
+            n: 4,
+            plan: Some("ef".repeat(32)),
+            durations: None,
+        }),
         qemu: Qemu {
             version: "7.2.22".into(),
             build: Some("build-id:5f0e".into()),
@@ -102,6 +107,7 @@ fn what_is_appended_is_read_back() {
             unix_time: 1,
             identity: Some(Box::new(identity())),
             properties: [("qemu".to_string(), "7.2".to_string())].into(),
+            settings: Some([("boot".to_owned(), true.into())].into()),
             faults: true,
         },
         started("a"),
@@ -208,6 +214,7 @@ fn a_log_of_a_newer_schema_is_refused() {
         unix_time: 1,
         identity: None,
         properties: [].into(),
+        settings: None,
         faults: false,
     }]);
     let error = read(&path).unwrap_err().to_string();

@@ -113,7 +113,12 @@ impl Sample {
 
     /// Shard `k` of `n`: each n-th trial.
     pub fn shard(mut self, k: u32, n: u32) -> Sample {
-        self.identity.shard = Some(Shard { k, n });
+        self.identity.shard = Some(Shard {
+            k,
+            n,
+            plan: None,
+            durations: None,
+        });
         self.name += &format!("-{k}");
         self.time += f64::from(k);
         let mut index = 0;
@@ -127,6 +132,7 @@ impl Sample {
     /// Its events.
     pub fn lines(&self) -> Vec<Line> {
         let mut events = vec![Event::RunStarted {
+            settings: None,
             schema: SCHEMA,
             unix_time: self.time as u64,
             identity: Some(Box::new(self.identity.clone())),

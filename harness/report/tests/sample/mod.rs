@@ -47,6 +47,7 @@ impl Log {
         let properties: BTreeMap<String, String> =
             properties.map(|(k, v)| (k.into(), v.into())).into();
         let started = Event::RunStarted {
+            settings: None,
             schema: SCHEMA,
             unix_time: BEGIN as u64,
             identity: Some(Box::new(identity)),

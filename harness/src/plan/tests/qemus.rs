@@ -36,7 +36,7 @@ fn a_case_that_goes_elsewhere_has_a_trial_for_each_other_qemu_and_none_without()
         .to_vec();
     let profile = matrix.profile("both").unwrap();
     let trials = |matrix: &Matrix, faults| {
-        let trials = plan(matrix, ACROSS, profile, &facts, faults, None);
+        let trials = plan(matrix, ACROSS, profile, &facts, faults);
         trials
             .into_iter()
             .filter(|trial| trial.cell.backend == Backend::Tap)
