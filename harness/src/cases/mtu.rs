@@ -85,14 +85,10 @@ fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {
         .map_err(|error| error.context(format!("0 replies came back with the MTU at {mtu}")))?;
     let crossing = mtu.min(bridge::MAX_MTU);
     let size = crossing - HEADERS;
-    let report = bed.guest_ping(&format!("-M do -c 2 -i 0.2 -W 2 -s {size}"), addr::HOST)?;
-    ensure!(
-        report.received == 2,
-        "with the MTU at {mtu}, {} of 2 replies came back to {} bytes from the guest: {}",
-        report.received,
-        crossing,
-        report.output.trim()
-    );
+    bed.guest_expect_answered(2, &format!("-M do -i 0.2 -s {size}"), addr::HOST)
+        .with_context(|| {
+            format!("with the MTU at {mtu}, to {crossing} bytes from the guest not all replies came back")
+        })?;
     let ping = bed.ping().dont_fragment().count(2).interval(0.2).size(size);
     bed.expect_answered(&ping, 2)
         .with_context(|| format!("with the MTU at {mtu}, to {crossing} bytes from the host"))?;

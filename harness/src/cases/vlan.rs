@@ -285,21 +285,20 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
     let marks = [wires[0].1.mark()?, wires[1].1.mark()?];
     // e1000 holds frames back for 1 s after its filter was changed; then ping need not wait.
     let limit = deadline::FIRST_PING.start().span().as_secs_f64().ceil();
-    let begin = (1, format!("-c 1 -W {limit}"));
-    let sized = sizes(bed).map(|size| (COUNT, format!("-c {COUNT} -i 0.2 -M do -s {size}")));
-    let mut sent = 0;
-    for (count, options) in [begin].into_iter().chain(sized) {
-        let report = bed.guest_ping(&options, THERE)?;
-        ensure!(
-            report.received == u64::from(count),
-            "in VLAN {id} {} of {count} replies came back to `{}`: {}; the other guest's tap showed: {}",
-            report.received,
-            report.command,
-            report.output.trim(),
-            peer.wire.summary(marks[1])?
-        );
-        sent += count as usize;
+    let first = bed.guest_ping(&format!("-c 1 -W {limit}"), THERE)?;
+    let mut answered = first.expect_all_answered(1);
+    for size in sizes(bed) {
+        let options = format!("-i 0.2 -M do -s {size}");
+        answered =
+            answered.and_then(|()| (bed.guest_expect_answered(COUNT, &options, THERE)).map(drop));
     }
+    if let Err(error) = answered {
+        let seen = peer.wire.summary(marks[1])?;
+        return Err(error.context(format!(
+            "in VLAN {id} not all replies came back; the other guest's tap showed: {seen}"
+        )));
+    }
+    let sent = 1 + sizes(bed).len() * COUNT as usize;
     for ((whose, wire), mark) in wires.into_iter().zip(marks) {
         expect_tagged((whose, wire), mark, (HERE, THERE), id, sent)?;
     }

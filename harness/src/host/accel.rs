@@ -30,7 +30,12 @@ const REFERENCE_SECONDS: f64 = 1.8;
 
 /// The image must be in userspace by then: some thirty times what an ordinary machine takes, so that
 /// only an accelerator that cannot be used misses it.
-const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The image's boot was neither over nor in userspace in time: a host that is busy looks like that too.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotInTime(String);
 
 /// By how much KVM may come in after TCG: a working KVM is in userspace long before, but the two
 /// share the processors while they race.
@@ -92,12 +97,14 @@ pub fn known(
 
 /// Finds what VMs can run under, by booting `image`; the answer is kept in `cache_dir`.
 ///
-/// `progress` is called with a line before each boot. Every error is a [`CannotRun`].
+/// `progress` is called with a line before each boot, which may take `limit`. Every error is a
+/// [`CannotRun`]; behind that of a boot which took longer is [`NotInTime`].
 pub fn prove(
     qemu: &Qemu,
     image: &GuestImage,
     cache_dir: &Path,
     choice: AccelChoice,
+    limit: Duration,
     progress: &dyn Fn(&str),
 ) -> Result<Proven> {
     let file = file(cache_dir, qemu, choice);
@@ -116,7 +123,7 @@ pub fn prove(
     if let Some(proven) = cached(&file, &key) {
         return Ok(proven);
     }
-    let start = |accel| ProofBoot::start(accel, qemu, image);
+    let start = |accel| ProofBoot::start(accel, qemu, image, limit);
     let proven = match (choice, key.kvm_refusal.as_str()) {
         (AccelChoice::Tcg, _) => {
             progress("measuring a boot under TCG");
@@ -177,6 +184,8 @@ struct ProofBoot {
     /// The serial console, until it is closed.
     console: Option<UnixStream>,
     serial: Vec<u8>,
+    /// How long it may take.
+    limit: Duration,
     /// Seconds from start to userspace.
     userspace: Option<f64>,
     /// How it ended, and after how many seconds.
@@ -184,7 +193,7 @@ struct ProofBoot {
 }
 
 impl ProofBoot {
-    fn start(accel: Accel, qemu: &Qemu, image: &GuestImage) -> Result<Self> {
+    fn start(accel: Accel, qemu: &Qemu, image: &GuestImage, limit: Duration) -> Result<Self> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut put = |text: &str| arguments.extend(text.split(' ').map(OsString::from));
         put("-machine pc -m 256 -smp 1");
@@ -193,11 +202,11 @@ impl ProofBoot {
         arguments.extend(["-kernel".into(), image.kernel().into()]);
         arguments.extend(["-initrd".into(), image.initrd.clone().into()]);
         arguments.extend(["-append".into(), KERNEL_CMDLINE.into()]);
-        Self::spawn(accel, qemu, arguments)
+        Self::spawn(accel, qemu, arguments, limit)
     }
 
     /// `arguments` have the serial console on standard output.
-    fn spawn(accel: Accel, qemu: &Qemu, arguments: Vec<OsString>) -> Result<Self> {
+    fn spawn(accel: Accel, qemu: &Qemu, arguments: Vec<OsString>, limit: Duration) -> Result<Self> {
         let mut command = qemu.command(arguments);
         let console = command.stdio()?;
         Ok(ProofBoot {
@@ -206,6 +215,7 @@ impl ProofBoot {
             process: command.start()?,
             console: Some(console),
             serial: Vec::new(),
+            limit,
             userspace: None,
             exit: None,
         })
@@ -230,6 +240,10 @@ impl ProofBoot {
         self.console.is_none()
     }
 
+    fn deadline(&self) -> Instant {
+        self.process.started() + self.limit
+    }
+
     fn is_running(&self) -> bool {
         self.exit.is_none() && self.userspace.is_none()
     }
@@ -243,7 +257,7 @@ impl ProofBoot {
             ),
             None => format!(
                 "`{program}` under {name} did not bring the guest to userspace within {} s",
-                BOOT_DEADLINE.as_secs()
+                self.limit.as_secs()
             ),
         };
         let said = match tail(&self.process.stderr()) {
@@ -302,19 +316,23 @@ fn step(boots: &mut [&mut ProofBoot], deadline: Instant) -> Result<()> {
 
 /// One boot, with nothing to compare it to.
 fn alone(mut boot: ProofBoot, reason: &str) -> Result<Proven> {
-    let deadline = boot.process.started() + BOOT_DEADLINE;
+    let deadline = boot.deadline();
     while boot.is_running() && Instant::now() < deadline {
         step(&mut [&mut boot], deadline).or_cannot_run(|| "watch a boot".into())?;
     }
     match boot.userspace {
         Some(seconds) => Ok(proven(boot.accel, seconds, reason.into())),
-        None => Err(CannotRun(boot.failure()).into()),
+        None if boot.exit.is_some() => Err(CannotRun(boot.failure()).into()),
+        None => {
+            let name = boot.accel.name();
+            Err(NotInTime(boot.failure())).or_cannot_run(|| format!("see whether {name} works"))
+        }
     }
 }
 
 /// KVM, if it is in userspace no later than TCG and a little; else TCG.
 fn race(mut kvm: ProofBoot, mut tcg: ProofBoot) -> Result<Proven> {
-    let deadline = tcg.process.started() + BOOT_DEADLINE;
+    let deadline = tcg.deadline();
     loop {
         if let Some(seconds) = kvm.userspace {
             let reason = format!("KVM, whose boot was in userspace after {seconds:.1} s");

@@ -114,6 +114,24 @@ impl PingReport {
         )
     }
 
+    /// An error unless each of the first `count` requests was answered once, unharmed. Of a ping with `-w`,
+    /// which awaits late replies, and sends further requests meanwhile.
+    pub fn expect_first_answered(&self, count: u64) -> Result<()> {
+        let answered = self.answered();
+        let missing: Vec<String> = (1..=count)
+            .filter(|seq| !answered.contains(seq))
+            .map(|seq| seq.to_string())
+            .collect();
+        if missing.is_empty() && self.has_only_clean(self.transmitted) {
+            return Ok(());
+        }
+        bail!(
+            "`{}` should have had its first {count} answered: {self}; no reply to icmp_seq {}",
+            self.command,
+            missing.join(", ")
+        )
+    }
+
     /// Whether all that is wrong is that some of `count` requests were not answered in time.
     pub fn lacks_only_replies(&self, count: u64) -> bool {
         self.has_only_clean(count) && self.received < count
@@ -125,14 +143,19 @@ impl PingReport {
         self.refused.is_none() && clean && self.transmitted == count
     }
 
-    /// Sequence numbers that no reply was printed for, the first 20; none for a flood, which prints
-    /// no replies.
-    fn unanswered(&self) -> Vec<String> {
+    /// Sequence numbers that a reply was printed for.
+    fn answered(&self) -> BTreeSet<u64> {
         let number = |line: &str| {
             let (_, rest) = line.split_once(" bytes from ")?.1.split_once("icmp_seq=")?;
             rest.split(' ').next()?.parse().ok()
         };
-        let answered: BTreeSet<u64> = self.output.lines().filter_map(number).collect();
+        self.output.lines().filter_map(number).collect()
+    }
+
+    /// Sequence numbers that no reply was printed for, the first 20; none for a flood, which prints
+    /// no replies.
+    fn unanswered(&self) -> Vec<String> {
+        let answered = self.answered();
         if answered.is_empty() {
             return Vec::new();
         }
@@ -269,6 +292,31 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
         );
         assert_eq!((report.received, report.rtt), (1, None));
         report.expect_all_answered(1).unwrap();
+    }
+
+    #[test]
+    fn a_late_reply_is_told_from_a_lost_one() {
+        let line =
+            |seq: u64| format!("64 bytes from 10.0.0.2: icmp_seq={seq} ttl=64 time=9.20 ms\n");
+        let report = |answered: &[u64], sent: u64, more: &str| {
+            let lines: String = answered.iter().map(|seq| line(*seq)).collect();
+            let received = answered.len();
+            let text = format!(
+                "{lines}\n{sent} packets transmitted, {received} received{more}, 9% packet loss, time 404ms\n"
+            );
+            PingReport::parse("ping", &text).unwrap()
+        };
+        // A fourth request left before the reply to the third was there.
+        report(&[1, 2, 3], 4, "").expect_first_answered(3).unwrap();
+        report(&[2, 1, 3], 3, "").expect_first_answered(3).unwrap();
+        let lost = report(&[1, 2, 4], 4, "").expect_first_answered(3);
+        let lost = lost.unwrap_err().to_string();
+        assert!(lost.ends_with("no reply to icmp_seq 3"), "{lost}");
+        for more in [", +1 duplicates", ", +1 errors", ", +1 corrupted"] {
+            report(&[1, 2, 3], 3, more)
+                .expect_first_answered(3)
+                .unwrap_err();
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::base::artifacts::Artifacts;
 use crate::base::deadline;
 use crate::base::error::{CannotRun, Skip};
 use crate::guest::image::{self, GuestImage};
-use crate::host::accel::{self, Proven};
+use crate::host::accel::{self, BOOT_DEADLINE, Proven};
 use crate::host::qemus::{Qemus, TestedQemu};
 use crate::lab::Outside;
 use crate::matrix::schema::{Guest, Profile};
@@ -73,7 +73,14 @@ impl Context {
                 continue;
             }
             let cache = settings.host_cache();
-            let proven = accel::prove(&tested.qemu, &images.0, &cache, settings.accel, &say)?;
+            let proven = accel::prove(
+                &tested.qemu,
+                &images.0,
+                &cache,
+                settings.accel,
+                BOOT_DEADLINE,
+                &say,
+            )?;
             let store = Store::new(settings.checkpoints());
             of_each.push((name.to_owned(), proven, Checkpoints::of(store, tested)));
         }

@@ -2,8 +2,9 @@
 
 use super::planned::Planned;
 use crate::guest::image;
+use crate::host::accel::{self, BOOT_DEADLINE};
+use crate::host::machine;
 use crate::host::qemus::{Qemus, TestedQemu};
-use crate::host::{accel, machine};
 use crate::plan;
 use crate::settings::Settings;
 use report::errln;
@@ -51,7 +52,14 @@ pub fn here(settings: &Settings, planned: &Planned) -> anyhow::Result<Identity> 
     let mut identity = identity(settings, qemus, plan::digest(&planned.trials), None)?;
     let image = image::ensure(&settings.images(), None, &say)?;
     let cache = settings.host_cache();
-    let proven = accel::prove(&qemus.default.qemu, &image, &cache, settings.accel, &say)?;
+    let proven = accel::prove(
+        &qemus.default.qemu,
+        &image,
+        &cache,
+        settings.accel,
+        BOOT_DEADLINE,
+        &say,
+    )?;
     identity.host.accelerator = Some(proven.accel.name().to_owned());
     Ok(identity)
 }

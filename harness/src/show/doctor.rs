@@ -2,7 +2,7 @@
 
 use crate::cases;
 use crate::guest::image;
-use crate::host::accel;
+use crate::host::accel::{self, BOOT_DEADLINE};
 use crate::host::kernel_facts::{self, KernelFacts};
 use crate::host::qemu_facts::{self, QemuFacts};
 use crate::matrix::load;
@@ -43,7 +43,14 @@ pub fn examine(settings: &Settings) -> String {
             image.initrd.display()
         ),
     );
-    match accel::prove(&qemu, &image, &settings.host_cache(), settings.accel, &say) {
+    match accel::prove(
+        &qemu,
+        &image,
+        &settings.host_cache(),
+        settings.accel,
+        BOOT_DEADLINE,
+        &say,
+    ) {
         Ok(proven) if proven.accel == Accel::Kvm => lines.ok("KVM", &proven.reason),
         Ok(proven) => lines.lack(
             "KVM",

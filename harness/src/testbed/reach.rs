@@ -45,6 +45,24 @@ impl Testbed {
         PingReport::parse(&command, &format!("{}\n{}", output.stdout, output.stderr))
     }
 
+    /// Pings from the guest with `options`, and demands a reply to each of `count` requests. Late replies are
+    /// awaited: without `-w`, ping leaves two round trips after its last request.
+    ///
+    /// # Errors
+    /// Loss, with ping's own summary.
+    pub fn guest_expect_answered(
+        &self,
+        count: u32,
+        options: &str,
+        target: Ipv4Addr,
+    ) -> anyhow::Result<PingReport> {
+        let late = deadline::LATE_REPLY.start().span().as_secs_f64();
+        let seconds = (late + f64::from(count)).ceil();
+        let report = self.guest_ping(&format!("-c {count} -w {seconds} {options}"), target)?;
+        report.expect_first_answered(count.into())?;
+        Ok(report)
+    }
+
     /// Pings the guest and demands every reply.
     ///
     /// # Errors

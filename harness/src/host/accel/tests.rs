@@ -1,4 +1,5 @@
 use super::*;
+use crate::base::error::find;
 
 fn qemu(program: impl Into<PathBuf>) -> Qemu {
     Qemu::at(program.into())
@@ -6,7 +7,11 @@ fn qemu(program: impl Into<PathBuf>) -> Qemu {
 
 /// A stand-in for a QEMU that does what `script` says.
 fn boot(accel: Accel, script: &str) -> ProofBoot {
-    ProofBoot::spawn(accel, &qemu("sh"), vec!["-c".into(), script.into()]).unwrap()
+    boot_within(accel, script, BOOT_DEADLINE)
+}
+
+fn boot_within(accel: Accel, script: &str, limit: Duration) -> ProofBoot {
+    ProofBoot::spawn(accel, &qemu("sh"), vec!["-c".into(), script.into()], limit).unwrap()
 }
 
 const UP: &str = "echo booting; echo 'nicmatrix: userspace'; exec sleep 60";
@@ -69,6 +74,19 @@ fn a_qemu_that_ends_is_an_error_at_once() {
         }
     }
     assert!(begun.elapsed() < BOOT_DEADLINE / 2);
+}
+
+#[test]
+fn a_boot_that_takes_too_long_is_told_from_one_that_ends() {
+    let stuck = boot_within(Accel::Kvm, STUCK, Duration::from_millis(50));
+    let error = alone(stuck, "").unwrap_err();
+    assert!(error.is::<CannotRun>() && find::<NotInTime>(&error).is_some());
+    assert!(
+        format!("{error:#}").contains("cannot see whether KVM works: `sh` under KVM did not"),
+        "{error:#}"
+    );
+    let ended = alone(boot(Accel::Kvm, REFUSED), "").unwrap_err();
+    assert!(find::<NotInTime>(&ended).is_none());
 }
 
 #[test]
