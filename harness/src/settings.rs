@@ -4,8 +4,8 @@
 use crate::base::words::{self, is_program, quote};
 use anyhow::{Context, ensure};
 use report::flags::{
-    self, Conditions, Flags, FlakyResult, Only, Output, QemuChoice, Results, Selection, Terminal,
-    named,
+    self, Conditions, Flags, FlakyResult, MessageFormat, Only, Output, QemuChoice, Results,
+    Selection, Terminal, named,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub only: Only,
     /// Where the JUnit file goes.
     pub junit: Option<PathBuf>,
+    /// The events go to stdout, in place of the summary.
+    pub json: bool,
     /// Show progress and a table in place of libtest's lines.
     pub table: bool,
     /// Show what is said to and by the VM on stderr, as it comes.
@@ -101,6 +103,7 @@ impl Settings {
                     confirm,
                     flaky_result,
                     junit,
+                    message_format,
                     strict,
                 },
             terminal: Terminal { shell },
@@ -183,6 +186,7 @@ impl Settings {
             nextest,
             run: get(flags::RUN).or_else(|| get("NEXTEST_RUN_ID")).cloned(),
             junit: junit.map(|file| root.join(file)),
+            json: message_format == Some(MessageFormat::Json),
             dir: path(dir, flags::DEFAULT_DIR),
             root,
         })
@@ -433,7 +437,7 @@ mod tests {
         NICMATRIX_QEMU is `a b`, expected PATH, NAME=PATH or NAME,…; a name has letters, digits, `_`, `-` and `.`
         --firmware (NICMATRIX_FIRMWARE): there is no directory /nowhere; expected QEMU's -L directories, in the variable separated by `:`
         NICMATRIX_ACCEL: unknown value `kmv`, did you mean `kvm`? (allowed: auto, kvm, tcg)
-        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, NIC, GUEST, BACKEND, CASE, FILTER, EXACT, RETRIES, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+        NICMATRIX_BOOTS: unknown setting `BOOTS`, did you mean `BOOT`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, MESSAGE_FORMAT, STRICT, SHELL, TABLE, SHOW, DIR)
         ");
     }
 

@@ -235,7 +235,12 @@ fn within(
 
 fn render(entries: &[Entry], format: Format) -> Result<String> {
     Ok(match format {
-        Format::Github => format!("matrix={}\n", serde_json::json!({ "include": entries })),
+        Format::Github => {
+            let mut matrix = serde_json::json!({ "include": entries });
+            // Otherwise the order depends on what else is built with serde_json.
+            matrix.sort_all_objects();
+            format!("matrix={matrix}\n")
+        }
         // JSON is YAML. `parallel: matrix:` wants lists of strings.
         Format::Gitlab => {
             let jobs = entries.iter().map(

@@ -168,6 +168,10 @@ pub struct Results {
     /// Where the JUnit file goes
     #[arg(long, value_name = "PATH")]
     pub junit: Option<PathBuf>,
+    /// What goes to stdout: the summary, or each event as it comes, a line of JSON each (docs/events.md)
+    /// [default: human]
+    #[arg(long, value_name = "FORMAT", value_parser = OneOf::<MessageFormat>::new())]
+    pub message_format: Option<MessageFormat>,
     /// A trial that passes although the matrix file expects it to fail ([[expect]]) is a failure
     #[arg(long)]
     pub strict: bool,
@@ -246,6 +250,18 @@ pub enum FlakyResult {
     /// The run does not fail of it.
     #[value(help = None)]
     Pass,
+}
+
+/// `--message-format`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageFormat {
+    /// The summary.
+    #[value(help = None)]
+    Human,
+    /// The events.
+    #[value(help = None)]
+    Json,
 }
 
 /// A setting that is not understood.

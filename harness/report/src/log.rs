@@ -3,6 +3,7 @@
 
 use crate::events::{Event, Line, SCHEMA};
 use crate::name::TrialName;
+use crate::out;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
@@ -19,6 +20,8 @@ pub const FILE: &str = "events.jsonl";
 pub struct EventLog {
     file: File,
     path: PathBuf,
+    /// Whether each line goes to stdout as well.
+    echo: bool,
 }
 
 impl EventLog {
@@ -29,7 +32,17 @@ impl EventLog {
     pub fn create(dir: &Path) -> io::Result<EventLog> {
         let path = dir.join(FILE);
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(EventLog { file, path })
+        Ok(EventLog {
+            file,
+            path,
+            echo: false,
+        })
+    }
+
+    /// With each line on stdout as well, where `echo` is set.
+    #[must_use]
+    pub fn with_echo(self, echo: bool) -> EventLog {
+        EventLog { echo, ..self }
     }
 
     /// Adds one line, by one write(2): lines of several processes do not mix, and what was
@@ -41,6 +54,9 @@ impl EventLog {
         let time = now();
         let mut line = serde_json::to_vec(&Stamped { event, time })?;
         line.push(b'\n');
+        if self.echo {
+            out::write(io::stdout(), &line);
+        }
         // A file takes less than all of it only where the disk is full.
         match (&self.file).write(&line)? {
             written if written < line.len() => Err(io::ErrorKind::StorageFull.into()),

@@ -65,7 +65,7 @@ impl History {
     }
 
     /// How long `trial` will take, about.
-    fn seconds(&self, trial: &PlannedTrial) -> f64 {
+    pub fn seconds(&self, trial: &PlannedTrial) -> f64 {
         let guess = match (trial.host, trial.load) {
             (Host::Lab, _) => 60.0,
             (Host::Direct, Load::Waits) => 10.0,

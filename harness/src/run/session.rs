@@ -27,7 +27,7 @@ use report::identity::Identity;
 use report::log::EventLog;
 use report::merge::PLAN;
 use report::name::DEFAULT_QEMU;
-use report::progress::Progress;
+use report::progress::{Progress, Screen};
 use report::terminal;
 use report::{Trial, errln};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -46,7 +46,7 @@ pub struct Session {
     context: Option<Arc<Context>>,
     settings: Settings,
     log: EventLog,
-    progress: Option<Progress>,
+    progress: Option<Arc<Progress>>,
     run: artifacts::RunDir,
     /// What trials took before; nothing under nextest, which has a schedule of its own.
     history: History,
@@ -75,7 +75,10 @@ impl Session {
     ) -> anyhow::Result<Session> {
         let to_run = selected.iter().filter(|trial| trial.action == Action::Run);
         let runs = to_run.clone().count();
-        let verdicts = Verdicts::owing(to_run.map(|trial| &*trial.name), settings.flaky_fails);
+        let verdicts = Verdicts::owing(
+            to_run.clone().map(|trial| &*trial.name),
+            settings.flaky_fails,
+        );
         let lab_memory_mib = planned.matrix.lab_memory_mib;
         let context = match runs {
             0 => None,
@@ -99,6 +102,7 @@ impl Session {
         let log = artifacts::on_disk(log, || {
             format!("open the event log in {}", run.path().display())
         })?;
+        let log = log.with_echo(settings.json);
         append(
             &log,
             &Event::RunStarted {
@@ -120,13 +124,6 @@ impl Session {
                 append(&log, &Event::TrialEnded(skipped(trial, reason, &settings)))?;
             }
         }
-        // nextest shows its own progress, and has a process a trial.
-        let progress = (!settings.nextest)
-            .then(|| Progress::new(runs, std::io::stderr().is_terminal() && !settings.show));
-        if let (Some(context), true) = (&context, progress.is_some()) {
-            let trials = if runs == 1 { "trial" } else { "trials" };
-            errln!("{runs} {trials} on {}", context.headline(selected));
-        }
         let history = match settings.nextest {
             true => History::default(),
             false => {
@@ -136,6 +133,22 @@ impl Session {
                 History::read(&settings.host_cache(), &what)
             }
         };
+        // nextest shows its own progress, and has a process a trial.
+        let progress = (context.as_ref())
+            .filter(|_| !settings.nextest)
+            .map(|context| {
+                let trials = if runs == 1 { "trial" } else { "trials" };
+                let title = format!("{runs} {trials} on {}", context.headline(selected));
+                let expected = to_run
+                    .map(|trial| (trial.name.clone(), history.seconds(trial)))
+                    .collect();
+                let is_terminal = std::io::stderr().is_terminal() && !settings.show;
+                Arc::new(Progress::new(
+                    &title,
+                    expected,
+                    Screen::of_process(is_terminal),
+                ))
+            });
         let lab_dir = run.path().join("lab");
         let labs = Labs::new(lab_dir, lab_memory_mib, accel.unwrap_or(Accel::Tcg));
         let module = || Module::of_kernel(&settings.host_cache());
@@ -157,9 +170,9 @@ impl Session {
         })
     }
 
-    /// Whether progress and table are shown, in place of libtest's lines.
+    /// Whether progress and table, or events, are shown in place of libtest's lines.
     pub fn shows_progress(&self) -> bool {
-        self.progress.is_some() && self.settings.table
+        self.settings.json || !self.settings.nextest && self.settings.table
     }
 
     /// The order to run in.
@@ -267,14 +280,29 @@ impl Session {
     fn once(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
         match planned.host {
             Host::Direct => match self.hold_module(planned.cell.backend) {
-                Ok(_held) => trial::run(planned, context, self.run.path()),
+                Ok(_held) => trial::run(planned, context, self.run.path(), &self.phases(planned)),
                 Err(error) => self.broken(planned, format!("{error:#}")),
             },
             Host::Lab => match context.outside(&planned.cell.qemu) {
-                Ok(outside) => self.labs.run(planned, &outside, self.run.path()),
+                Ok(outside) => {
+                    if let Some(progress) = &self.progress {
+                        progress.phase(&planned.name, "in a lab", None);
+                    }
+                    self.labs.run(planned, &outside, self.run.path())
+                }
                 Err(error) => self.broken(planned, format!("{error:#}")),
             },
         }
+    }
+
+    /// What shows the phases of a trial.
+    fn phases(&self, planned: &PlannedTrial) -> trial::Phases {
+        let (progress, name) = (self.progress.clone(), planned.name.clone());
+        Arc::new(move |phase, limit| {
+            if let Some(progress) = &progress {
+                progress.phase(&name, phase, limit);
+            }
+        })
     }
 
     fn broken(&self, planned: &PlannedTrial, message: String) -> TrialEnded {
@@ -400,7 +428,9 @@ impl Session {
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .and(paged)
             .map_err(|error| CannotRun(format!("{error:#}")).into());
-        terminal::print(&results);
+        if !self.settings.json {
+            terminal::print(&results);
+        }
         if let Err(error) = self.history.remember(&results) {
             errln!("Error: {error:#}");
         }

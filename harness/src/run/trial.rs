@@ -56,13 +56,21 @@ struct Attempt {
     struck: bool,
 }
 
+/// Is told what a trial does from now on, "starting" or "case", and when it is given up, after its begin.
+pub type Phases = Arc<dyn Fn(&'static str, Option<Duration>) + Send + Sync>;
+
 /// Runs `trial`, again up to the set number of retries, and says how it went. Its artifacts go to a
 /// directory in `run`.
-pub fn run(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> TrialEnded {
+pub fn run(
+    trial: &PlannedTrial,
+    context: &Arc<Context>,
+    run: &Path,
+    phases: &Phases,
+) -> TrialEnded {
     let begun = Instant::now();
     let (mut cpu, mut queued) = (Duration::ZERO, Duration::ZERO);
     let (attempts, attempt) = tries(context.settings.retries, || {
-        let attempt = guarded(trial, context, run);
+        let attempt = guarded(trial, context, run, phases);
         cpu += attempt.cpu.unwrap_or_default();
         queued += attempt.queued.unwrap_or_default();
         attempt
@@ -134,17 +142,20 @@ fn limit(trial: &PlannedTrial, profile: &Profile) -> Deadline {
 }
 
 /// One try on a thread of its own (its network namespace and its children end with it), watched.
-fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt {
+fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Phases) -> Attempt {
     let (sender, receiver) = mpsc::channel();
     let vm: Arc<Mutex<Option<Handle>>> = Arc::default();
     let (theirs, shared, handle) = (trial.clone(), context.clone(), vm.clone());
     let run = run.to_owned();
+    let told = phases.clone();
+    // With a person at the console there is no limit.
+    let limit = (!context.settings.shell).then(|| limit(trial, &context.profile));
+    phases("starting", limit.as_ref().map(Deadline::span));
     let spawned = std::thread::Builder::new()
         .name(trial.name.clone())
         .spawn(move || {
-            let mut attempt = attempt(&theirs, &shared, &run, |started| {
-                *handle.lock() = Some(started);
-            });
+            let started = |started| *handle.lock() = Some(started);
+            let mut attempt = attempt(&theirs, &shared, &run, &told, started);
             // The testbed is gone, and its children with it.
             (attempt.cpu, attempt.queued) = (Some(cpu::of_thread()), cpu::queued());
             // The receiver is gone only when the harness ends.
@@ -154,8 +165,6 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path) -> Attempt 
         Ok(thread) => thread,
         Err(error) => return broken(format!("cannot start a thread for the trial: {error}")),
     };
-    // With a person at the console there is no limit.
-    let limit = (!context.settings.shell).then(|| limit(trial, &context.profile));
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
         Some(limit) => receiver.recv_timeout(limit.span()),
@@ -244,6 +253,7 @@ fn attempt(
     trial: &PlannedTrial,
     context: &Arc<Context>,
     run: &Path,
+    phases: &Phases,
     started: impl FnOnce(Handle),
 ) -> Attempt {
     let mut release = context.kernel_release(&trial.cell.guest);
@@ -280,12 +290,14 @@ fn attempt(
             return forbidden;
         }
     }
+    phases("case", None);
     let begun = Instant::now();
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
         bed.moment(Moment::Start)?;
         (trial.case.run)(&mut bed)?;
         if let Some(disruption) = trial.disruption {
             let word = disruption.word();
+            phases(word, None);
             disruption::happen(disruption, &mut bed, trial.case)
                 .with_context(|| format!("in the {word}, after the case had passed"))?;
             (trial.case.run)(&mut bed).with_context(|| format!("after {word}, the second time"))?;

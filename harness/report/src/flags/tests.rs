@@ -67,6 +67,11 @@ const EACH: &[(&str, &str, &[&str])] = &[
         &["--flaky-result", "pass"],
     ),
     ("NICMATRIX_JUNIT", "junit.xml", &["--junit", "junit.xml"]),
+    (
+        "NICMATRIX_MESSAGE_FORMAT",
+        "json",
+        &["--message-format", "json"],
+    ),
     ("NICMATRIX_STRICT", "1", &["--strict"]),
     ("NICMATRIX_SHELL", "1", &["--shell"]),
     ("NICMATRIX_TABLE", "1", &["--table"]),
@@ -172,8 +177,8 @@ fn bad_values_are_said_with_what_is_allowed() {
     NICMATRIX_SHARD is `1`, expected K/N, the K-th of N parts, with K from 1 to N
     NICMATRIX_FAULTS is `yes`, expected 0 or 1
     NICMATRIX_ALLOW_MODULE_RELOAD is `vhost_net`, expected 0 or 1
-    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
-    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_PROFLIE: unknown setting `PROFLIE`, did you mean `PROFILE`? (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, MESSAGE_FORMAT, STRICT, SHELL, TABLE, SHOW, DIR)
+    NICMATRIX_ZZZ: unknown setting `ZZZ` (allowed: PROFILE, MATRIX, QEMU, FIRMWARE, ACCEL, HOST, ALLOW_MODULE_RELOAD, BOOT, FAULTS, SHARD, DURATIONS, NIC, GUEST, BACKEND, CASE, FILTER, SKIP, EXACT, RETRIES, CONFIRM, FLAKY_RESULT, JUNIT, MESSAGE_FORMAT, STRICT, SHELL, TABLE, SHOW, DIR)
     NICMATRIX_SETTINGS is not understood: invalid number at line 1 column 2
     NICMATRIX_SETTINGS is not understood: unknown field `profil`, expected one of `profile`, `matrix`, `qemu`, `firmware`, `accel`, `host`, `allow_module_reload`, `boot` at line 1 column 23
     NICMATRIX_SETTINGS is not understood: expected K/N, the K-th of N parts, with K from 1 to N at line 1 column 28
