@@ -85,9 +85,10 @@ fn a_qemu_whose_rom_is_gone_is_not_tested_as_it_is() {
     fs::remove_file(&shared).expect("a link");
     fs::rename(&copied, &shared).expect("moved");
     let roots = fs::read_dir(&shared).expect("listed").flatten();
-    for root in roots.filter(|entry| entry.path().is_dir()) {
-        fs::remove_file(root.path().join("usr/share/qemu/efi-e1000.rom")).expect("a ROM");
-    }
+    // Other suites' QEMUs may be there as well.
+    let roms = roots.map(|root| root.path().join("usr/share/qemu/efi-e1000.rom"));
+    let removed = roms.filter(|rom| fs::remove_file(rom).is_ok()).count();
+    assert!(removed > 0, "no QEMU has the ROM");
     let variables = [
         ("NICMATRIX_DIR", &*own.dir),
         ("NICMATRIX_QEMU", "trixie"),
@@ -126,7 +127,8 @@ fn a_guest_moves_to_another_qemu_and_a_lost_property_is_seen() {
     let plain = [&across[..], &[("NICMATRIX_NIC", "e1000")]].concat();
     // There, and from there to the default one.
     let text = all_passed(&own, &plain);
-    expect_words(&text, &["2 passed, 0 failed, 0 skipped"]);
+    expect_words(&text, &["0 passed, 0 failed, 2 known, 0 skipped"]);
+    expect_words(&text, &["QEMU announces a NIC that has moved by the MAC"]);
     let faults = [
         &across[..],
         &[("NICMATRIX_FAULTS", "1"), ("NICMATRIX_NIC", "e1000,virtio")],

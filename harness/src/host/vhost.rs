@@ -45,13 +45,25 @@ fn of_name(qemu: u32, directory: &str) -> Vec<u32> {
         .collect()
 }
 
-/// How long those threads were on a processor, together (`schedstat`, in nanoseconds).
+/// How long those threads were on a processor, together. A kernel without a fine clock counts in ticks:
+/// then a thread that ran may have run for no time.
 pub fn ran(workers: &[u32]) -> Duration {
+    Duration::from_nanos(schedstat(workers, 0))
+}
+
+/// How often those threads were put on a processor, together.
+pub fn turns(workers: &[u32]) -> u64 {
+    schedstat(workers, 2)
+}
+
+/// The sum of a field of `schedstat` (Documentation/scheduler/sched-stats.rst): nanoseconds on a processor,
+/// nanoseconds in the queue, turns.
+fn schedstat(threads: &[u32], field: usize) -> u64 {
     let of = |id: &u32| -> Option<u64> {
         let text = fs::read_to_string(format!("/proc/{id}/schedstat")).ok()?;
-        text.split_whitespace().next()?.parse().ok()
+        text.split_whitespace().nth(field)?.parse().ok()
     };
-    Duration::from_nanos(workers.iter().filter_map(of).sum())
+    threads.iter().filter_map(of).sum()
 }
 
 /// Bytes that the process of that pid has read and written by system calls (`rchar` and `wchar`,

@@ -16,11 +16,11 @@ pub const NOT_SERVED: &str = "no vhost worker serves it";
 const EVIDENCE: &str = "backend.log";
 
 impl Testbed {
-    /// How long the vhost workers of this QEMU have run; not looked for where there are to be none.
-    pub(super) fn vhost_ran(&self) -> Duration {
+    /// How often the vhost workers of this QEMU have run; not looked for where there are to be none.
+    pub(super) fn vhost_turns(&self) -> u64 {
         match self.cell.backend {
-            Backend::Tap => Duration::ZERO,
-            Backend::Vhost | Backend::VhostZcopy => vhost::ran(&vhost::workers(self.vm.pid())),
+            Backend::Tap => 0,
+            Backend::Vhost | Backend::VhostZcopy => vhost::turns(&vhost::workers(self.vm.pid())),
         }
     }
 
@@ -34,17 +34,17 @@ impl Testbed {
     }
 
     /// After an answered ping: that its frames went through what the cell names. `before` is
-    /// [`Testbed::vhost_ran`] from before the ping.
+    /// [`Testbed::vhost_turns`] from before the ping.
     ///
     /// # Errors
     /// When vhost was asked for but is not used, or is used but was not asked for.
-    pub(super) fn expect_backend(&self, before: Duration) -> anyhow::Result<()> {
+    pub(super) fn expect_backend(&self, before: u64) -> anyhow::Result<()> {
         let backend = self.cell.backend;
         let workers = vhost::workers(self.vm.pid());
-        let ran = vhost::ran(&workers).saturating_sub(before);
+        let turns = vhost::turns(&workers).saturating_sub(before);
         let pid = self.vm.pid();
         self.evidence(&format!(
-            "{backend}: vhost workers of QEMU {pid}: {workers:?}; they ran {ran:?} while a ping was answered"
+            "{backend}: vhost workers of QEMU {pid}: {workers:?}; they ran {turns} times while a ping was answered"
         ));
         if backend == Backend::Tap {
             ensure!(
@@ -58,7 +58,7 @@ impl Testbed {
             "QEMU was to leave its frames to vhost, but {NOT_SERVED}: there is no thread vhost-{pid}"
         );
         ensure!(
-            !ran.is_zero(),
+            turns > 0,
             "a ping was answered, but the vhost workers {workers:?} did not run meanwhile"
         );
         Ok(())

@@ -17,9 +17,9 @@ impl Testbed {
     /// After `limit`, with what the wire showed; when another backend carried the reply.
     pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
         let mark = self.wire()?.mark()?;
-        let (ran, deadline) = (self.vhost_ran(), limit.start());
+        let (turns, deadline) = (self.vhost_turns(), limit.start());
         if start::answers(self.address(), deadline)? {
-            return self.expect_backend(ran);
+            return self.expect_backend(turns);
         }
         let seen = self.wire()?.summary(mark)?;
         Err(self.vm.explain(deadline.missed(format!(
