@@ -290,3 +290,46 @@ fn distinct<'t>(words: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
 pub fn link(trial: &Trial) -> impl Render + use<> {
     html! { a href=(anchor::link(trial.name())) { (plain(trial.name())) } }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Event;
+    use crate::html::{Past, PastNight};
+    use crate::past::Verdict;
+    use crate::tests::{end, failed};
+
+    #[test]
+    fn what_is_new_comes_before_what_was_red_and_all_failed_before_the_broken() {
+        let broken = Outcome::Broken {
+            message: "no QEMU".into(),
+        };
+        let ends = [
+            end("a::e1000::rhel6::tap", failed("it is red for long")),
+            end("b::e1000::rhel6::tap", broken),
+            end("c::e1000::rhel6::tap", failed("it is new")),
+        ];
+        let results = Results::from_events(&ends.map(Event::TrialEnded));
+        let order = |earlier: &Earlier| -> Vec<String> {
+            let all = findings(&results, earlier);
+            all.iter()
+                .map(|f| f.trials[0].parts().case.clone())
+                .collect()
+        };
+        assert_eq!(
+            order(&Earlier::default()),
+            ["a", "c", "b"],
+            "the plan's order"
+        );
+        let mut earlier = Earlier::default();
+        for (trial, verdict) in [("a", Verdict::Failed), ("c", Verdict::Passed)] {
+            let nights = vec![PastNight {
+                unix_time: 1_795_600_000,
+                verdict,
+            }];
+            let name = format!("{trial}::e1000::rhel6::tap");
+            earlier.past.insert(name, Past { nights });
+        }
+        assert_eq!(order(&earlier), ["c", "a", "b"]);
+    }
+}
