@@ -161,27 +161,17 @@ pub fn not_green(results: &Results, only: &Only) -> Vec<String> {
                 | Outcome::Interrupted
         )
     });
-    let red = red.filter(|trial| asked_for(trial, only));
+    let red = red.filter(|trial| only.takes(trial.name(), trial.parts()));
     red.map(|trial| trial.name().to_owned()).collect()
-}
-
-fn asked_for(trial: &Trial, only: &Only) -> bool {
-    let parts = trial.parts();
-    let takes = |given: &[String], value: &String| given.is_empty() || given.contains(value);
-    takes(&only.nic, &parts.nic)
-        && takes(&only.guest, &parts.guest)
-        && takes(&only.backend, &parts.backend)
-        && takes(&only.case, &parts.case)
-        && !only
-            .skip
-            .iter()
-            .any(|text| trial.name().contains(text.as_str()))
 }
 
 /// Why [`not_green`] has none, in a sentence.
 pub fn nothing_to_do(results: &Results, only: &Only) -> String {
     let all = results.trials.len();
-    let of_axes = results.trials.iter().filter(|trial| asked_for(trial, only));
+    let of_axes = results
+        .trials
+        .iter()
+        .filter(|trial| only.takes(trial.name(), trial.parts()));
     match of_axes.count() {
         0 if all > 0 => {
             format!("none of the {all} trials of that run is asked for: nothing to run")

@@ -5,9 +5,10 @@ use crate::{BadInput, CANNOT_RUN, Workspace, runs};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use report::durations::Durations;
-use report::flags::{Flags, Only};
+use report::flags::{DEFAULT_PROFILE, Flags, Only};
+use report::past::PastRun;
 use report::words::OneOf;
-use report::{Results, out, shards};
+use report::{out, shards};
 use serde::Serialize;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask ci shards --shards 6                    how many trials each of 6 machines gets
   cargo xtask ci shards --target 45m --durations latest --profile full
-  cargo xtask ci shards --shards 6 --durations runs --write durations.json --format github
+  cargo xtask ci shards --shards 6 --durations target/nicmatrix/history.jsonl --write durations.json --format github
   cargo xtask matrix --shard 2/6 --durations durations.json
 
 Each machine computes the same shards from the same plan and durations; `cargo xtask merge` refuses
@@ -55,9 +56,9 @@ struct ShardsArgs {
     /// As many shards as it takes for each to end within this time, such as 45m or 1h30m
     #[arg(long, value_name = "TIME", value_parser = time, requires = "durations")]
     target: Option<Duration>,
-    /// Fill the shards by what trials took there: a run, a directory of runs, or a file that --write wrote;
-    /// may be given more than once
-    #[arg(long, value_name = "RUN|DIR|FILE")]
+    /// Fill the shards by what trials took there: a run, a directory of runs, a history, or a file that --write
+    /// wrote; may be given more than once
+    #[arg(long, value_name = "RUN|DIR|HISTORY|FILE")]
     durations: Vec<PathBuf>,
     /// Write the durations there, for `--durations` of the shards' runs
     #[arg(long, value_name = "FILE", requires = "durations")]
@@ -123,7 +124,6 @@ fn time(text: &str) -> Result<Duration, String> {
 
 pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
     let What::Shards(args) = args.what;
-    let durations = durations(workspace, &args.durations)?;
     let most = match args.format {
         Format::Gitlab => GITLAB_JOBS,
         Format::Text | Format::Github => GITHUB_JOBS,
@@ -133,6 +133,9 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
         ..Flags::default()
     };
     flags.selection.faults = args.faults;
+    let all = args.settings.with(workspace, flags.clone())?;
+    let profile = all.conditions.profile.as_deref().unwrap_or(DEFAULT_PROFILE);
+    let durations = durations(workspace, &args.durations, profile, args.faults)?;
     let mut command = args.settings.command(workspace, |h| &h.nicmatrix, flags)?;
     let listed = command.arg("list").stderr(Stdio::inherit()).output();
     let listed = listed.context("cannot start the harness")?;
@@ -162,25 +165,30 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of all runs that are named; a file of durations must be the only one.
-fn durations(workspace: &Workspace, given: &[PathBuf]) -> Result<Option<Durations>> {
+/// Of all runs that are named; a file of durations or a history must be the only one.
+fn durations(
+    workspace: &Workspace,
+    given: &[PathBuf],
+    profile: &str,
+    faults: bool,
+) -> Result<Option<Durations>> {
     let bad_input = |error: anyhow::Error| BadInput(format!("{error:#}"));
     if let [one] = given {
         let file = workspace.cwd.join(one);
         if file.is_file() {
-            return Ok(Some(Durations::read(&file).map_err(bad_input)?));
+            return Ok(Some(
+                Durations::read(&file, profile, faults).map_err(bad_input)?,
+            ));
         }
     }
-    let mut results: Vec<Results> = Vec::new();
+    let mut all: Vec<PastRun> = Vec::new();
     for path in given {
-        for log in runs::locate_all(workspace, path)? {
-            results.push(report::read(&log).map_err(bad_input)?);
-        }
+        all.extend(runs::past_runs(workspace, path)?);
     }
-    if results.is_empty() {
+    if all.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Durations::of(&results).map_err(bad_input)?))
+    Ok(Some(Durations::of(&all).map_err(bad_input)?))
 }
 
 /// The shards when there are `n`.
@@ -282,7 +290,7 @@ mod tests {
         let file = serde_json::json!({ "version": 1, "at_once": 2.0, "trials": trials });
         let path = &directory.path().join("d.json");
         std::fs::write(path, file.to_string()).unwrap();
-        (names, Durations::read(path).unwrap())
+        (names, Durations::read(path, "full", false).unwrap())
     }
 
     #[test]

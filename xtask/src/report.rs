@@ -1,7 +1,8 @@
 //! `cargo xtask report`: the reports of a kept run, made again of its events.
 
-use crate::{Workspace, runs};
-use anyhow::{Context, Result};
+use crate::{BadInput, Workspace, runs};
+use anyhow::{Context, Result, ensure};
+use report::history;
 use report::html::{self, Earlier};
 use report::{Results, junit, markdown, out, terminal};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ Examples:
   cargo xtask report latest                           the summary of the last run
   cargo xtask report 20261125T222259Z-7263 --junit junit.xml --markdown summary.md
   cargo xtask report latest --html report.html        for a browser; the run's directory has one already
+  cargo xtask report latest --html report.html --history nightly/history.jsonl
   cargo xtask report ~/Downloads/events.jsonl --markdown -";
 
 #[derive(clap::Args)]
@@ -28,6 +30,10 @@ pub struct Args {
     /// Write a page for a browser there; `-` is stdout
     #[arg(long, value_name = "PATH")]
     html: Option<PathBuf>,
+    /// The history that the page tells of: each trial's earlier nights, since when it is red, what is usual of
+    /// a figure [default: target/nicmatrix/history.jsonl, where it is there]
+    #[arg(long, value_name = "FILE", requires = "html")]
+    history: Option<PathBuf>,
 }
 
 /// Renders what is asked for; without a path, the summary on stdout.
@@ -43,7 +49,8 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         to_markdown(workspace, &results, path)?;
     }
     if let Some(path) = &args.html {
-        to_html(workspace, &runs::locate(workspace, &args.run)?, path)?;
+        let log = runs::locate(workspace, &args.run)?;
+        to_html(workspace, &log, &earlier(workspace, &log, args)?, path)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -70,11 +77,24 @@ fn to_markdown(workspace: &Workspace, results: &Results, path: &Path) -> Result<
         .with_context(|| format!("cannot write the Markdown report {}", path.display()))
 }
 
-fn to_html(workspace: &Workspace, log: &Path, path: &Path) -> Result<()> {
-    let earlier = Earlier::default();
+fn earlier(workspace: &Workspace, log: &Path, args: &Args) -> Result<Earlier> {
+    let bad_input = |text: String| anyhow::Error::from(BadInput(text));
+    let history = match &args.history {
+        Some(given) => {
+            let path = workspace.cwd.join(given);
+            let missing = || bad_input(format!("there is no history {}", given.display()));
+            ensure!(path.is_file(), missing());
+            path
+        }
+        None => workspace.harness_dir().join(history::FILE),
+    };
+    Earlier::read(&history, log).map_err(|error| bad_input(format!("{error:#}")))
+}
+
+fn to_html(workspace: &Workspace, log: &Path, earlier: &Earlier, path: &Path) -> Result<()> {
     if is_stdout(path) {
-        out::text(&html::render(log, &earlier)?);
+        out::text(&html::render(log, earlier)?);
         return Ok(());
     }
-    html::write(log, &earlier, &workspace.cwd.join(path))
+    html::write(log, earlier, &workspace.cwd.join(path))
 }

@@ -11,10 +11,11 @@ pub mod markdown;
 pub mod terminal;
 mod words;
 
+use crate::figures::against;
+use crate::figures::nights::{Judged, Verdict as OfFigure};
 use crate::past::series::{Flips, Streak, is_settled};
 use crate::past::{PastRun, PastTrial, Verdict, facts, night};
 pub use class::Class;
-pub use figures::FigureChange;
 pub use findings::Finding;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -198,8 +199,8 @@ pub struct Comparison<'r> {
     pub changes: Vec<Change<'r>>,
     /// What else is not the same.
     pub facts: Vec<facts::Changed>,
-    /// Figures that differ, the most first.
-    pub figures: Vec<FigureChange<'r>>,
+    /// Figures that are not what they were, the worse first.
+    pub figures: Vec<Judged<'r>>,
     /// What to know of the comparison itself, a sentence each.
     pub notes: Vec<String>,
     /// Trials of the base that the head did not select.
@@ -230,7 +231,8 @@ impl<'r> Comparison<'r> {
         let mut unselected = 0;
         for trial in absent {
             // A run that was cut off may not have named all of its plan.
-            match same_plan || head.shard().is_some() || !head.ended {
+            let asked_for = head.only.takes(trial, &base.trials[trial].name);
+            match same_plan || !asked_for || head.shard().is_some() || !head.ended {
                 true => unselected += 1,
                 false => changes.push(change(trial, None, &nights, head)),
             }
@@ -249,8 +251,12 @@ impl<'r> Comparison<'r> {
         if !head.ended {
             notes.push(format!("{} was cut off before its end", head.name));
         }
-        let (figures, note) = figures::changes(base, head);
+        let (figures, note) = figures::changes(&nights, head);
         notes.extend(note);
+        let worse = figures.iter().any(|of| of.verdict == OfFigure::Worse);
+        if worse && !against::decide(&head.properties) {
+            notes.push("guests ran under TCG: its figures are reported, and decide nothing".into());
+        }
         Comparison {
             changes,
             facts: facts::changed(base, head),
@@ -270,6 +276,15 @@ impl<'r> Comparison<'r> {
         counts
     }
 
+    /// How many figures are worse, and decide: under TCG none does.
+    pub fn worse_figures(&self) -> usize {
+        let worse = |of: &&Judged| of.verdict == OfFigure::Worse;
+        match against::decide(&self.sides.head.properties) {
+            true => self.figures.iter().filter(worse).count(),
+            false => 0,
+        }
+    }
+
     /// What it comes to.
     pub fn conclusion(&self) -> Conclusion {
         let undecided = |change: &Change| {
@@ -278,7 +293,8 @@ impl<'r> Comparison<'r> {
                 .is_some_and(|(record, _)| record.verdict.is_judged());
             matches!(change.class, Class::NotRun | Class::Broken) && judged
         };
-        if self.changes.iter().any(|change| change.class.is_worse()) {
+        let worse = self.changes.iter().any(|change| change.class.is_worse());
+        if worse || self.worse_figures() > 0 {
             Conclusion::Worse
         } else if self.changes.iter().any(undecided)
             || self.unselected > 0 && !self.sides.head.ended

@@ -1,9 +1,10 @@
 //! How long trials take, as former runs tell: what the shards of a plan are filled by.
 
-use crate::Results;
-use crate::events::Outcome;
+use crate::figures::stats;
+use crate::history::{History, file};
 use crate::log;
 use crate::name::TrialName;
+use crate::past::{PastRun, Verdict};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -24,29 +25,34 @@ pub struct Durations {
     pub trials: BTreeMap<String, f64>,
 }
 
+/// So many of the newest durations of a trial count: a guest or a case may have become slower since.
+const NEWEST: usize = 10;
+
+/// So many of the newest nights of a history are looked at: on some of them a trial may not have been judged.
+const NIGHTS: usize = 30;
+
 impl Durations {
     /// Of former runs. Only trials that ran to a verdict count, and skips, which take no time.
     ///
     /// # Errors
     /// Runs in which no trial ran to a verdict.
-    pub fn of<'r>(runs: impl IntoIterator<Item = &'r Results>) -> Result<Durations> {
-        let mut each: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    pub fn of(runs: &[PastRun]) -> Result<Durations> {
+        let mut runs: Vec<&PastRun> = runs.iter().collect();
+        runs.sort_by(|a, b| b.time.total_cmp(&a.time));
+        let mut each: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
         let mut skipped = Vec::new();
         let (mut in_trials, mut in_runs) = (0.0, 0.0);
         for run in runs {
             let mut ran = 0.0;
-            for trial in &run.trials {
-                match trial.outcome() {
-                    Outcome::Passed
-                    | Outcome::Known { .. }
-                    | Outcome::Flaky { .. }
-                    | Outcome::Failed { .. } => {
-                        ran += trial.end.seconds;
-                        let seconds = each.entry(trial.name().to_owned()).or_default();
-                        seconds.push(trial.end.seconds);
+            for (name, trial) in &run.trials {
+                if trial.verdict.is_judged() {
+                    ran += trial.seconds;
+                    let seconds = each.entry(name).or_default();
+                    if seconds.len() < NEWEST {
+                        seconds.push(trial.seconds);
                     }
-                    Outcome::Skipped { .. } => skipped.push(trial.name()),
-                    Outcome::Broken { .. } | Outcome::Interrupted => {}
+                } else if trial.verdict == Verdict::Skipped {
+                    skipped.push(name);
                 }
             }
             if let Some(seconds) = run.seconds {
@@ -59,7 +65,7 @@ impl Durations {
         }
         let mut trials: BTreeMap<String, f64> = each
             .into_iter()
-            .filter_map(|(trial, seconds)| Some((trial, median(seconds)?)))
+            .filter_map(|(trial, seconds)| Some((trial.to_owned(), median(&seconds)?)))
             .collect();
         for trial in skipped {
             trials.entry(trial.to_owned()).or_insert(0.0);
@@ -76,26 +82,43 @@ impl Durations {
         })
     }
 
-    /// From a run's directory, its event log, or a file of durations.
+    /// Of the newest runs of that profile in a history, under faults or not.
     ///
     /// # Errors
-    /// A file that cannot be read or is neither; one in which there are no durations.
-    pub fn read(path: &Path) -> Result<Durations> {
+    /// As [`Durations::of`], with the profile.
+    pub fn of_history(history: &History, profile: &str, faults: bool) -> Result<Durations> {
+        let wanted = |run: &PastRun| run.profile() == profile && run.faults == faults;
+        let under = if faults { " under faults" } else { "" };
+        Durations::of(&history.runs(NIGHTS, wanted))
+            .with_context(|| format!("of profile {profile}{under}"))
+    }
+
+    /// From a run's directory, its event log, a file of durations, or a history: of this its runs of that
+    /// `profile`, under `faults` or not.
+    ///
+    /// # Errors
+    /// A file that cannot be read or is none of these; one in which there are no durations.
+    pub fn read(path: &Path, profile: &str, faults: bool) -> Result<Durations> {
         let path = match path.is_dir() {
             true => path.join(log::FILE),
             false => path.to_owned(),
         };
         let text = std::fs::read(&path)
             .with_context(|| format!("cannot read durations from {}", path.display()))?;
+        if file::is_history(&text) {
+            let history = file::read(&path)?;
+            return Durations::of_history(&history, profile, faults)
+                .with_context(|| path.display().to_string());
+        }
         let durations = match serde_json::from_slice::<Durations>(&text) {
             Ok(durations) => durations,
             // More than one JSON value, or a value of another form.
-            Err(error) => match crate::read(&path) {
-                Ok(results) if !results.trials.is_empty() => {
-                    return Durations::of([&results]).with_context(|| path.display().to_string());
+            Err(error) => match log::read(&path) {
+                Ok(lines) if let Some(run) = PastRun::from_lines("", &lines) => {
+                    return Durations::of(&[run]).with_context(|| path.display().to_string());
                 }
                 _ => bail!(
-                    "{} is neither an event log nor durations as `cargo xtask ci shards \
+                    "{} is neither an event log, nor a history, nor durations as `cargo xtask ci shards \
                      --write` writes them: {error}",
                     path.display()
                 ),
@@ -149,10 +172,10 @@ impl Durations {
         for (trial, seconds) in self.trials.iter().filter(|(_, seconds)| **seconds > 0.0) {
             by_case.entry(case(trial)).or_default().push(*seconds);
         }
-        let all = median(by_case.values().flatten().copied().collect()).unwrap_or(1.0);
+        let all = median(&by_case.values().flatten().copied().collect::<Vec<_>>()).unwrap_or(1.0);
         let by_case: BTreeMap<String, f64> = by_case
             .into_iter()
-            .filter_map(|(case, seconds)| Some((case, median(seconds)?)))
+            .filter_map(|(case, seconds)| Some((case, median(&seconds)?)))
             .collect();
         let expected = |name: &String| {
             let took = self.trials.get(name).copied();
@@ -164,14 +187,8 @@ impl Durations {
 }
 
 /// None of nothing; of an even number the mean of the middle two.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        n if n % 2 == 0 => Some(f64::midpoint(values[middle - 1], values[middle])),
-        _ => Some(values[middle]),
-    }
+pub fn median(values: &[f64]) -> Option<f64> {
+    (!values.is_empty()).then(|| stats::median(values))
 }
 
 #[cfg(test)]

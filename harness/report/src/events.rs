@@ -138,6 +138,9 @@ pub enum Event {
         /// path below the workspace's root is meant from there. None in logs of before they were recorded.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         settings: Option<BTreeMap<String, Value>>,
+        /// Which trials of the plan were asked for, each as the flag is named (`nic`); empty for all of them.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        only: BTreeMap<String, Value>,
         /// Whether cases run under their faults.
         faults: bool,
     },
@@ -335,6 +338,11 @@ impl Figure {
         const GIB: f64 = (1 << 30) as f64;
         let cpu_seconds = self.cpu_seconds?;
         (self.received_bytes > 0).then(|| cpu_seconds / (self.received_bytes as f64 / GIB))
+    }
+
+    /// [`Figure::cost`] of a stream: what transactions cost is not a matter of bytes.
+    pub fn cost_of_stream(&self) -> Option<f64> {
+        self.cost().filter(|_| self.test.ends_with("_STREAM"))
     }
 }
 

@@ -15,6 +15,7 @@
 //! root.
 
 mod qemu;
+mod recorded;
 
 use crate::words::{OneOf, unknown};
 use clap::error::{ContextKind, ContextValue};
@@ -117,9 +118,9 @@ pub struct Selection {
     #[arg(long, value_name = "K/N", value_parser = shard)]
     #[serde(deserialize_with = "shard_of_two")]
     pub shard: Option<(u32, u32)>,
-    /// Fill the parts of --shard by what trials took in this run, or file of `cargo xtask ci shards`; each
-    /// part must be given the same
-    #[arg(long, value_name = "RUN|FILE")]
+    /// Fill the parts of --shard by what trials took in this run, history, or file of `cargo xtask ci
+    /// shards`; each part must be given the same
+    #[arg(long, value_name = "RUN|HISTORY|FILE")]
     pub durations: Option<PathBuf>,
 }
 
@@ -395,58 +396,6 @@ impl Flags {
     /// A path that is not UTF-8.
     pub fn to_json(&self) -> Result<String, BadSetting> {
         serde_json::to_string(self).map_err(cannot_hand_on)
-    }
-}
-
-impl Conditions {
-    /// Those that are set, by name, as a run's first event holds them.
-    ///
-    /// # Errors
-    /// A path that is not UTF-8.
-    pub fn recorded(&self) -> Result<BTreeMap<String, Value>, BadSetting> {
-        let all = serde_json::to_value(self).map_err(cannot_hand_on)?;
-        let Value::Object(all) = all else {
-            return Ok(BTreeMap::new());
-        };
-        let is_set = |value: &Value| match value {
-            Value::Null | Value::Bool(false) => false,
-            Value::Array(items) => !items.is_empty(),
-            _ => true,
-        };
-        Ok(all.into_iter().filter(|(_, value)| is_set(value)).collect())
-    }
-
-    /// From what a run's first event holds, and the names of those that this version does not know, or
-    /// not with that value.
-    pub fn of_recorded(recorded: &BTreeMap<String, Value>) -> (Conditions, Vec<String>) {
-        let is_known = |(name, value): &(&String, &Value)| {
-            let one = Value::Object([((*name).clone(), (*value).clone())].into_iter().collect());
-            serde_json::from_value::<Conditions>(one).is_ok()
-        };
-        let (known, unknown): (Vec<_>, Vec<_>) = recorded.iter().partition(is_known);
-        let known = known.into_iter().map(|(k, v)| (k.clone(), v.clone()));
-        let conditions = serde_json::from_value(Value::Object(known.collect()));
-        let unknown = unknown.into_iter().map(|(name, _)| name.clone());
-        (conditions.unwrap_or_default(), unknown.collect())
-    }
-
-    /// Those that are set as flags, each with its value unless it is a switch.
-    pub fn as_flags(&self) -> Vec<(String, Option<String>)> {
-        let values = serde_json::to_value(self).unwrap_or_default();
-        let command = Conditions::augment_args(Command::new("conditions"));
-        let mut flags = Vec::new();
-        for argument in command.get_arguments() {
-            let flag = format!("--{}", argument.get_long().unwrap_or_default());
-            let text = |value: &Value| value.as_str().map(str::to_owned);
-            match &values[argument.get_id().as_str()] {
-                Value::Null | Value::Bool(false) => {}
-                Value::Array(items) => {
-                    flags.extend(items.iter().map(|item| (flag.clone(), text(item))));
-                }
-                value => flags.push((flag, text(value))),
-            }
-        }
-        flags
     }
 }
 

@@ -3,15 +3,14 @@
 //! A [`History`] is kept small: 500 nights of 10,000 trials are held at once. [`History::runs`] gives
 //! whole runs of it, and [`History::of`] one trial's nights.
 
-mod durations;
 pub mod file;
 mod line;
 pub mod show;
 
 use crate::name::TrialName;
 use crate::past::{PastFigure, PastRun, PastTrial, Verdict};
+use crate::repeats::Repeats;
 use anyhow::{Result, bail, ensure};
-pub use durations::durations;
 use line::{RunLine, TrialLine};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -48,10 +47,20 @@ struct Record {
     trial: u32,
     verdict: Verdict,
     sometimes: bool,
+    repeats: Option<Box<Repeats>>,
     cause: Option<u32>,
     seconds: f32,
     cpu_seconds: Option<f32>,
-    figures: Box<[(u32, u32, f64)]>,
+    figures: Box<[FigureRecord]>,
+}
+
+/// A figure of a record: the numbers of what was measured and of the unit, the value, and the cost.
+#[derive(Debug, Clone, Copy)]
+struct FigureRecord {
+    what: u32,
+    unit: u32,
+    value: f64,
+    cost: Option<f64>,
 }
 
 impl Night {
@@ -72,11 +81,22 @@ impl History {
         self.nights.iter().find(|night| night.run.is_same(run))
     }
 
-    /// The newest `most` runs that `wanted` picks, with their trials, the newest first.
+    /// The runs of the newest `most` nights that `wanted` picks, with their trials, the newest first. A shard of
+    /// three counts as a third of a night.
     pub fn runs(&self, most: usize, wanted: impl Fn(&PastRun) -> bool) -> Vec<PastRun> {
         let nights = self.nights.iter().rev();
-        let nights = nights.filter(|night| wanted(&night.run)).take(most);
-        nights.map(|night| self.whole(night)).collect()
+        let nights = nights.filter(|night| wanted(&night.run));
+        let mut taken = 0.0;
+        let newest = nights.take_while(|night| {
+            // Thirds do not add up to a whole exactly.
+            let wants_more = taken + 1e-6 < most as f64;
+            taken += night
+                .run
+                .shard()
+                .map_or(1.0, |shard| 1.0 / f64::from(shard.n));
+            wants_more
+        });
+        newest.map(|night| self.whole(night)).collect()
     }
 
     fn whole(&self, night: &Night) -> PastRun {
@@ -144,11 +164,13 @@ impl History {
             sometimes: record.sometimes,
             seconds: hundredths(record.seconds),
             cpu_seconds: record.cpu_seconds.map(hundredths),
+            repeats: record.repeats.as_deref().copied(),
             figures: (record.figures.iter())
-                .map(|&(what, unit, value)| PastFigure {
-                    what: text(what),
-                    unit: text(unit),
-                    value,
+                .map(|figure| PastFigure {
+                    what: text(figure.what),
+                    unit: text(figure.unit),
+                    value: figure.value,
+                    cost: figure.cost,
                 })
                 .collect(),
             reproduce: String::new(),

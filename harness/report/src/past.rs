@@ -3,8 +3,10 @@
 use crate::Results;
 use crate::events::{Event, Figure, Line, Outcome};
 use crate::expectation::State;
+use crate::flags::Only;
 use crate::identity::{Identity, Shard};
 use crate::name::TrialName;
+use crate::repeats::Repeats;
 use crate::text::{clean, one_line};
 use crate::trial::Trial;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +31,8 @@ pub struct PastRun {
     pub ended: bool,
     /// Whether cases ran under their faults.
     pub faults: bool,
+    /// Which trials of its plan were asked for.
+    pub only: Only,
     /// What was run, on what and where; none in logs before schema 1.
     pub identity: Option<Identity>,
     /// What else its first event says.
@@ -50,6 +54,8 @@ pub struct PastTrial {
     pub cause: String,
     /// Whether the matrix file says that it fails only now and then.
     pub sometimes: bool,
+    /// How it ended when it ran again after its failure (`--confirm`); none where it did not.
+    pub repeats: Option<Repeats>,
     /// Wall time, seconds, to the hundredth.
     pub seconds: f64,
     /// Processor time, seconds, to the hundredth; none where it was not measured.
@@ -137,6 +143,9 @@ pub struct PastFigure {
     pub unit: String,
     /// How much.
     pub value: f64,
+    /// What a stream cost: processor seconds of QEMU and vhost a GiB, to the thousandth; none where it was
+    /// not measured.
+    pub cost: Option<f64>,
 }
 
 impl PastRun {
@@ -146,11 +155,12 @@ impl PastRun {
             Event::RunStarted {
                 unix_time,
                 identity,
+                only,
                 ..
-            } => Some((line.time.unwrap_or(*unix_time as f64), identity)),
+            } => Some((line.time.unwrap_or(*unix_time as f64), identity, only)),
             _ => None,
         });
-        let (time, identity) = started?;
+        let (time, identity, only) = started?;
         let results = Results::from_events(lines.iter().map(|line| &line.event));
         let labs = results.trials.iter().filter_map(lab);
         Some(PastRun {
@@ -159,6 +169,7 @@ impl PastRun {
             seconds: results.seconds.map(hundredths),
             ended: results.seconds.is_some() && !results.interrupted,
             faults: results.faults,
+            only: Only::of_recorded(only),
             identity: identity.as_deref().map(Identity::cleaned),
             labs: labs.collect(),
             properties: results.properties,
@@ -248,6 +259,7 @@ impl PastTrial {
                 _ => end.outcome.cause(),
             },
             sometimes: end.expectation.as_ref().is_some_and(|e| e.sometimes),
+            repeats: end.repeats,
             seconds: hundredths(end.seconds),
             cpu_seconds: end.cpu_seconds.map(hundredths),
             figures: (end.figures.iter().filter(|figure| figure.alone))
@@ -259,11 +271,17 @@ impl PastTrial {
 }
 
 impl PastFigure {
+    /// Whether `other` measured the same.
+    pub fn is_same(&self, other: &PastFigure) -> bool {
+        (&self.what, &self.unit) == (&other.what, &other.unit)
+    }
+
     fn of(figure: &Figure) -> PastFigure {
         PastFigure {
             what: one_line(&clean(&figure.what())),
             unit: one_line(&clean(&figure.unit)),
             value: figure.value,
+            cost: figure.cost_of_stream().map(thousandths),
         }
     }
 }
@@ -272,6 +290,10 @@ impl PastFigure {
 fn lab(trial: &Trial) -> Option<String> {
     let inside = trial.end.host.as_deref()?.strip_prefix("lab, ")?;
     Some(one_line(inside.split(',').next()?))
+}
+
+fn thousandths(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }
 
 fn hundredths(seconds: f64) -> f64 {

@@ -4,11 +4,13 @@
 use crate::text::first_line;
 
 /// The first line of `message` with each number, MAC and address in it as `#`: "waited # s for operstate
-/// to follow". Two failures with the same signature are one finding.
+/// to follow". Two failures with the same signature are one finding. What comes after "showed:" or "shows:"
+/// is what was seen, in the order in which it came: it is left out.
 pub fn of(message: &str) -> String {
     let line = first_line(message);
+    let line = without_what_was_seen(&line);
     let mut out = String::with_capacity(line.len());
-    let mut rest = line.as_str();
+    let mut rest = line;
     while let Some(c) = rest.chars().next() {
         let length = number(rest);
         if length > 0 && !out.ends_with(|c: char| c.is_alphabetic()) {
@@ -25,6 +27,14 @@ pub fn of(message: &str) -> String {
         }
     }
     out
+}
+
+/// `line` up to the first word that announces what was seen, that word included.
+fn without_what_was_seen(line: &str) -> &str {
+    let ends = [" showed:", " shows:"]
+        .iter()
+        .filter_map(|word| Some(line.find(word)? + word.len()));
+    ends.min().map_or(line, |end| &line[..end])
 }
 
 /// The length of the number, MAC or address that `text` begins with, bytes; 0 where it begins with none.
@@ -61,9 +71,39 @@ mod tests {
             ("at 0xdeadbeef, 10:30", "at #, #"),
             ("a dead beef: be", "a dead beef: be"),
             ("é 1x 2", "é #x #"),
+            (
+                "in VLAN 10 not all replies came back; the tap showed: 9 ARP, 2 IPv6; the console: é",
+                "in VLAN # not all replies came back; the tap showed:",
+            ),
+            (
+                "it shows: up, and the tap showed: 2 IPv6, 9 ARP",
+                "it shows:",
+            ),
+            (
+                "showed: is no announcement here",
+                "showed: is no announcement here",
+            ),
             ("", ""),
         ] {
             assert_eq!(of(message), signature);
         }
+    }
+
+    #[test]
+    fn frames_in_another_order_are_the_same_failure_and_other_words_are_not() {
+        let said = |what: &str, seen: &str| {
+            of(&format!(
+                "{what} of 52:54:00:ab:cd:ef reached the bridge; the destination's tap showed: {seen}"
+            ))
+        };
+        let first = said("no announcement", "3 ARP from 52:54:00:12:34:56, 1 IPv6");
+        assert_eq!(
+            first,
+            said("no announcement", "1 IPv6, 3 ARP from 52:54:00:12:34:56")
+        );
+        assert_ne!(
+            first,
+            said("no reply", "3 ARP from 52:54:00:12:34:56, 1 IPv6")
+        );
     }
 }

@@ -91,6 +91,7 @@ fn run_started(faults: bool) -> Event {
         identity: None,
         properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
         settings: None,
+        only: Default::default(),
         faults,
     }
 }

@@ -434,7 +434,7 @@ fn ten_thousand_trials_open_in_two_seconds() {
     let (mut earlier, events) = (Earlier::default(), log.write(true));
     let night = report::html::PastNight {
         unix_time: 1_795_000_000,
-        verdict: "passed".into(),
+        verdict: report::past::Verdict::Passed,
     };
     for trial in report::read(&events).unwrap().trials {
         let nights = vec![night.clone(); 30];

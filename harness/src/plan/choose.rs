@@ -49,23 +49,8 @@ pub fn by_axes(only: &Only, trial: &PlannedTrial) -> bool {
 /// A filter that selects none of `names`, with what it probably meant.
 pub fn keep(only: &Only, names: &[String], trials: &mut Vec<PlannedTrial>) -> anyhow::Result<()> {
     each_filter_selects(only, names)?;
-    trials.retain(|trial| by_name(only, &trial.name));
+    trials.retain(|trial| only.takes_name(&trial.name));
     Ok(())
-}
-
-/// Whether one of the filters selects `name` and it is not to be left out; without a filter, all are
-/// selected.
-fn by_name(only: &Only, name: &str) -> bool {
-    let selected =
-        only.filter.is_empty() || only.filter.iter().any(|filter| selects(only, filter, name));
-    selected && !only.skip.iter().any(|text| name.contains(text.as_str()))
-}
-
-fn selects(only: &Only, filter: &str, name: &str) -> bool {
-    match only.exact {
-        true => name == filter,
-        false => name.contains(filter),
-    }
 }
 
 /// Fails on a filter that selects none of `names`: it is misspelt, whatever the others select.
@@ -73,7 +58,7 @@ fn selects(only: &Only, filter: &str, name: &str) -> bool {
 /// # Errors
 /// The first such filter, with what it probably meant.
 fn each_filter_selects(only: &Only, names: &[String]) -> anyhow::Result<()> {
-    let selects_none = |filter: &&String| !names.iter().any(|name| selects(only, filter, name));
+    let selects_none = |filter: &&String| !names.iter().any(|name| only.selects(filter, name));
     match only.filter.iter().find(selects_none) {
         Some(filter) => Err(nothing_matches(names, filter, only.exact)),
         None => Ok(()),
@@ -112,8 +97,8 @@ mod tests {
     fn any_of_the_filters_selects_and_each_must() {
         let names = ["pxe::virtio::rhel9::tap", "driver::e1000::rhel9::tap"].map(String::from);
         let two = only(|o| o.filter = vec!["pxe::virtio".into(), "driver::".into()]);
-        assert!(names.iter().all(|name| by_name(&two, name)));
-        assert!(!by_name(&two, "mtu_max::e1000::rhel9::tap"));
+        assert!(names.iter().all(|name| two.takes_name(name)));
+        assert!(!two.takes_name("mtu_max::e1000::rhel9::tap"));
         each_filter_selects(&two, &names).unwrap();
         let misspelt = only(|o| o.filter = vec!["pxe".into(), "drivr::e1000".into()]);
         let error = each_filter_selects(&misspelt, &names)
@@ -124,12 +109,12 @@ mod tests {
             o.filter = vec![names[0].clone()];
             o.exact = true;
         });
-        assert!(by_name(&exact, &names[0]) && !by_name(&exact, &names[1]));
+        assert!(exact.takes_name(&names[0]) && !exact.takes_name(&names[1]));
         let skip = only(|o| {
             o.filter = vec!["rhel9".into()];
             o.skip = vec!["nothing".into(), "pxe".into()];
         });
-        assert!(!by_name(&skip, &names[0]) && by_name(&skip, &names[1]));
+        assert!(!skip.takes_name(&names[0]) && skip.takes_name(&names[1]));
     }
 
     #[test]

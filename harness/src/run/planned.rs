@@ -13,6 +13,7 @@ use crate::settings::Settings;
 use crate::vm::start_state::StartState;
 use report::durations::Durations;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// The plan of a matrix on this host.
 pub struct Planned {
@@ -65,7 +66,8 @@ pub fn keep_shard(
     let Some(shard) = settings.shard else {
         return Ok(None);
     };
-    let durations = settings.durations.as_deref().map(Durations::read);
+    let read = |path: &Path| Durations::read(path, &settings.profile, settings.faults);
+    let durations = settings.durations.as_deref().map(read);
     let durations = durations.transpose()?;
     Ok(Some(shard::keep(shard, durations.as_ref(), trials)))
 }

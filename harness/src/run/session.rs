@@ -115,6 +115,7 @@ impl Session {
                     .as_ref()
                     .map_or_else(BTreeMap::new, |c| c.properties(selected)),
                 settings: Some(settings.recorded()?),
+                only: settings.only.recorded()?,
                 faults: settings.faults,
             },
         )?;
@@ -423,7 +424,12 @@ impl Session {
         let mut results = report::read(self.log.path())?;
         let root = &self.settings.root;
         let page = self.run.path().join(html::FILE);
-        let paged = html::write(self.log.path(), &Earlier::default(), &page);
+        let nights = self.settings.dir.join(report::history::FILE);
+        let earlier = Earlier::read(&nights, self.log.path()).unwrap_or_else(|error| {
+            errln!("Error: the page tells of no earlier night: {error:#}");
+            Earlier::default()
+        });
+        let paged = html::write(self.log.path(), &earlier, &page);
         results.html = paged.is_ok().then_some(page);
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .and(paged)

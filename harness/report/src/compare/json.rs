@@ -1,8 +1,11 @@
 //! A comparison as JSON, for programs. `docs/compare.md` says what the fields are.
 
 use super::{Change, Class, Comparison, Conclusion};
+use crate::figures::against::{self, Quantity};
+use crate::figures::nights::Verdict as OfFigure;
 use crate::past::facts::Changed;
 use crate::past::{PastRun, PastTrial};
+use crate::repeats::Repeats;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -61,6 +64,8 @@ struct Record<'c> {
     run: &'c str,
     verdict: String,
     cause: &'c str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeats: Option<Repeats>,
 }
 
 #[derive(Serialize)]
@@ -71,6 +76,10 @@ struct Figure<'c> {
     base: f64,
     head: f64,
     ratio: f64,
+    quantity: Quantity,
+    verdict: OfFigure,
+    nights: usize,
+    usual_change: Option<f64>,
     judged: bool,
 }
 
@@ -105,12 +114,16 @@ pub fn render(comparison: &Comparison) -> String {
         figures: (comparison.figures.iter())
             .map(|change| Figure {
                 trial: change.trial,
-                figure: &change.head.what,
-                unit: &change.head.unit,
-                base: change.base.value,
-                head: change.head.value,
-                ratio: change.ratio,
-                judged: false,
+                figure: change.what,
+                unit: change.unit,
+                base: change.before,
+                head: change.value,
+                ratio: change.ratio(),
+                quantity: change.quantity,
+                verdict: change.verdict,
+                nights: change.nights,
+                usual_change: change.usual,
+                judged: change.verdict != OfFigure::Learning && against::decide(&head.properties),
             })
             .collect(),
         notes: &comparison.notes,
@@ -150,5 +163,6 @@ fn record<'c>(trial: &'c PastTrial, run: &'c PastRun) -> Record<'c> {
         run: &run.name,
         verdict: trial.verdict.word().replace(' ', "_"),
         cause: &trial.cause,
+        repeats: trial.repeats,
     }
 }

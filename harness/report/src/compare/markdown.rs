@@ -1,6 +1,6 @@
 //! A comparison in GitHub's Markdown.
 
-use super::{Class, Comparison, Conclusion, Finding, figures, words};
+use super::{Class, Comparison, Conclusion, Finding, words};
 use crate::markdown::{code, escape};
 use crate::text::counted;
 
@@ -41,16 +41,13 @@ pub fn render(comparison: &Comparison) -> String {
             out += &format!("| {} | {base} | {head} |\n", escape(&fact.what));
         }
     }
-    if !comparison.figures.is_empty() {
-        out += &format!(
-            "\n### Figures that differ ({})\n\n| trial | figure |\n| --- | --- |\n",
-            figures::TOO_FEW
-        );
-        for change in comparison.figures.iter().take(words::FIGURES) {
-            let figure = escape(&words::figure(change));
-            out += &format!("| {} | {figure} |\n", code(change.trial));
+    for (title, figures) in words::figures(comparison) {
+        out += &format!("\n### {title}\n\n| trial | figure |\n| --- | --- |\n");
+        for figure in figures.iter().take(words::FIGURES) {
+            let cell = escape(&words::figure(figure));
+            out += &format!("| {} | {cell} |\n", code(figure.trial));
         }
-        more(&mut out, comparison.figures.len(), words::FIGURES, "figure");
+        more(&mut out, figures.len(), words::FIGURES, "figure");
     }
     sections(&mut out, &others, sides.head.faults);
     for note in &comparison.notes {

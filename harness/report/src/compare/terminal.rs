@@ -1,6 +1,6 @@
 //! A comparison on a terminal: what is worse first.
 
-use super::{Class, Comparison, Conclusion, Finding, figures, words};
+use super::{Class, Comparison, Conclusion, Finding, words};
 use std::io::IsTerminal;
 
 /// Prints it on stdout.
@@ -54,13 +54,12 @@ pub fn render(comparison: &Comparison, colour: bool) -> String {
             out += &format!("  {:<width$}  {}\n", fact.what, words::arrow(fact));
         }
     }
-    if !comparison.figures.is_empty() {
-        let title = format!("Figures that differ ({})", figures::TOO_FEW);
+    for (title, figures) in words::figures(comparison) {
         out += &format!("\n{}\n", paint(&title, "1"));
-        for change in comparison.figures.iter().take(words::FIGURES) {
-            out += &format!("  {}\n      {}\n", change.trial, words::figure(change));
+        for figure in figures.iter().take(words::FIGURES) {
+            out += &format!("  {}\n      {}\n", figure.trial, words::figure(figure));
         }
-        out += &more(comparison.figures.len(), words::FIGURES, "figure");
+        out += &more(figures.len(), words::FIGURES, "figure");
     }
     out += &sections(&others, &heading);
     if !comparison.notes.is_empty() {

@@ -1,9 +1,12 @@
 //! What a comparison says, the same on a terminal and in Markdown.
 
-use super::{Change, Class, Comparison, Conclusion, FigureChange, Finding};
+use super::{Change, Class, Comparison, Conclusion, Finding};
+use crate::figures::against::Quantity;
+use crate::figures::nights::{FEWEST_NIGHTS, Judged, Verdict as OfFigure};
 use crate::past::facts::{self, Changed};
 use crate::past::{Verdict, date};
 use crate::text::counted;
+use std::collections::BTreeMap;
 
 /// So many findings of a class are shown; the JSON has them all.
 pub const FINDINGS: usize = 30;
@@ -14,7 +17,9 @@ pub const FIGURES: usize = 10;
 
 /// The first line: what it comes to.
 pub fn headline(comparison: &Comparison) -> String {
-    let worse = list(comparison, |class| class.is_worse());
+    let mut worse = list(comparison, |class| class.is_worse());
+    let figures = comparison.worse_figures();
+    worse.extend((figures > 0).then(|| format!("{} worse", counted(figures, "figure"))));
     let undecided = list(comparison, |class| {
         matches!(class, Class::NotRun | Class::Broken)
     });
@@ -126,6 +131,7 @@ pub fn history(finding: &Finding) -> Vec<String> {
             counted(most.flips.nights, "night")
         ));
     }
+    lines.extend(repeats(finding));
     if let Some(since) = red_since(finding) {
         lines.push(since);
     }
@@ -133,6 +139,24 @@ pub fn history(finding: &Finding) -> Vec<String> {
         lines.push("take the expectation out of the matrix file, or bound it".into());
     }
     lines
+}
+
+/// How the failures ended when they ran again at once: "solid: failed 6 of 6 times", where that is so of all of
+/// them, else of how many.
+fn repeats(finding: &Finding) -> Vec<String> {
+    let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+    for change in &finding.changes {
+        let repeats = change.head.and_then(|record| record.repeats);
+        if let Some(repeats) = repeats.filter(|_| finding.class.is_failure()) {
+            *kinds.entry(repeats.words()).or_default() += 1;
+        }
+    }
+    let all = finding.changes.len();
+    let line = |(words, n): (String, usize)| match n == all {
+        true => words,
+        false => format!("{n} of them {words}"),
+    };
+    kinds.into_iter().map(line).collect()
 }
 
 /// "red since 2026-11-24, 3 nights; last green at commit 743f3233 (2026-11-23)".
@@ -165,11 +189,44 @@ pub fn arrow(changed: &Changed) -> String {
     format!("{} → {}", side(&changed.base), side(&changed.head))
 }
 
-/// "TCP_STREAM, host to guest: 941.20 → 752.10 10^6bits/s (0.80 x)".
-pub fn figure(change: &FigureChange) -> String {
+/// The figures that are worth a word, by what is said of them, each kind with its title.
+pub fn figures<'c, 'r>(comparison: &'c Comparison<'r>) -> Vec<(String, &'c [Judged<'r>])> {
+    let kinds = comparison.figures.chunk_by(|a, b| a.verdict == b.verdict);
+    kinds.map(|kind| (title(kind), kind)).collect()
+}
+
+fn title(kind: &[Judged]) -> String {
+    let most = kind.iter().map(|figure| figure.nights).max().unwrap_or(0);
+    match kind[0].verdict {
+        OfFigure::Worse => "Figures that became worse than is usual from night to night".into(),
+        OfFigure::Better => "Figures that became better than is usual from night to night".into(),
+        _ if most < 2 => "Figures that differ (one start each: too few to say)".into(),
+        _ => format!("Figures that differ (under {FEWEST_NIGHTS} nights: learning what is usual)"),
+    }
+}
+
+/// "TCP_STREAM, host to guest: 941.20 → 752.10 10^6bits/s (0.80 x; usual is up to 3.0 %, of 30 nights)".
+pub fn figure(figure: &Judged) -> String {
+    let quantity = match figure.quantity {
+        Quantity::Throughput => "",
+        Quantity::Cost => ", processor time",
+    };
+    let known = match figure.usual {
+        Some(usual) => format!(
+            "; usual is up to {:.1} %, of {}",
+            100.0 * usual,
+            counted(figure.nights, "night")
+        ),
+        None if figure.nights > 1 => format!("; {}", counted(figure.nights, "night")),
+        None => String::new(),
+    };
     format!(
-        "{}: {:.2} → {:.2} {} ({:.2} x)",
-        change.head.what, change.base.value, change.head.value, change.head.unit, change.ratio
+        "{}{quantity}: {:.2} → {:.2} {} ({:.2} x{known})",
+        figure.what,
+        figure.before,
+        figure.value,
+        figure.unit,
+        figure.ratio()
     )
 }
 

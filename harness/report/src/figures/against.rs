@@ -17,6 +17,9 @@ pub const FALSE_DISCOVERIES: f64 = 0.05;
 /// The smallest relative change that is worth a word.
 pub const LEAST_EFFECT: f64 = 0.03;
 
+/// The unit of what a stream costs.
+pub const COST_UNIT: &str = "s/GiB";
+
 /// What was measured, where.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Key {
@@ -120,7 +123,8 @@ impl Comparison {
             .map(|((key, a, b), p)| compared(key, a, b, p))
             .collect();
         figures.sort_by(|a, b| (a.verdict, &a.key).cmp(&(b.verdict, &b.key)));
-        let decides = first.iter().chain(second).all(|run| !under_tcg(run));
+        let mut all = first.iter().chain(second);
+        let decides = all.all(|run| decide(&run.properties));
         Comparison { figures, decides }
     }
 
@@ -166,9 +170,10 @@ fn compared(key: &Key, first: &[f64], second: &[f64], p: f64) -> Compared {
     }
 }
 
-fn under_tcg(run: &Results) -> bool {
-    let accelerator = run.properties.get("accelerator");
-    accelerator.is_none_or(|name| !name.starts_with("KVM"))
+/// Whether the figures of a run with these properties decide anything: under TCG they do not.
+pub fn decide(properties: &BTreeMap<String, String>) -> bool {
+    let accelerator = properties.get("accelerator");
+    accelerator.is_some_and(|name| name.starts_with("KVM"))
 }
 
 /// The values of each figure, one a run.
@@ -206,9 +211,7 @@ fn of_figure(trial: &Trial, figure: &Figure) -> Vec<(Key, f64)> {
         unit: unit.to_owned(),
     };
     let throughput = (key(Quantity::Throughput, &figure.unit), figure.value);
-    let cost = figure.test.ends_with("_STREAM").then(|| figure.cost());
-    let cost = cost
-        .flatten()
-        .map(|cost| (key(Quantity::Cost, "s/GiB"), cost));
+    let cost = figure.cost_of_stream();
+    let cost = cost.map(|cost| (key(Quantity::Cost, COST_UNIT), cost));
     std::iter::once(throughput).chain(cost).collect()
 }

@@ -1,6 +1,7 @@
 //! What trials have measured, compared.
 
 pub mod against;
+pub mod nights;
 pub mod show;
 pub mod stats;
 

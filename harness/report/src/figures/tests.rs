@@ -24,6 +24,7 @@ fn run(noise: &mut Noise, qemu: &str, accelerator: &str, slowed: impl Fn(&str) -
     let properties = BTreeMap::from([("accelerator".to_owned(), accelerator.to_owned())]);
     let mut events = vec![Event::RunStarted {
         settings: None,
+        only: BTreeMap::new(),
         schema: 2,
         unix_time: 1,
         identity: None,

@@ -1,7 +1,7 @@
 //! Reading a history, and adding runs to it.
 
 use super::line::{RUN_START, RunLine, TextLine, TrialLine, Version};
-use super::{History, Record, SCHEMA};
+use super::{FigureRecord, History, Record, SCHEMA};
 use crate::past::{PastRun, PastTrial};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -148,13 +148,19 @@ fn record(
 ) -> Result<Record> {
     let figures = trial.figures.iter().map(|figure| {
         let (what, unit) = (number(&figure.what)?, number(&figure.unit)?);
-        Ok((what, unit, figure.value))
+        Ok(FigureRecord {
+            what,
+            unit,
+            value: figure.value,
+            cost: figure.cost,
+        })
     });
     let figures = figures.collect::<Result<Vec<_>>>()?;
     Ok(Record {
         trial: number(name)?,
         verdict: trial.verdict,
         sometimes: trial.sometimes,
+        repeats: trial.repeats.map(Box::new),
         cause: match trial.cause.as_str() {
             "" => None,
             cause => Some(number(cause)?),

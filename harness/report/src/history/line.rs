@@ -1,10 +1,13 @@
 //! The lines of a history: a run, then its trials, and each text before the first line that means it.
 
-use super::{Record, SCHEMA};
+use super::{FigureRecord, Record, SCHEMA};
+use crate::flags::Only;
 use crate::identity::Identity;
 use crate::past::{PastRun, Verdict};
+use crate::repeats::Repeats;
 use crate::text::{clean, one_line};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a run's line begins.
@@ -25,6 +28,9 @@ pub struct RunLine {
     ended: bool,
     #[serde(default)]
     faults: bool,
+    /// Which trials of its plan were asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    only: BTreeMap<String, Value>,
     /// How many trials follow.
     pub trials: usize,
     #[serde(default)]
@@ -67,9 +73,15 @@ pub struct TrialLine {
     /// Whether it fails only now and then.
     #[serde(rename = "o", default, skip_serializing_if = "std::ops::Not::not")]
     sometimes: bool,
+    /// Repeats of its failure: how many failed, passed and came to no verdict.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    repeats: Option<(u32, u32, u32)>,
     /// Figures: the numbers of what and unit, and the value.
     #[serde(rename = "g", default, skip_serializing_if = "Vec::is_empty")]
     pub figures: Vec<(u32, u32, f64)>,
+    /// What each of them cost.
+    #[serde(rename = "gc", default, skip_serializing_if = "Vec::is_empty")]
+    costs: Vec<Option<f64>>,
 }
 
 fn is_zero(seconds: &f32) -> bool {
@@ -121,6 +133,8 @@ impl RunLine {
             seconds: run.seconds,
             ended: run.ended,
             faults: run.faults,
+            // Lists of names: they have a JSON form.
+            only: run.only.recorded().unwrap_or_default(),
             trials: run.trials.len(),
             identity: run.identity.clone(),
             properties: run.properties.clone(),
@@ -137,6 +151,7 @@ impl RunLine {
             seconds: self.seconds,
             ended: self.ended,
             faults: self.faults,
+            only: Only::of_recorded(&self.only),
             identity: self.identity.as_ref().map(Identity::cleaned),
             properties: properties.map(|(k, v)| (clean(k), clean(v))).collect(),
             labs: self.labs.iter().map(|lab| clean(lab)).collect(),
@@ -147,6 +162,9 @@ impl RunLine {
 
 impl TrialLine {
     pub fn of(record: &Record) -> TrialLine {
+        let figures = record.figures.iter();
+        let costs: Vec<Option<f64>> = figures.clone().map(|figure| figure.cost).collect();
+        let has_costs = costs.iter().any(Option::is_some);
         TrialLine {
             trial: record.trial,
             verdict: Letter(record.verdict),
@@ -154,11 +172,21 @@ impl TrialLine {
             cpu_seconds: record.cpu_seconds,
             cause: record.cause,
             sometimes: record.sometimes,
-            figures: record.figures.to_vec(),
+            repeats: (record.repeats.as_ref()).map(|of| (of.failed, of.passed, of.undecided)),
+            figures: figures.map(|of| (of.what, of.unit, of.value)).collect(),
+            costs: if has_costs { costs } else { Vec::new() },
         }
     }
 
     pub fn into_record(self) -> Record {
+        let costs = self.costs.into_iter().chain(std::iter::repeat(None));
+        let figures = self.figures.into_iter().zip(costs);
+        let figures = figures.map(|((what, unit, value), cost)| FigureRecord {
+            what,
+            unit,
+            value,
+            cost,
+        });
         Record {
             trial: self.trial,
             verdict: self.verdict.0,
@@ -166,7 +194,14 @@ impl TrialLine {
             cause: self.cause,
             seconds: self.seconds,
             cpu_seconds: self.cpu_seconds,
-            figures: self.figures.into(),
+            repeats: self.repeats.map(|(failed, passed, undecided)| {
+                Box::new(Repeats {
+                    failed,
+                    passed,
+                    undecided,
+                })
+            }),
+            figures: figures.collect(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What the history says, on a terminal.
 
 use super::History;
-use super::durations::median;
+use crate::durations::median;
 use crate::past::series::{Flips, SETTLED, Streak, is_settled};
 use crate::past::{PastRun, PastTrial, Verdict, date, facts};
 use crate::text::{counted, duration};
@@ -34,7 +34,7 @@ pub fn trial(history: &History, name: &str) -> Option<String> {
         );
     }
     let taken = nights.iter().filter(|(_, trial)| trial.verdict.is_judged());
-    if let Some(median) = median(taken.map(|(_, trial)| trial.seconds).collect()) {
+    if let Some(median) = median(&taken.map(|(_, trial)| trial.seconds).collect::<Vec<_>>()) {
         out += &format!("median {}\n", duration(median));
     }
     let sometimes = nights.last().is_some_and(|(_, trial)| trial.sometimes);
@@ -52,11 +52,15 @@ fn line(run: &PastRun, trial: &PastTrial, run_width: usize) -> String {
         0.0 => String::new(),
         seconds => duration(seconds),
     };
+    let repeats = trial
+        .repeats
+        .map(|repeats| format!("[{}] ", repeats.words()));
     let line = format!(
-        "  {}  {:<run_width$}  {:<7}  {seconds:>12}  {}",
+        "  {}  {:<run_width$}  {:<7}  {seconds:>12}  {}{}",
         date::minute(run.time),
         run.name,
         trial.verdict.word(),
+        repeats.unwrap_or_default(),
         trial.cause
     );
     line.trim_end().to_owned() + "\n"
@@ -139,7 +143,7 @@ pub fn slow(history: &History, most: usize) -> String {
             let (latest, earlier) = seconds.split_last()?;
             Some(Taken {
                 name,
-                median: median(earlier.to_vec()).unwrap_or(*latest),
+                median: median(earlier).unwrap_or(*latest),
                 latest: *latest,
                 nights: seconds.len(),
             })

@@ -43,6 +43,14 @@ fn night(number: u32) -> Sample {
         )
         .set("link_status::e1000::rhel9", "", Outcome::Interrupted)
         .measured("netperf::virtio::rhel9::vhost", 16384, 941.2);
+    night.only = [("nic".to_owned(), serde_json::json!(["virtio", "e1000"]))].into();
+    night.of("driver::e1000::rhel6", "", |end| {
+        end.repeats = Some(crate::repeats::Repeats {
+            failed: 4,
+            passed: 0,
+            undecided: 1,
+        });
+    });
     night.of("mac_change::virtio::rhel6", "tap", |end| {
         end.expectation = Some(expected(State::Fixed));
     });
@@ -135,6 +143,22 @@ fn a_file_that_is_cut_at_any_byte_is_read_and_added_to() {
         let mended = read(&place.path).unwrap().runs(10, |_| true);
         assert_eq!(mended, [kept(&runs[1]), kept(&runs[0])], "cut at {cut}");
     }
+}
+
+#[test]
+fn the_shards_of_a_night_are_one_night() {
+    let place = place();
+    let shards = |number| [1, 2, 3].map(|k| Sample::night(number).shard(k, 3).run());
+    let all: Vec<PastRun> = (1..=4).flat_map(shards).collect();
+    add(&place.path, &all).unwrap();
+    let history = read(&place.path).unwrap();
+    let names: Vec<String> = (history.runs(2, |_| true).into_iter())
+        .map(|run| run.name)
+        .collect();
+    let newest = [
+        "night4-3", "night4-2", "night4-1", "night3-3", "night3-2", "night3-1",
+    ];
+    assert_eq!(names, newest);
 }
 
 #[test]
@@ -286,24 +310,6 @@ fn what_became_slower_comes_first() {
           13.0 s    1 min 30 s   6.92 x       6  link_status::virtio::rhel9::tap
            3.4 s         3.4 s   1.00 x       6  driver::e1000::rhel6::tap
     ");
-}
-
-#[test]
-fn durations_are_the_trials_or_its_cases() {
-    let week = week();
-    let asked = [
-        "link_status::virtio::rhel6::tap",
-        "link_status::new::rhel6::tap",
-        "new::virtio::rhel6::tap",
-    ];
-    let expected = durations(&week, "full", asked);
-    assert_eq!(expected[asked[0]], 13.5);
-    assert_eq!(
-        expected[asked[1]], 3.4,
-        "most trials of that case take so long"
-    );
-    assert_eq!(expected.len(), 2, "nothing is known of a new case");
-    assert!(durations(&week, "smoke", asked).is_empty());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What netperf measured: for each thing measured, its cells side by side, held against the band of earlier nights.
 
 use crate::events::Figure;
-use crate::html::earlier::{Band, Earlier, figure_key, what};
+use crate::html::earlier::{Band, Earlier, figure_key};
 use crate::html::findings::link;
 use crate::html::shown::Shown;
 use crate::{Results, text};
@@ -12,6 +12,8 @@ struct Row<'r> {
     place: usize,
     figure: &'r Figure,
     band: Option<Band>,
+    /// What there is to say without a band.
+    learning: String,
 }
 
 impl Row<'_> {
@@ -20,7 +22,7 @@ impl Row<'_> {
         let value = self.figure.value;
         match self.band {
             _ if !self.figure.alone => "beside other trials: not to be compared".into(),
-            None => String::new(),
+            None => self.learning.clone(),
             Some(Band { nights, .. }) => {
                 let of = format!("of {}", text::counted(nights, "night"));
                 match self.outside() {
@@ -47,16 +49,14 @@ pub fn render(results: &Results, earlier: &Earlier) -> Option<Markup> {
     let mut groups: Vec<(String, Vec<Row>)> = Vec::new();
     for (place, trial) in results.trials.iter().enumerate() {
         for figure in &trial.end.figures {
-            let band = earlier
-                .bands
-                .get(&figure_key(trial.name(), figure))
-                .copied();
+            let key = figure_key(trial.name(), figure);
             let row = Row {
                 place,
                 figure,
-                band,
+                band: earlier.bands.get(&key).copied(),
+                learning: earlier.learning(&key),
             };
-            let what = format!("{}, {}", what(figure), figure.unit);
+            let what = format!("{}, {}", figure.what(), figure.unit);
             match groups.iter_mut().find(|(other, _)| *other == what) {
                 Some((_, rows)) => rows.push(row),
                 None => groups.push((what, vec![row])),
@@ -67,7 +67,9 @@ pub fn render(results: &Results, earlier: &Earlier) -> Option<Markup> {
     let all: usize = groups.iter().map(|(_, rows)| outside(rows)).sum();
     (!groups.is_empty()).then(|| {
         html! {
-            @if earlier.bands.is_empty() { p.quiet { "No earlier nights are given to hold these against." } }
+            @if earlier.bands.is_empty() && !earlier.learning.is_empty() {
+                p.quiet { "There are too few earlier nights to say what is usual." }
+            } @else if earlier.bands.is_empty() { p.quiet { "No earlier nights are given to hold these against." } }
             @else if all == 0 { p { "No figure is outside of the band of the earlier nights." } }
             @else { p { strong { (text::counted(all, "figure")) " outside of the band of the earlier nights." } } }
             @for (n, (what, rows)) in groups.iter().enumerate() {
@@ -110,7 +112,7 @@ fn group(results: &Results, rows: &[Row]) -> Markup {
     }
 }
 
-/// A bar from 0, the band around where it is expected to end, and the band's median.
+/// A bar from 0, the band around where it is expected to end, and the value of the night before.
 fn plot(row: &Row, top: f64) -> Markup {
     const WIDTH: f64 = 200.0;
     let x = |value: f64| format!("{:.1}", (value / top * WIDTH).clamp(0.0, WIDTH));

@@ -17,8 +17,9 @@ pub struct Finding<'r> {
     pub trials: Vec<&'r Trial>,
 }
 
-/// All findings: failed, then broken, then flaky, then begun but not ended; of each, in the plan's order.
-pub fn findings(results: &Results) -> Vec<Finding<'_>> {
+/// All findings: failed, then broken, then flaky, then begun but not ended; of the failed, those first of which
+/// a trial did not fail before; of each, in the plan's order.
+pub fn findings<'r>(results: &'r Results, earlier: &Earlier) -> Vec<Finding<'r>> {
     let mut keys: Vec<(&str, String)> = Vec::new();
     let mut findings: Vec<Finding> = Vec::new();
     for trial in results.alarming() {
@@ -37,6 +38,16 @@ pub fn findings(results: &Results) -> Vec<Finding<'_>> {
             }
         }
     }
+    let names = |finding: &Finding<'r>| -> Vec<&'r str> {
+        finding.trials.iter().map(|trial| trial.name()).collect()
+    };
+    let is_failed = |finding: &Finding| finding.trials[0].outcome().verdict() == "failed";
+    // A stable sort; the failed are first already.
+    findings.sort_by_cached_key(|finding| match is_failed(finding) {
+        true if earlier.since(names(finding)).new > 0 => 0,
+        true => 1,
+        false => 2,
+    });
     findings
 }
 
@@ -53,6 +64,11 @@ impl Sections<'_> {
     pub fn finding(&self, finding: &Finding, number: usize, open: bool) -> Markup {
         let first = finding.trials[0];
         let word = first.word(self.run.results.faults);
+        let names = finding.trials.iter().map(|trial| trial.name());
+        let since = match first.outcome() {
+            Outcome::Failed { .. } => self.earlier.since(names).words,
+            _ => String::new(),
+        };
         html! {
             section.finding #{"finding-" (number)} {
                 h3 {
@@ -70,6 +86,7 @@ impl Sections<'_> {
                         }
                     }
                 }
+                @if !since.is_empty() { p.since { (since) } }
                 @for (n, trial) in finding.trials.iter().enumerate() {
                     (self.trial(trial, &first.cause(), open && n == 0))
                 }
@@ -272,4 +289,47 @@ fn distinct<'t>(words: impl Iterator<Item = &'t str>) -> Vec<&'t str> {
 /// A link to a trial's place, with its name.
 pub fn link(trial: &Trial) -> impl Render + use<> {
     html! { a href=(anchor::link(trial.name())) { (plain(trial.name())) } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::events::Event;
+    use crate::html::{Past, PastNight};
+    use crate::past::Verdict;
+    use crate::tests::{end, failed};
+
+    #[test]
+    fn what_is_new_comes_before_what_was_red_and_all_failed_before_the_broken() {
+        let broken = Outcome::Broken {
+            message: "no QEMU".into(),
+        };
+        let ends = [
+            end("a::e1000::rhel6::tap", failed("it is red for long")),
+            end("b::e1000::rhel6::tap", broken),
+            end("c::e1000::rhel6::tap", failed("it is new")),
+        ];
+        let results = Results::from_events(&ends.map(Event::TrialEnded));
+        let order = |earlier: &Earlier| -> Vec<String> {
+            let all = findings(&results, earlier);
+            all.iter()
+                .map(|f| f.trials[0].parts().case.clone())
+                .collect()
+        };
+        assert_eq!(
+            order(&Earlier::default()),
+            ["a", "c", "b"],
+            "the plan's order"
+        );
+        let mut earlier = Earlier::default();
+        for (trial, verdict) in [("a", Verdict::Failed), ("c", Verdict::Passed)] {
+            let nights = vec![PastNight {
+                unix_time: 1_795_600_000,
+                verdict,
+            }];
+            let name = format!("{trial}::e1000::rhel6::tap");
+            earlier.past.insert(name, Past { nights });
+        }
+        assert_eq!(order(&earlier), ["c", "a", "b"]);
+    }
 }

@@ -28,7 +28,7 @@ const NAMED: usize = 200;
 /// The whole page, to lie in `page_dir`.
 pub fn render(run: &Run, earlier: &Earlier, page_dir: Option<&Path>) -> String {
     let results = &run.results;
-    let findings = findings(results);
+    let findings = findings(results, earlier);
     let sections = Sections {
         run,
         earlier,

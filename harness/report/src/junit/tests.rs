@@ -124,6 +124,7 @@ fn hostile_run() -> Results {
         identity: None,
         properties: [(h(), h()), (HOST.to_owned(), h())].into(),
         settings: None,
+        only: BTreeMap::new(),
         faults: true,
     }];
     for (nic, outcome) in [

@@ -108,6 +108,7 @@ fn what_is_appended_is_read_back() {
             identity: Some(Box::new(identity())),
             properties: [("qemu".to_string(), "7.2".to_string())].into(),
             settings: Some([("boot".to_owned(), true.into())].into()),
+            only: Default::default(),
             faults: true,
         },
         started("a"),
@@ -215,6 +216,7 @@ fn a_log_of_a_newer_schema_is_refused() {
         identity: None,
         properties: [].into(),
         settings: None,
+        only: Default::default(),
         faults: false,
     }]);
     let error = read(&path).unwrap_err().to_string();

@@ -94,12 +94,14 @@ fn starts(parts: &[Part]) -> impl Iterator<Item = (&Part, &Line)> {
 
 fn started(parts: &[Part], lost: &[u32]) -> Line {
     let mut of_each: BTreeMap<&str, Vec<(u32, &str)>> = BTreeMap::new();
-    let (mut began, mut under_faults, mut time, mut settings) = (u64::MAX, false, None, None);
+    let (mut began, mut under_faults, mut time) = (u64::MAX, false, None);
+    let (mut settings, mut only) = (None, BTreeMap::new());
     for (part, line) in starts(parts) {
         if let Event::RunStarted {
             unix_time,
             properties,
             settings: own,
+            only: own_only,
             faults,
             ..
         } = &line.event
@@ -108,6 +110,7 @@ fn started(parts: &[Part], lost: &[u32]) -> Line {
                 (began, time) = (*unix_time, line.time);
             }
             settings = settings.or_else(|| own.clone());
+            only.clone_from(own_only);
             under_faults |= faults;
             for (key, value) in properties {
                 let values = of_each.entry(key).or_default();
@@ -137,6 +140,7 @@ fn started(parts: &[Part], lost: &[u32]) -> Line {
             identity: identity(parts).map(Box::new),
             properties,
             settings,
+            only,
             faults: under_faults,
         },
         time,

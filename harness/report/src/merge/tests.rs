@@ -109,6 +109,7 @@ impl<'t> Run<'t> {
             identity: Some(Box::new(self.identity)),
             properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
             settings: None,
+            only: BTreeMap::new(),
             faults: false,
         }];
         events.extend(self.trials.iter().map(|trial| planned(trial)));

@@ -16,6 +16,8 @@ pub struct Sample {
     pub identity: Identity,
     pub properties: BTreeMap<String, String>,
     pub faults: bool,
+    /// Which trials of the plan were asked for.
+    pub only: BTreeMap<String, serde_json::Value>,
     /// The trials of the plan, with how each ended; none where it did not.
     pub trials: BTreeMap<String, Option<TrialEnded>>,
     pub cut: bool,
@@ -56,6 +58,7 @@ impl Sample {
             },
             properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
             faults: false,
+            only: BTreeMap::new(),
             trials: BTreeMap::new(),
             cut: false,
         };
@@ -133,6 +136,7 @@ impl Sample {
     pub fn lines(&self) -> Vec<Line> {
         let mut events = vec![Event::RunStarted {
             settings: None,
+            only: self.only.clone(),
             schema: SCHEMA,
             unix_time: self.time as u64,
             identity: Some(Box::new(self.identity.clone())),

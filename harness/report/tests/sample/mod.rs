@@ -5,6 +5,7 @@ use report::expectation::{Expectation, State};
 use report::html::{Band, Earlier, Past, PastNight, figure_key};
 use report::identity::{Host, Identity, Qemu};
 use report::name::TrialName;
+use report::past::Verdict;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ impl Log {
             properties.map(|(k, v)| (k.into(), v.into())).into();
         let started = Event::RunStarted {
             settings: None,
+            only: BTreeMap::new(),
             schema: SCHEMA,
             unix_time: BEGIN as u64,
             identity: Some(Box::new(identity)),
@@ -305,10 +307,16 @@ fn trial(log: &mut Log, earlier: &mut Earlier, name: &str) {
     }
     let night = |(n, verdict): (u64, &str)| PastNight {
         unix_time: BEGIN as u64 - (30 - n) * 86_400,
-        verdict: verdict.into(),
+        verdict: of_word(verdict),
     };
     let nights = (0..).zip(past).map(night).collect();
     earlier.past.insert(name.to_owned(), Past { nights });
+}
+
+fn of_word(word: &str) -> Verdict {
+    let mut all = Verdict::ALL.into_iter();
+    all.find(|verdict| verdict.word() == word)
+        .expect("a verdict")
 }
 
 fn expectation(state: State) -> Expectation {

@@ -146,3 +146,98 @@ fn thirty_passes_of_what_fails_now_and_then_are_a_repair() {
     assert_eq!(class(29), Class::StillPassing);
     assert_eq!(class(30), Class::ExpectationFixed);
 }
+
+/// A night with a figure of that value.
+fn measured(number: u32, value: f64) -> Sample {
+    Sample::night(number).measured("netperf::virtio::rhel9::vhost", 16384, value)
+}
+
+/// Nights with a figure that changes by 2 % at most.
+fn many_measured(nights: u32) -> Vec<Sample> {
+    let values = [1000.0, 1010.0, 990.0, 1000.0];
+    let night = |number: u32| measured(number, values[number as usize % 4]);
+    (1..=nights).map(night).collect()
+}
+
+/// As if KVM worked.
+fn under_kvm(mut night: Sample) -> Sample {
+    night.properties.insert("accelerator".into(), "KVM".into());
+    night
+}
+
+#[test]
+fn a_rate_limit_is_worse_where_nights_say_what_is_usual_and_under_tcg_only_reported() {
+    let nights: Vec<Sample> = many_measured(12).into_iter().map(under_kvm).collect();
+    let (text, code) = compared(&nights, &[under_kvm(measured(13, 800.0))]);
+    assert_eq!(code, 1, "{text}");
+    assert_snapshot!(text, @r"
+    Worse: 1 figure worse
+    31 still passing
+    BASE  night12 (2026-12-07 09:46 UTC, commit 121212121212)
+    HEAD  night13 (2026-12-08 09:46 UTC, commit 131313131313)
+
+    What else changed
+      commit  121212121212 → 131313131313
+
+    Figures that became worse than is usual from night to night
+      netperf::virtio::rhel9::vhost
+          UDP_STREAM, 16384 bytes, host to guest: 1000.00 → 800.00 10^6bits/s (0.80 x; usual is up to 4.5 %, of 12 nights)
+    ");
+    let (text, code) = compared(&nights, &[under_kvm(measured(13, 1010.0))]);
+    assert_eq!(code, 0, "{text}");
+    assert!(!text.contains("Figures"), "{text}");
+    // Under TCG.
+    let (text, code) = compared(&many_measured(12), &[measured(13, 800.0)]);
+    assert_eq!(code, 0, "{text}");
+    let said = "Note: guests ran under TCG: its figures are reported, and decide nothing\n";
+    assert!(
+        text.contains("became worse than is usual") && text.contains(said),
+        "{text}"
+    );
+    // Too few nights.
+    let (text, code) = compared(&nights[..9], &[under_kvm(measured(13, 800.0))]);
+    assert_eq!(code, 0, "{text}");
+    let said = "\
+Figures that differ (under 10 nights: learning what is usual)
+  netperf::virtio::rhel9::vhost
+      UDP_STREAM, 16384 bytes, host to guest: 1010.00 → 800.00 10^6bits/s (0.79 x; 9 nights)
+";
+    assert!(text.contains(said), "{text}");
+}
+
+#[test]
+fn a_failure_that_was_repeated_is_solid_or_flaky() {
+    let mut head = Sample::night(2).set("mac_change::e1000e", "", no_announcement());
+    for (guest, failed, passed) in [("rhel6", 5, 0), ("rhel9", 2, 3)] {
+        head.of(&format!("mac_change::e1000e::{guest}"), "", |end| {
+            end.repeats = Some(crate::repeats::Repeats {
+                failed,
+                passed,
+                undecided: 0,
+            });
+        });
+    }
+    let (text, code) = compared(&[Sample::night(1)], &[head]);
+    assert_eq!(code, 1);
+    let said = "
+      1 of them flaky: failed 3 of 6 times
+      1 of them solid: failed 6 of 6 times
+";
+    assert!(text.contains(said), "{text}");
+}
+
+#[test]
+fn a_trial_that_was_not_asked_for_has_not_vanished() {
+    let base = Sample::night(1);
+    let mut head = Sample::night(2);
+    // The axes that are asked for are part of the plan.
+    head.identity.plan_digest = "c".repeat(64);
+    head.only = [("nic".to_owned(), serde_json::json!(["virtio"]))].into();
+    head.trials.retain(|name, _| name.contains("::virtio::"));
+    head.trials.remove("driver::virtio::rhel9::vhost");
+    let (text, code) = compared(&[base], &[head]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.starts_with("Worse: 1 vanished\n"), "{text}");
+    let note = "Note: 12 trials of BASE: HEAD did not select them\n";
+    assert!(text.contains(note), "{text}");
+}
