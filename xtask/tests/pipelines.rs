@@ -1,11 +1,15 @@
 //! The pipelines of this project, and those that others use: what they call is pinned and exists, and their scripts
 //! run as they stand in the files, on runs that are written here. Only `cargo` and what wants a network are replaced.
 
-use std::collections::BTreeMap;
+#[path = "pipelines/linters.rs"]
+mod linters;
+#[path = "pipelines/machine.rs"]
+mod machine;
+
+use machine::{Machine, obeys_nothing, run_dir};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 use yaml_rust2::{Yaml, YamlLoader};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -196,148 +200,6 @@ fn the_oldest_rust_is_the_one_that_is_promised() {
         script.starts_with(&format!("cargo +{promised} ")),
         "{script}"
     );
-}
-
-/// A directory in which scripts run, with a `cargo` that calls the xtask of this build.
-struct Machine {
-    dir: tempfile::TempDir,
-}
-
-/// `cargo --locked xtask …`, where runs of VMs and listings are only noted.
-const CARGO: &str = r#"#!/bin/sh
-echo "$*" >> "$CALLS"
-[ "$1 $2" = "--locked xtask" ] || { echo "unexpected: cargo $*" >&2; exit 99; }
-shift 2
-case "$1" in
-  matrix|ci) echo 'matrix={"include":[]}'; exit "${RUN_CODE:-0}" ;;
-esac
-exec "$XTASK" "$@"
-"#;
-
-impl Machine {
-    fn new() -> Machine {
-        let dir = tempfile::tempdir().unwrap();
-        let machine = Machine { dir };
-        machine.program("cargo", CARGO);
-        machine
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn program(&self, name: &str, script: &str) {
-        let file = self.path("bin").join(name);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, script).unwrap();
-        fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
-    }
-
-    /// Runs a script as GitHub (`bash -e`) and GitLab do; its exit code and what it printed.
-    fn run(&self, script: &str, variables: &[(&str, &str)]) -> (i32, String) {
-        let path = std::env::var("PATH").unwrap();
-        let path = format!("{}:{path}", self.path("bin").display());
-        let Output {
-            status,
-            stdout,
-            stderr,
-        } = Command::new("bash")
-            .args(["-e", "-o", "pipefail", "-c", script])
-            .current_dir(self.dir.path())
-            .env("PATH", path)
-            .env("XTASK", env!("CARGO_BIN_EXE_xtask"))
-            .env("CALLS", self.path("calls"))
-            .env("NICMATRIX_DIR", self.path("target/nicmatrix"))
-            .env("GITHUB_OUTPUT", self.path("output"))
-            .env("GITHUB_STEP_SUMMARY", self.path("summary.md"))
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let printed = String::from_utf8([stdout, stderr].concat()).unwrap();
-        (status.code().unwrap(), printed)
-    }
-
-    fn read(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap_or_default()
-    }
-
-    /// `calls` of cargo since the last time.
-    fn calls(&self) -> String {
-        let calls = self.read("calls");
-        let _ = fs::remove_file(self.path("calls"));
-        calls
-    }
-}
-
-/// Writes a run; with a shard `K/N` one of a plan that `merge` takes. `red` fails.
-fn run_dir(dir: &Path, time: u32, shard: Option<(u32, u32)>, red: Option<&str>) {
-    fs::create_dir_all(dir).unwrap();
-    let trials: Vec<String> = (1..=4)
-        .map(|i| format!("driver{i}::e1000::rhel9::tap"))
-        .collect();
-    let plan: String = trials.iter().map(|name| format!("{name}\n")).collect();
-    let digest = sha256(&plan);
-    let identity = serde_json::json!({
-        "commit": "0123", "matrix_digest": "ab", "plan_digest": "cd",
-        "shard": shard.map(|(k, n)| serde_json::json!({ "k": k, "n": n, "plan": digest })),
-        "qemu": { "version": "7.2.22", "build": null }, "others": {},
-        "host": { "processor": "P", "cores": 2, "accelerator": "TCG", "kernel": "6.1" },
-    });
-    let mut lines = vec![serde_json::json!({
-        "event": "run_started", "schema": 2, "unix_time": time, "identity": identity, "faults": false,
-        "properties": { "profile": "smoke" }, "settings": {}, "time": time,
-    })];
-    let mine = |i: usize| shard.is_none_or(|(k, n)| i as u32 % n == k - 1);
-    for (_, trial) in trials.iter().enumerate().filter(|(i, _)| mine(*i)) {
-        let case = trial.split("::").next().unwrap();
-        let name = BTreeMap::from([
-            ("trial", trial.as_str()),
-            ("case", case),
-            ("nic", "e1000"),
-            ("guest", "rhel9"),
-            ("backend", "tap"),
-        ]);
-        let with = |more: serde_json::Value| {
-            let mut line = serde_json::json!(name);
-            line.as_object_mut()
-                .unwrap()
-                .append(&mut more.as_object().unwrap().clone());
-            line
-        };
-        lines.push(with(
-            serde_json::json!({ "event": "planned", "plan_item": "5", "time": time }),
-        ));
-        let mut end = with(serde_json::json!({
-            "event": "trial_ended", "verdict": "passed", "attempts": 1, "seconds": 3.0, "case_seconds": 1.0,
-            "notes": [], "serial_tail": "", "artifacts": "", "reproduce": "", "time": time,
-        }));
-        if red == Some(trial) {
-            end["verdict"] = "failed".into();
-            end["message"] = "::error::lost 3 of 100\n::stop-commands::x".into();
-        }
-        lines.push(end);
-    }
-    lines.push(serde_json::json!({
-        "event": "run_ended", "seconds": 9.0, "interrupted": false, "harness_peak_kib": 1, "time": time,
-    }));
-    let log: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    fs::write(dir.join("events.jsonl"), log).unwrap();
-    fs::write(dir.join("plan.txt"), plan).unwrap();
-}
-
-fn sha256(text: &str) -> String {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("text");
-    fs::write(&file, text).unwrap();
-    let output = Command::new("sha256sum").arg(file).output().unwrap();
-    String::from_utf8(output.stdout).unwrap()[..64].to_owned()
-}
-
-/// No line that a pipeline would obey.
-fn obeys_nothing(printed: &str) {
-    let command = |line: &&str| line.trim_start().starts_with("::") || line.contains("##[");
-    assert_eq!(printed.lines().find(command), None, "{printed}");
 }
 
 const GITHUB_MATRIX: &str = ".github/workflows/matrix.yml";
@@ -590,7 +452,8 @@ fn gitlab_runs_with_the_inputs() {
     assert_eq!(status, 0, "{said}");
     assert_eq!(
         machine.calls(),
-        "--locked xtask matrix --profile full --matrix m.toml --shard 2/6 --confirm 2 --skip netperf \
+        "--locked xtask setup\n\
+         --locked xtask matrix --profile full --matrix m.toml --shard 2/6 --confirm 2 --skip netperf \
          --qemu /p/build/q\n"
     );
     fs::create_dir_all(machine.path("nicmatrix-results/runs/r")).unwrap();
@@ -604,76 +467,18 @@ fn gitlab_runs_with_the_inputs() {
     assert!(machine.path("nicmatrix-results/shards/2/r").is_dir());
 }
 
-/// What `cargo xtask test` has installed, or None.
-fn linter(name: &str) -> Option<Command> {
-    let program = Path::new(ROOT)
-        .join("target/nicmatrix/linters/bin")
-        .join(name);
-    if !program.is_file() {
-        println!("skipped: `cargo xtask test` installs {name}");
-        return None;
-    }
-    let mut command = Command::new(program);
-    command.current_dir(ROOT);
-    Some(command)
-}
-
-fn judged(mut command: Command) -> (bool, String) {
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    (output.status.success(), said)
-}
-
 #[test]
-fn actionlint_finds_nothing_and_would() {
-    let bad = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
-    let broken = text(GITHUB[0]).replace("runs-on: ubuntu-24.04", "runs-on: ${{ nothing.there }}");
-    fs::write(bad.path(), broken).unwrap();
-    for (files, good) in [
-        (&GITHUB[..3], true),
-        (&[bad.path().to_str().unwrap()], false),
-    ] {
-        let Some(mut command) = linter("actionlint") else {
-            return;
-        };
-        command.args(files);
-        let (found_nothing, said) = judged(command);
-        assert_eq!(found_nothing, good, "{said}");
-    }
-}
-
-/// The component as a pipeline has it: its inputs' defaults put in.
-fn component() -> String {
-    let file = text("templates/matrix.yml");
-    let (_, jobs) = file.split_once("\n---\n").unwrap();
-    let mut jobs = jobs.to_owned();
-    let spec = &documents("templates/matrix.yml")[0];
-    for (name, input) in spec["spec"]["inputs"].as_hash().unwrap() {
-        let value = match &input["default"] {
-            Yaml::String(text) => text.clone(),
-            Yaml::Integer(number) => number.to_string(),
-            // Rules.
-            _ => r#"[{ "when": "on_success" }]"#.to_owned(),
-        };
-        jobs = jobs.replace(&format!("$[[ inputs.{} ]]", name.as_str().unwrap()), &value);
-    }
-    assert!(!jobs.contains("$[["), "{jobs}");
-    jobs
-}
-
-#[test]
-fn gitlabs_schema_accepts_the_pipelines_and_would_not() {
-    let good = component();
-    let bad = good.replace("allow_failure: true", "allow_failure: sometimes");
-    for (jobs, valid) in [(good, true), (bad, false)] {
-        let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
-        fs::write(file.path(), jobs).unwrap();
-        let Some(mut command) = linter("check-jsonschema") else {
-            return;
-        };
-        command.args(["--builtin-schema", "vendor.gitlab-ci", "ci/gitlab-ci.yml"]);
-        command.arg(file.path());
-        let (accepted, said) = judged(command);
-        assert_eq!(accepted, valid, "{said}");
+fn gitlab_clones_nicmatrix_for_another_project_only() {
+    let clone = script(GITLAB[1], "git clone") + "\npwd";
+    for (source, ends) in [("", ""), ("https://x/nicmatrix.git", "/nicmatrix")] {
+        let machine = Machine::new();
+        let git = "#!/bin/sh\necho \"$*\" >> \"$CALLS\"; mkdir nicmatrix\n";
+        machine.program("git", git);
+        let (status, said) = machine.run(&clone, &[("SOURCE", source), ("REF", "v1")]);
+        assert_eq!(status, 0, "{said}");
+        let place = format!("{}{ends}\n", machine.dir.path().display());
+        assert!(said.ends_with(&place), "{said}");
+        let cloned = "clone --quiet --depth 1 --branch v1 https://x/nicmatrix.git nicmatrix\n";
+        assert_eq!(machine.calls(), if source.is_empty() { "" } else { cloned });
     }
 }
