@@ -80,7 +80,7 @@ pub fn run(
         return Ok(ExitCode::from(CANNOT_RUN));
     }
     let names = [first.name.as_str(), second.name.as_str()];
-    out::text(&show::terminal(&comparison, names));
+    out::shown(&show::terminal(&comparison, names));
     if let Some(summary) = std::env::var_os("GITHUB_STEP_SUMMARY") {
         append(&summary, &show::markdown(&comparison, names))?;
     }

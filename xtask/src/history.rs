@@ -68,9 +68,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let history = runs::history(&path)?;
     match &args.verb {
         Verb::Add { .. } => {}
-        Verb::Show { trial } => out::text(&shown(&history, trial)?),
-        Verb::Flaky => out::text(&show::flaky(&history)),
-        Verb::Slow { most } => out::text(&show::slow(&history, *most)),
+        Verb::Show { trial } => out::shown(&shown(&history, trial)?),
+        Verb::Flaky => out::shown(&show::flaky(&history)),
+        Verb::Slow { most } => out::shown(&show::slow(&history, *most)),
     }
     Ok(ExitCode::SUCCESS)
 }

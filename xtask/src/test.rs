@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that must hold, cheapest first.
 
+mod linters;
 mod tally;
 
 use crate::build::Harness;
@@ -125,6 +126,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let Some(harness) = built else {
         return Ok(report.finish());
     };
+    report.step("linters of the pipelines", || {
+        Ok((linters::install(workspace, !args.no_install)?, ()))
+    })?;
     report.step("unit and integration tests", || {
         Ok((workspace_tests(workspace, nextest)?, ()))
     })?;

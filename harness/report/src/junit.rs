@@ -1,8 +1,9 @@
 //! JUnit XML as GitLab and Jenkins read it.
 //!
 //! A suite is a NIC model; class names are `nicmatrix.NIC.CASE`, which Jenkins splits at the dots;
-//! test names are whole trial names, which GitLab shows and `repro` takes. GitLab reads the body
-//! of a failure, Jenkins its message: the reason is in both.
+//! test names are whole trial names, which GitLab shows and `repro` takes. Of a run that boots every guest
+//! they are `nicmatrix.booted.NIC.CASE`: of two tests of one name in a job GitLab drops the second. GitLab
+//! reads the body of a failure, Jenkins its message: the reason is in both.
 
 use crate::events::Outcome;
 use crate::expectation::{Expectation, State};
@@ -18,6 +19,44 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// What a file may have: GitLab refuses one of more than 30 MB.
+const LIMIT: usize = 29_000_000;
+
+/// How much a report tells.
+#[derive(Clone, Copy)]
+struct Detail {
+    /// Whether what passed has its output.
+    passes: bool,
+    /// How much of each text, bytes.
+    text: usize,
+    /// What is left out, in words.
+    left_out: Option<&'static str>,
+}
+
+/// The first that fits is taken.
+const DETAILS: [Detail; 4] = [
+    Detail {
+        passes: true,
+        text: usize::MAX,
+        left_out: None,
+    },
+    Detail {
+        passes: false,
+        text: usize::MAX,
+        left_out: Some("the output of passes"),
+    },
+    Detail {
+        passes: false,
+        text: 16 * 1024,
+        left_out: Some("the output of passes, and what is beyond 16 KiB of a text"),
+    },
+    Detail {
+        passes: false,
+        text: 512,
+        left_out: Some("the output of passes, and what is beyond 512 bytes of a text"),
+    },
+];
+
 /// Writes the report to `path`, whole or not at all; into a device or a pipe as far as it takes it.
 /// Attachments' paths are relative to `root`, where GitLab looks for them.
 pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
@@ -30,32 +69,54 @@ pub fn write(results: &Results, path: &Path, root: &Path) -> Result<()> {
     })
 }
 
-/// The report's XML. Reads the artifact directories for what can be attached.
+/// The report's XML, of a size that GitLab takes. Reads the artifact directories for what can be attached.
 pub fn render(results: &Results, root: &Path) -> Result<String> {
+    within(results, root, LIMIT)
+}
+
+/// The most detailed that has `limit` bytes at most, or else the least detailed.
+fn within(results: &Results, root: &Path, limit: usize) -> Result<String> {
+    let mut xml = String::new();
+    for detail in DETAILS {
+        xml = detailed(results, root, detail)?;
+        if xml.len() <= limit {
+            break;
+        }
+    }
+    Ok(xml)
+}
+
+fn detailed(results: &Results, root: &Path, detail: Detail) -> Result<String> {
     let mut by_nic: BTreeMap<&str, Vec<&Trial>> = BTreeMap::new();
     for trial in &results.trials {
         by_nic.entry(&trial.parts().nic).or_default().push(trial);
     }
     let suites = by_nic
         .iter()
-        .map(|(nic, trials)| suite(results, nic, trials, root));
+        .map(|(nic, trials)| suite(results, nic, trials, root, detail));
     let report = ReportBuilder::new().add_testsuites(suites).build();
     let mut plain = Vec::new();
     report
         .write_xml(&mut plain)
         .context("cannot write JUnit XML")?;
     let trials: Vec<&Trial> = by_nic.into_values().flatten().collect();
-    let xml = enrich(std::str::from_utf8(&plain)?, results, &trials)
+    let xml = enrich(std::str::from_utf8(&plain)?, results, &trials, detail)
         .context("cannot add properties to JUnit XML")?;
     Ok(String::from_utf8(xml)? + "\n")
 }
 
-fn suite(results: &Results, nic: &str, trials: &[&Trial], root: &Path) -> TestSuite {
+fn suite(
+    results: &Results,
+    nic: &str,
+    trials: &[&Trial],
+    root: &Path,
+    detail: Detail,
+) -> TestSuite {
     let started = results.unix_time.and_then(|t| i64::try_from(t).ok());
     let timestamp = started.and_then(|t| OffsetDateTime::from_unix_timestamp(t).ok());
-    let mut suite = TestSuiteBuilder::new(&format!("nicmatrix.{}", class(nic)))
+    let mut suite = TestSuiteBuilder::new(&format!("{}.{}", family(results), class(nic)))
         .set_timestamp(timestamp.unwrap_or(OffsetDateTime::UNIX_EPOCH))
-        .add_testcases(trials.iter().map(|t| case(t, results.faults, root)))
+        .add_testcases(trials.iter().map(|t| case(t, results, root, detail)))
         .build();
     suite.package = "nicmatrix".into();
     if let Some(host) = results.properties.get(HOST) {
@@ -64,14 +125,22 @@ fn suite(results: &Results, nic: &str, trials: &[&Trial], root: &Path) -> TestSu
     suite
 }
 
+/// What all class names of a run begin with.
+fn family(results: &Results) -> &'static str {
+    match results.booted {
+        true => "nicmatrix.booted",
+        false => "nicmatrix",
+    }
+}
+
 /// A part of a dotted class name.
 fn class(part: &str) -> String {
     text::one_line(part).replace('.', "_")
 }
 
-fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
-    let cause = Some(cdata(&body(trial)));
-    let message = trial.cause();
+fn case(trial: &Trial, results: &Results, root: &Path, detail: Detail) -> TestCase {
+    let cause = Some(cdata(&text::shortened(&body(trial), detail.text)));
+    let message = text::shortened(&trial.cause(), detail.text).into_owned();
     let result = match trial.outcome() {
         // It failed first: the passes among its repeats make no success of it.
         Outcome::Flaky { .. } if trial.end.repeats.is_some() => TestResult::Failure {
@@ -81,7 +150,7 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
         },
         Outcome::Passed | Outcome::Flaky { .. } => TestResult::Success,
         Outcome::Failed { .. } => TestResult::Failure {
-            type_: if faults { "blind" } else { "failed" }.into(),
+            type_: if results.faults { "blind" } else { "failed" }.into(),
             message,
             cause,
         },
@@ -98,16 +167,20 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
         // No viewer has a word for it, and as a failure it would hide those that are new.
         Outcome::Known { reason, link, .. } => TestResult::SkippedWithCause {
             type_: "known".into(),
-            message: text::one_line(&format!(
-                "known failure: {}",
-                with_link(reason, link.as_deref())
-            )),
+            message: text::shortened(
+                &text::one_line(&format!(
+                    "known failure: {}",
+                    with_link(reason, link.as_deref())
+                )),
+                detail.text,
+            )
+            .into_owned(),
             cause,
         },
         Outcome::Skipped { reason } => TestResult::SkippedWithCause {
             type_: "skipped".into(),
             message,
-            cause: Some(cdata(reason)),
+            cause: Some(cdata(&text::shortened(reason, detail.text))),
         },
     };
     let milliseconds = (trial.end.seconds * 1000.0).round() as i64;
@@ -117,11 +190,12 @@ fn case(trial: &Trial, faults: bool, root: &Path) -> TestCase {
         Duration::milliseconds(milliseconds),
     )
     .set_classname(&format!(
-        "nicmatrix.{}.{}",
+        "{}.{}.{}",
+        family(results),
         class(&name.nic),
         class(&name.case_and_variant())
     ))
-    .set_system_out(&cdata(&system_out(trial, root)))
+    .set_system_out(&cdata(&system_out(trial, root, detail)))
     .build();
     test.result = result;
     test
@@ -168,8 +242,11 @@ fn body(trial: &Trial) -> String {
     body
 }
 
-fn system_out(trial: &Trial, root: &Path) -> String {
+fn system_out(trial: &Trial, root: &Path, detail: Detail) -> String {
     let mut out = String::new();
+    if !detail.passes && *trial.outcome() == Outcome::Passed {
+        return out;
+    }
     if !trial.plan_item.is_empty() {
         out += &format!("Plan item: {}\n", trial.plan_item);
     }
@@ -189,6 +266,7 @@ fn system_out(trial: &Trial, root: &Path) -> String {
     if matches!(trial.outcome(), Outcome::Flaky { .. }) {
         out += &format!("FLAKY, not a plain pass: {}\n", body(trial));
     }
+    out = text::shortened(&out, detail.text).into_owned();
     // Passes and skips need no evidence, and of known failures there is enough.
     if !matches!(
         trial.outcome(),
@@ -235,7 +313,7 @@ fn cdata(text: &str) -> String {
 
 /// Adds what `junit-report` does not know: the suites' number of skips and properties, the cases'
 /// plan items, and Surefire's `flakyFailure`. `trials` are in the order of the XML.
-fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
+fn enrich(xml: &str, results: &Results, trials: &[&Trial], detail: Detail) -> Result<Vec<u8>> {
     let mut reader = Reader::from_str(xml);
     let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
     let mut left = trials.iter();
@@ -257,6 +335,7 @@ fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
                 start.push_attribute(("skipped", skipped.to_string().as_str()));
                 writer.write_event(Event::Start(start))?;
                 let own = [
+                    ("left_out", detail.left_out),
                     ("faults", results.faults.then_some("true")),
                     ("interrupted", results.interrupted.then_some("true")),
                     ("killed", results.seconds.is_none().then_some("true")),
@@ -273,7 +352,7 @@ fn enrich(xml: &str, results: &Results, trials: &[&Trial]) -> Result<Vec<u8>> {
                 let expected = trial.end.expectation.iter().flat_map(expectation);
                 properties(&mut writer, item.into_iter().chain(expected))?;
                 if let Outcome::Flaky { failures } = trial.outcome() {
-                    flaky(&mut writer, failures)?;
+                    flaky(&mut writer, failures, detail)?;
                 }
             }
             event => writer.write_event(event)?,
@@ -318,14 +397,18 @@ fn properties<'a>(
     Ok(())
 }
 
-fn flaky(writer: &mut Writer<Vec<u8>>, failures: &[String]) -> Result<()> {
+fn flaky(writer: &mut Writer<Vec<u8>>, failures: &[String], detail: Detail) -> Result<()> {
     for failure in failures {
         let message = text::first_line(failure);
-        let attributes = [("message", message.as_str()), ("type", "flaky")];
+        let message = text::shortened(&message, detail.text);
+        let attributes = [("message", message.as_ref()), ("type", "flaky")];
         let start = BytesStart::new("flakyFailure").with_attributes(attributes);
         writer.write_event(Event::Start(start))?;
         writer.write_event(Event::Start(BytesStart::new("stackTrace")))?;
-        writer.write_event(Event::CData(BytesCData::new(cdata(failure))))?;
+        writer.write_event(Event::CData(BytesCData::new(cdata(&text::shortened(
+            failure,
+            detail.text,
+        )))))?;
         writer.write_event(Event::End(BytesEnd::new("stackTrace")))?;
         writer.write_event(Event::End(BytesEnd::new("flakyFailure")))?;
     }

@@ -7,37 +7,151 @@ use crate::{Results, Trial, text};
 use std::io::Write;
 use std::path::Path;
 
-/// GitHub refuses a step's summary beyond 1 MiB; half of it is for the failures' details.
-const DETAILS_LIMIT: usize = 512 * 1024;
+/// GitHub refuses a step's summary beyond 1 MiB.
+const LIMIT: usize = 1024 * 1024;
 
-/// Appends the summary to `$GITHUB_STEP_SUMMARY`'s file.
-pub fn append(results: &Results, path: &Path) -> std::io::Result<()> {
-    std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?
-        .write_all(format!("\n{}", render(results)).as_bytes())
+/// The most of a reason or a value that stands in a line of its own, bytes.
+const LINE: usize = 2048;
+
+/// How much the summary tells beside the details.
+#[derive(Clone, Copy)]
+struct Extent {
+    /// How many trials are named under a reason.
+    names: usize,
+    /// How many reasons.
+    reasons: usize,
+    tables: Tables,
+    /// What is left out, in words.
+    left_out: &'static [&'static str],
 }
 
-/// The summary in GitHub's Markdown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    All,
+    /// Only rows with a trial that wants looking at.
+    Alarming,
+    None,
+}
+
+/// The first that leaves room for the details is taken.
+const EXTENTS: [Extent; 4] = [
+    Extent {
+        names: usize::MAX,
+        reasons: usize::MAX,
+        tables: Tables::All,
+        left_out: &[],
+    },
+    Extent {
+        names: 10,
+        reasons: usize::MAX,
+        tables: Tables::All,
+        left_out: &["the names of more than 10 trials of a reason"],
+    },
+    Extent {
+        names: 10,
+        reasons: usize::MAX,
+        tables: Tables::Alarming,
+        left_out: &[
+            "the names of more than 10 trials of a reason",
+            "rows of the tables without a failure",
+        ],
+    },
+    Extent {
+        names: 0,
+        reasons: 50,
+        tables: Tables::None,
+        left_out: &[
+            "trials' names under their reasons",
+            "reasons beyond the first 50",
+            "the tables",
+        ],
+    },
+];
+
+/// Appends the summary to `$GITHUB_STEP_SUMMARY`'s file, as far as what is there leaves room for it.
+pub fn append(results: &Results, path: &Path) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
+    let there = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let room = LIMIT.saturating_sub(there.saturating_add(1));
+    let summary = within(results, room);
+    match summary.len() <= room {
+        true => file.write_all(format!("\n{summary}").as_bytes()),
+        // Beyond the limit GitHub would show nothing of what is there.
+        false => Ok(()),
+    }
+}
+
+/// The summary in GitHub's Markdown, of at most 1 MiB.
 pub fn render(results: &Results) -> String {
-    let mut out = format!("## nicmatrix: {}\n", results.total());
+    within(results, LIMIT)
+}
+
+/// The summary in at most `limit` bytes, if the least of it has no more.
+fn within(results: &Results, limit: usize) -> String {
+    let mut head = format!("## nicmatrix: {}\n", results.total());
     if let Some(bound) = results.bound() {
-        out += &format!("\n{bound}\n");
+        head += &format!("\n{bound}\n");
     }
     if let Some(notice) = results.stand_ins() {
-        out += &format!("\n> {}\n", escape(&notice));
+        head += &format!("\n> {}\n", escape(&text::shortened(&notice, LINE)));
     }
     let alarming = results.alarming();
-    for (n, trial) in alarming.iter().enumerate() {
-        let section = alarm(trial, results.faults);
-        if out.len() + section.len() > DETAILS_LIMIT {
-            let left = text::counted(alarming.len() - n, "further trial");
-            out += &format!("\n{left} to look at: see the JUnit report.\n");
+    let details: Vec<String> = alarming.iter().map(|t| alarm(t, results.faults)).collect();
+    // Details are shortened first, to half of the summary.
+    let wanted = details
+        .iter()
+        .map(String::len)
+        .sum::<usize>()
+        .min(limit / 2);
+    let sentences = 1024;
+    let mut chosen = None;
+    for extent in EXTENTS {
+        let rest = rest(results, extent);
+        let used = head.len() + rest.len() + sentences;
+        chosen = Some((extent, rest, limit.saturating_sub(used)));
+        if used + wanted <= limit {
             break;
         }
-        out += &section;
     }
+    let (extent, rest, room) = chosen.expect("there are extents");
+    let mut shown = String::new();
+    let (mut brief, mut unnamed) = (0, 0);
+    for (n, (trial, section)) in alarming.iter().zip(&details).enumerate() {
+        let short = title(trial, results.faults);
+        if shown.len() + section.len() <= room {
+            shown += section;
+        } else if shown.len() + short.len() <= room {
+            shown += &short;
+            brief += 1;
+        } else {
+            unnamed = alarming.len() - n;
+            break;
+        }
+    }
+    let mut left_out = Vec::new();
+    if brief > 0 {
+        left_out.push(format!("the details of {}", text::counted(brief, "trial")));
+    }
+    if unnamed > 0 {
+        let further = text::counted(unnamed, "further trial");
+        left_out.push(format!("{further} to look at"));
+    }
+    left_out.extend(extent.left_out.iter().map(|what| (*what).to_owned()));
+    if !left_out.is_empty() {
+        shown += &format!(
+            "\nLeft out, as GitHub takes no more than 1 MiB: {}. The JUnit report and report.html have them.\n",
+            left_out.join("; ")
+        );
+    }
+    head + &shown + &rest
+}
+
+/// What follows the details.
+fn rest(results: &Results, extent: Extent) -> String {
+    let mut out = String::new();
     for (title, state) in [
         ("Fixed: passed, though a failure was expected", State::Fixed),
         ("Known failures", State::Met),
@@ -45,25 +159,21 @@ pub fn render(results: &Results) -> String {
     ] {
         let entries = expectation::entries(results, state);
         if !entries.is_empty() {
-            out += &expected(title, &entries);
+            out += &expected(title, &entries, extent);
         }
     }
     let skips = grid::skips(results);
     if !skips.is_empty() {
         out += "\n### Skipped\n\n";
     }
-    for (reason, trials) in skips {
-        let n = text::counted(trials.len(), "trial");
-        let names: Vec<_> = trials.iter().map(|t| code(t.name())).collect();
-        out += &format!(
-            "- <details><summary>{n}: {}</summary>{}</details>\n",
-            escape(&text::one_line(reason)),
-            names.join("<br>")
-        );
+    for (reason, trials) in skips.iter().take(extent.reasons) {
+        let reason = text::one_line(reason);
+        let reason = escape(&text::shortened(&reason, LINE));
+        out += &format!("- {}\n", named(trials, &format!(": {reason}"), extent));
     }
     for part in grid::parts(results) {
         out += &match part {
-            Part::Table(table) => block(&table, results.faults),
+            Part::Table(table) => block(&table, results, extent.tables),
             Part::Skipped {
                 backend,
                 trials,
@@ -72,7 +182,7 @@ pub fn render(results: &Results) -> String {
                 "\n**{}**: {} skipped{}\n",
                 escape(backend),
                 text::counted(trials, "trial"),
-                escape(&grid::why(reason))
+                escape(&text::shortened(&grid::why(reason), LINE))
             ),
         };
     }
@@ -83,6 +193,7 @@ pub fn render(results: &Results) -> String {
         out += "\n<details><summary>The run</summary>\n\n| | |\n| --- | --- |\n";
         for (name, value) in &results.properties {
             let (name, value) = (text::one_line(name), text::one_line(value));
+            let value = text::shortened(&value, LINE);
             out += &format!("| {} | {} |\n", escape(&name), escape(&value));
         }
         out += "\n</details>\n";
@@ -90,13 +201,36 @@ pub fn render(results: &Results) -> String {
     out
 }
 
-fn alarm(trial: &Trial, faults: bool) -> String {
-    let mut out = format!(
+/// How many trials, `what` of them, and their names to be unfolded.
+fn named(trials: &[&Trial], what: &str, extent: Extent) -> String {
+    let n = text::counted(trials.len(), "trial");
+    if extent.names == 0 {
+        return format!("{n}{what}");
+    }
+    let names = trials.iter().take(extent.names);
+    let mut names: Vec<_> = names.map(|t| code(t.name())).collect();
+    match trials.len().saturating_sub(extent.names) {
+        0 => {}
+        more => names.push(format!("and {more} more")),
+    }
+    format!(
+        "<details><summary>{n}{what}</summary>{}</details>",
+        names.join("<br>")
+    )
+}
+
+/// A trial and its cause.
+fn title(trial: &Trial, faults: bool) -> String {
+    format!(
         "\n### {} {}\n\n**{}**\n",
         mark(trial, faults),
         code(trial.name()),
-        escape(&trial.cause())
-    );
+        escape(&text::shortened(&trial.cause(), LINE))
+    )
+}
+
+fn alarm(trial: &Trial, faults: bool) -> String {
+    let mut out = title(trial, faults);
     if let Some(repeats) = trial.end.repeats {
         out += &format!("\nRepeated: {}\n", repeats.words());
     }
@@ -129,23 +263,21 @@ fn alarm(trial: &Trial, faults: bool) -> String {
 }
 
 /// A table of what became of expectations.
-fn expected(title: &str, entries: &[Entry]) -> String {
+fn expected(title: &str, entries: &[Entry], extent: Extent) -> String {
     let mut out = format!("\n### {title}\n\n| reason | more | trials |\n| --- | --- | --- |\n");
     for Entry {
         expectation,
         trials,
-    } in entries
+    } in entries.iter().take(extent.reasons)
     {
-        let n = text::counted(trials.len(), "trial");
-        let names: Vec<_> = trials.iter().map(|t| code(t.name())).collect();
         let link = expectation.link.as_deref().map(link);
         let due = expectation.due().map(|due| format!("⚠️ **{due}**"));
         let more: Vec<String> = [link, due].into_iter().flatten().collect();
         out += &format!(
-            "| {} | {} | <details><summary>{n}</summary>{}</details> |\n",
-            escape(&text::one_line(&expectation.reason)),
+            "| {} | {} | {} |\n",
+            escape(&text::shortened(&text::one_line(&expectation.reason), LINE)),
             more.join("<br>"),
-            names.join("<br>")
+            named(trials, "", extent)
         );
     }
     out
@@ -174,7 +306,25 @@ fn mark(trial: &Trial, faults: bool) -> String {
     }
 }
 
-fn block(table: &Table, faults: bool) -> String {
+fn block(table: &Table, results: &Results, tables: Tables) -> String {
+    let wants_looking = |trials: &[Option<&Trial>]| {
+        let outcomes = trials.iter().flatten().map(|trial| trial.outcome());
+        outcomes.into_iter().any(|outcome| {
+            !matches!(
+                outcome,
+                Outcome::Passed | Outcome::Known { .. } | Outcome::Skipped { .. }
+            )
+        })
+    };
+    let rows = table.rows.iter().filter(|(_, trials)| match tables {
+        Tables::All => true,
+        Tables::Alarming => wants_looking(trials),
+        Tables::None => false,
+    });
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
+        return String::new();
+    }
     let mut out = format!("\n| {} |", escape(table.backend));
     for column in &table.columns {
         out += &format!(" {}<br>{}", escape(column.nic), escape(column.guest));
@@ -184,10 +334,10 @@ fn block(table: &Table, faults: bool) -> String {
         out += " |";
     }
     out += &format!("\n| --- |{}\n", " --- |".repeat(table.columns.len()));
-    for (case, trials) in &table.rows {
+    for (case, trials) in rows {
         out += &format!("| {} |", escape(case));
         for trial in trials {
-            let mark = trial.map_or("—".into(), |trial| mark(trial, faults));
+            let mark = trial.map_or("—".into(), |trial| mark(trial, results.faults));
             out += &format!(" {mark} |");
         }
         out.push('\n');
@@ -205,7 +355,7 @@ pub(crate) fn code(text: &str) -> String {
 /// lists and headings are markup only at the beginning of a line, where this text never stands.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut before = ' ';
+    let (mut before, mut begins) = (' ', true);
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
         let in_word = before.is_alphanumeric() && chars.peek().is_some_and(|c| c.is_alphanumeric());
@@ -214,9 +364,15 @@ pub(crate) fn escape(text: &str) -> String {
                 out += &format!("&#{};", c as u32);
             }
             '_' if !in_word => out += "&#95;",
+            // Where the summary goes to a log, it would be a command to GitHub's runner.
+            ':' if begins && chars.peek() == Some(&':') => out += "&#58;",
             c => out.push(c),
         }
+        begins = c == '\n' || begins && c.is_whitespace();
         before = c;
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

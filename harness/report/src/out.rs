@@ -13,9 +13,16 @@ pub fn write(mut to: impl Write, text: impl AsRef<[u8]>) {
     let _ = to.write_all(text.as_ref()).and_then(|()| to.flush());
 }
 
-/// Prints `text` on stdout as it is.
+/// Prints `text` on stdout as it is: data for a program.
 pub fn text(text: &str) {
     write(std::io::stdout(), text);
+}
+
+pub use crate::text::no_commands;
+
+/// Prints `text` for people on stdout: what guests and tools said in it is no command to a pipeline.
+pub fn shown(text: &str) {
+    write(std::io::stdout(), no_commands(text).as_ref());
 }
 
 /// Puts a file with `text` at `path`, its directory too: at once, so that nobody reads half of it, and
@@ -37,27 +44,30 @@ pub(crate) fn replace_file(path: &Path, text: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// `println!` that never panics.
+/// `println!` that never panics, and in which nothing is a command to a pipeline.
 #[macro_export]
 macro_rules! outln {
     ($($arguments:tt)*) => {
-        $crate::out::write(::std::io::stdout(), ::std::format!($($arguments)*) + "\n")
+        $crate::out::shown(&(::std::format!($($arguments)*) + "\n"))
     };
 }
 
-/// `eprint!` that never panics.
+/// `eprint!` that never panics, and in which nothing is a command to a pipeline.
 #[macro_export]
 macro_rules! err {
     ($($arguments:tt)*) => {
-        $crate::out::write(::std::io::stderr(), ::std::format!($($arguments)*))
+        $crate::out::write(
+            ::std::io::stderr(),
+            $crate::out::no_commands(&::std::format!($($arguments)*)).as_ref(),
+        )
     };
 }
 
-/// `eprintln!` that never panics.
+/// `eprintln!` that never panics, and in which nothing is a command to a pipeline.
 #[macro_export]
 macro_rules! errln {
     ($($arguments:tt)*) => {
-        $crate::out::write(::std::io::stderr(), ::std::format!($($arguments)*) + "\n")
+        $crate::err!("{}\n", ::std::format_args!($($arguments)*))
     };
 }
 

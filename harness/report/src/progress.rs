@@ -234,7 +234,7 @@ impl State {
         );
         let cause = text::clean(&outcome.cause());
         if !cause.is_empty() {
-            let _ = write!(line, ": {cause}");
+            let _ = write!(line, ": {}", text::no_commands(&cause));
         }
         line + "\n"
     }
@@ -375,7 +375,7 @@ mod tests {
             });
         };
         let failed = Outcome::Failed {
-            message: "bound e1000e,\u{1b}[0m not e1000\nfacts".into(),
+            message: "bound e1000e,\u{1b}[0m not ##[error]e1000\nfacts".into(),
         };
         ended("driver::e1000::rhel6::tap", failed);
         ended("ping_sweep::virtio::rhel9::tap", Outcome::Passed);
@@ -390,7 +390,7 @@ mod tests {
         drop(progress);
         insta::assert_snapshot!(screen.iter().collect::<String>(), @r"
         112 trials
-        [  1/112]  FAIL   3.4 s  driver::e1000::rhel6::tap: bound e1000e, not e1000
+        [  1/112]  FAIL   3.4 s  driver::e1000::rhel6::tap: bound e1000e, not ## [error]e1000
         [  2/112]   ok    3.4 s  ping_sweep::virtio::rhel9::tap
         [  3/112]  red    3.4 s  driver!unbound::e1000::rhel6::tap
         ");

@@ -14,6 +14,8 @@ pub struct Results {
     pub properties: BTreeMap<String, String>,
     /// Whether cases ran under their faults.
     pub faults: bool,
+    /// Whether every guest was booted (`--boot`).
+    pub booted: bool,
     /// When it began, seconds since the epoch.
     pub unix_time: Option<u64>,
     /// Wall time, seconds; none if it was killed.
@@ -69,11 +71,14 @@ impl Results {
                     unix_time,
                     properties,
                     faults,
+                    settings,
                     ..
                 } => {
                     results.unix_time.get_or_insert(*unix_time);
                     latest_start = *unix_time;
                     results.faults |= faults;
+                    let boot = settings.as_ref().and_then(|settings| settings.get("boot"));
+                    results.booted |= boot == Some(&true.into());
                     let cleaned = properties.iter().map(|(k, v)| (clean(k), clean(v)));
                     results.properties.extend(cleaned);
                 }

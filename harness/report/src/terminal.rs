@@ -33,7 +33,7 @@ const WIDTH: usize = 100;
 /// Prints the whole summary on stdout.
 pub fn print(results: &Results) {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    out::text(&(render(results, colour, WIDTH) + "\n"));
+    out::shown(&(render(results, colour, WIDTH) + "\n"));
 }
 
 /// The whole summary. Tables are broken up so that they fit `width` columns; `colour` only where

@@ -1,5 +1,7 @@
 //! Strings fit for every report: guests and tools may print anything at all.
 
+use std::borrow::Cow;
+
 /// What XML 1.0 can hold and a terminal shows as it is: ANSI escape sequences and illegal or
 /// control characters are gone, line ends are `\n`.
 pub fn clean(text: &str) -> String {
@@ -47,6 +49,46 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars>) {
         }
         _ => {}
     }
+}
+
+/// `text` in which nothing is a command to a pipeline that shows it in its log: neither GitHub's, `::name::` at the
+/// beginning of a line or `##[name]` anywhere, nor the marks of GitLab's sections. A space takes their meaning away.
+pub fn no_commands(text: &str) -> Cow<'_, str> {
+    if !["::", "##[", "section_"]
+        .iter()
+        .any(|mark| text.contains(mark))
+    {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    let (mut rest, mut begins) = (text, true);
+    while let Some(c) = rest.chars().next() {
+        let mark = ["##[", "section_start:", "section_end:"]
+            .iter()
+            .find(|mark| rest.starts_with(**mark));
+        let (taken, put) = match mark {
+            Some(&"##[") => (3, "## ["),
+            Some(&"section_start:") => (14, "section_start :"),
+            Some(_) => (12, "section_end :"),
+            None if begins && rest.starts_with("::") => (2, ": :"),
+            None => (c.len_utf8(), &rest[..c.len_utf8()]),
+        };
+        out += put;
+        rest = &rest[taken..];
+        // GitHub's runner passes over white space before a command.
+        begins = matches!(c, '\n' | '\r') || begins && c.is_whitespace();
+    }
+    out.into()
+}
+
+/// At most `most` bytes of it, and then how much is left out.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return text.into();
+    }
+    let cut = (0..=most).rev().find(|cut| text.is_char_boundary(*cut));
+    let cut = cut.unwrap_or(0);
+    format!("{} … ({} bytes left out)", &text[..cut], text.len() - cut).into()
 }
 
 /// The first line that says something, its white space evened out.
@@ -116,6 +158,36 @@ mod tests {
         ] {
             assert_eq!(clean(raw), expected, "{raw:?}");
         }
+    }
+
+    #[test]
+    fn nothing_that_a_guest_says_is_a_command_to_a_pipeline() {
+        for (said, shown) in [
+            ("::error::owned", ": :error::owned"),
+            (
+                "a\n \t\u{3000}::add-mask::x",
+                "a\n \t\u{3000}: :add-mask::x",
+            ),
+            ("a\r::stop-commands::t", "a\r: :stop-commands::t"),
+            (":::error::", ": ::error::"),
+            ("a ##[error]b ###[group]", "a ## [error]b ### [group]"),
+            (
+                "x section_start:1:a[collapsed=true]\r\u{1b}[0K",
+                "x section_start :1:a[collapsed=true]\r\u{1b}[0K",
+            ),
+            ("section_end:1:a", "section_end :1:a"),
+            ("driver::e1000::rhel9::tap", "driver::e1000::rhel9::tap"),
+            ("é::é\n", "é::é\n"),
+        ] {
+            assert_eq!(no_commands(said), shown, "{said:?}");
+            assert_eq!(no_commands(&no_commands(said)), shown, "again {said:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_cut_says_so() {
+        assert_eq!(shortened("éé", 4), "éé");
+        assert_eq!(shortened("éé", 3), "é … (2 bytes left out)");
     }
 
     #[test]

@@ -27,6 +27,7 @@ use report::identity::Identity;
 use report::log::EventLog;
 use report::merge::PLAN;
 use report::name::DEFAULT_QEMU;
+use report::out;
 use report::progress::{Progress, Screen};
 use report::terminal;
 use report::{Trial, errln};
@@ -359,7 +360,8 @@ impl Session {
         if self.settings.nextest {
             errln!("Error: {text}");
         }
-        Err(text.into())
+        // libtest prints it as it is.
+        Err(out::no_commands(&text).into())
     }
 
     /// Writes an event to the log; whether it was written. A log that cannot be written (disk full) is

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 /// Prints it on stdout.
 pub fn print(comparison: &Comparison) {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    crate::out::text(&render(comparison, colour));
+    crate::out::shown(&render(comparison, colour));
 }
 
 /// All of it; `colour` only where it goes to a terminal.
@@ -91,7 +91,6 @@ fn entry(finding: &Finding) -> String {
     };
     let mut line = |text: &str| out += &format!("      {text}\n");
     if !finding.cause.is_empty() {
-        // A mark before it: what a guest said is then no command to the pipeline that shows the line.
         line(&format!("{} {}", words::says(finding), finding.cause));
     }
     if let ([_], Some((_, rest))) = (changes.as_slice(), finding.place.split_once("; ")) {

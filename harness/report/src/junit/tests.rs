@@ -286,3 +286,63 @@ fn a_device_is_written_to_and_stays_one() {
     let error = write(&hostile_run(), dir.path(), dir.path()).unwrap_err();
     assert!(error.to_string().contains("Is a directory"), "{error}");
 }
+
+/// 10,000 trials, all `outcome` with this much on the console.
+fn large(outcome: &Outcome, tail: usize) -> Results {
+    let mut events = Vec::new();
+    for i in 0..10_000 {
+        let trial = format!("case{i}::e1000::rhel9::tap");
+        events.push(planned(&trial));
+        events.push(RunEvent::TrialEnded(TrialEnded {
+            serial_tail: "x".repeat(tail),
+            notes: vec!["n".repeat(tail)],
+            ..end(&trial, outcome.clone())
+        }));
+    }
+    Results::from_events(&events)
+}
+
+#[test]
+fn a_file_stays_within_what_gitlab_takes() {
+    let root = Path::new("/nowhere");
+    let is_left_out = |xml: &str, words: &str| {
+        let elements = parse(xml).unwrap();
+        let cases = elements.iter().filter(|e| e.is("testcase")).count();
+        assert_eq!(cases, 10_000, "no trial is left out");
+        assert!(elements.len() < 250_000, "{} elements", elements.len());
+        let property = |e: &&Element| e.is("property") && e.attributes["name"] == "left_out";
+        let said = elements.iter().find(property);
+        assert_eq!(said.map_or("", |e| &e.attributes["value"]), words);
+    };
+    let xml = render(&large(&Outcome::Passed, 10), root).unwrap();
+    is_left_out(&xml, "");
+    let xml = render(&large(&Outcome::Passed, 4000), root).unwrap();
+    assert!(xml.len() < LIMIT);
+    is_left_out(&xml, "the output of passes");
+    let words = "w".repeat(2000);
+    let xml = render(&large(&failed(&words), 4000), root).unwrap();
+    assert!(xml.len() < LIMIT, "{}", xml.len());
+    is_left_out(
+        &xml,
+        "the output of passes, and what is beyond 512 bytes of a text",
+    );
+    assert!(xml.contains("bytes left out"));
+}
+
+#[test]
+fn a_booted_run_has_class_names_of_its_own() {
+    let named = |booted: bool| {
+        let mut results = Results::from_events(&[planned("mtu::e1000::rhel9::tap")]);
+        results.booted = booted;
+        let xml = render(&results, Path::new("/nowhere")).unwrap();
+        let elements = parse(&xml).unwrap();
+        let case = elements.iter().find(|e| e.is("testcase")).unwrap();
+        (
+            case.attributes["classname"].clone(),
+            case.attributes["name"].clone(),
+        )
+    };
+    let trial = || "mtu::e1000::rhel9::tap".to_owned();
+    assert_eq!(named(false), ("nicmatrix.e1000.mtu".into(), trial()));
+    assert_eq!(named(true), ("nicmatrix.booted.e1000.mtu".into(), trial()));
+}
