@@ -6,9 +6,8 @@ use anyhow::{Context, Result, bail};
 use report::figures::against::Comparison;
 use report::figures::show;
 use report::flags::{Flags, QemuChoice};
-use report::{Results, errln, out};
+use report::{Results, errln, markdown, out};
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
 
 /// The exit code where a figure became worse, as where a NIC failed.
@@ -27,7 +26,7 @@ pub struct Against {
         value_name = "N",
         default_value_t = 5,
         requires = "against",
-        value_parser = clap::value_parser!(u32).range(1..=50)
+        value_parser = clap::value_parser!(u32).range(1..=20)
     )]
     pub starts: u32,
 }
@@ -82,7 +81,8 @@ pub fn run(
     let names = [first.name.as_str(), second.name.as_str()];
     out::shown(&show::terminal(&comparison, names));
     if let Some(summary) = std::env::var_os("GITHUB_STEP_SUMMARY") {
-        append(&summary, &show::markdown(&comparison, names))?;
+        markdown::append_text(summary.as_ref(), &show::markdown(&comparison, names))
+            .with_context(|| format!("cannot append to {}", summary.display()))?;
     }
     if worst == WORSE {
         errln!("a trial failed: see target/nicmatrix/runs");
@@ -91,17 +91,6 @@ pub fn run(
         true => WORSE,
         false => worst,
     }))
-}
-
-fn append(path: &OsString, text: &str) -> Result<()> {
-    let what = || format!("cannot append to {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .append(true)
-        .create(true)
-        .open(path)
-        .with_context(what)?;
-    write!(file, "\n{text}").with_context(what)
 }
 
 /// `choice`, with a relative path meant from the user's directory, as that of `--qemu`.

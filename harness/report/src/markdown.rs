@@ -3,7 +3,7 @@
 use crate::events::Outcome;
 use crate::expectation::{self, Entry, Expectation, State};
 use crate::grid::{self, Part, Table};
-use crate::{Results, Trial, text};
+use crate::{Results, Trial, errln, text};
 use std::io::Write;
 use std::path::Path;
 
@@ -70,18 +70,33 @@ const EXTENTS: [Extent; 4] = [
 
 /// Appends the summary to `$GITHUB_STEP_SUMMARY`'s file, as far as what is there leaves room for it.
 pub fn append(results: &Results, path: &Path) -> std::io::Result<()> {
+    append_within(path, |room| within(results, room))
+}
+
+/// Appends a text to that file, where what is there leaves room for it.
+pub fn append_text(path: &Path, text: &str) -> std::io::Result<()> {
+    append_within(path, |_| text.to_owned())
+}
+
+/// Appends what `text` makes for the room that is left, bytes. What is longer is left out, and that is said
+/// on stderr: beyond its limit GitHub would show nothing of what is there.
+fn append_within(path: &Path, text: impl FnOnce(usize) -> String) -> std::io::Result<()> {
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .append(true)
         .open(path)?;
     let there = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     let room = LIMIT.saturating_sub(there.saturating_add(1));
-    let summary = within(results, room);
-    match summary.len() <= room {
-        true => file.write_all(format!("\n{summary}").as_bytes()),
-        // Beyond the limit GitHub would show nothing of what is there.
-        false => Ok(()),
+    let text = text(room);
+    if text.len() > room {
+        let path = path.display();
+        errln!(
+            "{path} has no room for {} bytes more: they are left out",
+            text.len()
+        );
+        return Ok(());
     }
+    file.write_all(format!("\n{text}").as_bytes())
 }
 
 /// The summary in GitHub's Markdown, of at most 1 MiB.

@@ -2,7 +2,7 @@
 //! long the run will still take. In a CI log the lines are a group that can be folded.
 
 use crate::terminal::paint;
-use crate::{Trial, name, text};
+use crate::{Trial, text};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -225,7 +225,7 @@ impl State {
         let total = self.expected.len();
         let width = total.to_string().len();
         let (name, outcome) = (trial.name(), trial.outcome());
-        let word = format!("{:^6}", trial.word(name::is_under_fault(name)));
+        let word = format!("{:^6}", trial.word(trial.parts().fault.is_some()));
         let mut line = format!(
             "[{:>width$}/{total}] {} {:>6}  {name}",
             self.ended,

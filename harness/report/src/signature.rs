@@ -1,14 +1,17 @@
 //! What two failures have in common when they are the same failure: their words, without what differs from
 //! run to run and from NIC to NIC.
 
-use crate::text::first_line;
+use crate::text::{first_line, floor};
+
+/// Of a line, bytes that count: a guest may print one without end.
+const LONGEST: usize = 1024;
 
 /// The first line of `message` with each number, MAC and address in it as `#`: "waited # s for operstate
 /// to follow". Two failures with the same signature are one finding. What comes after "showed:" or "shows:"
 /// is what was seen, in the order in which it came: it is left out.
 pub fn of(message: &str) -> String {
     let line = first_line(message);
-    let line = without_what_was_seen(&line);
+    let line = without_what_was_seen(&line[..floor(&line, LONGEST)]);
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(c) = rest.chars().next() {
@@ -105,5 +108,13 @@ mod tests {
             first,
             said("no reply", "3 ARP from 52:54:00:12:34:56, 1 IPv6")
         );
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        for endless in ["x", "a", "-", "1", "é"] {
+            let endless = endless.repeat(10 << 20);
+            assert!(of(&endless).len() <= super::LONGEST);
+        }
     }
 }

@@ -81,13 +81,21 @@ pub fn no_commands(text: &str) -> Cow<'_, str> {
     out.into()
 }
 
+/// The last place of `text`, at most at `at`, where it may be cut.
+pub fn floor(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
 /// At most `most` bytes of it, and then how much is left out.
 pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return text.into();
     }
-    let cut = (0..=most).rev().find(|cut| text.is_char_boundary(*cut));
-    let cut = cut.unwrap_or(0);
+    let cut = floor(text, most);
     format!("{} … ({} bytes left out)", &text[..cut], text.len() - cut).into()
 }
 

@@ -146,8 +146,9 @@ fn compared(key: &Key, first: &[f64], second: &[f64], p: f64) -> Compared {
         change: factor - 1.0,
         interval: interval.map(|(low, high)| (low - 1.0, high - 1.0)),
     });
+    // Where a value is 0 there is no quotient of all; where a median is, any change is a large one.
     let change = effect.map_or_else(
-        || stats::median(second) - stats::median(first),
+        || stats::median(second) / stats::median(first) - 1.0,
         |effect| effect.change,
     );
     let more_is_better = key.quantity == Quantity::Throughput;
@@ -172,8 +173,11 @@ fn compared(key: &Key, first: &[f64], second: &[f64], p: f64) -> Compared {
 
 /// Whether the figures of a run with these properties decide anything: under TCG they do not.
 pub fn decide(properties: &BTreeMap<String, String>) -> bool {
-    let accelerator = properties.get("accelerator");
-    accelerator.is_some_and(|name| name.starts_with("KVM"))
+    // That of the default QEMU has no name, that of another is "accelerator NAME".
+    let mut accelerators = (properties.iter())
+        .filter(|(name, _)| *name == "accelerator" || name.starts_with("accelerator "))
+        .peekable();
+    accelerators.peek().is_some() && accelerators.all(|(_, value)| value.starts_with("KVM"))
 }
 
 /// The values of each figure, one a run.

@@ -1,4 +1,4 @@
-use super::against::{Comparison, Verdict};
+use super::against::{Comparison, Verdict, decide};
 use super::show;
 use crate::Results;
 use crate::events::{Event, Figure, Outcome, TrialEnded};
@@ -109,6 +109,17 @@ fn few_starts_say_nothing_and_tcg_decides_nothing() {
     let few = comparison(1, 4, "KVM", virtio_slowed);
     assert_eq!(few.having(Verdict::TooFew).count(), few.figures.len());
     assert!(!few.is_worse());
+    let of = |accelerators: &[(&str, &str)]| {
+        let properties = accelerators.iter();
+        decide(
+            &properties
+                .map(|(n, v)| ((*n).into(), (*v).into()))
+                .collect(),
+        )
+    };
+    let (kvm, tcg) = ("KVM, whose boot", "TCG, as KVM");
+    assert!(of(&[("accelerator new", kvm)]) && of(&[("accelerator", kvm)]));
+    assert!(!of(&[("accelerator", kvm), ("accelerator new", tcg)]) && !of(&[]));
     let tcg = comparison(1, 5, "TCG, as KVM does not work", virtio_slowed);
     assert_eq!(tcg.having(Verdict::Worse).count(), SIZES.len());
     assert!(!tcg.is_worse());

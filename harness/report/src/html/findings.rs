@@ -11,6 +11,7 @@ use crate::html::{anchor, earlier};
 use crate::name::TrialName;
 use crate::{Results, Trial, signature, text};
 use maud::{Markup, Render, html};
+use std::collections::HashMap;
 
 /// Trials that failed in the same words, in the plan's order.
 pub struct Finding<'r> {
@@ -55,6 +56,7 @@ pub fn findings<'r>(results: &'r Results, earlier: &Earlier) -> Vec<Finding<'r>>
 pub struct Sections<'p> {
     pub run: &'p Run,
     pub earlier: &'p Earlier,
+    pub places: Places<'p>,
     pub reader: Reader<'p>,
 }
 
@@ -78,7 +80,7 @@ impl Sections<'_> {
                 p.where {
                     (text::counted(finding.trials.len(), "trial"))
                     @if finding.trials.len() > 1 { " in the same words" }
-                    @for (axis, red, green) in axes(&self.run.results, finding) {
+                    @for (axis, red, green) in self.places.axes(finding) {
                         span.axis {
                             span.quiet { (axis) " " }
                             (Shown(&red))
@@ -238,38 +240,65 @@ fn facts(trial: &Trial) -> String {
     facts.join(" · ")
 }
 
-/// Each axis on which the run has more than one value: those with a trial of the finding, and those on which
-/// the same cases passed and none is of the finding.
-fn axes(results: &Results, finding: &Finding) -> Vec<(&'static str, String, String)> {
-    type Value = fn(&TrialName) -> &str;
-    let axes: [(&'static str, Value); 5] = [
-        ("case", |name| &name.case),
-        ("NIC", |name| &name.nic),
-        ("guest", |name| &name.guest),
-        ("backend", |name| &name.backend),
-        ("QEMU", TrialName::qemu),
-    ];
-    let cases = distinct(finding.trials.iter().map(|t| t.parts().case.as_str()));
-    let of_cases = |t: &&Trial| cases.contains(&t.parts().case.as_str());
-    let passed = |t: &&Trial| *t.outcome() == Outcome::Passed && of_cases(t);
-    let mut shown = Vec::new();
-    for (axis, value) in axes {
-        let all = &results.trials;
-        let values = distinct(all.iter().map(|t| value(t.parts())));
-        if values.len() < 2 {
-            continue;
+/// An axis: its name, and a trial's value on it.
+type Axis = (&'static str, fn(&TrialName) -> &str);
+
+const AXES: [Axis; 5] = [
+    ("case", |name| &name.case),
+    ("NIC", |name| &name.nic),
+    ("guest", |name| &name.guest),
+    ("backend", |name| &name.backend),
+    ("QEMU", TrialName::qemu),
+];
+
+/// Where a run's trials are on the axes: put in order once, as each finding asks for it.
+pub struct Places<'r> {
+    /// The axes on which the run has more than one value.
+    axes: Vec<Axis>,
+    by_case: HashMap<&'r str, Vec<&'r Trial>>,
+}
+
+impl<'r> Places<'r> {
+    /// Of a run.
+    pub fn of(results: &'r Results) -> Places<'r> {
+        let trials = &results.trials;
+        let several =
+            |(_, value): &Axis| distinct(trials.iter().map(|t| value(t.parts()))).len() > 1;
+        let mut by_case: HashMap<&str, Vec<&Trial>> = HashMap::new();
+        for trial in trials {
+            by_case.entry(&trial.parts().case).or_default().push(trial);
         }
-        let red = distinct(finding.trials.iter().map(|t| value(t.parts())));
-        let of_these = distinct(all.iter().filter(of_cases).map(|t| value(t.parts())));
-        if red.len() > 1 && red.len() == of_these.len() && axis != "case" {
-            shown.push(("every", axis.to_owned(), String::new()));
-            continue;
+        Places {
+            axes: AXES.into_iter().filter(several).collect(),
+            by_case,
         }
-        let mut green = distinct(all.iter().filter(passed).map(|t| value(t.parts())));
-        green.retain(|value| !red.contains(value));
-        shown.push((axis, listed(&red), listed(&green)));
     }
-    shown
+
+    /// Each axis on which the run has more than one value: those with a trial of the finding, and those on
+    /// which the same cases passed and none is of the finding.
+    fn axes(&self, finding: &Finding) -> Vec<(&'static str, String, String)> {
+        let cases = distinct(finding.trials.iter().map(|t| t.parts().case.as_str()));
+        let of_cases = || {
+            cases
+                .iter()
+                .filter_map(|case| self.by_case.get(case))
+                .flatten()
+        };
+        let passed = || of_cases().filter(|t| *t.outcome() == Outcome::Passed);
+        let mut shown = Vec::new();
+        for (axis, value) in &self.axes {
+            let red = distinct(finding.trials.iter().map(|t| value(t.parts())));
+            let of_these = distinct(of_cases().map(|t| value(t.parts())));
+            if red.len() > 1 && red.len() == of_these.len() && *axis != "case" {
+                shown.push(("every", (*axis).to_owned(), String::new()));
+                continue;
+            }
+            let mut green = distinct(passed().map(|t| value(t.parts())));
+            green.retain(|value| !red.contains(value));
+            shown.push((*axis, listed(&red), listed(&green)));
+        }
+        shown
+    }
 }
 
 /// At most some of them.

@@ -4,7 +4,7 @@ use crate::events::Outcome;
 use crate::expectation::{self, State};
 use crate::html::earlier::Earlier;
 use crate::html::excerpts::Reader;
-use crate::html::findings::{Finding, Sections, findings, link};
+use crate::html::findings::{Finding, Places, Sections, findings, link};
 use crate::html::run::{Run, date};
 use crate::html::shown::{Shown, bounded};
 use crate::html::{figures, grid, timeline, trials};
@@ -32,6 +32,7 @@ pub fn render(run: &Run, earlier: &Earlier, page_dir: Option<&Path>) -> String {
     let sections = Sections {
         run,
         earlier,
+        places: Places::of(results),
         reader: Reader::new(&run.dir, page_dir, EXCERPTS),
     };
     let found = html! {

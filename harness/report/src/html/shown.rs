@@ -1,7 +1,7 @@
 //! Text of guests and files on the page: escaped, clean, its invisible characters made visible, its length
 //! bounded.
 
-use crate::text::clean;
+use crate::text::{clean, floor};
 use maud::{Escaper, Render};
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -73,15 +73,6 @@ pub fn bounded(text: &str, limit: usize) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
-}
-
-/// The last place of `text`, at most at `at`, where it may be cut.
-pub fn floor(text: &str, at: usize) -> usize {
-    let mut at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
 }
 
 /// "512 bytes", "9.9 MiB".
