@@ -109,8 +109,14 @@ impl Settings {
     /// # Errors
     /// [`BadInput`]: a file of that run that is not here, and for which no flag was given.
     pub fn take_over(&mut self, workspace: &Workspace, kept: &Kept) -> Result<()> {
-        let (of_run, lacks) = kept.conditions();
+        let (mut of_run, lacks) = kept.conditions();
         lacks.iter().for_each(|lack| errln!("{lack}"));
+        // It is for a machine that is thrown away after, as a pipeline's is.
+        if std::mem::take(&mut of_run.allow_module_reload) && !self.conditions.allow_module_reload {
+            errln!(
+                "without --allow-module-reload, which that run had: give it where vhost_net may be reloaded here"
+            );
+        }
         ensure_here(&self.conditions, &of_run, &workspace.root)?;
         let flags: Vec<String> = of_run
             .as_flags()
@@ -173,6 +179,9 @@ pub fn nothing_to_do(results: &Results, only: &Only) -> String {
         .iter()
         .filter(|trial| only.takes(trial.name(), trial.parts()));
     match of_axes.count() {
+        _ if all == 0 => {
+            "that run has no trial in its log: it was cut off before its plan was written".into()
+        }
         0 if all > 0 => {
             format!("none of the {all} trials of that run is asked for: nothing to run")
         }

@@ -17,7 +17,8 @@ const WORSE: u8 = 1;
 #[derive(clap::Args, Default)]
 pub struct Against {
     /// Compare the figures with those of another QEMU: start by start in turns, on this machine (PATH,
-    /// NAME=PATH or a name of the matrix file; use a profile that measures, such as netperf)
+    /// NAME=PATH or a name of the matrix file; use a profile that measures, such as netperf). --firmware is
+    /// that of the QEMU which is given as a PATH
     #[arg(long, value_name = "QEMU")]
     pub against: Option<QemuChoice>,
     /// How often each QEMU's VMs are started: fewer than 5 show nothing
@@ -38,6 +39,14 @@ struct Side {
     runs: Vec<Results>,
 }
 
+impl Side {
+    /// Whether its first run measured anything.
+    fn measures(&self) -> bool {
+        let trials = self.runs.iter().flat_map(|run| &run.trials);
+        trials.flat_map(|trial| &trial.end.figures).next().is_some()
+    }
+}
+
 /// Runs the trials of both QEMUs `args.starts` times in turns, A B B A, and shows which figures differ.
 pub fn run(
     workspace: &Workspace,
@@ -52,6 +61,9 @@ pub fn run(
     let harness = settings.prepare(workspace)?;
     let mut worst = 0;
     for (start, side) in turns(args.starts) {
+        if start == 2 && sides.iter().all(|side| !side.measures()) {
+            break;
+        }
         let Side { name, flags, runs } = &mut sides[side];
         errln!("start {start} of {} of {name}", args.starts);
         let mut command = Command::new(&harness.matrix);
@@ -85,7 +97,10 @@ pub fn run(
             .with_context(|| format!("cannot append to {}", summary.display()))?;
     }
     if worst == WORSE {
-        errln!("a trial failed: see target/nicmatrix/runs");
+        errln!(
+            "a trial failed: see {}",
+            workspace.show(&runs::dir(workspace))
+        );
     }
     Ok(ExitCode::from(match comparison.is_worse() {
         true => WORSE,
@@ -111,10 +126,17 @@ fn turns(starts: u32) -> impl Iterator<Item = (u32, usize)> {
 }
 
 fn sides(flags: &Flags, against: &QemuChoice) -> Result<[Side; 2]> {
+    let is_program = |choice: &&QemuChoice| matches!(choice, QemuChoice::Program(_));
+    let all = flags.conditions.qemu.iter().chain([against]);
+    let programs = all.filter(is_program).count();
     let side = |qemu: Vec<QemuChoice>, name: String| Side {
         name: format!("QEMU {name}"),
         flags: {
             let mut flags = flags.clone();
+            // Another QEMU has its own firmware: with this one, the firmware would be what differs.
+            if programs == 1 && !matches!(qemu[..], [QemuChoice::Program(_)]) {
+                flags.conditions.firmware.clear();
+            }
             flags.conditions.qemu = qemu;
             flags
         },
@@ -171,6 +193,19 @@ mod tests {
         let order: Vec<usize> = turns(3).map(|(_, side)| side).collect();
         assert_eq!(order, [0, 1, 1, 0, 0, 1]);
         assert_eq!(turns(3).last(), Some((3, 1)));
+    }
+
+    #[test]
+    fn firmware_goes_to_the_qemu_that_is_a_path() {
+        let mut flags = Flags::default();
+        flags.conditions.firmware.push("pc-bios".into());
+        let firmware = |against: &str| {
+            let sides = sides(&flags, &against.parse().unwrap()).unwrap();
+            sides.map(|side| side.flags.conditions.firmware.len())
+        };
+        assert_eq!(firmware("./build/qemu"), [0, 1]);
+        // Of neither it is said whose it is.
+        assert_eq!(firmware("trixie"), [1, 1]);
     }
 
     #[test]

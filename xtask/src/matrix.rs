@@ -4,7 +4,7 @@ use crate::again::{self, Kept};
 use crate::against::{self, Against};
 use crate::settings::Settings;
 use crate::{BadInput, Workspace, bisect, child, runs};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use report::flags::{Flags, Only, Output, Results, Selection};
 use report::name::is_under_fault;
@@ -63,7 +63,7 @@ pub struct Args {
     failed: Option<PathBuf>,
     /// Exit as `git bisect run` understands it: 0 a NIC works, 1 one failed, 125 where nothing is said of
     /// one (bad input, broken, all skipped or known to fail)
-    #[arg(long, conflicts_with = "failed")]
+    #[arg(long, conflicts_with_all = ["failed", "against"])]
     bisect_exit: bool,
 }
 
@@ -188,6 +188,9 @@ fn trials(workspace: &Workspace, args: Args) -> Result<ExitCode> {
     };
     if let Some(run) = &args.failed {
         let kept = Kept::find(workspace, run)?;
+        if kept.results.trials.is_empty() {
+            bail!(BadInput(again::nothing_to_do(&kept.results, &flags.only)));
+        }
         let names = again::not_green(&kept.results, &flags.only);
         if names.is_empty() {
             outln!("{}", again::nothing_to_do(&kept.results, &flags.only));
@@ -272,6 +275,8 @@ mod tests {
             "--accel hvf",
             "--retries -1",
             "--shard 3/2",
+            "--bisect-exit --against trixie",
+            "--starts 3",
             "list --json --plan",
         ] {
             let words = format!("matrix {line}");

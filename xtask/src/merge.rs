@@ -2,8 +2,9 @@
 
 use crate::{BadInput, CANNOT_RUN, Workspace, runs};
 use anyhow::{Context, Result, bail};
+use report::html::{self, Earlier};
 use report::merge::{self, Merged, PLAN, Part};
-use report::{errln, log, markdown, terminal};
+use report::{errln, history, log, markdown, terminal};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
@@ -32,7 +33,7 @@ pub struct Args {
 }
 
 /// The files of a shard's run that the joined run has of its own.
-const OWN_FILES: [&str; 4] = [log::FILE, PLAN, JUNIT, "report.html"];
+const OWN_FILES: [&str; 4] = [log::FILE, PLAN, JUNIT, html::FILE];
 const JUNIT: &str = "junit.xml";
 const SUMMARY: &str = "summary.md";
 
@@ -62,6 +63,10 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let root = &workspace.root;
     report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)?;
     fs::write(output.join(SUMMARY), markdown::render(&results))?;
+    let (log, page) = (output.join(log::FILE), output.join(html::FILE));
+    let nights = workspace.harness_dir().join(history::FILE);
+    html::write(&log, &Earlier::read(&nights, &log)?, &page)?;
+    results.html = Some(page);
     terminal::print(&results);
     let code = results.exit_code();
     Ok(ExitCode::from(match merged.lack() {
