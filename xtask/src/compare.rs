@@ -63,7 +63,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         Format::Markdown => markdown::render(&comparison),
         Format::Json => json::render(&comparison),
     };
-    if to_stdout {
+    if to_stdout && args.format == Format::Json {
+        out::json(&text);
+    } else if to_stdout {
         out::text(&text);
     } else {
         std::fs::write(workspace.cwd.join(&args.output), text)

@@ -55,7 +55,7 @@ impl EventLog {
         let mut line = serde_json::to_vec(&Stamped { event, time })?;
         line.push(b'\n');
         if self.echo {
-            out::write(io::stdout(), &line);
+            out::json(&String::from_utf8_lossy(&line));
         }
         // A file takes less than all of it only where the disk is full.
         match (&self.file).write(&line)? {

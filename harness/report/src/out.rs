@@ -18,6 +18,16 @@ pub fn text(text: &str) {
     write(std::io::stdout(), text);
 }
 
+/// Prints JSON on stdout, in which nothing is a command to a pipeline: GitHub finds `##[` anywhere in a line.
+pub fn json(text: &str) {
+    write(std::io::stdout(), without_commands(text));
+}
+
+/// The same JSON: a mark can only be in a string, and there its second character may be written by its code.
+fn without_commands(json: &str) -> String {
+    json.replace("##[", "#\\u0023[")
+}
+
 pub use crate::text::no_commands;
 
 /// Prints `text` for people on stdout: what guests and tools said in it is no command to a pipeline.
@@ -91,6 +101,15 @@ mod tests {
         let mut writes = Writes(Vec::new());
         write(&mut writes, "one\ntwo\n");
         assert_eq!(writes.0, ["one\ntwo\n"]);
+    }
+
+    #[test]
+    fn json_stays_the_same_without_commands() {
+        let said = serde_json::json!({ "message": "###[error]x ##[group]" });
+        let shown = without_commands(&said.to_string());
+        assert!(!shown.contains("##["), "{shown}");
+        let read: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert_eq!(read, said);
     }
 
     #[test]
