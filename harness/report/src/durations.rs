@@ -1,10 +1,10 @@
 //! How long trials take, as former runs tell: what the shards of a plan are filled by.
 
-use crate::figures::stats;
 use crate::history::{History, file};
 use crate::log;
 use crate::name::TrialName;
 use crate::past::{PastRun, Verdict};
+use crate::stats::median;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -184,11 +184,6 @@ impl Durations {
         };
         names.iter().map(expected).collect()
     }
-}
-
-/// None of nothing; of an even number the mean of the middle two.
-pub fn median(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| stats::median(values))
 }
 
 #[cfg(test)]

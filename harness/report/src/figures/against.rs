@@ -2,9 +2,9 @@
 //!
 //! The independent unit is a VM's start, not a second of netperf: a figure of one start is one value.
 
-use super::stats::{self, Shift};
 use crate::events::Figure;
 use crate::name::TrialName;
+use crate::stats::{self, Shift};
 use crate::{Results, Trial};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -147,7 +147,11 @@ fn compared(key: &Key, first: &[f64], second: &[f64], p: f64) -> Compared {
         interval: interval.map(|(low, high)| (low - 1.0, high - 1.0)),
     });
     let change = effect.map_or_else(
-        || stats::median(second) - stats::median(first),
+        || {
+            // Where one measured nothing, there are too few starts for a verdict.
+            let medians = stats::median(first).zip(stats::median(second));
+            medians.map_or(0.0, |(first, second)| second - first)
+        },
         |effect| effect.change,
     );
     let more_is_better = key.quantity == Quantity::Throughput;
