@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use report::durations::Durations;
 use report::flags::{DEFAULT_PROFILE, Flags, Only};
-use report::past::PastRun;
+use report::past::{Mode, PastRun};
 use report::words::OneOf;
 use report::{out, shards};
 use serde::Serialize;
@@ -134,8 +134,12 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
     };
     flags.selection.faults = args.faults;
     let all = args.settings.with(workspace, flags.clone())?;
-    let profile = all.conditions.profile.as_deref().unwrap_or(DEFAULT_PROFILE);
-    let durations = durations(workspace, &args.durations, profile, args.faults)?;
+    let mode = Mode {
+        profile: all.conditions.profile.as_deref().unwrap_or(DEFAULT_PROFILE),
+        faults: args.faults,
+        booted: all.conditions.boot,
+    };
+    let durations = durations(workspace, &args.durations, mode)?;
     let mut command = args.settings.command(workspace, |h| &h.nicmatrix, flags)?;
     let listed = command.arg("list").stderr(Stdio::inherit()).output();
     let listed = listed.context("cannot start the harness")?;
@@ -166,19 +170,12 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
 }
 
 /// Of all runs that are named; a file of durations or a history must be the only one.
-fn durations(
-    workspace: &Workspace,
-    given: &[PathBuf],
-    profile: &str,
-    faults: bool,
-) -> Result<Option<Durations>> {
+fn durations(workspace: &Workspace, given: &[PathBuf], mode: Mode) -> Result<Option<Durations>> {
     let bad_input = |error: anyhow::Error| BadInput(format!("{error:#}"));
     if let [one] = given {
         let file = workspace.cwd.join(one);
         if file.is_file() {
-            return Ok(Some(
-                Durations::read(&file, profile, faults).map_err(bad_input)?,
-            ));
+            return Ok(Some(Durations::read(&file, mode).map_err(bad_input)?));
         }
     }
     let mut all: Vec<PastRun> = Vec::new();
@@ -290,7 +287,12 @@ mod tests {
         let file = serde_json::json!({ "version": 1, "at_once": 2.0, "trials": trials });
         let path = &directory.path().join("d.json");
         std::fs::write(path, file.to_string()).unwrap();
-        (names, Durations::read(path, "full", false).unwrap())
+        let mode = Mode {
+            profile: "full",
+            faults: false,
+            booted: false,
+        };
+        (names, Durations::read(path, mode).unwrap())
     }
 
     #[test]

@@ -49,7 +49,14 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let mut parts = Vec::new();
     for directory in &args.directories {
         for run in runs::below(&workspace.cwd.join(directory))? {
-            parts.push(Part::read(&run).map_err(bad_input)?);
+            match Part::read(&run).map_err(bad_input)? {
+                Some(part) => parts.push(part),
+                None => errln!(
+                    "note: {} has an empty {}: its run was killed at once, and its shard counts as missing",
+                    workspace.show(&run),
+                    log::FILE
+                ),
+            }
         }
     }
     let shards: Vec<PathBuf> = parts.iter().map(|part| part.directory.clone()).collect();

@@ -13,8 +13,9 @@ mod words;
 
 use crate::figures::against;
 use crate::figures::nights::{Judged, Verdict as OfFigure};
+use crate::past::night::Night;
 use crate::past::series::{Flips, Streak, is_settled};
-use crate::past::{PastRun, PastTrial, Verdict, facts, night};
+use crate::past::{PastRun, PastTrial, Verdict, facts};
 pub use class::Class;
 pub use findings::Finding;
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct Sides {
     pub earlier: Vec<PastRun>,
     /// The night that is judged.
     pub head: PastRun,
+    /// What to know of the sides, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Which of the runs of BASE is meant.
@@ -70,7 +73,7 @@ pub struct Sides {
 pub enum Pick {
     /// The one that is there, whenever it ran.
     TheOne,
-    /// The newest of those from before the head with its profile and mode of faults.
+    /// The newest of those from before the head of its mode.
     NearestBefore,
 }
 
@@ -85,9 +88,20 @@ impl Sides {
         head: Vec<PastRun>,
     ) -> Result<Sides, NotComparable> {
         let all_of_head = head.clone();
-        let Some((head, _)) = night::newest(head) else {
+        let Some(of_head) = Night::newest(head) else {
             return Err(NotComparable("HEAD has no run".into()));
         };
+        // What is red in one of them is not to be lost.
+        if !of_head.others.is_empty() {
+            return Err(NotComparable(format!(
+                "HEAD holds runs that are no shards of its newest, {}: {}; name one run, or a directory that holds \
+                 the shards of one",
+                of_head.run.title(),
+                listed(&of_head.others)
+            )));
+        }
+        let older_tries = of_head.older_tries;
+        let (head, notes_of_head) = (of_head.run, of_head.notes);
         let seen = kinds(&base);
         let title = base.first().map(|run| run.name.clone()).unwrap_or_default();
         let fits = |run: &PastRun| match pick {
@@ -101,7 +115,7 @@ impl Sides {
         if base.is_empty() {
             return Err(NotComparable(format!(
                 "BASE has no run of {} from before {}: it has {}",
-                kind(&head),
+                head.mode(),
                 head.title(),
                 if seen.is_empty() { "none" } else { &seen }
             )));
@@ -110,47 +124,65 @@ impl Sides {
             return Err(NotComparable(format!(
                 "{} is of {}, and {} of {}: their trials do not ask the same",
                 other.name,
-                kind(other),
+                other.mode(),
                 head.name,
-                kind(&head)
+                head.mode()
             )));
         }
-        // Between two nights there may be a run of a single trial by hand.
-        base.retain(|run| run.trials.keys().any(|name| head.trials.contains_key(name)));
-        let Some((base, earlier)) = night::newest(base) else {
-            return Err(NotComparable(match pick {
-                Pick::TheOne => format!("{title} and {} have no trial in common", head.name),
-                Pick::NearestBefore => format!(
-                    "no run of BASE from before {} has a trial in common with it: BASE has {seen}",
-                    head.title()
-                ),
-            }));
+        let of_base = loop {
+            let Some(night) = Night::newest(base) else {
+                return Err(NotComparable(match pick {
+                    Pick::TheOne => format!("{title} and {} have no trial in common", head.name),
+                    Pick::NearestBefore => format!(
+                        "no run of BASE from before {} has a trial in common with it: BASE has {seen}",
+                        head.title()
+                    ),
+                }));
+            };
+            let mut trials = night.run.trials.keys();
+            if trials.any(|name| head.trials.contains_key(name)) {
+                break night;
+            }
+            // Between two nights there may be a run of a single trial by hand.
+            base = night.left();
         };
+        let mut notes = [of_base.notes.as_slice(), &notes_of_head].concat();
+        if !older_tries.is_empty() {
+            notes.push(format!(
+                "of shards that HEAD holds more than once the newest run counts, not {}",
+                listed(&older_tries)
+            ));
+        }
         Ok(Sides {
-            base,
-            earlier,
+            base: of_base.run.clone(),
+            earlier: of_base.left(),
             head,
+            notes,
         })
     }
 }
 
-/// "profile smoke under faults".
-fn kind(run: &PastRun) -> String {
-    let profile = match run.profile() {
-        "" => "an unknown profile".to_owned(),
-        profile => format!("profile {profile}"),
-    };
-    profile + if run.faults { " under faults" } else { "" }
+/// So many runs are named where there may be hundreds.
+const NAMED: usize = 5;
+
+/// "night1-1, night1-2", by their names.
+fn listed(runs: &[PastRun]) -> String {
+    let mut names: Vec<String> = (runs.iter().take(NAMED))
+        .map(|run| run.name.clone())
+        .collect();
+    let more = runs.len().saturating_sub(NAMED);
+    names.extend((more > 0).then(|| crate::text::counted(more, "more run")));
+    names.join(", ")
 }
 
 /// "3 runs of profile smoke, 1 run of profile full".
 fn kinds(runs: &[PastRun]) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for run in runs {
-        *counts.entry(kind(run)).or_default() += 1;
+        *counts.entry(run.mode().to_string()).or_default() += 1;
     }
     let each =
-        (counts.iter()).map(|(kind, n)| format!("{} of {kind}", crate::text::counted(*n, "run")));
+        (counts.iter()).map(|(mode, n)| format!("{} of {mode}", crate::text::counted(*n, "run")));
     each.collect::<Vec<_>>().join(", ")
 }
 
@@ -214,15 +246,14 @@ impl<'r> Comparison<'r> {
             base,
             earlier,
             head,
+            notes,
         } = sides;
         let nights: Vec<&PastRun> = earlier.iter().rev().chain([base]).collect();
         let mut changes = Vec::with_capacity(head.trials.len());
         for (trial, record) in &head.trials {
             changes.push(change(trial, Some(record), &nights, head));
         }
-        let mut notes: Vec<String> = (night::lacking(base).into_iter())
-            .chain(night::lacking(head))
-            .collect();
+        let mut notes = notes.clone();
         let absent = base
             .trials
             .keys()
@@ -232,9 +263,17 @@ impl<'r> Comparison<'r> {
         for trial in absent {
             // A run that was cut off may not have named all of its plan.
             let asked_for = head.only.takes(trial, &base.trials[trial].name);
-            match same_plan || !asked_for || head.shard().is_some() || !head.ended {
-                true => unselected += 1,
-                false => changes.push(change(trial, None, &nights, head)),
+            let change = change(trial, None, &nights, head);
+            if asked_for && head.shard().is_some() {
+                // Whether a missing shard would have run it cannot be told: it may not pass for what was left out.
+                changes.push(Change {
+                    class: Class::NotRun,
+                    ..change
+                });
+            } else if same_plan || !asked_for || !head.ended {
+                unselected += 1;
+            } else {
+                changes.push(change);
             }
         }
         if unselected > 0 {

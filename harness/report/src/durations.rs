@@ -1,10 +1,10 @@
 //! How long trials take, as former runs tell: what the shards of a plan are filled by.
 
-use crate::figures::stats;
 use crate::history::{History, file};
 use crate::log;
 use crate::name::TrialName;
-use crate::past::{PastRun, Verdict};
+use crate::past::{Mode, PastRun, Verdict};
+use crate::stats::median;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -82,23 +82,21 @@ impl Durations {
         })
     }
 
-    /// Of the newest runs of that profile in a history, under faults or not.
+    /// Of the newest runs of that mode in a history.
     ///
     /// # Errors
-    /// As [`Durations::of`], with the profile.
-    pub fn of_history(history: &History, profile: &str, faults: bool) -> Result<Durations> {
-        let wanted = |run: &PastRun| run.profile() == profile && run.faults == faults;
-        let under = if faults { " under faults" } else { "" };
-        Durations::of(&history.runs(NIGHTS, wanted))
-            .with_context(|| format!("of profile {profile}{under}"))
+    /// As [`Durations::of`], with the mode.
+    pub fn of_history(history: &History, mode: Mode) -> Result<Durations> {
+        let wanted = |run: &PastRun| run.mode() == mode;
+        Durations::of(&history.runs(NIGHTS, wanted)).with_context(|| format!("of {mode}"))
     }
 
     /// From a run's directory, its event log, a file of durations, or a history: of this its runs of that
-    /// `profile`, under `faults` or not.
+    /// `mode`.
     ///
     /// # Errors
     /// A file that cannot be read or is none of these; one in which there are no durations.
-    pub fn read(path: &Path, profile: &str, faults: bool) -> Result<Durations> {
+    pub fn read(path: &Path, mode: Mode) -> Result<Durations> {
         let path = match path.is_dir() {
             true => path.join(log::FILE),
             false => path.to_owned(),
@@ -107,7 +105,7 @@ impl Durations {
             .with_context(|| format!("cannot read durations from {}", path.display()))?;
         if file::is_history(&text) {
             let history = file::read(&path)?;
-            return Durations::of_history(&history, profile, faults)
+            return Durations::of_history(&history, mode)
                 .with_context(|| path.display().to_string());
         }
         let durations = match serde_json::from_slice::<Durations>(&text) {
@@ -184,11 +182,6 @@ impl Durations {
         };
         names.iter().map(expected).collect()
     }
-}
-
-/// None of nothing; of an even number the mean of the middle two.
-pub fn median(values: &[f64]) -> Option<f64> {
-    (!values.is_empty()).then(|| stats::median(values))
 }
 
 #[cfg(test)]

@@ -68,6 +68,16 @@ impl Night {
     pub fn is_whole(&self) -> bool {
         self.records.len() == self.planned
     }
+
+    /// Whether `run`, which is the same, has come further since: it may have been added while it went on.
+    fn is_behind(&self, run: &PastRun) -> bool {
+        let has_verdict = |verdict| !matches!(verdict, Verdict::Cut | Verdict::NotRun);
+        let here = self.records.iter().map(|record| record.verdict);
+        let there = run.trials.values().map(|trial| trial.verdict);
+        run.ended && !self.run.ended
+            || there.filter(|verdict| has_verdict(*verdict)).count()
+                > here.filter(|verdict| has_verdict(*verdict)).count()
+    }
 }
 
 impl History {

@@ -45,6 +45,13 @@ pub struct Shard {
     pub durations: Option<String>,
 }
 
+impl Shard {
+    /// Whether the two are parts of one division: of the same plan into as many parts, filled alike.
+    pub fn is_beside(&self, other: &Shard) -> bool {
+        (self.n, &self.plan, &self.durations) == (other.n, &other.plan, &other.durations)
+    }
+}
+
 /// A QEMU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -98,6 +105,16 @@ impl Identity {
                 kernel: clean(&self.host.kernel),
             },
         }
+    }
+
+    /// Whether the two ran the same plan, whatever part of it: of the same checkout and matrix file, on the
+    /// same QEMUs.
+    pub fn is_of_same_plan(&self, other: &Identity) -> bool {
+        self.plan_digest == other.plan_digest
+            && self.matrix_digest == other.matrix_digest
+            && self.commit == other.commit
+            && self.qemu == other.qemu
+            && self.others == other.others
     }
 
     /// What differs in `here` that may change a verdict, a sentence each: "QEMU: 7.2.22 there, 10.0.13

@@ -32,6 +32,7 @@ pub mod repeats;
 pub mod results;
 pub mod shards;
 pub mod signature;
+mod stats;
 pub mod terminal;
 mod text;
 mod trial;

@@ -5,8 +5,10 @@
 mod joined;
 
 use crate::events::{Event, Line};
+use crate::flags::Only;
 use crate::identity::{Identity, Shard};
 use crate::log;
+use crate::past::PastRun;
 use anyhow::{Context, Result, bail, ensure};
 use joined::joined;
 use sha2::{Digest, Sha256};
@@ -38,6 +40,9 @@ pub struct Part {
     pub directory: PathBuf,
     identity: Identity,
     shard: Shard,
+    /// What its trials ask, as "profile smoke".
+    mode: String,
+    only: Only,
     lines: Vec<Line>,
     /// Of its [`PLAN`], where there is one.
     plan: Option<Vec<String>>,
@@ -46,13 +51,17 @@ pub struct Part {
 }
 
 impl Part {
-    /// Reads the run in `directory`.
+    /// Reads the run in `directory`. None where nothing was written yet: it was killed at once, and is as good
+    /// as missing.
     ///
     /// # Errors
     /// A log or plan that cannot be read, is damaged, or is not that of a shard.
-    pub fn read(directory: &Path) -> Result<Part> {
+    pub fn read(directory: &Path) -> Result<Option<Part>> {
         let shown = directory.display();
         let lines = log::read(&directory.join(log::FILE))?;
+        if lines.is_empty() {
+            return Ok(None);
+        }
         let mut identities = lines.iter().filter_map(|line| match &line.event {
             Event::RunStarted { identity, .. } => identity.as_deref(),
             _ => None,
@@ -70,6 +79,7 @@ impl Part {
                 name(&shard)
             );
         }
+        let run = PastRun::from_lines("", &lines).context("a run with an identity has begun")?;
         let digest = shard.plan.as_ref().with_context(|| {
             format!("{shown} was written by a version whose shards cannot be merged")
         })?;
@@ -91,14 +101,16 @@ impl Part {
             Event::TrialEnded(end) => Some(end.trial.clone()),
             _ => None,
         });
-        Ok(Part {
+        Ok(Some(Part {
+            mode: run.mode().to_string(),
+            only: run.only,
             directory: directory.to_owned(),
             trials: trials.collect(),
             identity,
             shard,
             plan,
             lines,
-        })
+        }))
     }
 }
 
@@ -166,7 +178,7 @@ fn few<S: AsRef<str>>(names: &[S]) -> String {
 /// Joins `parts`; artifacts are then below `directory`.
 ///
 /// # Errors
-/// Parts that are not shards of one plan, run of the same checkout on the same QEMU; a shard that is there
+/// Parts that are not shards of one plan, run of the same checkout on the same QEMU and in the same mode; a shard that is there
 /// twice; a trial of two shards, or of none of the plan; no part with a [`PLAN`].
 pub fn join(mut parts: Vec<Part>, directory: &Path) -> Result<Merged> {
     parts.sort_by_key(|part| part.shard.k);
@@ -247,6 +259,19 @@ fn ensure_alike(one: &Part, other: &Part) -> Result<()> {
     let (a, b) = (&one.identity, &other.identity);
     let part = format!("{} ({})", name(&other.shard), other.directory.display());
     let first = format!("{} ({})", name(&one.shard), one.directory.display());
+    let asked = |part: &Part| match part.only.recorded() {
+        Ok(only) if !only.is_empty() => serde_json::to_string(&only).unwrap_or_default(),
+        _ => "all".to_owned(),
+    };
+    for (what, one, other) in [
+        ("mode", one.mode.clone(), other.mode.clone()),
+        ("choice of trials", asked(one), asked(other)),
+    ] {
+        ensure!(
+            one == other,
+            "{part} is of another {what} than {first}: {other}, not {one}"
+        );
+    }
     let same_plan = a.plan_digest == b.plan_digest && one.shard.plan == other.shard.plan;
     if !same_plan {
         bail!(
@@ -254,7 +279,7 @@ fn ensure_alike(one: &Part, other: &Part) -> Result<()> {
             plans(one, other)
         );
     }
-    if one.shard.n != other.shard.n || one.shard.durations != other.shard.durations {
+    if !one.shard.is_beside(&other.shard) {
         let trials = few(&other.trials.iter().collect::<Vec<_>>());
         let how = match one.shard.n == other.shard.n {
             true => "was filled by other durations than",

@@ -7,9 +7,10 @@ use crate::flags::Only;
 use crate::identity::{Identity, Shard};
 use crate::name::TrialName;
 use crate::repeats::Repeats;
-use crate::text::{clean, one_line};
+use crate::text::{clean, one_line, shortened};
 use crate::trial::Trial;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 pub mod date;
 pub mod facts;
@@ -31,6 +32,8 @@ pub struct PastRun {
     pub ended: bool,
     /// Whether cases ran under their faults.
     pub faults: bool,
+    /// Whether every guest was booted (`--boot`).
+    pub booted: bool,
     /// Which trials of its plan were asked for.
     pub only: Only,
     /// What was run, on what and where; none in logs before schema 1.
@@ -43,6 +46,29 @@ pub struct PastRun {
     pub trials: BTreeMap<String, PastTrial>,
 }
 
+/// What the trials of a run ask: those of runs of another mode are not held against each other. Shown as "profile
+/// smoke under faults".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode<'r> {
+    /// The profile; empty in logs that do not say.
+    pub profile: &'r str,
+    /// Whether cases run under their faults.
+    pub faults: bool,
+    /// Whether every guest is booted (`--boot`).
+    pub booted: bool,
+}
+
+impl fmt::Display for Mode<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.profile {
+            "" => f.write_str("an unknown profile")?,
+            profile => write!(f, "profile {profile}")?,
+        }
+        f.write_str(if self.faults { " under faults" } else { "" })?;
+        f.write_str(if self.booted { " with --boot" } else { "" })
+    }
+}
+
 /// A trial and what became of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PastTrial {
@@ -50,7 +76,7 @@ pub struct PastTrial {
     pub name: TrialName,
     /// How it ended.
     pub verdict: Verdict,
-    /// The verdict's reason, one line; empty for a verdict without one.
+    /// The verdict's reason, one line of 2 KiB at most and what was left out; empty for a verdict without one.
     pub cause: String,
     /// Whether the matrix file says that it fails only now and then.
     pub sometimes: bool,
@@ -65,6 +91,9 @@ pub struct PastTrial {
     /// Command that runs it again; empty where only the history tells of it.
     pub reproduce: String,
 }
+
+/// So many bytes of a cause are kept: a history keeps each for good.
+const CAUSE: usize = 2048;
 
 /// How a trial ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,6 +198,7 @@ impl PastRun {
             seconds: results.seconds.map(hundredths),
             ended: results.seconds.is_some() && !results.interrupted,
             faults: results.faults,
+            booted: results.booted,
             only: Only::of_recorded(only),
             identity: identity.as_deref().map(Identity::cleaned),
             labs: labs.collect(),
@@ -206,9 +236,18 @@ impl PastRun {
             && self.shard() == other.shard()
     }
 
-    /// Whether trials of the two may be held against each other: the same profile and the same mode of faults.
+    /// What its trials ask.
+    pub fn mode(&self) -> Mode<'_> {
+        Mode {
+            profile: self.profile(),
+            faults: self.faults,
+            booted: self.booted,
+        }
+    }
+
+    /// Whether trials of the two may be held against each other.
     pub fn is_like(&self, other: &PastRun) -> bool {
-        self.profile() == other.profile() && self.faults == other.faults
+        self.mode() == other.mode()
     }
 
     /// How many of its trials ended with `verdict`.
@@ -256,7 +295,7 @@ impl PastTrial {
             verdict,
             cause: match verdict {
                 Verdict::Fixed => String::new(),
-                _ => end.outcome.cause(),
+                _ => shortened(&end.outcome.cause(), CAUSE).into_owned(),
             },
             sometimes: end.expectation.as_ref().is_some_and(|e| e.sometimes),
             repeats: end.repeats,

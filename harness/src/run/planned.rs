@@ -12,6 +12,7 @@ use crate::plan::{self, PlannedTrial, choose};
 use crate::settings::Settings;
 use crate::vm::start_state::StartState;
 use report::durations::Durations;
+use report::past::Mode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -66,7 +67,12 @@ pub fn keep_shard(
     let Some(shard) = settings.shard else {
         return Ok(None);
     };
-    let read = |path: &Path| Durations::read(path, &settings.profile, settings.faults);
+    let mode = Mode {
+        profile: &settings.profile,
+        faults: settings.faults,
+        booted: settings.boot,
+    };
+    let read = |path: &Path| Durations::read(path, mode);
     let durations = settings.durations.as_deref().map(read);
     let durations = durations.transpose()?;
     Ok(Some(shard::keep(shard, durations.as_ref(), trials)))

@@ -12,13 +12,13 @@ pub enum Class {
     NewFailure,
     /// It fails with other words than before.
     OtherWords,
-    /// It fails and passes in one run, and did not.
+    /// It fails and passes in one run, and neither failed nor was flaky before.
     NewlyFlaky,
     /// It is skipped, and ran.
     NewlySkipped,
     /// It is of the plan no more.
     Vanished,
-    /// It was planned, and has no verdict, as the run was cut off.
+    /// It was planned, and has no verdict, as the run was cut off or a shard of it is missing.
     NotRun,
     /// The harness failed; says nothing of the NIC.
     Broken,
@@ -30,7 +30,7 @@ pub enum Class {
     NewlyKnown,
     /// It fails with the words it failed with.
     StillFailing,
-    /// It is flaky, and was no pass before.
+    /// It is flaky, and failed or was flaky before.
     StillFlaky,
     /// It is skipped for another reason than before.
     OtherReason,
@@ -68,7 +68,9 @@ impl Class {
                 Class::Known
             }
             Verdict::Known => Class::NewlyKnown,
-            Verdict::Flaky if before.is_none_or(Verdict::is_green) => Class::NewlyFlaky,
+            Verdict::Flaky if !was(|before| before.is_red() || before == Verdict::Flaky) => {
+                Class::NewlyFlaky
+            }
             Verdict::Flaky => Class::StillFlaky,
             Verdict::Skipped => match before {
                 None => Class::New,
@@ -127,7 +129,7 @@ impl Class {
             Class::NewlyFlaky => "Newly flaky",
             Class::NewlySkipped => "Newly skipped: these ran before",
             Class::Vanished => "Vanished: of the plan no more",
-            Class::NotRun => "Not run: the run was cut off",
+            Class::NotRun => "Not run: the run was cut off, or a shard is missing",
             Class::Broken => "Broken: the harness failed, which says nothing of the NIC",
             Class::Fixed if faults => "Not blind any more",
             Class::Fixed => "Fixed",
@@ -135,7 +137,7 @@ impl Class {
             Class::NewlyKnown => "Newly known: fail as the matrix file expects",
             Class::StillFailing if faults => "Still blind",
             Class::StillFailing => "Still failing, with the same words",
-            Class::StillFlaky => "Still flaky",
+            Class::StillFlaky => "Flaky; failed or was flaky before",
             Class::OtherReason => "Skipped for another reason",
             Class::New => "New in the plan",
             Class::RunsAgain => "Judged again: had no verdict before",

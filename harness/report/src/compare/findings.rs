@@ -43,12 +43,17 @@ pub fn of<'c>(comparison: &'c Comparison) -> Vec<Finding<'c>> {
     let judged = universe(head, Verdict::is_judged);
     let planned = universe(head, |_| true);
     let before = universe(base, |_| true);
+    // What a missing shard was to run is in the base alone.
+    let of_either = (base.trials.values().chain(head.trials.values()))
+        .map(|trial| (&trial.name, trial.verdict.is_green()));
+    let of_either = Universe::new(of_either);
     let mut findings: Vec<Finding> = groups
         .into_iter()
         .map(|((class, words), changes)| {
             let names: Vec<_> = changes.iter().map(|change| change.name()).collect();
             let universe = match class {
                 Class::Vanished => &before,
+                Class::NotRun => &of_either,
                 Class::Fixed | Class::ExpectationFixed => &judged,
                 class if class.is_failure() => &judged,
                 _ => &planned,

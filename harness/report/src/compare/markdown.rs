@@ -63,7 +63,7 @@ fn sections(out: &mut String, findings: &[&Finding], faults: bool) {
         for finding in of_class.iter().take(words::FINDINGS) {
             let entry = entry(finding);
             if out.len() + entry.len() > LIMIT {
-                break;
+                continue;
             }
             *out += &entry;
             shown += 1;

@@ -332,6 +332,9 @@ fn each_verdict_after_each_other() {
         (&passed, &flaky, Class::NewlyFlaky),
         (&failed("lost 3"), &flaky, Class::StillFlaky),
         (&flaky, &flaky, Class::StillFlaky),
+        (&skipped("x"), &flaky, Class::NewlyFlaky),
+        (&broken, &flaky, Class::NewlyFlaky),
+        (&known(), &flaky, Class::StillFlaky),
         (&passed, &broken, Class::Broken),
         (&passed, &skipped("x"), Class::NewlySkipped),
         (&failed("lost 3"), &skipped("x"), Class::NewlySkipped),
@@ -403,6 +406,16 @@ fn a_guest_cannot_write_markup_or_escape_sequences() {
         assert!(!text.contains('\u{1b}'), "{text}");
         assert!(!text.lines().any(|line| line.starts_with("::")), "{text}");
     }
+}
+
+#[test]
+fn a_cause_is_kept_up_to_its_bound() {
+    let head = Sample::night(2).set("driver::e1000::rhel6", "", failed(&"ä".repeat(5_000_000)));
+    let sides = sides(&[Sample::night(1)], &[head]).unwrap();
+    let cause = &sides.head.trials["driver::e1000::rhel6::tap"].cause;
+    assert!(cause.len() < 2100, "{}", cause.len());
+    assert!(cause.ends_with("ä … (9997952 bytes left out)"), "{cause}");
+    assert!(markdown::render(&Comparison::new(&sides)).len() < 10_000);
 }
 
 #[test]

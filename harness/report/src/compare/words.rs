@@ -76,7 +76,10 @@ pub fn history(finding: &Finding) -> Vec<String> {
         let is = |change: &&&Change| change.base.map(|(record, _)| record.verdict) == Some(verdict);
         changes.iter().filter(is).count()
     };
-    if matches!(finding.class, Class::NewFailure | Class::NewlyKnown) {
+    if matches!(
+        finding.class,
+        Class::NewFailure | Class::NewlyKnown | Class::NewlyFlaky
+    ) {
         for (verdict, words) in [
             (Verdict::Flaky, "flaky"),
             (Verdict::Known, "a known failure"),

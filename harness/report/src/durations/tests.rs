@@ -36,7 +36,15 @@ fn run(time: u32, ends: &[(&str, f64, Outcome)], seconds: f64) -> PastRun {
 }
 
 fn read(path: &Path) -> Result<Durations> {
-    Durations::read(path, "full", false)
+    Durations::read(path, mode("full"))
+}
+
+fn mode(profile: &str) -> Mode<'_> {
+    Mode {
+        profile,
+        faults: false,
+        booted: false,
+    }
 }
 
 fn skip() -> Outcome {
@@ -158,11 +166,17 @@ fn a_history_gives_those_of_the_profile_and_of_the_newest_nights() {
         durations.digest()
     );
     assert_eq!(
-        Durations::read(&path, "smoke", false).unwrap().trials["a"],
+        Durations::read(&path, mode("smoke")).unwrap().trials["a"],
         7.0
     );
-    let none = Durations::read(&path, "netperf", false).unwrap_err();
+    let none = Durations::read(&path, mode("netperf")).unwrap_err();
     let none = format!("{none:#}");
+    let booted = Mode {
+        booted: true,
+        ..mode("full")
+    };
+    let of_booted = format!("{:#}", Durations::read(&path, booted).unwrap_err());
+    assert!(of_booted.contains("of profile full with --boot: no trial ran"));
     assert!(
         none.contains("history.jsonl: of profile netperf: no trial ran"),
         "{none}"

@@ -2,9 +2,9 @@
 //!
 //! The independent unit is a VM's start, not a second of netperf: a figure of one start is one value.
 
-use super::stats::{self, Shift};
 use crate::events::Figure;
 use crate::name::TrialName;
+use crate::stats::{self, Shift};
 use crate::{Results, Trial};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -148,7 +148,11 @@ fn compared(key: &Key, first: &[f64], second: &[f64], p: f64) -> Compared {
     });
     // Where a value is 0 there is no quotient of all; where a median is, any change is a large one.
     let change = effect.map_or_else(
-        || stats::median(second) / stats::median(first) - 1.0,
+        || {
+            // Where one measured nothing, there are too few starts for a verdict.
+            let medians = stats::median(first).zip(stats::median(second));
+            medians.map_or(0.0, |(first, second)| second / first - 1.0)
+        },
         |effect| effect.change,
     );
     let more_is_better = key.quantity == Quantity::Throughput;

@@ -3,7 +3,6 @@
 pub mod against;
 pub mod nights;
 pub mod show;
-pub mod stats;
 
 #[cfg(test)]
 mod tests;

@@ -4,8 +4,8 @@
 //! how much a figure changes from night to night where nothing happened.
 
 use super::against::{COST_UNIT, LEAST_EFFECT, Quantity};
-use super::stats;
 use crate::past::{PastFigure, PastRun, facts};
+use crate::stats;
 use serde::Serialize;
 
 /// With fewer earlier nights it is not known yet how much a figure changes.
@@ -116,7 +116,8 @@ fn usual(values: &[f64]) -> Option<f64> {
         .map(|pair| (pair[1] / pair[0] - 1.0).abs())
         .collect();
     let latest = &changes[changes.len().saturating_sub(CHANGES)..];
-    let [first, third] = [0.25, 0.75].map(|q| stats::quantile(latest, q));
+    let first = stats::quantile(latest, 0.25)?;
+    let third = stats::quantile(latest, 0.75)?;
     (values.len() >= FEWEST_NIGHTS).then(|| (third + 3.0 * (third - first)).max(LEAST_EFFECT))
 }
 

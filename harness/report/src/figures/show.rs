@@ -1,8 +1,8 @@
 //! A comparison of figures, in words.
 
 use super::against::{Compared, Comparison, Effect, FALSE_DISCOVERIES, Quantity, Verdict};
-use super::stats;
 use crate::markdown::escape;
+use crate::stats;
 use crate::text;
 use std::fmt::Write as _;
 
@@ -76,9 +76,8 @@ fn row(figure: &Compared) -> [String; 4] {
         Quantity::Throughput => "",
         Quantity::Cost => ", processor time",
     };
-    let [first, second] = [&figure.first, &figure.second].map(|values| match values.is_empty() {
-        true => "none".to_owned(),
-        false => format!("{:.2}", stats::median(values)),
+    let [first, second] = [&figure.first, &figure.second].map(|values| {
+        stats::median(values).map_or_else(|| "none".to_owned(), |median| format!("{median:.2}"))
     });
     let (change, interval) = match figure.effect {
         None => (String::new(), None),

@@ -15,7 +15,7 @@ use std::path::Path;
 pub enum Added {
     /// It was added.
     New,
-    /// It was added again, as not all of it had been written.
+    /// It was added again, as not all of it was there: it had not been written whole, or was not over yet.
     Again,
     /// It was there already.
     Known,
@@ -36,7 +36,7 @@ pub fn read(path: &Path) -> Result<History> {
     Ok(parse(&bytes, path)?.0)
 }
 
-/// Adds `runs` that are not there yet; the file is made where it is missing. Of two processes that
+/// Adds `runs` that are not there yet, or not as far as they have come since; the file is made where it is missing. Of two processes that
 /// add at once, the second waits for the first. A line that was cut is taken away before.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub fn add(path: &Path, runs: &[PastRun]) -> Result<Vec<Added>> {
     let mut text = Vec::new();
     for run in runs {
         let state = match history.night_of(run) {
-            Some(night) if night.is_whole() => Added::Known,
+            Some(night) if night.is_whole() && !night.is_behind(run) => Added::Known,
             Some(_) => Added::Again,
             None => Added::New,
         };
@@ -86,6 +86,13 @@ fn append(file: &mut File, end: u64, text: &[u8]) -> std::io::Result<()> {
 
 /// The history, and where its last whole line ends.
 fn parse(bytes: &[u8], path: &Path) -> Result<(History, u64)> {
+    if !bytes.contains(&b'\n') && !is_history(bytes) && !RUN_START.starts_with(bytes) {
+        bail!(
+            "{} is no history: it begins with {:?}",
+            path.display(),
+            String::from_utf8_lossy(&bytes[..bytes.len().min(60)])
+        );
+    }
     let mut history = History::default();
     let mut end = 0;
     for (index, line) in bytes.split_inclusive(|&b| b == b'\n').enumerate() {

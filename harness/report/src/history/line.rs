@@ -28,6 +28,8 @@ pub struct RunLine {
     ended: bool,
     #[serde(default)]
     faults: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    booted: bool,
     /// Which trials of its plan were asked for.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     only: BTreeMap<String, Value>,
@@ -133,6 +135,7 @@ impl RunLine {
             seconds: run.seconds,
             ended: run.ended,
             faults: run.faults,
+            booted: run.booted,
             // Lists of names: they have a JSON form.
             only: run.only.recorded().unwrap_or_default(),
             trials: run.trials.len(),
@@ -151,6 +154,7 @@ impl RunLine {
             seconds: self.seconds,
             ended: self.ended,
             faults: self.faults,
+            booted: self.booted,
             only: Only::of_recorded(&self.only),
             identity: self.identity.as_ref().map(Identity::cleaned),
             properties: properties.map(|(k, v)| (clean(k), clean(v))).collect(),

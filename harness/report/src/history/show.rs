@@ -1,9 +1,9 @@
 //! What the history says, on a terminal.
 
 use super::History;
-use crate::durations::median;
 use crate::past::series::{Flips, SETTLED, Streak, is_settled};
 use crate::past::{PastRun, PastTrial, Verdict, date, facts};
+use crate::stats::median;
 use crate::text::{counted, duration};
 
 /// A trial that takes so many times its median became slower …

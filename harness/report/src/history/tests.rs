@@ -43,6 +43,7 @@ fn night(number: u32) -> Sample {
         )
         .set("link_status::e1000::rhel9", "", Outcome::Interrupted)
         .measured("netperf::virtio::rhel9::vhost", 16384, 941.2);
+    night.booted = true;
     night.only = [("nic".to_owned(), serde_json::json!(["virtio", "e1000"]))].into();
     night.of("driver::e1000::rhel6", "", |end| {
         end.repeats = Some(crate::repeats::Repeats {
@@ -173,6 +174,50 @@ fn what_was_not_written_whole_may_be_added_again() {
         [Added::Again]
     );
     assert_eq!(add(&place.path, &[run]).unwrap(), [Added::Known]);
+}
+
+#[test]
+fn a_run_that_was_added_while_it_went_on_is_completed_later() {
+    let place = place();
+    let ended = Sample::night(1).run();
+    let begun = |judged: usize| {
+        let mut begun = Sample::night(1);
+        begun.cut = true;
+        begun
+            .trials
+            .values_mut()
+            .skip(judged)
+            .for_each(|end| *end = None);
+        begun.run()
+    };
+    for (run, added) in [
+        (begun(2), Added::New),
+        (begun(2), Added::Known),
+        (begun(5), Added::Again),
+        (begun(2), Added::Known),
+        (begun(usize::MAX), Added::Again),
+        (ended.clone(), Added::Again),
+        (ended.clone(), Added::Known),
+    ] {
+        assert_eq!(add(&place.path, &[run]).unwrap(), [added]);
+    }
+    assert_eq!(
+        read(&place.path).unwrap().runs(10, |_| true),
+        [kept(&ended)]
+    );
+}
+
+#[test]
+fn a_file_that_is_no_history_is_left_as_it_is() {
+    let place = place();
+    let run = [night(1).run()];
+    add(&place.path, &run).unwrap();
+    for other in ["my notes", "{\"histories\":", "{\"event\":\"run_started\""] {
+        fs::write(&place.path, other).unwrap();
+        let error = add(&place.path, &run).unwrap_err().to_string();
+        assert!(error.contains("history.jsonl is no history"), "{error}");
+        assert_eq!(fs::read_to_string(&place.path).unwrap(), other);
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Earlier {
         Ok(run.map_or_else(Earlier::default, |run| Earlier::of(&history, &run)))
     }
 
-    /// What the nights of `history` from before `run`, with its profile and mode of faults, tell of it.
+    /// What the nights of `history` from before `run`, of its mode, tell of it.
     pub fn of(history: &History, run: &PastRun) -> Earlier {
         let before = |other: &PastRun| other.time < run.time && other.is_like(run);
         let mut runs = history.runs(LOOKED_AT, before);

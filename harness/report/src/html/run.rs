@@ -2,6 +2,7 @@
 
 use crate::events::{Event, Line};
 use crate::identity::Identity;
+use crate::past::date;
 use crate::text::clean;
 use crate::{Results, Trial, log};
 use anyhow::Result;
@@ -77,14 +78,5 @@ impl Run {
 
 /// "2026-11-26 03:05 UTC".
 pub fn date(unix_time: u64) -> String {
-    let time = i64::try_from(unix_time).unwrap_or(i64::MAX);
-    match time::OffsetDateTime::from_unix_timestamp(time) {
-        Ok(time) => format!(
-            "{} {:02}:{:02} UTC",
-            time.date(),
-            time.hour(),
-            time.minute()
-        ),
-        Err(_) => format!("{unix_time} s after the epoch"),
-    }
+    date::minute(unix_time as f64) + " UTC"
 }

@@ -59,6 +59,10 @@ struct Run<'t> {
     plan: &'t [&'t str],
     trials: Vec<&'t str>,
     identity: Identity,
+    profile: &'t str,
+    faults: bool,
+    boot: bool,
+    nics: Vec<&'t str>,
     host: String,
     ended: bool,
 }
@@ -69,6 +73,10 @@ impl<'t> Run<'t> {
             plan: &TRIALS,
             trials: TRIALS.to_vec(),
             identity: identity(&TRIALS, None),
+            profile: "smoke",
+            faults: false,
+            boot: false,
+            nics: Vec::new(),
             host: "builder".into(),
             ended: true,
         }
@@ -88,7 +96,7 @@ impl<'t> Run<'t> {
             trials: own.copied().collect(),
             identity: identity(plan, Some(shard)),
             host: format!("host{k}"),
-            ended: true,
+            ..Run::whole()
         }
     }
 
@@ -100,7 +108,7 @@ impl<'t> Run<'t> {
         }
         let properties = [
             ("host", self.host.as_str()),
-            ("profile", "smoke"),
+            ("profile", self.profile),
             (STAND_INS, "rhel6, rhel9"),
         ];
         let mut events = vec![Event::RunStarted {
@@ -108,9 +116,12 @@ impl<'t> Run<'t> {
             unix_time: 1_790_000_000,
             identity: Some(Box::new(self.identity)),
             properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
-            settings: None,
-            only: BTreeMap::new(),
-            faults: false,
+            settings: self.boot.then(|| [("boot".to_owned(), true.into())].into()),
+            only: match self.nics.as_slice() {
+                [] => BTreeMap::new(),
+                nics => [("nic".to_owned(), serde_json::json!(nics))].into(),
+            },
+            faults: self.faults,
         }];
         events.extend(self.trials.iter().map(|trial| planned(trial)));
         for trial in &self.trials {
@@ -140,7 +151,8 @@ impl<'t> Run<'t> {
 /// The runs, joined below `/out`.
 fn merge(directories: &[PathBuf]) -> Result<Merged> {
     let parts = directories.iter().map(|directory| Part::read(directory));
-    join(parts.collect::<Result<_>>()?, Path::new("/out"))
+    let parts: Vec<Option<Part>> = parts.collect::<Result<_>>()?;
+    join(parts.into_iter().flatten().collect(), Path::new("/out"))
 }
 
 fn results(lines: &[Line]) -> Results {
@@ -231,6 +243,12 @@ fn the_trials_of_a_lost_shard_are_named_and_not_run() {
         "of 3 shards these are missing: 2, 3; not run: 4 trials, driver::virtio::rhel9::tap, \
          mtu_set::e1000::rhel9::tap, pxe::e1000::rhel9::tap and 1 more"
     );
+    // Killed before it wrote a line.
+    let killed = directory.path().join("killed");
+    fs::create_dir(&killed).unwrap();
+    fs::write(killed.join(log::FILE), "").unwrap();
+    let with_killed = merge(&[directory.path().join("s1"), killed]).unwrap();
+    assert_eq!(with_killed.lost, [2, 3]);
     let results = results(&merged.lines);
     let lost = &results.trials[1];
     assert_eq!(lost.name(), TRIALS[1]);
@@ -300,6 +318,10 @@ fn what_is_not_one_run_is_refused_with_the_trials() {
         let shard = run.identity.shard.as_mut().unwrap();
         shard.durations = Some("ab".into());
     });
+    let profile = changed("profile", |run| run.profile = "full");
+    let faults = changed("faults", |run| run.faults = true);
+    let boot = changed("boot", |run| run.boot = true);
+    let only = changed("only", |run| run.nics = vec!["e1000"]);
     let old = changed("old", |run| {
         run.identity.shard.as_mut().unwrap().plan = None
     });
@@ -313,6 +335,10 @@ fn what_is_not_one_run_is_refused_with_the_trials() {
         complaint(&[one.clone(), commit], &directory),
         complaint(&[one.clone(), qemu], &directory),
         complaint(&[one.clone(), durations], &directory),
+        complaint(&[one.clone(), profile], &directory),
+        complaint(&[one.clone(), faults], &directory),
+        complaint(&[one.clone(), boot], &directory),
+        complaint(&[one.clone(), only], &directory),
         complaint(&[one, old], &directory),
         complaint(&[], &directory),
     ];

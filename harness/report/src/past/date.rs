@@ -1,39 +1,30 @@
-//! Days and times of day, in UTC, without a time zone's data.
+//! Days and times of day, in UTC.
+
+use time::OffsetDateTime;
 
 /// `2026-11-26`.
 pub fn day(unix_time: f64) -> String {
-    let (year, month, day) = civil(unix_time);
-    format!("{year:04}-{month:02}-{day:02}")
+    match calendar(unix_time) {
+        Some(time) => time.date().to_string(),
+        None => after_the_epoch(unix_time),
+    }
 }
 
 /// `2026-11-26 03:02`.
 pub fn minute(unix_time: f64) -> String {
-    let second = (unix_time as i64).rem_euclid(86_400);
-    format!(
-        "{} {:02}:{:02}",
-        day(unix_time),
-        second / 3600,
-        second / 60 % 60
-    )
+    match calendar(unix_time) {
+        Some(time) => format!("{} {:02}:{:02}", time.date(), time.hour(), time.minute()),
+        None => after_the_epoch(unix_time),
+    }
 }
 
-/// Year, month and day. <https://howardhinnant.github.io/date_algorithms.html#civil_from_days>
-fn civil(unix_time: f64) -> (i64, i64, i64) {
-    let days = (unix_time as i64).div_euclid(86_400) + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 {
-        shifted + 3
-    } else {
-        shifted - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    (year, month, day)
+/// None of a time whose year has more than four digits.
+fn calendar(unix_time: f64) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(unix_time.floor() as i64).ok()
+}
+
+fn after_the_epoch(unix_time: f64) -> String {
+    format!("{unix_time} s after the epoch")
 }
 
 #[cfg(test)]
@@ -50,6 +41,8 @@ mod tests {
             (1_795_664_950.958, "2026-11-26 03:49"),
             (4_107_542_399.0, "2100-02-28 23:59"),
             (4_107_542_400.0, "2100-03-01 00:00"),
+            (-0.5, "1969-12-31 23:59"),
+            (1e15, "1000000000000000 s after the epoch"),
         ] {
             assert_eq!(minute(time), text);
         }

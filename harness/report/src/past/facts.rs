@@ -44,7 +44,12 @@ pub fn is_same_kind_of_host(base: &PastRun, head: &PastRun) -> bool {
         (Some(base), Some(head)) => {
             // The kernel may be what is tried.
             let kind = |host: &Host| (host.processor.clone(), host.cores, host.accelerator.clone());
-            kind(&base.host) == kind(&head.host)
+            // What was merged of unlike hosts names them all.
+            let is_one = |host: &Host| {
+                let accelerator = host.accelerator.as_deref().unwrap_or_default();
+                !host.processor.contains("; ") && !accelerator.contains("; ")
+            };
+            is_one(&base.host) && kind(&base.host) == kind(&head.host)
         }
         _ => false,
     }

@@ -16,6 +16,8 @@ pub struct Sample {
     pub identity: Identity,
     pub properties: BTreeMap<String, String>,
     pub faults: bool,
+    /// Whether every guest was booted.
+    pub booted: bool,
     /// Which trials of the plan were asked for.
     pub only: BTreeMap<String, serde_json::Value>,
     /// The trials of the plan, with how each ended; none where it did not.
@@ -58,6 +60,7 @@ impl Sample {
             },
             properties: properties.map(|(k, v)| (k.into(), v.into())).into(),
             faults: false,
+            booted: false,
             only: BTreeMap::new(),
             trials: BTreeMap::new(),
             cut: false,
@@ -135,7 +138,7 @@ impl Sample {
     /// Its events.
     pub fn lines(&self) -> Vec<Line> {
         let mut events = vec![Event::RunStarted {
-            settings: None,
+            settings: (self.booted).then(|| [("boot".to_owned(), true.into())].into()),
             only: self.only.clone(),
             schema: SCHEMA,
             unix_time: self.time as u64,

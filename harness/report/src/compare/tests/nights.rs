@@ -66,6 +66,8 @@ fn runs_that_do_not_ask_the_same_are_not_compared() {
     smoke.properties.insert("profile".into(), "smoke".into());
     let mut faults = Sample::night(1);
     faults.faults = true;
+    let mut booted = Sample::night(1);
+    booted.booted = true;
     let mut other = Sample::night(1);
     other.trials.clear();
     other.add("x::y::z::tap");
@@ -75,6 +77,7 @@ fn runs_that_do_not_ask_the_same_are_not_compared() {
             "night1 is of profile smoke, and night2 of profile full",
         ),
         (vec![faults], "night1 is of profile full under faults"),
+        (vec![booted], "night1 is of profile full with --boot"),
         (vec![other], "have no trial in common"),
         (
             vec![Sample::night(2), Sample::night(3)],
@@ -112,11 +115,78 @@ fn shards_are_one_night() {
         "{unsplit}"
     );
     // One is lost.
-    let (text, _) = compared(&base, &head[..2]);
+    let (text, code) = compared(&base, &shards(2)[..2]);
+    assert_eq!(code, 3, "{text}");
+    assert!(
+        text.starts_with("Undecided: nothing is worse so far, 10 not run\n20 still passing\n"),
+        "{text}"
+    );
+    // As well against an unsplit night.
+    assert_eq!(compared(&[Sample::night(1)], &shards(2)[..2]).1, 3);
     assert!(
         text.contains("Note: night2-1 + night2-2 is 2 of 3 shards"),
         "{text}"
     );
+}
+
+#[test]
+fn a_head_of_several_runs_is_refused_and_a_shard_that_ran_again_is_noted() {
+    let base = [Sample::night(1)];
+    let mut red = Sample::night(2).set("mac_change::e1000e", "", no_announcement());
+    red.name = "red".into();
+    let mut smoke = Sample::night(3);
+    smoke.properties.insert("profile".into(), "smoke".into());
+    let error = sides(&base, &[red, smoke]).unwrap_err().to_string();
+    assert!(
+        error.contains("no shards of its newest, night3") && error.contains(": red; name one"),
+        "{error}"
+    );
+    let shard = |k| Sample::night(2).shard(k, 2);
+    let mut again = shard(1);
+    again.name = "again".into();
+    again.time += 60.0;
+    let (text, code) = compared(&base, &[shard(1), shard(2), again]);
+    assert_eq!(code, 0, "{text}");
+    let said =
+        "Note: of shards that HEAD holds more than once the newest run counts, not night2-1\n";
+    assert!(text.contains(said), "{text}");
+    // Parts that were filled in another way are not of one night, nor are two that ran the same trial.
+    let mut otherwise = shard(2);
+    otherwise.identity.shard.as_mut().unwrap().durations = Some("d".into());
+    let mut overlapping = shard(2);
+    overlapping.add(shard(1).trials.keys().next().unwrap());
+    let mut booted = shard(2);
+    booted.booted = true;
+    for other in [otherwise, overlapping, booted] {
+        let error = sides(&base, &[shard(1), other]).unwrap_err().to_string();
+        assert!(error.contains("no shards of its newest"), "{error}");
+    }
+}
+
+#[test]
+fn figures_of_a_shard_on_another_kind_of_host_are_left_out() {
+    let trial = "netperf::virtio::rhel9::vhost";
+    let parts = |processor: &str| {
+        let mut parts = [1, 2].map(|k| Sample::night(2).shard(k, 2));
+        parts[1] = Sample::night(2).shard(2, 2).measured(trial, 16384, 800.0);
+        parts[1].identity.host.processor = processor.into();
+        parts
+    };
+    let base = [measured(1, 1000.0)];
+    let (text, _) = compared(&base, &parts("AMD EPYC"));
+    assert!(text.contains("Figures that differ"), "{text}");
+    let (text, _) = compared(&base, &parts("Intel Xeon"));
+    assert!(!text.contains("Figures that differ"), "{text}");
+    let said =
+        "Note: night2-2 ran on another kind of host than night2-1: its figures are left out\n";
+    assert!(text.contains(said), "{text}");
+    // What was merged of both is of no known kind, even beside another such.
+    let [mut merged_base, mut merged] = [measured(1, 1000.0), measured(2, 800.0)];
+    for night in [&mut merged_base, &mut merged] {
+        night.identity.host.processor = "AMD EPYC; Intel Xeon".into();
+    }
+    let (text, _) = compared(&[merged_base], &[merged]);
+    assert!(!text.contains("Figures that differ"), "{text}");
 }
 
 #[test]

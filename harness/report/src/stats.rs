@@ -1,21 +1,19 @@
 //! Whether two small samples differ, without an assumption on how they are distributed.
 
-/// The middle of `values`, the mean of the two middle ones where their number is even; NaN of none.
-pub fn median(values: &[f64]) -> f64 {
+/// The middle of `values`, the mean of the two middle ones where their number is even; none of none.
+pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
 }
 
 /// The `q`-quantile of `values` (0 to 1), with linear interpolation between neighbours (Hyndman and Fan's
-/// type 7); NaN of none.
-pub fn quantile(values: &[f64], q: f64) -> f64 {
+/// type 7); none of none.
+pub fn quantile(values: &[f64], q: f64) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let Some(last) = sorted.len().checked_sub(1) else {
-        return f64::NAN;
-    };
+    let last = sorted.len().checked_sub(1)?;
     let at = q * last as f64;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
-    below + (above - below) * at.fract()
+    Some(below + (above - below) * at.fract())
 }
 
 /// The two-sided p-value of the Mann–Whitney U test, exact, ties included: of all ways to share the values
@@ -100,14 +98,14 @@ pub fn shift(a: &[f64], b: &[f64]) -> Option<Shift> {
     let mut quotients: Vec<f64> = (a.iter())
         .flat_map(|a| b.iter().map(move |b| b / a))
         .collect();
-    if quotients.is_empty() || [a, b].concat().iter().any(|value| *value <= 0.0) {
+    if [a, b].concat().iter().any(|value| *value <= 0.0) {
         return None;
     }
     quotients.sort_by(f64::total_cmp);
     let interval = outermost(a.len(), b.len())
         .map(|cut| (quotients[cut], quotients[quotients.len() - 1 - cut]));
     Some(Shift {
-        factor: median(&quotients),
+        factor: median(&quotients)?,
         interval,
     })
 }
@@ -247,9 +245,9 @@ mod tests {
 
     #[test]
     fn quantiles_are_between_neighbours() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 0.75), 3.25);
-        assert!(median(&[]).is_nan());
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+        assert_eq!(quantile(&[1.0, 2.0, 3.0, 4.0], 0.75), Some(3.25));
+        assert_eq!(median(&[]), None);
     }
 }
