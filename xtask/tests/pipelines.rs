@@ -384,18 +384,20 @@ fn the_last_green_run_is_fetched_where_there_is_one() {
 fn the_verdict_of_gitlab_is_reached_by_its_own_script() {
     let red = Some("driver2::e1000::rhel9::tap");
     let verdict = script(GITLAB[1], "xtask merge");
-    for (red, baseline, code, said) in [
-        (None, true, 0, "Nothing is worse"),
-        (red, true, 1, "Worse: 1 new failure"),
-        (
-            None,
-            false,
-            0,
-            "There is no green pipeline on main to compare with",
-        ),
+    let none = "No green run of n on main is kept to compare with";
+    for (red, baseline, branch, code, said) in [
+        (None, true, "main", 0, "Nothing is worse"),
+        (None, true, "topic", 0, "Nothing is worse"),
+        (red, true, "main", 1, "Worse: 1 new failure"),
+        (None, false, "main", 0, none),
+        (None, false, "topic", 0, none),
+        (red, false, "main", 1, none),
     ] {
         let machine = Machine::new();
-        run_dir(&machine.path("base"), 1_795_600_000, None, None);
+        let kept = machine.path("target/nicmatrix/baseline");
+        if baseline {
+            run_dir(&kept, 1_795_600_000, None, None);
+        }
         run_dir(
             &machine.path("target/nicmatrix/shards/1/r"),
             1_795_700_000,
@@ -408,22 +410,23 @@ fn the_verdict_of_gitlab_is_reached_by_its_own_script() {
             Some((2, 2)),
             red,
         );
-        let curl = match baseline {
-            true => "#!/bin/sh\ncp base/events.jsonl target/nicmatrix/baseline.jsonl\n",
-            false => "#!/bin/sh\nexit 22\n",
-        };
-        machine.program("curl", curl);
         let variables = [
             ("BRANCH", "main"),
             ("NAME", "n"),
-            ("CI_API_V4_URL", "http://x"),
-            ("CI_PROJECT_ID", "1"),
-            ("CI_JOB_TOKEN", "t"),
+            ("CI_COMMIT_BRANCH", branch),
         ];
+        let before = fs::read_to_string(kept.join("events.jsonl")).ok();
         let (status, printed) = machine.run(&verdict, &variables);
         assert_eq!(status, code, "{printed}");
         assert!(printed.contains(said), "{printed}");
         obeys_nothing(&printed);
+        // Only what is green on that branch is compared with later.
+        let after = fs::read_to_string(kept.join("events.jsonl")).ok();
+        let expected = match code == 0 && branch == "main" {
+            true => Some(machine.read("target/nicmatrix/merged/events.jsonl")),
+            false => before,
+        };
+        assert_eq!(after, expected);
         for left in ["report.html", "merged/junit.xml", "history.jsonl"] {
             assert!(
                 machine.path("target/nicmatrix").join(left).is_file(),
@@ -431,6 +434,28 @@ fn the_verdict_of_gitlab_is_reached_by_its_own_script() {
             );
         }
     }
+}
+
+#[test]
+fn a_comparison_that_fails_turns_gitlabs_verdict_red_and_keeps_the_baseline() {
+    let machine = Machine::new();
+    for k in [1, 2] {
+        let shard = machine.path(&format!("target/nicmatrix/shards/{k}/r"));
+        run_dir(&shard, 1_795_700_000, Some((k, 2)), None);
+    }
+    let kept = machine.path("target/nicmatrix/baseline/events.jsonl");
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::write(&kept, "damaged").unwrap();
+    let variables = [
+        ("BRANCH", "main"),
+        ("NAME", "n"),
+        ("CI_COMMIT_BRANCH", "main"),
+    ];
+    let verdict = script(GITLAB[1], "xtask merge");
+    let (status, said) = machine.run(&verdict, &variables);
+    assert_eq!(status, 2, "{said}");
+    assert!(said.contains("baseline/events.jsonl"), "{said}");
+    assert_eq!(fs::read_to_string(kept).unwrap(), "damaged");
 }
 
 #[test]
