@@ -129,6 +129,49 @@ fn actions_are_pinned_rights_are_named_and_cargo_is_locked() {
     }
 }
 
+/// Artifacts that a job cannot leave a second time when it is run again: the steps' names for them.
+fn left_once(yaml: &Yaml) -> (usize, Vec<String>) {
+    let mut found = Vec::new();
+    entries(yaml, &mut found);
+    let steps = found.iter().filter(|(key, _)| *key == "steps");
+    let steps = steps.flat_map(|(_, steps)| steps.as_vec().into_iter().flatten());
+    let uploads: Vec<&Yaml> = steps
+        .filter(|step| {
+            step["uses"]
+                .as_str()
+                .is_some_and(|used| used.contains("/upload-artifact@"))
+        })
+        .map(|step| &step["with"])
+        .collect();
+    let once = uploads.iter().filter(|with| {
+        // What is not packed is named after its file, and deleted by its name.
+        let unpacked = with["archive"].as_bool() == Some(false) && with["name"] != with["path"];
+        with["overwrite"].as_bool() != Some(true) || unpacked
+    });
+    let once = once.map(|with| format!("{:?}", with["name"])).collect();
+    (uploads.len(), once)
+}
+
+#[test]
+fn a_job_that_is_run_again_may_leave_its_artifacts_again() {
+    let mut all = 0;
+    for file in GITHUB {
+        let (uploads, once) = left_once(&documents(file)[0]);
+        assert!(once.is_empty(), "{file}: {once:?}");
+        all += uploads;
+    }
+    assert_eq!(all, 5);
+    let matrix = text(GITHUB_MATRIX);
+    for (right, wrong) in [
+        ("overwrite: true", "overwrite: false"),
+        ("name: ${{ inputs.name }}-report.html", "retention-days: 1"),
+    ] {
+        assert!(matrix.contains(right));
+        let broken = &YamlLoader::load_from_str(&matrix.replace(right, wrong)).unwrap()[0];
+        assert!(!left_once(broken).1.is_empty(), "{wrong}");
+    }
+}
+
 #[test]
 fn what_is_not_pinned_or_locked_is_found() {
     for line in [
