@@ -401,9 +401,32 @@ fn github_plans_and_runs_with_the_inputs() {
     assert_ne!(machine.run(&plan, &failing).0, 0);
 }
 
+/// `gh`, which answers from the files `runs` and `artifacts`; its last argument is what `--jq` takes.
+const GH: &str = r#"#!/bin/sh
+set -e
+for last; do :; done
+case "$1 $2" in
+"run list") jq -r "$last" runs ;;
+"run download") DOWNLOAD ;;
+"api --method")
+  [ "$3 $4 $5 $6" = "GET repos/o/r/actions/runs/7/artifacts --raw-field name=n-run" ]
+  [ -s artifacts ] || { echo "HTTP 502" >&2; exit 5; }
+  jq -r "$last" artifacts
+  ;;
+*) exit 99 ;;
+esac
+"#;
+
 #[test]
 fn the_last_green_run_is_fetched_where_there_is_one() {
-    let machine = Machine::new();
+    if std::process::Command::new("jq")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        report::outln!("skipped: jq is not installed");
+        return;
+    }
     let fetch = script(GITHUB_MATRIX, "gh run download");
     let variables = [
         ("BASELINE", "nightly.yml"),
@@ -411,16 +434,67 @@ fn the_last_green_run_is_fetched_where_there_is_one() {
         ("NAME", "n"),
         ("GITHUB_REPOSITORY", "o/r"),
     ];
-    for (list, download, said) in [
-        ("", "", "nightly.yml has no green run on main yet\n"),
-        ("echo 7", "exit 1", "Run 7 has no artifact n-run any more\n"),
-        ("echo 7", "mkdir -p target/plan/baseline", ""),
+    let requests = r#"{"databaseId": 9, "event": "pull_request"}, {"databaseId": 8, "event": "pull_request_target"}"#;
+    let pushed = r#"{"databaseId": 7, "event": "push"}, {"databaseId": 6, "event": "schedule"}"#;
+    let (none, one) = ("[]".to_owned(), format!("[{requests}, {pushed}]"));
+    let gone = r#"{"artifacts": [{"expired": true}]}"#;
+    let kept = r#"{"artifacts": [{"expired": false}]}"#;
+    for (runs, artifacts, download, status, said) in [
+        (
+            &none,
+            "",
+            "exit 1",
+            0,
+            "nightly.yml has no green run on main yet\n",
+        ),
+        (
+            &format!("[{requests}]"),
+            "",
+            "exit 1",
+            0,
+            "nightly.yml has no green run on main yet\n",
+        ),
+        (
+            &one,
+            r#"{"artifacts": []}"#,
+            "exit 1",
+            0,
+            "Run 7 of nightly.yml has no artifact n-run, or none any more\n",
+        ),
+        (
+            &one,
+            gone,
+            "exit 1",
+            0,
+            "Run 7 of nightly.yml has no artifact n-run, or none any more\n",
+        ),
+        // That it cannot be fetched is not that there is none.
+        (&one, "", "exit 1", 5, "HTTP 502\n"),
+        (&one, kept, "echo broken pipe; exit 4", 4, "broken pipe\n"),
+        (
+            &one,
+            kept,
+            "[ $3 = 7 ]; mkdir -p target/baseline; touch target/baseline/events.jsonl target/baseline/big",
+            0,
+            "",
+        ),
     ] {
-        let gh = format!("#!/bin/sh\ncase $2 in\nlist) {list} ;;\ndownload) {download} ;;\nesac\n");
-        machine.program("gh", &gh);
-        assert_eq!(machine.run(&fetch, &variables), (0, said.to_owned()));
+        let machine = Machine::new();
+        fs::write(machine.path("runs"), runs).unwrap();
+        fs::write(machine.path("artifacts"), artifacts).unwrap();
+        machine.program("gh", &GH.replace("DOWNLOAD", download));
+        assert_eq!(machine.run(&fetch, &variables), (status, said.to_owned()));
+        let files = fs::read_dir(machine.path("target/plan/baseline"))
+            .into_iter()
+            .flatten();
+        let files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+        let expected: &[&str] = if status == 0 && said.is_empty() {
+            &["events.jsonl"]
+        } else {
+            &[]
+        };
+        assert_eq!(files, expected);
     }
-    assert!(machine.path("target/plan/baseline").is_dir());
 }
 
 #[test]
