@@ -1,14 +1,14 @@
 //! `cargo xtask ci`: what a pipeline asks before it starts its jobs.
 
 use crate::settings::Settings;
-use crate::{BadInput, CANNOT_RUN, Workspace, runs};
+use crate::{BadInput, CANNOT_RUN, Workspace, matrix, runs};
 use anyhow::{Context, Result, bail};
 use clap::{Subcommand, ValueEnum};
 use report::durations::Durations;
 use report::flags::{DEFAULT_PROFILE, Flags, Only};
 use report::past::{Mode, PastRun};
 use report::words::OneOf;
-use report::{out, shards};
+use report::{errln, out, shards};
 use serde::Serialize;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -18,6 +18,7 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask ci shards --shards 6                    how many trials each of 6 machines gets
+  cargo xtask ci shards --shards 2 hotplug ::virtio::    of those whose name contains one of these
   cargo xtask ci shards --target 45m --durations latest --profile full
   cargo xtask ci shards --shards 6 --durations target/nicmatrix/history.jsonl --write durations.json --format github
   cargo xtask matrix --shard 2/6 --durations durations.json
@@ -45,6 +46,9 @@ enum What {
 
 #[derive(clap::Args)]
 struct ShardsArgs {
+    /// Only trials whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    words: Vec<String>,
     /// How many shards
     #[arg(
         long,
@@ -63,7 +67,8 @@ struct ShardsArgs {
     /// Write the durations there, for `--durations` of the shards' runs
     #[arg(long, value_name = "FILE", requires = "durations")]
     write: Option<PathBuf>,
-    /// For whom: a line for $GITHUB_OUTPUT, variables for GitLab's child pipeline, or text
+    /// For whom: a line for $GITHUB_OUTPUT, a file with `.shards` that jobs of GitLab's child pipeline extend, or
+    /// text
     #[arg(long, value_parser = OneOf::<Format>::new(), default_value = "text")]
     format: Format,
     /// Every case under each of its faults
@@ -129,7 +134,7 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
         Format::Text | Format::Github => GITHUB_JOBS,
     };
     let mut flags = Flags {
-        only: args.only,
+        only: matrix::chosen(args.only, args.words)?,
         ..Flags::default()
     };
     flags.selection.faults = args.faults;
@@ -159,7 +164,9 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
             "--shards {n}: at most {most} jobs can be started"
         ))),
         (None, Some(target), Some(durations)) => within(&names, durations, target, most)?,
-        (None, ..) => bail!(BadInput("--target wants --durations".into())),
+        (None, ..) => bail!(BadInput(
+            "--target: without durations nothing says how many shards end in time".into()
+        )),
     };
     if let (Some(file), Some(durations)) = (&args.write, &durations) {
         std::fs::write(workspace.cwd.join(file), durations.to_json())
@@ -169,23 +176,41 @@ pub fn run(workspace: &Workspace, args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Of all runs that are named; a file of durations or a history must be the only one.
+/// Of all runs that are named, or None where no trial of theirs was judged, which is said; a file of durations
+/// or a history must be the only one.
 fn durations(workspace: &Workspace, given: &[PathBuf], mode: Mode) -> Result<Option<Durations>> {
     let bad_input = |error: anyhow::Error| BadInput(format!("{error:#}"));
     if let [one] = given {
         let file = workspace.cwd.join(one);
         if file.is_file() {
-            return Ok(Some(Durations::read(&file, mode).map_err(bad_input)?));
+            match Durations::read(&file, mode) {
+                Ok(durations) => return Ok(Some(durations)),
+                // An event log has no durations where all was skipped.
+                Err(_) if runs::past_runs(workspace, one).is_ok() => {}
+                Err(error) => return Err(bad_input(error).into()),
+            }
         }
+    }
+    if given.is_empty() {
+        return Ok(None);
     }
     let mut all: Vec<PastRun> = Vec::new();
     for path in given {
         all.extend(runs::past_runs(workspace, path)?);
     }
-    if all.is_empty() {
-        return Ok(None);
+    match Durations::of(&all) {
+        Ok(durations) => Ok(Some(durations)),
+        // A pipeline goes on: its first green run may have skipped everything.
+        Err(error) => {
+            errln!("{}: {error}; none are used or written", listed(given));
+            Ok(None)
+        }
     }
-    Ok(Some(Durations::of(&all).map_err(bad_input)?))
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| path.to_string_lossy()).collect();
+    paths.join(", ")
 }
 
 /// The shards when there are `n`.
@@ -276,6 +301,12 @@ fn render(entries: &[Entry], format: Format) -> Result<String> {
 mod tests {
     use super::*;
 
+    const FULL: Mode = Mode {
+        profile: "full",
+        faults: false,
+        booted: false,
+    };
+
     /// Ten trials of a minute each, two at once.
     fn ten() -> (Vec<String>, Durations) {
         let names: Vec<String> = (0..10)
@@ -287,11 +318,7 @@ mod tests {
         let file = serde_json::json!({ "version": 1, "at_once": 2.0, "trials": trials });
         let path = &directory.path().join("d.json");
         std::fs::write(path, file.to_string()).unwrap();
-        let mode = Mode {
-            profile: "full",
-            faults: false,
-            booted: false,
-        };
+        let mode = FULL;
         (names, Durations::read(path, mode).unwrap())
     }
 
@@ -314,6 +341,51 @@ mod tests {
         assert_eq!(text, "1/3: 4 trials, about 2 min\n");
         let unknown = render(&split(&names, None, 10)[..1], Format::Text).unwrap();
         assert_eq!(unknown, "1/10: 1 trial\n");
+    }
+
+    #[test]
+    fn runs_in_which_nothing_was_judged_have_no_durations_and_a_damaged_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let workspace = Workspace {
+            root: directory.path().to_owned(),
+            cwd: directory.path().to_owned(),
+            variables: Flags::default(),
+        };
+        let log = |name: &str, verdict: &str| {
+            let lines = [
+                serde_json::json!({ "event": "run_started", "schema": 2, "unix_time": 1, "settings": {},
+                    "faults": false, "properties": { "profile": "full" }, "time": 1, "identity": {
+                    "commit": "0123", "matrix_digest": "ab", "plan_digest": "cd", "shard": null,
+                    "qemu": { "version": "7.2.22", "build": null }, "others": {},
+                    "host": { "processor": "P", "cores": 2, "accelerator": "TCG", "kernel": "6.1" } } }),
+                serde_json::json!({ "event": "trial_ended", "trial": "driver::e1000::rhel9::tap",
+                    "case": "driver", "nic": "e1000", "guest": "rhel9", "backend": "tap", "verdict": verdict,
+                    "reason": "no NIC of that name",
+                    "attempts": 1, "seconds": 3.0, "case_seconds": 1.0, "notes": [], "serial_tail": "",
+                    "artifacts": "", "reproduce": "", "time": 1 }),
+            ];
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let run = directory.path().join(name);
+            std::fs::create_dir(&run).unwrap();
+            std::fs::write(run.join("events.jsonl"), text).unwrap();
+        };
+        log("ran", "passed");
+        log("skipped", "skipped");
+        std::fs::write(directory.path().join("damaged.json"), "{\"version\": 1}").unwrap();
+        let of = |given: &[&str]| {
+            let given: Vec<PathBuf> = given.iter().map(PathBuf::from).collect();
+            durations(&workspace, &given, FULL)
+        };
+        for none in [&[][..], &["skipped"], &["skipped/events.jsonl"]] {
+            assert_eq!(of(none).unwrap(), None, "{none:?}");
+        }
+        for some in [&["ran"][..], &["ran/events.jsonl"], &["skipped", "ran"]] {
+            let seconds = of(some).unwrap().unwrap().trials;
+            assert_eq!(seconds["driver::e1000::rhel9::tap"], 3.0, "{some:?}");
+        }
+        for wrong in ["damaged.json", "nothing"] {
+            assert!(of(&[wrong]).unwrap_err().is::<BadInput>(), "{wrong}");
+        }
     }
 
     #[test]

@@ -120,7 +120,7 @@ impl Filters {
 }
 
 /// What is chosen by flags and by filters.
-fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, BadInput> {
+pub fn chosen(mut only: Only, words: Vec<String>) -> Result<Only, BadInput> {
     only.filter.extend(words);
     if only.exact && only.filter.is_empty() {
         let message = "--exact says that FILTER is a trial's whole name, and no FILTER is given";

@@ -17,7 +17,7 @@ Examples:
   cargo xtask repro mac_change::e1000::rhel6::tap
   cargo xtask repro mac_change::e1000::rhel6::tap --shell --qemu ~/qemu/build/qemu-system-x86_64
   cargo xtask repro 'ping_sweep!lossy::virtio::rhel6::tap'
-  cargo xtask repro driver::virtio::rhel9::tap --from ~/Downloads/matrix-2";
+  cargo xtask repro driver::virtio::rhel9::tap --from ~/Downloads/matrix-run";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]

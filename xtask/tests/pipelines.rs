@@ -1,14 +1,16 @@
 //! The pipelines of this project, and those that others use: what they call is pinned and exists, and their scripts
 //! run as they stand in the files, on runs that are written here. Only `cargo` and what wants a network are replaced.
 
+#[path = "pipelines/github.rs"]
+mod github;
+#[path = "pipelines/gitlab.rs"]
+mod gitlab;
 #[path = "pipelines/linters.rs"]
 mod linters;
 #[path = "pipelines/machine.rs"]
 mod machine;
 
-use machine::{Machine, obeys_nothing, run_dir};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -20,6 +22,7 @@ const GITHUB: [&str; 4] = [
     ".github/workflows/matrix.yml",
     ".github/actions/prepare/action.yml",
 ];
+const GITHUB_MATRIX: &str = ".github/workflows/matrix.yml";
 const GITLAB: [&str; 2] = ["ci/gitlab-ci.yml", "templates/matrix.yml"];
 
 fn text(file: &str) -> String {
@@ -129,6 +132,49 @@ fn actions_are_pinned_rights_are_named_and_cargo_is_locked() {
     }
 }
 
+/// Artifacts that a job cannot leave a second time when it is run again: the steps' names for them.
+fn left_once(yaml: &Yaml) -> (usize, Vec<String>) {
+    let mut found = Vec::new();
+    entries(yaml, &mut found);
+    let steps = found.iter().filter(|(key, _)| *key == "steps");
+    let steps = steps.flat_map(|(_, steps)| steps.as_vec().into_iter().flatten());
+    let uploads: Vec<&Yaml> = steps
+        .filter(|step| {
+            step["uses"]
+                .as_str()
+                .is_some_and(|used| used.contains("/upload-artifact@"))
+        })
+        .map(|step| &step["with"])
+        .collect();
+    let once = uploads.iter().filter(|with| {
+        // What is not packed is named after its file, and deleted by its name.
+        let unpacked = with["archive"].as_bool() == Some(false) && with["name"] != with["path"];
+        with["overwrite"].as_bool() != Some(true) || unpacked
+    });
+    let once = once.map(|with| format!("{:?}", with["name"])).collect();
+    (uploads.len(), once)
+}
+
+#[test]
+fn a_job_that_is_run_again_may_leave_its_artifacts_again() {
+    let mut all = 0;
+    for file in GITHUB {
+        let (uploads, once) = left_once(&documents(file)[0]);
+        assert!(once.is_empty(), "{file}: {once:?}");
+        all += uploads;
+    }
+    assert_eq!(all, 5);
+    let matrix = text(GITHUB_MATRIX);
+    for (right, wrong) in [
+        ("overwrite: true", "overwrite: false"),
+        ("name: ${{ inputs.name }}-report.html", "retention-days: 1"),
+    ] {
+        assert!(matrix.contains(right));
+        let broken = &YamlLoader::load_from_str(&matrix.replace(right, wrong)).unwrap()[0];
+        assert!(!left_once(broken).1.is_empty(), "{wrong}");
+    }
+}
+
 #[test]
 fn what_is_not_pinned_or_locked_is_found() {
     for line in [
@@ -202,283 +248,26 @@ fn the_oldest_rust_is_the_one_that_is_promised() {
     );
 }
 
-const GITHUB_MATRIX: &str = ".github/workflows/matrix.yml";
-
 #[test]
-fn the_verdict_of_github_is_reached_by_its_own_scripts() {
-    let red = "driver2::e1000::rhel9::tap";
-    for (red, code, conclusion) in [(None, 0, "nothing_worse"), (Some(red), 1, "worse")] {
-        let machine = Machine::new();
-        run_dir(
-            &machine.path("target/plan/baseline"),
-            1_795_600_000,
-            None,
-            None,
-        );
-        run_dir(
-            &machine.path("target/shards/a/r1"),
-            1_795_700_000,
-            Some((1, 2)),
-            red,
-        );
-        run_dir(
-            &machine.path("target/shards/b/r2"),
-            1_795_700_001,
-            Some((2, 2)),
-            red,
-        );
-        let mut printed = String::new();
-        for words in [
-            "xtask merge",
-            "xtask report",
-            "xtask compare",
-            "xtask history add",
-        ] {
-            let script = script(GITHUB_MATRIX, words);
-            let (status, said) = machine.run(&script, &[("NAME", "mine")]);
-            assert_eq!(status, 0, "{words}: {said}");
-            printed += &said;
-        }
-        obeys_nothing(&printed);
-        obeys_nothing(&machine.read("summary.md"));
-        let output = machine.read("output");
-        assert_eq!(
-            output,
-            format!("exit_code={code}\nconclusion={conclusion}\n")
-        );
-        assert!(machine.read("mine-report.html").contains("driver4"));
-        assert!(machine.read("summary.md").contains("## nicmatrix"));
-        assert!(
-            machine
-                .read("target/nicmatrix/history.jsonl")
-                .contains("driver4")
-        );
-        let verdict = script(GITHUB_MATRIX, "The run ended with");
-        let code_text = code.to_string();
-        let variables = [("CODE", code_text.as_str()), ("CONCLUSION", conclusion)];
-        assert_eq!(machine.run(&verdict, &variables).0, code);
-        let worse = [("CODE", "0"), ("CONCLUSION", "worse")];
-        assert_eq!(machine.run(&verdict, &worse).0, 1, "a skip that ran before");
-    }
-}
-
-#[test]
-fn a_lost_shard_is_no_success_and_a_first_run_has_no_baseline() {
-    let machine = Machine::new();
-    run_dir(
-        &machine.path("target/shards/a/r1"),
-        1_795_700_000,
-        Some((1, 2)),
-        None,
-    );
-    let (status, said) = machine.run(&script(GITHUB_MATRIX, "xtask merge"), &[]);
-    assert_eq!(status, 0, "{said}");
-    assert!(
-        said.contains("driver2::e1000::rhel9::tap"),
-        "the lost are named: {said}"
-    );
-    assert_eq!(
-        machine.run(&script(GITHUB_MATRIX, "xtask compare"), &[]).0,
-        0
-    );
-    assert_eq!(machine.read("output"), "exit_code=3\nconclusion=none\n");
-    // Without any there is nothing to report of.
-    let empty = Machine::new();
-    fs::create_dir_all(empty.path("target/shards")).unwrap();
-    assert_ne!(empty.run(&script(GITHUB_MATRIX, "xtask merge"), &[]).0, 0);
-}
-
-#[test]
-fn github_plans_and_runs_with_the_inputs() {
-    let machine = Machine::new();
-    let set = |variables: &[(&'static str, &'static str)]| {
-        let defaults = [
-            ("PROFILE", "smoke"),
-            ("MATRIX_FILE", "matrix.toml"),
-            ("FILTER", ""),
-            ("SKIP", ""),
-            ("SHARDS", "3"),
-            ("SHARD", "2/3"),
-            ("CONFIRM", "2"),
-            ("QEMU", ""),
-            ("FIRMWARE", ""),
-            ("NAME", "n"),
-        ];
-        [&defaults, variables].concat()
+fn caches_of_two_names_are_apart_and_the_newest_is_kept() {
+    let keys = |file: &str| {
+        let documents = documents(file);
+        let mut found = Vec::new();
+        entries(&documents[0], &mut found);
+        let keys = found
+            .into_iter()
+            .filter(|(key, _)| ["key", "restore-keys"].contains(key));
+        keys.filter_map(|(_, value)| value.as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
     };
-    let (plan, shard) = (
-        script(GITHUB_MATRIX, "ci shards"),
-        script(GITHUB_MATRIX, "xtask matrix"),
-    );
-    let (status, said) = machine.run(&plan, &set(&[]));
-    assert_eq!(status, 0, "{said}");
-    assert_eq!(machine.read("output"), "matrix={\"include\":[]}\n");
-    assert_eq!(
-        machine.calls(),
-        "--locked xtask ci shards --shards 3 --profile smoke --matrix matrix.toml --format github\n"
-    );
-    machine.run(&shard, &set(&[]));
-    assert_eq!(
-        machine.calls(),
-        "--locked xtask matrix --profile smoke --matrix matrix.toml --shard 2/3 --confirm 2\n"
-    );
-
-    run_dir(
-        &machine.path("target/plan/baseline"),
-        1_795_600_000,
-        None,
-        None,
-    );
-    fs::write(machine.path("target/plan/durations.json"), "{}").unwrap();
-    fs::create_dir_all(machine.path("target/qemu")).unwrap();
-    fs::write(machine.path("target/qemu/q"), "").unwrap();
-    let given = set(&[
-        ("FILTER", "a,b"),
-        ("SKIP", "$(touch owned)"),
-        ("QEMU", "q"),
-        ("FIRMWARE", "pc-bios"),
-    ]);
-    machine.run(&plan, &given);
-    assert!(machine.calls().ends_with(
-        "--filter a,b --skip $(touch owned) --durations target/plan/baseline --write target/plan/durations.json \
-         --format github\n"
-    ));
-    let failing = [&given[..], &[("RUN_CODE", "1")]].concat();
-    assert_eq!(machine.run(&shard, &failing).0, 1);
-    assert!(machine.calls().ends_with(
-        "--durations target/plan/durations.json --qemu target/qemu/q --firmware target/qemu/pc-bios\n"
-    ));
-    assert!(!machine.path("owned").exists());
-    let mode = fs::metadata(machine.path("target/qemu/q"))
-        .unwrap()
-        .permissions()
-        .mode();
-    assert_eq!(mode & 0o111, 0o111);
-    // A plan that could not be made is no plan.
-    assert_ne!(machine.run(&plan, &failing).0, 0);
-}
-
-#[test]
-fn the_last_green_run_is_fetched_where_there_is_one() {
-    let machine = Machine::new();
-    let fetch = script(GITHUB_MATRIX, "gh run download");
-    let variables = [
-        ("BASELINE", "nightly.yml"),
-        ("BRANCH", "main"),
-        ("NAME", "n"),
-        ("GITHUB_REPOSITORY", "o/r"),
-    ];
-    for (list, download, said) in [
-        ("", "", "nightly.yml has no green run on main yet\n"),
-        ("echo 7", "exit 1", "Run 7 has no artifact n-run any more\n"),
-        ("echo 7", "mkdir -p target/plan/baseline", ""),
-    ] {
-        let gh = format!("#!/bin/sh\ncase $2 in\nlist) {list} ;;\ndownload) {download} ;;\nesac\n");
-        machine.program("gh", &gh);
-        assert_eq!(machine.run(&fetch, &variables), (0, said.to_owned()));
+    let histories = keys(GITHUB_MATRIX);
+    assert_eq!(histories.len(), 3);
+    for key in histories {
+        assert!(key.starts_with("history/${{ inputs.name }}/"), "{key}");
     }
-    assert!(machine.path("target/plan/baseline").is_dir());
-}
-
-#[test]
-fn the_verdict_of_gitlab_is_reached_by_its_own_script() {
-    let red = Some("driver2::e1000::rhel9::tap");
-    let verdict = script(GITLAB[1], "xtask merge");
-    for (red, baseline, code, said) in [
-        (None, true, 0, "Nothing is worse"),
-        (red, true, 1, "Worse: 1 new failure"),
-        (
-            None,
-            false,
-            0,
-            "There is no green pipeline on main to compare with",
-        ),
-    ] {
-        let machine = Machine::new();
-        run_dir(&machine.path("base"), 1_795_600_000, None, None);
-        run_dir(
-            &machine.path("target/nicmatrix/shards/1/r"),
-            1_795_700_000,
-            Some((1, 2)),
-            red,
-        );
-        run_dir(
-            &machine.path("target/nicmatrix/shards/2/r"),
-            1_795_700_000,
-            Some((2, 2)),
-            red,
-        );
-        let curl = match baseline {
-            true => "#!/bin/sh\ncp base/events.jsonl target/nicmatrix/baseline.jsonl\n",
-            false => "#!/bin/sh\nexit 22\n",
-        };
-        machine.program("curl", curl);
-        let variables = [
-            ("BRANCH", "main"),
-            ("NAME", "n"),
-            ("CI_API_V4_URL", "http://x"),
-            ("CI_PROJECT_ID", "1"),
-            ("CI_JOB_TOKEN", "t"),
-        ];
-        let (status, printed) = machine.run(&verdict, &variables);
-        assert_eq!(status, code, "{printed}");
-        assert!(printed.contains(said), "{printed}");
-        obeys_nothing(&printed);
-        for left in ["report.html", "merged/junit.xml", "history.jsonl"] {
-            assert!(
-                machine.path("target/nicmatrix").join(left).is_file(),
-                "{left}"
-            );
-        }
-    }
-}
-
-#[test]
-fn gitlab_runs_with_the_inputs() {
-    let machine = Machine::new();
-    let variables = [
-        ("PROFILE", "full"),
-        ("MATRIX_FILE", "m.toml"),
-        ("FILTER", ""),
-        ("SKIP", "netperf"),
-        ("CONFIRM", "2"),
-        ("QEMU", "build/q"),
-        ("FIRMWARE", ""),
-        ("CI_NODE_INDEX", "2"),
-        ("CI_NODE_TOTAL", "6"),
-        ("CI_PROJECT_DIR", "/p"),
-    ];
-    let (status, said) = machine.run(&script(GITLAB[1], "xtask matrix"), &variables);
-    assert_eq!(status, 0, "{said}");
-    assert_eq!(
-        machine.calls(),
-        "--locked xtask setup\n\
-         --locked xtask matrix --profile full --matrix m.toml --shard 2/6 --confirm 2 --skip netperf \
-         --qemu /p/build/q\n"
-    );
-    fs::create_dir_all(machine.path("nicmatrix-results/runs/r")).unwrap();
-    for line in [
-        "mkdir -p nicmatrix-results",
-        "rm -f nicmatrix-results",
-        "mv nicmatrix-results",
-    ] {
-        assert_eq!(machine.run(&script(GITLAB[1], line), &variables).0, 0);
-    }
-    assert!(machine.path("nicmatrix-results/shards/2/r").is_dir());
-}
-
-#[test]
-fn gitlab_clones_nicmatrix_for_another_project_only() {
-    let clone = script(GITLAB[1], "git clone") + "\npwd";
-    for (source, ends) in [("", ""), ("https://x/nicmatrix.git", "/nicmatrix")] {
-        let machine = Machine::new();
-        let git = "#!/bin/sh\necho \"$*\" >> \"$CALLS\"; mkdir nicmatrix\n";
-        machine.program("git", git);
-        let (status, said) = machine.run(&clone, &[("SOURCE", source), ("REF", "v1")]);
-        assert_eq!(status, 0, "{said}");
-        let place = format!("{}{ends}\n", machine.dir.path().display());
-        assert!(said.ends_with(&place), "{said}");
-        let cloned = "clone --quiet --depth 1 --branch v1 https://x/nicmatrix.git nicmatrix\n";
-        assert_eq!(machine.calls(), if source.is_empty() { "" } else { cloned });
-    }
+    let [key, restored] = &keys(GITHUB[3])[..] else {
+        panic!("the images have a cache");
+    };
+    let nearest = restored.lines().next().unwrap();
+    assert_eq!(*key, format!("{nearest}${{{{ github.run_id }}}}"));
 }

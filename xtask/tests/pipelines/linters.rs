@@ -68,14 +68,53 @@ fn gitlabs_schema_accepts_the_pipelines_and_would_not() {
     let good = component();
     let bad = good.replace("allow_failure: true", "allow_failure: sometimes");
     for (jobs, valid) in [(good, true), (bad, false)] {
-        let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
-        fs::write(file.path(), jobs).unwrap();
-        let Some(mut command) = linter("check-jsonschema") else {
+        let Some((accepted, said)) = gitlab_takes(&jobs) else {
             return;
         };
-        command.args(["--builtin-schema", "vendor.gitlab-ci", "ci/gitlab-ci.yml"]);
-        command.arg(file.path());
-        let (accepted, said) = judged(command);
         assert_eq!(accepted, valid, "{said}");
+    }
+    let Some((accepted, said)) = gitlab_takes(&text("ci/gitlab-ci.yml")) else {
+        return;
+    };
+    assert!(accepted, "{said}");
+}
+
+/// Whether GitLab's schema accepts a pipeline, and what is said of it; None without the linter.
+fn gitlab_takes(pipeline: &str) -> Option<(bool, String)> {
+    let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();
+    fs::write(file.path(), pipeline).unwrap();
+    let mut command = linter("check-jsonschema")?;
+    command
+        .args(["--builtin-schema", "vendor.gitlab-ci"])
+        .arg(file.path());
+    Some(judged(command))
+}
+
+/// What `.shards` has that `cargo xtask ci shards --format gitlab` writes. The schema looks into no hidden job.
+const SHARDS: &str = r#"parallel: {"matrix":[{"SHARD":"1/3"},{"SHARD":"2/3"}]}"#;
+
+#[test]
+fn gitlabs_schema_accepts_the_child_pipeline_of_the_manual_and_would_not() {
+    let manual = text("docs/shards.md");
+    let blocks = manual.split("```yaml\n").skip(1);
+    let blocks: Vec<&str> = blocks.filter_map(|rest| rest.split("```").next()).collect();
+    let [parent, child] = blocks[..] else {
+        panic!("a parent and a child");
+    };
+    assert!(child.contains("extends: .shards") && child.contains("\"$SHARD\""));
+    let child = child.replace("extends: .shards", SHARDS);
+    for (pipeline, valid) in [
+        (parent.to_owned(), true),
+        (child.clone(), true),
+        (
+            parent.replace("artifact: shards.yml", "artefact: shards.yml"),
+            false,
+        ),
+        (child.replace("[{\"SHARD\"", "[1, {\"SHARD\""), false),
+    ] {
+        let Some((accepted, said)) = gitlab_takes(&pipeline) else {
+            return;
+        };
+        assert_eq!(accepted, valid, "{pipeline}\n{said}");
     }
 }
