@@ -126,6 +126,12 @@ pub const ANNOUNCED: Limit = Limit {
     what: "the NIC's announcement",
     seconds: 5.0,
 };
+/// From the close of one of QEMU's sockets to its exit: it gives back its memory in between, and on a busy
+/// machine waits its turn. It is waited for only where QEMU is about to end.
+pub const QEMU_EXIT: Limit = Limit {
+    what: "QEMU's exit",
+    seconds: 5.0,
+};
 /// How long no ping may be answered while a guest moves; QEMU means to stop it for 0.3 s.
 pub const DOWNTIME: Limit = Limit {
     what: "the guest to run again",

@@ -6,7 +6,7 @@ use super::cmdline::{self, VmSpec};
 use super::qemu::{Death, Process, Qemu, transcript};
 use super::serial::Serial;
 use super::wire::{Closed, Wire};
-use crate::base::deadline::{self, Limit};
+use crate::base::deadline;
 use crate::base::error::{OrCannotRun, find};
 use crate::base::words;
 use anyhow::{Context, anyhow, bail};
@@ -266,11 +266,7 @@ impl Vm {
 
     fn death_where(&self, dying: bool) -> Option<Death> {
         // The sockets close a moment before the process can be reaped.
-        let limit = Limit {
-            what: "QEMU's exit",
-            seconds: 0.5,
-        }
-        .start();
+        let limit = deadline::QEMU_EXIT.start();
         loop {
             // The lock is not held between two looks: the watchdog may want to kill QEMU.
             let death = self.process().death();
