@@ -64,15 +64,18 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     write(&merged, &shards, &output)
         .with_context(|| format!("cannot write the joined run {}", output.display()))?;
 
-    let mut results = runs::read(&output)?;
+    let run = html::Run::new(&merged.lines, output.clone());
+    let page = output.join(html::FILE);
+    let nights = workspace.harness_dir().join(history::FILE);
+    let earlier = Earlier::read(&nights, &merged.lines);
+    let paged = earlier.and_then(|earlier| html::write(&run, &earlier, &page));
+    let mut results = run.results;
     let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
     let junit = output.join(JUNIT);
     let root = &workspace.root;
     report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)?;
     fs::write(output.join(SUMMARY), markdown::render(&results))?;
-    let (log, page) = (output.join(log::FILE), output.join(html::FILE));
-    let nights = workspace.harness_dir().join(history::FILE);
-    html::write(&log, &Earlier::read(&nights, &log)?, &page)?;
+    paged?;
     results.html = Some(page);
     terminal::print(&results);
     let code = results.exit_code();

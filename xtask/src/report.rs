@@ -2,9 +2,10 @@
 
 use crate::{BadInput, Workspace, runs};
 use anyhow::{Context, Result, ensure};
+use report::events::Line;
 use report::history;
 use report::html::{self, Earlier};
-use report::{Results, junit, markdown, out, terminal};
+use report::{Results, junit, log, markdown, out, terminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -38,19 +39,22 @@ pub struct Args {
 
 /// Renders what is asked for; without a path, the summary on stdout.
 pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    let results = runs::find(workspace, &args.run)?;
+    let log = runs::locate(workspace, &args.run)?;
+    let lines = log::read(&log).map_err(|error| BadInput(format!("{error:#}")))?;
+    let dir = log.parent().unwrap_or(Path::new("")).to_owned();
+    let run = html::Run::new(&lines, dir);
+    let results = &run.results;
     if args.junit.is_none() && args.markdown.is_none() && args.html.is_none() {
-        terminal::print(&results);
+        terminal::print(results);
     }
     if let Some(path) = &args.junit {
-        to_junit(workspace, &results, path)?;
+        to_junit(workspace, results, path)?;
     }
     if let Some(path) = &args.markdown {
-        to_markdown(workspace, &results, path)?;
+        to_markdown(workspace, results, path)?;
     }
     if let Some(path) = &args.html {
-        let log = runs::locate(workspace, &args.run)?;
-        to_html(workspace, &log, &earlier(workspace, &log, args)?, path)?;
+        to_html(workspace, &run, &earlier(workspace, &lines, args)?, path)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -77,7 +81,7 @@ fn to_markdown(workspace: &Workspace, results: &Results, path: &Path) -> Result<
         .with_context(|| format!("cannot write the Markdown report {}", path.display()))
 }
 
-fn earlier(workspace: &Workspace, log: &Path, args: &Args) -> Result<Earlier> {
+fn earlier(workspace: &Workspace, lines: &[Line], args: &Args) -> Result<Earlier> {
     let bad_input = |text: String| anyhow::Error::from(BadInput(text));
     let history = match &args.history {
         Some(given) => {
@@ -88,13 +92,13 @@ fn earlier(workspace: &Workspace, log: &Path, args: &Args) -> Result<Earlier> {
         }
         None => workspace.harness_dir().join(history::FILE),
     };
-    Earlier::read(&history, log).map_err(|error| bad_input(format!("{error:#}")))
+    Earlier::read(&history, lines).map_err(|error| bad_input(format!("{error:#}")))
 }
 
-fn to_html(workspace: &Workspace, log: &Path, earlier: &Earlier, path: &Path) -> Result<()> {
+fn to_html(workspace: &Workspace, run: &html::Run, earlier: &Earlier, path: &Path) -> Result<()> {
     if is_stdout(path) {
-        out::text(&html::render(log, earlier)?);
+        out::text(&html::render(run, earlier));
         return Ok(());
     }
-    html::write(log, earlier, &workspace.cwd.join(path))
+    html::write(run, earlier, &workspace.cwd.join(path))
 }

@@ -79,12 +79,6 @@ fn collect(directory: &Path, depth: u32, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The results of the run that the user means by `text`.
-pub fn find(workspace: &Workspace, text: &Path) -> Result<Results> {
-    let path = locate(workspace, text)?;
-    report::read(&path).map_err(|error| BadInput(format!("{error:#}")).into())
-}
-
 /// The event log of the one run that the user means by `text`.
 ///
 /// # Errors
@@ -142,7 +136,7 @@ pub enum Past {
     History(History),
 }
 
-/// The past runs that the user means by `text`: what [`find`] takes, a directory with runs in it, or a history.
+/// The past runs that the user means by `text`: what [`locate`] takes, a directory with runs in it, or a history.
 pub fn past(workspace: &Workspace, text: &Path) -> Result<Past> {
     let mut logs = locate_all(workspace, text)?;
     if let [log] = &logs[..] {

@@ -1,5 +1,7 @@
 //! `cargo xtask compare` and `cargo xtask history`, as a user calls them.
 
+mod kept;
+
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -19,26 +21,14 @@ fn run(dir: &Path, name: &str, number: u32, red: &[&str]) {
         r#"{{"event":"run_started","schema":2,"unix_time":{time},"properties":{{"profile":"smoke"}},"faults":false,"time":{time}}}"#
     );
     for trial in TRIALS {
-        let parts: Vec<&str> = trial.split("::").collect();
-        let parts = format!(
-            r#""trial":"{trial}","case":"{}","nic":"{}","guest":"{}","backend":"{}""#,
-            parts[0], parts[1], parts[2], parts[3]
-        );
         let verdict = match red.contains(&trial) {
             true => r#""verdict":"failed","message":"lost 3 of 100""#,
             false => r#""verdict":"passed""#,
         };
-        log += &format!(
-            r#"
-{{"event":"planned",{parts},"plan_item":"5","time":{time}}}
-{{"event":"trial_ended",{parts},{verdict},"attempts":1,"seconds":3.4,"case_seconds":1.0,"notes":[],"serial_tail":"","artifacts":"","reproduce":"cargo xtask repro {trial}","time":{time}}}"#
-        );
+        let again = format!("cargo xtask repro {trial}");
+        log += &kept::trial(trial, verdict, &again, time);
     }
-    log += &format!(
-        r#"
-{{"event":"run_ended","seconds":9.0,"interrupted":false,"harness_peak_kib":1,"time":{time}}}
-"#
-    );
+    log += &kept::end(9.0, time);
     fs::write(directory.join("events.jsonl"), log).unwrap();
 }
 

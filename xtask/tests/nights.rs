@@ -1,6 +1,8 @@
 //! Three nights as a user looks at them: one trial breaks and one is mended between the first two, and on
 //! the third nothing changes.
 
+mod kept;
+
 use insta::assert_snapshot;
 use std::fs;
 use std::path::Path;
@@ -29,28 +31,16 @@ fn night(runs: &Path, number: u32, says: impl Fn(&str) -> Option<&'static str>) 
         "b".repeat(64),
     );
     for trial in trials() {
-        let parts: Vec<&str> = trial.split("::").collect();
-        let parts = format!(
-            r#""trial":"{trial}","case":"{}","nic":"{}","guest":"{}","backend":"{}""#,
-            parts[0], parts[1], parts[2], parts[3]
-        );
         let verdict = match says(&trial) {
             Some(message) => format!(
                 r#""verdict":"failed","message":"{message}","repeats":{{"failed":5,"passed":0,"undecided":0}}"#
             ),
             None => r#""verdict":"passed""#.to_owned(),
         };
-        log += &format!(
-            r#"
-{{"event":"planned",{parts},"plan_item":"5","time":{time}}}
-{{"event":"trial_ended",{parts},{verdict},"attempts":1,"seconds":3.4,"case_seconds":1.0,"notes":[],"serial_tail":"","artifacts":"","reproduce":"cargo xtask repro {trial} --profile full","time":{time}}}"#
-        );
+        let again = format!("cargo xtask repro {trial} --profile full");
+        log += &kept::trial(&trial, &verdict, &again, time);
     }
-    log += &format!(
-        r#"
-{{"event":"run_ended","seconds":41.0,"interrupted":false,"harness_peak_kib":1,"time":{time}}}
-"#
-    );
+    log += &kept::end(41.0, time);
     let directory = runs.join(format!("night{number}"));
     fs::create_dir_all(&directory).unwrap();
     fs::write(directory.join("events.jsonl"), log).unwrap();

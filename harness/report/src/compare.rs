@@ -83,11 +83,15 @@ impl Sides {
     /// # Errors
     /// Where none can be compared.
     pub fn choose(
-        base: Vec<PastRun>,
+        mut base: Vec<PastRun>,
         pick: Pick,
         head: Vec<PastRun>,
     ) -> Result<Sides, NotComparable> {
-        let all_of_head = head.clone();
+        let seen = kinds(&base);
+        let title = base.first().map(|run| run.name.clone()).unwrap_or_default();
+        if pick == Pick::NearestBefore {
+            base.retain(|run| !head.iter().any(|other| other.is_same(run)));
+        }
         let Some(of_head) = Night::newest(head) else {
             return Err(NotComparable("HEAD has no run".into()));
         };
@@ -102,16 +106,9 @@ impl Sides {
         }
         let older_tries = of_head.older_tries;
         let (head, notes_of_head) = (of_head.run, of_head.notes);
-        let seen = kinds(&base);
-        let title = base.first().map(|run| run.name.clone()).unwrap_or_default();
-        let fits = |run: &PastRun| match pick {
-            Pick::TheOne => true,
-            Pick::NearestBefore => {
-                let is_head = all_of_head.iter().any(|other| other.is_same(run));
-                run.time < head.time && run.is_like(&head) && !is_head
-            }
-        };
-        let mut base: Vec<PastRun> = base.into_iter().filter(fits).collect();
+        if pick == Pick::NearestBefore {
+            base.retain(|run| run.time < head.time && run.is_like(&head));
+        }
         if base.is_empty() {
             return Err(NotComparable(format!(
                 "BASE has no run of {} from before {}: it has {}",
@@ -144,7 +141,7 @@ impl Sides {
                 break night;
             }
             // Between two nights there may be a run of a single trial by hand.
-            base = night.left();
+            base = night.apart().1;
         };
         let mut notes = [of_base.notes.as_slice(), &notes_of_head].concat();
         if !older_tries.is_empty() {
@@ -153,9 +150,10 @@ impl Sides {
                 listed(&older_tries)
             ));
         }
+        let (base, earlier) = of_base.apart();
         Ok(Sides {
-            base: of_base.run.clone(),
-            earlier: of_base.left(),
+            base,
+            earlier,
             head,
             notes,
         })

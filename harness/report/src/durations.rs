@@ -104,7 +104,7 @@ impl Durations {
         let text = std::fs::read(&path)
             .with_context(|| format!("cannot read durations from {}", path.display()))?;
         if file::is_history(&text) {
-            let history = file::read(&path)?;
+            let history = file::of_bytes(&text, &path)?;
             return Durations::of_history(&history, mode)
                 .with_context(|| path.display().to_string());
         }

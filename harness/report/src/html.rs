@@ -18,19 +18,18 @@ mod trials;
 pub use earlier::{Band, Earlier, Past, PastNight, figure_key};
 
 use anyhow::{Context, Result};
-use run::Run;
+pub use run::Run;
 use std::path::Path;
 
 /// The page's name in a run's directory.
 pub const FILE: &str = "report.html";
 
-/// Writes the page of the run whose event log is `log` to `file`. Artifacts beside `file` are linked.
+/// Writes the page of `run` to `file`. Artifacts beside `file` are linked.
 ///
 /// # Errors
-/// A log that cannot be read; a file that cannot be written.
-pub fn write(log: &Path, earlier: &Earlier, file: &Path) -> Result<()> {
-    let run = Run::read(log)?;
-    let page = page::render(&run, earlier, file.parent());
+/// A file that cannot be written.
+pub fn write(run: &Run, earlier: &Earlier, file: &Path) -> Result<()> {
+    let page = page::render(run, earlier, file.parent());
     crate::out::replace_file(file, &page).with_context(|| {
         format!(
             "cannot write the HTML report {}; choose another place with --html PATH",
@@ -39,10 +38,7 @@ pub fn write(log: &Path, earlier: &Earlier, file: &Path) -> Result<()> {
     })
 }
 
-/// The page of the run whose event log is `log`, without links to files.
-///
-/// # Errors
-/// A log that cannot be read.
-pub fn render(log: &Path, earlier: &Earlier) -> Result<String> {
-    Ok(page::render(&Run::read(log)?, earlier, None))
+/// The page of `run`, without links to files.
+pub fn render(run: &Run, earlier: &Earlier) -> String {
+    page::render(run, earlier, None)
 }

@@ -9,6 +9,7 @@ use crate::flags::Only;
 use crate::identity::{Identity, Shard};
 use crate::log;
 use crate::past::PastRun;
+use crate::text::counted;
 use anyhow::{Context, Result, bail, ensure};
 use joined::joined;
 use sha2::{Digest, Sha256};
@@ -167,19 +168,19 @@ const NAMED: usize = 3;
 /// "2 trials, a, b"; "12 trials, a, b, c and 9 more"
 fn few<S: AsRef<str>>(names: &[S]) -> String {
     let shown: Vec<&str> = names.iter().take(NAMED).map(AsRef::as_ref).collect();
-    let trials = if names.len() == 1 { "trial" } else { "trials" };
+    let trials = counted(names.len(), "trial");
     let more = match names.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    format!("{} {trials}, {}{more}", names.len(), shown.join(", "))
+    format!("{trials}, {}{more}", shown.join(", "))
 }
 
 /// Joins `parts`; artifacts are then below `directory`.
 ///
 /// # Errors
-/// Parts that are not shards of one plan, run of the same checkout on the same QEMU and in the same mode; a shard that is there
-/// twice; a trial of two shards, or of none of the plan; no part with a [`PLAN`].
+/// Parts that are not shards of one plan, run of the same checkout on the same QEMU and in the same mode; a
+/// shard that is there twice; a trial of two shards, or of none of the plan; no part with a [`PLAN`].
 pub fn join(mut parts: Vec<Part>, directory: &Path) -> Result<Merged> {
     parts.sort_by_key(|part| part.shard.k);
     let first = parts.first().context("there is no shard to merge")?;

@@ -215,8 +215,8 @@ impl PastRun {
     }
 
     /// The part of its plan that it was given; none for the whole.
-    pub fn shard(&self) -> Option<Shard> {
-        self.identity.as_ref()?.shard.clone()
+    pub fn shard(&self) -> Option<&Shard> {
+        self.identity.as_ref()?.shard.as_ref()
     }
 
     /// Its commit, if known.

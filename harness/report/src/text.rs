@@ -124,6 +124,14 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// `2 of them `, or nothing where it is so of `all`.
+pub fn of_them(n: usize, all: usize) -> String {
+    match n == all {
+        true => String::new(),
+        false => format!("{n} of them "),
+    }
+}
+
 /// `1 trial`, `2 trials`.
 pub fn counted(n: usize, word: &str) -> String {
     let s = if n == 1 { "" } else { "s" };

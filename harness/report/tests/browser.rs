@@ -10,11 +10,17 @@ use sample::{FAILED, Log, failed, night};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
+/// The run with that event log.
+fn read(log: &Path) -> html::Run {
+    let dir = log.parent().unwrap().to_owned();
+    html::Run::new(&report::log::read(log).unwrap(), dir)
+}
+
 /// The page of a night in which everything happened.
 fn page(dir: &Path) -> PathBuf {
     let (log, earlier) = night(dir, true);
     let file = dir.join(html::FILE);
-    html::write(&log, &earlier, &file).unwrap();
+    html::write(&read(&log), &earlier, &file).unwrap();
     file
 }
 
@@ -66,7 +72,8 @@ fn it_requests_nothing_and_complains_of_nothing() {
 #[test]
 fn without_data_it_is_small() {
     let dir = tempfile::tempdir().unwrap();
-    let page = html::render(&Log::new(dir.path()).write(true), &Earlier::default()).unwrap();
+    let log = Log::new(dir.path()).write(true);
+    let page = html::render(&read(&log), &Earlier::default());
     assert!(page.len() < 40 * 1024, "{} bytes", page.len());
 }
 
@@ -342,7 +349,7 @@ fn a_run_that_was_cut_off_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let (log, earlier) = night(dir.path(), false);
     let file = dir.path().join("cut.html");
-    html::write(&log, &earlier, &file).unwrap();
+    html::write(&read(&log), &earlier, &file).unwrap();
     let mut browser = Browser::start();
     browser.open(&file, "");
     assert!(text(&mut browser, "h1").starts_with("cut off"));
@@ -378,7 +385,7 @@ fn what_a_guest_said_is_text() {
     log.ended("vlan::a::b::c", 0.0, Outcome::Skipped { reason }, |_| {});
     let events = log.write(true);
     let file = dir.path().join("hostile.html");
-    html::write(&events, &Earlier::default(), &file).unwrap();
+    html::write(&read(&events), &Earlier::default(), &file).unwrap();
     let size = std::fs::metadata(&file).unwrap().len();
     assert!(size < 300 * 1024, "{size} bytes");
 
@@ -436,14 +443,15 @@ fn ten_thousand_trials_open_in_two_seconds() {
         unix_time: 1_795_000_000,
         verdict: report::past::Verdict::Passed,
     };
-    for trial in report::read(&events).unwrap().trials {
+    let run = read(&events);
+    for trial in &run.results.trials {
         let nights = vec![night.clone(); 30];
         earlier
             .past
             .insert(trial.name().to_owned(), report::html::Past { nights });
     }
     let file = dir.path().join("large.html");
-    html::write(&events, &earlier, &file).unwrap();
+    html::write(&run, &earlier, &file).unwrap();
     let size = std::fs::metadata(&file).unwrap().len();
     assert!(size < 6 << 20, "{size} bytes");
 

@@ -67,8 +67,10 @@ struct Line {
 
 /// Where one joins the line.
 #[derive(Clone, Copy)]
-enum Joins {
+pub enum Joins {
+    /// Before all others that wait: what holds something scarcer already, or goes on with what has begun.
     First,
+    /// After them.
     Last,
 }
 
@@ -102,12 +104,8 @@ impl Slots {
         self.wait_at(Joins::Last, need)
     }
 
-    /// As [`Slots::wait`], before all others that wait: for a trial that holds something scarcer already.
-    pub fn wait_first(&self, need: Need) -> Slot<'_> {
-        self.wait_at(Joins::First, need)
-    }
-
-    fn wait_at(&self, joins: Joins, need: Need) -> Slot<'_> {
+    /// As [`Slots::wait`], at that place in the line.
+    pub fn wait_at(&self, joins: Joins, need: Need) -> Slot<'_> {
         let need = need.min(self.whole);
         let ticket = self.line.lock().join(joins, need);
         (self.line).wait_forever(|line| line.enter(ticket).then_some(()));

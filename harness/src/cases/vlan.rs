@@ -286,12 +286,11 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
     // e1000 holds frames back for 1 s after its filter was changed; then ping need not wait.
     let limit = deadline::FIRST_PING.start().span().as_secs_f64().ceil();
     let first = bed.guest_ping(&format!("-c 1 -W {limit}"), THERE)?;
-    let mut answered = first.expect_all_answered(1);
-    for size in sizes(bed) {
-        let options = format!("-i 0.2 -M do -s {size}");
-        answered =
-            answered.and_then(|()| (bed.guest_expect_answered(COUNT, &options, THERE)).map(drop));
-    }
+    let answered = first.expect_all_answered(1).and_then(|()| {
+        sizes(bed).into_iter().try_for_each(|size| {
+            bed.guest_expect_answered(COUNT, &format!("-i 0.2 -M do -s {size}"), THERE)
+        })
+    });
     if let Err(error) = answered {
         let seen = peer.wire.summary(marks[1])?;
         return Err(error.context(format!(

@@ -33,16 +33,6 @@ pub fn check(only: &Only, matrix: &Matrix, cases: &[&str]) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Whether the axes of `trial` have values that are asked for.
-pub fn by_axes(only: &Only, trial: &PlannedTrial) -> bool {
-    let takes =
-        |given: &[String], value: &str| given.is_empty() || given.iter().any(|g| g == value);
-    takes(&only.nic, &trial.cell.nic.name)
-        && takes(&only.guest, &trial.cell.guest.name)
-        && takes(&only.backend, trial.cell.backend.name())
-        && takes(&only.case, trial.case.name)
-}
-
 /// Keeps the trials that a filter selects and that are not left out. `names` are those of the plan.
 ///
 /// # Errors
@@ -79,7 +69,7 @@ mod tests {
     #[test]
     fn a_trial_must_have_a_value_of_each_axis_that_is_asked_for() {
         let trial = planned("driver::e1000::rhel9::tap");
-        let takes = |only: Only| by_axes(&only, &trial);
+        let takes = |only: Only| only.takes_axes(&trial.parts);
         assert!(takes(Only::default()));
         assert!(takes(only(
             |o| o.nic = vec!["virtio".into(), "e1000".into()]

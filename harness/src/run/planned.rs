@@ -142,7 +142,7 @@ fn planned_of(
     );
     let names: Vec<&str> = cases::all().iter().map(|case| case.name).collect();
     choose::check(&settings.only, &matrix, &names)?;
-    trials.retain(|trial| choose::by_axes(&settings.only, trial));
+    trials.retain(|trial| settings.only.takes_axes(&trial.parts));
     if settings.boot {
         trials
             .iter_mut()

@@ -7,7 +7,7 @@ use super::schedule::{self, History};
 use super::verdict::confirmed;
 use super::{shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
-use crate::base::slots::{Need, Slots};
+use crate::base::slots::{Joins, Need, Slots};
 use crate::base::{artifacts, cpu, panics};
 use crate::host::machine;
 use crate::host::module::{Hold, Module, Reloader};
@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
 use report::html::{self, Earlier};
 use report::identity::Identity;
-use report::log::EventLog;
+use report::log::{self, EventLog};
 use report::merge::PLAN;
 use report::name::DEFAULT_QEMU;
 use report::out;
@@ -227,18 +227,19 @@ impl Session {
         self.verdicts
             .lock()
             .take(&planned.name, &ended.outcome, recorded);
+        let trial = Trial {
+            plan_item: planned.case.plan_item.to_owned(),
+            end: ended,
+        };
         if let Some(progress) = &self.progress {
-            progress.ended(&Trial {
-                plan_item: planned.case.plan_item.to_owned(),
-                end: ended.clone(),
-            });
+            progress.ended(&trial);
         }
-        self.for_libtest(ended)
+        self.for_libtest(&trial)
     }
 
     /// Runs one trial; where it fails and the settings ask for it, again at once, with nothing beside it.
     fn run_and_confirm(&self, planned: &PlannedTrial, context: &Arc<Context>) -> TrialEnded {
-        let ended = self.in_slot(planned, self.history.need(planned), || {
+        let ended = self.in_slot(planned, self.history.need(planned), Joins::Last, || {
             self.record(&Event::TrialStarted {
                 trial: planned.name.clone(),
                 name: planned.parts.clone(),
@@ -250,7 +251,7 @@ impl Session {
         });
         match (&ended.outcome, self.settings.confirm) {
             (Outcome::Failed { message }, 1..) => {
-                let repeats = self.in_slot(planned, Need::ALL, || {
+                let repeats = self.in_slot(planned, Need::ALL, Joins::First, || {
                     (0..self.settings.confirm)
                         .map(|_| self.once(planned, context).outcome)
                         .collect()
@@ -266,16 +267,19 @@ impl Session {
         }
     }
 
-    /// Does `work` for a trial when there is a slot for it that takes `need`.
-    fn in_slot<T>(&self, planned: &PlannedTrial, need: Need, work: impl FnOnce() -> T) -> T {
+    /// Does `work` for a trial when there is a slot for it that takes `need`, for which it joins the line.
+    fn in_slot<T>(
+        &self,
+        planned: &PlannedTrial,
+        need: Need,
+        joins: Joins,
+        work: impl FnOnce() -> T,
+    ) -> T {
         // A trial that waits for its lab takes no slot here yet. Once it has a slot in the lab, it goes
         // before the others here, so that the lab is not idle.
         let lab_slot = self.labs.wait(planned, need);
-        let _slot = match lab_slot {
-            Some(_) => self.slots.wait_first(need),
-            None if need == Need::ALL => self.slots.wait_first(need),
-            None => self.slots.wait(need),
-        };
+        let joins = lab_slot.as_ref().map_or(joins, |_| Joins::First);
+        let _slot = self.slots.wait_at(joins, need);
         work()
     }
 
@@ -323,14 +327,11 @@ impl Session {
         }
     }
 
-    fn for_libtest(&self, ended: TrialEnded) -> Result<Completion, Failed> {
+    fn for_libtest(&self, trial: &Trial) -> Result<Completion, Failed> {
+        let ended = &trial.end;
         let text = match &ended.outcome {
             Outcome::Passed => return Ok(Completion::Completed),
-            Outcome::Flaky { .. } if self.settings.flaky_fails => Trial {
-                plan_item: String::new(),
-                end: ended.clone(),
-            }
-            .message(),
+            Outcome::Flaky { .. } if self.settings.flaky_fails => trial.message(),
             Outcome::Flaky { failures } => {
                 errln!("{} is flaky: {}", ended.trial, failures.join("; "));
                 return Ok(Completion::Completed);
@@ -423,15 +424,17 @@ impl Session {
         let junit = self.settings.junit.clone();
         let junit = junit.unwrap_or_else(|| self.run.path().join("junit.xml"));
         let step_summary = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from);
-        let mut results = report::read(self.log.path())?;
+        let lines = log::read(self.log.path())?;
+        let run = html::Run::new(&lines, self.run.path().to_owned());
         let root = &self.settings.root;
         let page = self.run.path().join(html::FILE);
         let nights = self.settings.dir.join(report::history::FILE);
-        let earlier = Earlier::read(&nights, self.log.path()).unwrap_or_else(|error| {
+        let earlier = Earlier::read(&nights, &lines).unwrap_or_else(|error| {
             errln!("Error: the page tells of no earlier night: {error:#}");
             Earlier::default()
         });
-        let paged = html::write(self.log.path(), &earlier, &page);
+        let paged = html::write(&run, &earlier, &page);
+        let mut results = run.results;
         results.html = paged.is_ok().then_some(page);
         let written = report::write_all(&mut results, Some(&junit), step_summary.as_deref(), root)
             .and(paged)

@@ -2,6 +2,7 @@
 
 use crate::past::{PastTrial, Verdict};
 use crate::signature;
+use crate::text::counted;
 use serde::Serialize;
 
 /// What became of a trial, in the order in which a reader wants to know.
@@ -149,28 +150,28 @@ impl Class {
 
     /// `n` trials of it, in a sentence.
     pub fn counted(self, n: usize, faults: bool) -> String {
-        let s = if n == 1 { "" } else { "s" };
-        match self {
-            Class::NewFailure if faults => format!("{n} newly blind"),
-            Class::NewFailure => format!("{n} new failure{s}"),
-            Class::OtherWords => format!("{n} failing with other words"),
-            Class::NewlyFlaky => format!("{n} newly flaky"),
-            Class::NewlySkipped => format!("{n} newly skipped"),
-            Class::Vanished => format!("{n} vanished"),
-            Class::NotRun => format!("{n} not run"),
-            Class::Broken => format!("{n} broken"),
-            Class::Fixed => format!("{n} fixed"),
-            Class::ExpectationFixed => format!("{n} passing though expected to fail"),
-            Class::NewlyKnown => format!("{n} newly known"),
-            Class::StillFailing if faults => format!("{n} still blind"),
-            Class::StillFailing => format!("{n} still failing"),
-            Class::StillFlaky => format!("{n} still flaky"),
-            Class::OtherReason => format!("{n} skipped for another reason"),
-            Class::New => format!("{n} new"),
-            Class::RunsAgain => format!("{n} judged again"),
-            Class::Known => format!("{n} known"),
-            Class::StillSkipped => format!("{n} still skipped"),
-            Class::StillPassing => format!("{n} still passing"),
-        }
+        let what = match self {
+            Class::NewFailure if faults => "newly blind",
+            Class::NewFailure => return counted(n, "new failure"),
+            Class::OtherWords => "failing with other words",
+            Class::NewlyFlaky => "newly flaky",
+            Class::NewlySkipped => "newly skipped",
+            Class::Vanished => "vanished",
+            Class::NotRun => "not run",
+            Class::Broken => "broken",
+            Class::Fixed => "fixed",
+            Class::ExpectationFixed => "passing though expected to fail",
+            Class::NewlyKnown => "newly known",
+            Class::StillFailing if faults => "still blind",
+            Class::StillFailing => "still failing",
+            Class::StillFlaky => "still flaky",
+            Class::OtherReason => "skipped for another reason",
+            Class::New => "new",
+            Class::RunsAgain => "judged again",
+            Class::Known => "known",
+            Class::StillSkipped => "still skipped",
+            Class::StillPassing => "still passing",
+        };
+        format!("{n} {what}")
     }
 }

@@ -4,8 +4,9 @@ use super::{Change, Class, Comparison, Conclusion, Finding};
 use crate::figures::against::Quantity;
 use crate::figures::nights::{FEWEST_NIGHTS, Judged, Verdict as OfFigure};
 use crate::past::facts::{self, Changed};
+use crate::past::series::Streak;
 use crate::past::{Verdict, date};
-use crate::text::counted;
+use crate::text::{counted, of_them};
 use std::collections::BTreeMap;
 
 /// So many findings of a class are shown; the JSON has them all.
@@ -89,12 +90,7 @@ pub fn history(finding: &Finding) -> Vec<String> {
         ] {
             let n = before(verdict);
             if n > 0 {
-                let of = if n == changes.len() {
-                    String::new()
-                } else {
-                    format!("{n} of them ")
-                };
-                lines.push(format!("{of}before: {words}"));
+                lines.push(format!("{}before: {words}", of_them(n, changes.len())));
             }
         }
         let new = changes
@@ -102,12 +98,7 @@ pub fn history(finding: &Finding) -> Vec<String> {
             .filter(|change| change.base.is_none())
             .count();
         if new > 0 {
-            let of = if new == changes.len() {
-                String::new()
-            } else {
-                format!("{new} of them ")
-            };
-            lines.push(format!("{of}new in the plan"));
+            lines.push(format!("{}new in the plan", of_them(new, changes.len())));
         }
     }
     if let (Class::OtherWords, Some((record, _))) = (finding.class, changes[0].base) {
@@ -128,11 +119,7 @@ pub fn history(finding: &Finding) -> Vec<String> {
         } else {
             format!("{} of them: ", flipping.len())
         };
-        lines.push(format!(
-            "{of}known to flip, {} in {}",
-            counted(most.flips.flips, "change"),
-            counted(most.flips.nights, "night")
-        ));
+        lines.push(of + &most.flips.words());
     }
     lines.extend(repeats(finding));
     if let Some(since) = red_since(finding) {
@@ -155,10 +142,7 @@ fn repeats(finding: &Finding) -> Vec<String> {
         }
     }
     let all = finding.changes.len();
-    let line = |(words, n): (String, usize)| match n == all {
-        true => words,
-        false => format!("{n} of them {words}"),
-    };
+    let line = |(words, n): (String, usize)| of_them(n, all) + &words;
     kinds.into_iter().map(line).collect()
 }
 
@@ -179,11 +163,7 @@ fn red_since(finding: &Finding) -> Option<String> {
             });
         format!("; last green at {commit} ({})", date::day(run.time))
     });
-    Some(format!(
-        "red since {}, {}{green}",
-        date::day(first.time),
-        counted(nights, "night")
-    ))
+    Some(Streak::words("red", first.time, nights) + &green)
 }
 
 /// "a → b", "→ b, new" or "a → none".

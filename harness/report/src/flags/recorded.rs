@@ -59,12 +59,16 @@ impl Only {
 
     /// Whether a trial with that name and these parts is asked for.
     pub fn takes(&self, name: &str, parts: &TrialName) -> bool {
+        self.takes_axes(parts) && self.takes_name(name)
+    }
+
+    /// Whether the axes of a trial with these parts have values that are asked for.
+    pub fn takes_axes(&self, parts: &TrialName) -> bool {
         let takes = |given: &[String], value: &String| given.is_empty() || given.contains(value);
         takes(&self.nic, &parts.nic)
             && takes(&self.guest, &parts.guest)
             && takes(&self.backend, &parts.backend)
             && takes(&self.case, &parts.case)
-            && self.takes_name(name)
     }
 
     /// Whether one of the filters selects `name` and it is not to be left out; without a filter, all are

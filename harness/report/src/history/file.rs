@@ -33,11 +33,20 @@ pub fn is_history(bytes: &[u8]) -> bool {
 pub fn read(path: &Path) -> Result<History> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("cannot read the history {}", path.display()))?;
-    Ok(parse(&bytes, path)?.0)
+    of_bytes(&bytes, path)
 }
 
-/// Adds `runs` that are not there yet, or not as far as they have come since; the file is made where it is missing. Of two processes that
-/// add at once, the second waits for the first. A line that was cut is taken away before.
+/// As [`read`], of the content of the file at `path`.
+///
+/// # Errors
+/// As [`read`], but for a file that cannot be read.
+pub fn of_bytes(bytes: &[u8], path: &Path) -> Result<History> {
+    Ok(parse(bytes, path)?.0)
+}
+
+/// Adds `runs` that are not there yet, or not as far as they have come since; the file is made where it is
+/// missing. Of two processes that add at once, the second waits for the first. A line that was cut is taken
+/// away before.
 ///
 /// # Errors
 /// As [`read`]; a file that cannot be written.

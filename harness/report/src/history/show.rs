@@ -76,8 +76,7 @@ fn streak(verdicts: &[Verdict], runs: &[&PastRun]) -> String {
         verdict if verdict.is_green() => ("green", "red"),
         _ => ("red", "green"),
     };
-    let since = date::day(runs[streak.first].time);
-    let nights = counted(streak.nights, "night");
+    let since = Streak::words(colour, runs[streak.first].time, streak.nights);
     let before = match streak.before {
         Some(before) if verdicts[before] != Verdict::Flaky && !other.is_empty() => {
             let run = runs[before];
@@ -89,7 +88,7 @@ fn streak(verdicts: &[Verdict], runs: &[&PastRun]) -> String {
         }
         _ => String::new(),
     };
-    format!("{colour} since {since}, {nights}{before}")
+    since + &before
 }
 
 /// The trials that change between pass and failure, the most first.

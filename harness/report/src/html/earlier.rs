@@ -1,14 +1,13 @@
 //! What earlier nights tell of a run's trials and figures, as far as the page shows it.
 
-use crate::events::Figure;
+use crate::events::{Figure, Line};
 use crate::figures::against::Quantity;
 use crate::figures::nights::{self, FEWEST_NIGHTS, Judged};
 use crate::history::{History, file};
 use crate::html::shown::Shown;
-use crate::log;
 use crate::past::series::{Flips, Streak};
 use crate::past::{PastRun, Verdict, date};
-use crate::text::{clean, counted, one_line};
+use crate::text::{clean, counted, of_them, one_line};
 use anyhow::Result;
 use maud::{Markup, html};
 use std::collections::HashMap;
@@ -55,15 +54,15 @@ pub struct Band {
 }
 
 impl Earlier {
-    /// What the history in that file tells of the run with that event log; nothing where there is no such file.
+    /// What the history in that file tells of the run with these events; nothing where there is no such file.
     ///
     /// # Errors
-    /// A history or a log that cannot be read.
-    pub fn read(history: &Path, log: &Path) -> Result<Earlier> {
+    /// A history that cannot be read.
+    pub fn read(history: &Path, lines: &[Line]) -> Result<Earlier> {
         if !history.exists() {
             return Ok(Earlier::default());
         }
-        let run = PastRun::from_lines("", &log::read(log)?);
+        let run = PastRun::from_lines("", lines);
         let history = file::read(history)?;
         Ok(run.map_or_else(Earlier::default, |run| Earlier::of(&history, &run)))
     }
@@ -246,23 +245,13 @@ impl Earlier {
                 || "not judged before".to_owned(),
                 |time| format!("not red on {}", day(time)),
             );
-            let of = if new == all {
-                String::new()
-            } else {
-                format!("{new} of them ")
-            };
-            parts.push(format!("{of}new: {before}"));
+            parts.push(format!("{}new: {before}", of_them(new, all)));
         }
         if let Some((count, since)) = longest {
-            parts.push(format!(
-                "red since {}, {}",
-                day(since),
-                counted(count, "night")
-            ));
+            parts.push(Streak::words("red", since as f64, count));
         }
         if most.is_flipping() {
-            let (flips, nights) = (counted(most.flips, "change"), counted(most.nights, "night"));
-            parts.push(format!("known to flip, {flips} in {nights}"));
+            parts.push(most.words());
         }
         Since {
             new,
@@ -303,15 +292,10 @@ mod tests {
         // The run itself, and one of after it.
         runs.extend([night(13).run(), night(14).run()]);
         file::add(&path, &runs).unwrap();
-        let log = directory.path().join(log::FILE);
         let lines = night(13).lines();
-        let lines = lines
-            .iter()
-            .map(|line| serde_json::to_string(line).unwrap() + "\n");
-        std::fs::write(&log, lines.collect::<String>()).unwrap();
-        let nothing = Earlier::read(&directory.path().join("none"), &log).unwrap();
+        let nothing = Earlier::read(&directory.path().join("none"), &lines).unwrap();
         assert!(nothing.past.is_empty());
-        let whole = Earlier::read(&path, &log).unwrap();
+        let whole = Earlier::read(&path, &lines).unwrap();
         assert!(whole.past.len() > 30, "{}", whole.past.len());
         Earlier::of(&file::read(&path).unwrap(), &night(13).run())
     }

@@ -4,40 +4,34 @@ use crate::events::{Event, Line};
 use crate::identity::Identity;
 use crate::past::date;
 use crate::text::clean;
-use crate::{Results, Trial, log};
-use anyhow::Result;
+use crate::{Results, Trial};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A run, read for its page.
 pub struct Run {
+    /// How it went.
     pub results: Results,
     /// That of each process that wrote the log, each once.
-    pub identities: Vec<Identity>,
+    pub(super) identities: Vec<Identity>,
     /// When trials ran, by name. A trial of several tries has the last one's.
     spans: HashMap<String, Span>,
     /// The time of the first and the last line.
-    pub times: Option<(f64, f64)>,
+    pub(super) times: Option<(f64, f64)>,
     /// The log's directory.
-    pub dir: PathBuf,
+    pub(super) dir: PathBuf,
 }
 
 /// When a trial ran, seconds since the epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Span {
+pub(super) struct Span {
     pub begin: f64,
     /// None where it was cut off.
     pub end: Option<f64>,
 }
 
 impl Run {
-    /// # Errors
-    /// A log that cannot be read.
-    pub fn read(path: &Path) -> Result<Run> {
-        let dir = path.parent().unwrap_or(Path::new("")).to_owned();
-        Ok(Run::new(&log::read(path)?, dir))
-    }
-
+    /// The run whose event log has these lines and lies in `dir`.
     pub fn new(lines: &[Line], dir: PathBuf) -> Run {
         let mut spans = HashMap::new();
         let mut identities = Vec::new();
@@ -71,7 +65,7 @@ impl Run {
     }
 
     /// When the trial ran, where the log tells.
-    pub fn span(&self, trial: &Trial) -> Option<Span> {
+    pub(super) fn span(&self, trial: &Trial) -> Option<Span> {
         self.spans.get(trial.name()).copied()
     }
 }

@@ -44,12 +44,12 @@ impl Night {
         })
     }
 
-    /// The runs that are not in it, the newest first.
-    pub fn left(self) -> Vec<PastRun> {
+    /// Its run, and the runs that are not in it, the newest first.
+    pub fn apart(self) -> (PastRun, Vec<PastRun>) {
         let mut left = self.older_tries;
         left.extend(self.others);
         left.sort_by(|a, b| b.time.total_cmp(&a.time));
-        left
+        (self.run, left)
     }
 }
 

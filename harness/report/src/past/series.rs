@@ -1,6 +1,7 @@
 //! A trial's verdicts, night after night, the oldest first. Nights on which it was not judged say nothing.
 
-use super::Verdict;
+use super::{Verdict, date};
+use crate::text::counted;
 
 /// After so many passes in a row, what fails only now and then counts as fixed.
 pub const SETTLED: usize = 30;
@@ -38,6 +39,12 @@ impl Flips {
         }
     }
 
+    /// "known to flip, 3 changes in 5 nights"
+    pub fn words(self) -> String {
+        let (flips, nights) = (counted(self.flips, "change"), counted(self.nights, "night"));
+        format!("known to flip, {flips} in {nights}")
+    }
+
     /// Whether it is the trial that flips, rather than one that broke and was mended.
     pub fn is_flipping(self) -> bool {
         self.flips >= FLIPPING
@@ -58,6 +65,16 @@ pub struct Streak {
 }
 
 impl Streak {
+    /// "red since 2026-11-24, 3 nights": of so many `nights` that are `word`, the first of them at that time,
+    /// seconds since the epoch.
+    pub fn words(word: &str, first: f64, nights: usize) -> String {
+        format!(
+            "{word} since {}, {}",
+            date::day(first),
+            counted(nights, "night")
+        )
+    }
+
     /// None where no night was judged.
     pub fn of(verdicts: &[Verdict]) -> Option<Streak> {
         let mut judged = (verdicts.iter().enumerate().rev()).filter(|(_, v)| v.is_judged());
