@@ -2,9 +2,9 @@
 
 use crate::child::{self, Running};
 use anyhow::{Context, Result, bail};
-use report::errln;
+use report::{colour, out};
 use serde::Deserialize;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -38,8 +38,13 @@ pub fn harness(root: &Path) -> Result<Harness> {
         .arg("--message-format=json-render-diagnostics")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    if io::stderr().is_terminal() && std::env::var_os("CARGO_TERM_COLOR").is_none() {
-        command.env("CARGO_TERM_COLOR", "always");
+    // Its stderr is a pipe, on which it would use no colours.
+    if std::env::var_os("CARGO_TERM_COLOR").is_none() {
+        let when = match colour::wanted(&io::stderr()) {
+            true => "always",
+            false => "never",
+        };
+        command.env("CARGO_TERM_COLOR", when);
     }
     let mut running = Running::start(&mut command)?;
     let mut stdout = running
@@ -53,16 +58,16 @@ pub fn harness(root: &Path) -> Result<Harness> {
         .take()
         .context("cargo has no stderr")?;
 
-    let messages = std::thread::spawn(move || {
+    let messages = child::thread("messages", move || {
         let mut text = String::new();
         stdout.read_to_string(&mut text).map(|_| text)
-    });
-    let talk = std::thread::spawn(move || hold_back(stderr));
+    })?;
+    let talk = child::thread("talk", move || hold_back(stderr))?;
     let status = running.wait()?;
-    let held = talk.join().ok().unwrap_or_default();
+    let held = talk.join().ok().context("lost cargo's words")??;
     let messages = messages.join().ok().context("lost cargo's messages")??;
     if !status.success() {
-        held.iter().for_each(|line| errln!("{line}"));
+        held.iter().for_each(|line| show(line));
         bail!(
             "the harness does not build: {} ended with {status}",
             child::describe(&command)
@@ -72,28 +77,31 @@ pub fn harness(root: &Path) -> Result<Harness> {
 }
 
 /// Passes lines on once [`SILENCE`] is over; returns those held back.
-fn hold_back(from: impl Read + Send + 'static) -> Vec<String> {
+fn hold_back(from: impl Read + Send + 'static) -> Result<Vec<String>> {
     let (sender, lines) = mpsc::channel();
-    std::thread::spawn(move || {
+    child::thread("lines", move || {
         for line in BufReader::new(from).lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 break;
             }
         }
-    });
+    })?;
     let loud_from = Instant::now() + SILENCE;
     let mut held = Vec::new();
     loop {
         match lines.recv_timeout(loud_from.saturating_duration_since(Instant::now())) {
             Ok(line) => held.push(line),
-            Err(RecvTimeoutError::Disconnected) => return held,
+            Err(RecvTimeoutError::Disconnected) => return Ok(held),
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
-    held.into_iter()
-        .chain(lines)
-        .for_each(|line| errln!("{line}"));
-    Vec::new()
+    held.into_iter().chain(lines).for_each(|line| show(&line));
+    Ok(Vec::new())
+}
+
+/// Shows a line of cargo's, with its colours.
+fn show(line: &str) {
+    out::write(io::stderr(), out::no_commands(line).into_owned() + "\n");
 }
 
 #[derive(Deserialize)]
@@ -160,6 +168,6 @@ mod tests {
 
     #[test]
     fn a_short_build_says_nothing() {
-        assert_eq!(hold_back(&b"one\ntwo\n"[..]), ["one", "two"]);
+        assert_eq!(hold_back(&b"one\ntwo\n"[..]).unwrap(), ["one", "two"]);
     }
 }

@@ -4,16 +4,17 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getppid};
-use report::outln;
-use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
+use report::{outln, signals};
+use signal_hook::consts::SIGCHLD;
 use signal_hook::iterator::Signals;
 use std::fmt;
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 
-/// SIGINT or SIGTERM came while a child ran; the child has ended.
+/// SIGINT, SIGTERM or SIGHUP came while a child ran; the child has ended.
 #[derive(Debug)]
 pub struct Interrupted;
 
@@ -35,8 +36,8 @@ impl Running {
     /// Starts `command`. The kernel sends it SIGTERM if we die first.
     pub fn start(command: &mut Command) -> Result<Self> {
         // Signals are listened to before the child starts, so that none is missed.
-        let signals =
-            Signals::new([SIGINT, SIGTERM, SIGCHLD]).context("cannot listen to signals")?;
+        let heeded = signals::that_end().into_iter().chain([SIGCHLD]);
+        let signals = Signals::new(heeded).context("cannot listen to signals")?;
         let us = Pid::this();
         // SAFETY: between fork and exec; prctl and getppid are plain system calls, no allocation.
         unsafe {
@@ -61,8 +62,8 @@ impl Running {
         &mut self.child
     }
 
-    /// Waits for the child's end. The first SIGINT or SIGTERM is passed on to it as SIGTERM, and the
-    /// result is then [`Interrupted`].
+    /// Waits for the child's end. SIGINT, SIGTERM and SIGHUP are passed on to it as SIGTERM, upon the second of which
+    /// it ends at once, and the result is then [`Interrupted`].
     pub fn wait(mut self) -> Result<ExitStatus> {
         let mut interrupted = false;
         loop {
@@ -76,7 +77,7 @@ impl Running {
                 };
             }
             for signal in self.signals.wait() {
-                if signal != SIGCHLD && !interrupted {
+                if signal != SIGCHLD {
                     interrupted = true;
                     let pid = Pid::from_raw(self.child.id().try_into()?);
                     // ESRCH: the child has ended by itself, and try_wait will say so.
@@ -103,7 +104,7 @@ pub fn output(mut command: Command, echo: bool) -> Result<(ExitStatus, String)> 
     let running = Running::start(&mut command)?;
     // `command` holds the pipe's writing end, and the reader waits until all of these are closed.
     drop(command);
-    let reading = std::thread::spawn(move || {
+    let reading = thread("output", move || {
         let mut text = String::new();
         for line in BufReader::new(reader)
             .split(b'\n')
@@ -117,12 +118,21 @@ pub fn output(mut command: Command, echo: bool) -> Result<(ExitStatus, String)> 
             text.push('\n');
         }
         text
-    });
+    })?;
     let status = running.wait()?;
     let text = reading
         .join()
         .map_err(|_| anyhow!("lost a child's output"))?;
     Ok((status, text))
+}
+
+/// Starts a thread; where the host has no room for one, that is an error and no panic.
+pub fn thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(work).context("cannot start a thread")
 }
 
 /// As [`run`], but anything other than exit code 0 is an error that begins with `what`.

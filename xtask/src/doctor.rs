@@ -3,8 +3,7 @@
 use crate::{Workspace, build, child, setup};
 use anyhow::{Context, Result};
 use nix::unistd::geteuid;
-use report::outln;
-use std::io::IsTerminal;
+use report::{colour, out, outln};
 use std::process::{Command, ExitCode};
 use xshell::{Shell, cmd};
 
@@ -56,15 +55,15 @@ pub fn run(workspace: &Workspace) -> Result<ExitCode> {
 }
 
 fn line(what: &str, finding: Finding) {
-    let (word, colour, text) = match finding {
+    let (word, code, text) = match finding {
         Ok(text) => ("ok", 32, text),
         Err(text) => ("lack", 33, text),
     };
-    if std::io::stdout().is_terminal() {
-        outln!("\x1b[{colour}m{word:<4}\x1b[0m  {what:<16} {text}");
-    } else {
-        outln!("{word:<4}  {what:<16} {text}");
-    }
+    let word = match colour::wanted(&std::io::stdout()) {
+        true => format!("\x1b[{code}m{word:<4}\x1b[0m"),
+        false => format!("{word:<4}"),
+    };
+    out::shown(&format!("{word}  {what:<16} {}\n", out::plain(&text)));
 }
 
 fn disk(workspace: &Workspace) -> Result<Finding> {

@@ -8,6 +8,7 @@
 //! by [`durations`], and [`merge`] joins their runs.
 
 pub mod bound;
+pub mod colour;
 pub mod compare;
 pub mod durations;
 pub mod events;
@@ -31,10 +32,11 @@ pub mod progress;
 pub mod repeats;
 pub mod results;
 pub mod shards;
+pub mod signals;
 pub mod signature;
 mod stats;
 pub mod terminal;
-mod text;
+pub mod text;
 mod trial;
 mod tries;
 pub mod words;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// The event log's name in a run's directory.
 pub const FILE: &str = "events.jsonl";
@@ -20,6 +20,9 @@ pub const FILE: &str = "events.jsonl";
 pub struct EventLog {
     file: File,
     path: PathBuf,
+    /// The time of day when it was opened, and since when the time of each event is counted from there: a clock
+    /// that is set meanwhile puts no event before its cause.
+    opened: (f64, Instant),
     /// Whether each line goes to stdout as well.
     echo: bool,
 }
@@ -35,6 +38,7 @@ impl EventLog {
         Ok(EventLog {
             file,
             path,
+            opened: (now(), Instant::now()),
             echo: false,
         })
     }
@@ -51,7 +55,8 @@ impl EventLog {
     /// # Errors
     /// A line that was not written, or not all of it.
     pub fn append(&self, event: &Event) -> io::Result<()> {
-        let time = now();
+        let (opened, since) = self.opened;
+        let time = ((opened + since.elapsed().as_secs_f64()) * 1000.0).round() / 1000.0;
         let mut line = serde_json::to_vec(&Stamped { event, time })?;
         line.push(b'\n');
         if self.echo {

@@ -270,7 +270,7 @@ fn alarm(trial: &Trial, faults: bool) -> String {
             // `<pre>` at the start of a line keeps blank lines (CommonMark, HTML block 1).
             out += &format!(
                 "\n<details><summary>{what}</summary>\n\n<pre>\n{}\n</pre>\n\n</details>\n",
-                escape(text)
+                escape_code(text)
             );
         }
     }
@@ -362,13 +362,44 @@ fn block(table: &Table, results: &Results, tables: Tables) -> String {
 
 /// `text` on one line, as code.
 pub(crate) fn code(text: &str) -> String {
-    format!("<code>{}</code>", escape(&text::one_line(text)))
+    format!("<code>{}</code>", escape_code(&text::one_line(text)))
 }
 
-/// `text` without any markup of Markdown or HTML. A character reference is never markup
+/// As [`escape_code`], without what GitHub makes links of: `@name`, which also notifies, `#12`, `GH-12` and
+/// addresses. It does so where a character is written by its code too, but not across a comment.
+pub(crate) fn escape(text: &str) -> String {
+    const SPLIT: &str = "<!-- -->";
+    let mut out = String::with_capacity(text.len());
+    // A reference in the escaped text has its `#` behind `&`.
+    let escaped = escape_code(text);
+    let mut rest = escaped.as_str();
+    while let Some(c) = rest.chars().next() {
+        let (before, after) = (out.as_bytes(), &rest[c.len_utf8()..]);
+        let ends_with = |word: &[u8]| {
+            let start = before.len().saturating_sub(word.len());
+            before[start..].eq_ignore_ascii_case(word)
+        };
+        let reference = c == '#' && ends_with(b"&");
+        let splits_after =
+            matches!(c, '@' | '#') && !reference || c == ':' && after.starts_with("//");
+        let splits_before = c == '.' && ends_with(b"www")
+            || c == '-' && ends_with(b"gh") && after.starts_with(|c: char| c.is_ascii_digit());
+        if splits_before {
+            out += SPLIT;
+        }
+        out.push(c);
+        if splits_after {
+            out += SPLIT;
+        }
+        rest = after;
+    }
+    out
+}
+
+/// `text` without any markup of Markdown or HTML, for `<code>` and `<pre>`. A character reference is never markup
 /// (CommonMark 2.5), not even a table's `|`. Underscores within words are not markup, and the marks of
 /// lists and headings are markup only at the beginning of a line, where this text never stands.
-pub(crate) fn escape(text: &str) -> String {
+fn escape_code(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut before, mut begins) = (' ', true);
     let mut chars = text.chars().peekable();

@@ -28,11 +28,18 @@ fn without_commands(json: &str) -> String {
     json.replace("##[", "#\\u0023[")
 }
 
+use crate::text::clean;
 pub use crate::text::no_commands;
 
-/// Prints `text` for people on stdout: what guests and tools said in it is no command to a pipeline.
+/// Prints `text` for people on stdout: what guests and tools said in it is no command to a pipeline. What it has of
+/// colours is shown, so what others said must have been cleaned.
 pub fn shown(text: &str) {
     write(std::io::stdout(), no_commands(text).as_ref());
+}
+
+/// `text` for people, in which nothing is a command to a pipeline or to a terminal, whoever said it.
+pub fn plain(text: &str) -> String {
+    no_commands(&clean(text)).into_owned()
 }
 
 /// Puts a file with `text` at `path`, its directory too: at once, so that nobody reads half of it, and
@@ -54,26 +61,29 @@ pub(crate) fn replace_file(path: &Path, text: &str) -> std::io::Result<()> {
     Ok(())
 }
 
-/// `println!` that never panics, and in which nothing is a command to a pipeline.
+/// `println!` that never panics, and in which nothing is a command to a pipeline or a terminal.
 #[macro_export]
 macro_rules! outln {
     ($($arguments:tt)*) => {
-        $crate::out::shown(&(::std::format!($($arguments)*) + "\n"))
+        $crate::out::write(
+            ::std::io::stdout(),
+            $crate::out::plain(&(::std::format!($($arguments)*) + "\n")),
+        )
     };
 }
 
-/// `eprint!` that never panics, and in which nothing is a command to a pipeline.
+/// `eprint!` that never panics, and in which nothing is a command to a pipeline or a terminal.
 #[macro_export]
 macro_rules! err {
     ($($arguments:tt)*) => {
         $crate::out::write(
             ::std::io::stderr(),
-            $crate::out::no_commands(&::std::format!($($arguments)*)).as_ref(),
+            $crate::out::plain(&::std::format!($($arguments)*)),
         )
     };
 }
 
-/// `eprintln!` that never panics, and in which nothing is a command to a pipeline.
+/// `eprintln!` that never panics, and in which nothing is a command to a pipeline or a terminal.
 #[macro_export]
 macro_rules! errln {
     ($($arguments:tt)*) => {
@@ -101,6 +111,14 @@ mod tests {
         let mut writes = Writes(Vec::new());
         write(&mut writes, "one\ntwo\n");
         assert_eq!(writes.0, ["one\ntwo\n"]);
+    }
+
+    #[test]
+    fn what_anybody_said_is_plain() {
+        assert_eq!(
+            plain("a\u{1b}]0;title\u{7}b\r::error::c\n\td\u{1b}[31m\n"),
+            "ab\n: :error::c\n\td\n"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! long the run will still take. In a CI log the lines are a group that can be folded.
 
 use crate::terminal::paint;
-use crate::{Trial, text};
+use crate::{Trial, colour, text};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -96,6 +96,7 @@ struct Running {
 struct State {
     out: Box<dyn Write + Send>,
     screen: Screen,
+    coloured: bool,
     /// Seconds that each trial will take, about.
     expected: HashMap<String, f64>,
     begun: Instant,
@@ -112,7 +113,9 @@ impl Progress {
     /// Of a run of the trials of `expected`, each with the seconds that it will take, about; `title` comes
     /// first.
     pub fn new(title: &str, expected: HashMap<String, f64>, screen: Screen) -> Progress {
-        Progress::on(Box::new(std::io::stderr()), title, expected, screen)
+        let stderr = std::io::stderr();
+        let coloured = colour::wanted(&stderr);
+        Progress::on(Box::new(stderr), title, expected, screen, coloured)
     }
 
     fn on(
@@ -120,10 +123,12 @@ impl Progress {
         title: &str,
         expected: HashMap<String, f64>,
         screen: Screen,
+        coloured: bool,
     ) -> Progress {
         let mut state = State {
             out,
             screen,
+            coloured,
             expected,
             begun: Instant::now(),
             done: 0.0,
@@ -134,11 +139,13 @@ impl Progress {
         };
         state.write(&screen.begin(title, unix_time()));
         let state = Arc::new(Mutex::new(state));
-        let ticker = (screen == Screen::Terminal).then(|| {
+        let ticker = (screen == Screen::Terminal).then_some(()).and_then(|()| {
             let (end, ended) = mpsc::channel();
             let state = Arc::clone(&state);
-            let thread = std::thread::spawn(move || tick(&state, &ended));
-            Ticker { end, thread }
+            let thread = std::thread::Builder::new().name("progress".into());
+            // Where the host has no room for a thread, the live lines are drawn with each event alone.
+            let thread = thread.spawn(move || tick(&state, &ended)).ok()?;
+            Some(Ticker { end, thread })
         });
         Progress {
             state,
@@ -229,7 +236,7 @@ impl State {
         let mut line = format!(
             "[{:>width$}/{total}] {} {:>6}  {name}",
             self.ended,
-            paint(&word, outcome, self.screen == Screen::Terminal),
+            paint(&word, outcome, self.coloured),
             text::duration(trial.end.seconds),
         );
         let cause = text::clean(&outcome.cause());
@@ -357,7 +364,13 @@ mod tests {
         let names = names.chain(named.map(str::to_owned));
         let expected = names.map(|name| (name, 2.0)).collect();
         (
-            Progress::on(Box::new(Pipe(sender)), "112 trials", expected, screen),
+            Progress::on(
+                Box::new(Pipe(sender)),
+                "112 trials",
+                expected,
+                screen,
+                false,
+            ),
             receiver,
         )
     }

@@ -4,9 +4,8 @@ use crate::events::Outcome;
 use crate::expectation::{self, Entry, Expectation, State};
 use crate::grid::{self, Part, Table};
 use crate::repeats::Repeats;
-use crate::{Results, Trial, out, text};
+use crate::{Results, Trial, colour, out, text};
 use std::fmt::Write;
-use std::io::IsTerminal;
 
 /// An outcome's colour, or plain text, for terminals that take it.
 pub(crate) fn paint(text: &str, outcome: &Outcome, colour: bool) -> String {
@@ -32,7 +31,7 @@ const WIDTH: usize = 100;
 
 /// Prints the whole summary on stdout.
 pub fn print(results: &Results) {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = colour::wanted(&std::io::stdout());
     out::shown(&(render(results, colour, WIDTH) + "\n"));
 }
 

@@ -51,6 +51,14 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars>) {
     }
 }
 
+/// What a guest said, to be shown among other lines: cleaned, each line with `prefix` before it, so that it is
+/// taken for nothing else, whoever reads the log.
+pub fn prefixed(prefix: &str, text: &str) -> String {
+    let cleaned = clean(text.trim_end());
+    let lines = cleaned.lines().map(|line| format!("{prefix}{line}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// `text` in which nothing is a command to a pipeline that shows it in its log: neither GitHub's, `::name::` at the
 /// beginning of a line or `##[name]` anywhere, nor the marks of GitLab's sections. A space takes their meaning away.
 pub fn no_commands(text: &str) -> Cow<'_, str> {
@@ -198,6 +206,14 @@ mod tests {
             assert_eq!(no_commands(said), shown, "{said:?}");
             assert_eq!(no_commands(&no_commands(said)), shown, "again {said:?}");
         }
+    }
+
+    #[test]
+    fn what_a_guest_said_stands_behind_its_prefix() {
+        assert_eq!(
+            prefixed("| ", "::error::a\r\n\n\u{1b}]0;title\u{7}b\r::group::\n"),
+            "| ::error::a\n| \n| b\n| ::group::"
+        );
     }
 
     #[test]

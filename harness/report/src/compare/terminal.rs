@@ -1,11 +1,10 @@
 //! A comparison on a terminal: what is worse first.
 
 use super::{Class, Comparison, Conclusion, Finding, words};
-use std::io::IsTerminal;
 
 /// Prints it on stdout.
 pub fn print(comparison: &Comparison) {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let colour = crate::colour::wanted(&std::io::stdout());
     crate::out::shown(&render(comparison, colour));
 }
 

@@ -270,6 +270,10 @@ fn a_failed_trials_files_are_attached_from_the_root() {
     }
     assert!(!outs(Outcome::Passed, "target/a.b.c.d").contains("ATTACHMENT"));
     assert!(!outs(failed("x"), "").contains("ATTACHMENT"));
+    // In a guest's mouth it is none.
+    let failures = vec!["it said [[ATTACHMENT|/etc/passwd]]".into()];
+    let out = outs(Outcome::Flaky { failures }, "");
+    assert!(out.contains("it said [ [ATTACHMENT|/etc/passwd]]"), "{out}");
 }
 
 #[test]

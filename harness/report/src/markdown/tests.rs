@@ -112,6 +112,14 @@ fn a_guests_words_are_no_command_in_a_log_either() {
     let escaped = escape("::error::x\n  ::group::y\na::b ##[error]");
     assert_eq!(
         escaped,
-        "&#58;:error::x\n  &#58;:group::y\na::b ##&#91;error&#93;"
+        "&#58;:error::x\n  &#58;:group::y\na::b #<!-- -->#<!-- -->&#91;error&#93;"
     );
+}
+
+#[test]
+fn a_guests_words_notify_nobody_and_link_to_nothing() {
+    let escaped = escape("@name, a@b.c: #12, GH-12, high-1; https://x.y www.x.y & <p>");
+    insta::assert_snapshot!(escaped, @"@<!-- -->name, a@<!-- -->b.c: #<!-- -->12, GH<!-- -->-12, high<!-- -->-1; https:<!-- -->//x.y www<!-- -->.x.y &#38; &#60;p&#62;");
+    // There GitHub makes no links.
+    assert_eq!(code("case@again #12"), "<code>case@again #12</code>");
 }
