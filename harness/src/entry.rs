@@ -4,6 +4,7 @@
 //! binary `matrix`. It tells itself so with the first argument, before libtest or clap read any.
 
 use crate::base::error::{CannotRun, find};
+use crate::base::panics;
 use crate::host::module;
 use crate::inside;
 use crate::lab;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 
 /// Runs the hidden subcommand that the arguments begin with, or else `run`, which reads them itself.
 pub fn main(run: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
+    panics::tell();
     // An argument that is not UTF-8 is no word of ours.
     let arguments = std::env::args_os().skip(1);
     let arguments: Vec<String> = arguments

@@ -1,6 +1,8 @@
 //! The harness inside the lab: runs the trials that the harness outside sends, and sends how they ended.
 
 use crate::base::error::{CannotRun, OrCannotRun, find};
+use crate::base::lines::{Lines, MESSAGE};
+use crate::base::{panics, thread};
 use crate::host::accel::{self, NotInTime};
 use crate::host::kernel_facts;
 use crate::lab::cmdline::PORT;
@@ -20,7 +22,8 @@ use report::errln;
 use report::events::{Outcome, TrialEnded};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,55 +80,62 @@ pub fn serve() -> Result<()> {
         zcopytx: kernel.zcopytx,
     }))?;
     let heart = port.clone();
-    std::thread::Builder::new()
-        .name("alive".into())
-        .spawn(move || {
-            while heart.say(&FromLab::Alive).is_ok() {
-                std::thread::sleep(ALIVE);
-            }
-        })
-        .or_cannot_run(|| "start a thread".into())?;
+    thread::start("alive", move || {
+        while heart.say(&FromLab::Alive).is_ok() {
+            std::thread::sleep(ALIVE);
+        }
+    })?;
     let waiting = Waiting::default();
-    for line in BufReader::new(reader).lines() {
-        let line = line.or_cannot_run(|| format!("read {}", device.display()))?;
-        match serde_json::from_str(&line)
+    let mut lines = Lines::new(reader, MESSAGE);
+    loop {
+        let line = lines.line();
+        let Some(line) = line.or_cannot_run(|| format!("read {}", device.display()))? else {
+            bail!("the lab's port was closed");
+        };
+        match serde_json::from_slice(line)
             .context("a line on the lab's port is not of this version of the harness")?
         {
             ToLab::Run { trial, job } => {
                 let (sender, replies) = channel();
                 waiting.lock().insert(trial, sender);
-                let (port, waiting) = (port.clone(), waiting.clone());
-                std::thread::Builder::new()
-                    .name(job.trial.clone())
-                    .spawn(move || {
-                        let asking = port.clone();
-                        let replies = Mutex::new(replies);
-                        let ask = move |request: GuestRequest| -> Result<GuestReply> {
-                            let request = Box::new(request);
-                            asking.say(&FromLab::GuestRequested { trial, request })?;
-                            let reply = replies.lock().recv();
-                            match reply {
-                                Ok(Ok(reply)) => {
-                                    read_ahead(&reply);
-                                    Ok(reply)
-                                }
-                                Ok(Err(why)) => bail!(CannotRun(why)),
-                                Err(_) => {
-                                    bail!(CannotRun("the harness outside does not answer".into()))
-                                }
+                let name = job.trial.clone();
+                let (theirs, waiting) = (port.clone(), waiting.clone());
+                let started = thread::start(&job.trial.clone(), move || {
+                    let port = theirs;
+                    let asking = port.clone();
+                    let replies = Mutex::new(replies);
+                    let ask = move |request: GuestRequest| -> Result<GuestReply> {
+                        let request = Box::new(request);
+                        asking.say(&FromLab::GuestRequested { trial, request })?;
+                        let reply = replies.lock().recv();
+                        match reply {
+                            Ok(Ok(reply)) => {
+                                read_ahead(&reply);
+                                Ok(reply)
                             }
-                        };
-                        let name = job.trial.clone();
-                        let ended = run_trial(*job, Box::new(ask)).unwrap_or_else(|error| {
-                            let message = format!("{error:#}");
-                            TrialEnded::unmeasured(name, Outcome::Broken { message })
-                        });
-                        waiting.lock().remove(&trial);
-                        let ended = Box::new(ended);
-                        // A closed port means that the harness outside has ended.
-                        let _ = port.say(&FromLab::Ended { trial, ended });
-                    })
-                    .or_cannot_run(|| "start a thread for a trial".into())?;
+                            Ok(Err(why)) => bail!(CannotRun(why)),
+                            Err(_) => {
+                                bail!(CannotRun("the harness outside does not answer".into()))
+                            }
+                        }
+                    };
+                    let name = job.trial.clone();
+                    let run = AssertUnwindSafe(|| run_trial(*job, Box::new(ask)));
+                    let ended = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
+                        bail!("the harness panicked: {}", panics::words(&*panic))
+                    });
+                    waiting.lock().remove(&trial);
+                    let ended = ended.unwrap_or_else(|error| broken(name, &error));
+                    // A closed port means that the harness outside has ended.
+                    let _ = port.say(&FromLab::Ended {
+                        trial,
+                        ended: Box::new(ended),
+                    });
+                });
+                if let Err(error) = started {
+                    let ended = Box::new(broken(name, &error));
+                    port.say(&FromLab::Ended { trial, ended })?;
+                }
             }
             ToLab::GuestReplied { trial, reply } => {
                 if let Some(sender) = waiting.lock().get(&trial) {
@@ -135,7 +145,11 @@ pub fn serve() -> Result<()> {
             ToLab::Alive => {}
         }
     }
-    bail!("the lab's port was closed")
+}
+
+fn broken(trial: String, error: &anyhow::Error) -> TrialEnded {
+    let message = format!("{error:#}");
+    TrialEnded::unmeasured(trial, Outcome::Broken { message })
 }
 
 /// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest. A guest

@@ -4,6 +4,7 @@
 //! date for this test.
 
 mod disk;
+mod host;
 mod own;
 
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -528,22 +529,20 @@ fn a_signal_ends_a_run_at_once_whose_trials_wait_for_a_slot() {
     }
 }
 
-/// Runs `driver` on a rhel9 guest that boots `kernel` and `initrd`; what was printed after it failed.
-fn failed_boot(own: &Own, kernel: &Path, initrd: &str) -> String {
+/// Runs `driver` on a rhel9 guest that boots `kernel` and `initrd`; what was printed after it ended with `code`.
+fn failed_boot(own: &Own, kernel: &Path, initrd: &str, code: i32) -> String {
     let table = format!("[guests.rhel9]\nkernel = {kernel:?}\ninitrd = {initrd:?}");
     let path = changed_matrix(own.directory.path(), "[guests.rhel9]", &table);
     let mut started = own.run("driver::virtio::rhel9::tap", Some(&path));
     let status = started.ended_within(TOLD);
     let said = own.said();
-    // A kernel may well be what is under test: a guest that does not boot is a failure of the
-    // trial, not of the harness.
-    assert_eq!(status.code(), Some(1), "{said}");
+    assert_eq!(status.code(), Some(code), "{said}");
     said
 }
 
 #[test]
-fn a_kernel_that_is_none_fails_with_qemus_words() {
-    let said = failed_boot(&Own::new(), Path::new("/etc/passwd"), "/etc/passwd");
+fn a_kernel_that_is_none_is_broken_with_qemus_words() {
+    let said = failed_boot(&Own::new(), Path::new("/etc/passwd"), "/etc/passwd", 3);
     let facts = [
         "QEMU ended with exit status: 1",
         "stderr: ",
@@ -555,7 +554,8 @@ fn a_kernel_that_is_none_fails_with_qemus_words() {
 #[test]
 fn a_guest_that_panics_at_boot_fails_at_once_with_the_panic() {
     let own = Own::new();
-    let said = failed_boot(&own, &own.kernel, "/etc/passwd");
+    // A kernel may well be what is under test: a guest that does not boot is a failure of the trial.
+    let said = failed_boot(&own, &own.kernel, "/etc/passwd", 1);
     let facts = ["console shows a panic", "Kernel panic - not syncing", "VFS"];
     expect_words(&said, &facts);
 }

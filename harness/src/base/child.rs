@@ -1,19 +1,24 @@
 //! Child processes that cannot outlive the harness.
 
-use super::watch::Watch;
-use super::{cpu, words};
+use super::deadline::Limit;
+use super::error::CannotRun;
+use super::{output, words};
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use std::ffi::{OsStr, OsString};
-use std::io::{ErrorKind, PipeReader, Read as _};
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
+
+/// A tool of the host that changes or tells something at once: `ip`, `nft`, `modprobe`. A module's first load
+/// from a cold disk takes seconds.
+const TOOL: Limit = Limit {
+    what: "a tool of the host to end",
+    seconds: 60.0,
+};
 
 /// A command whose process is killed when the thread that spawned it ends, however it ends. Spawn
 /// it on the trial's own thread: it then also lives in the trial's network namespace.
@@ -67,19 +72,25 @@ pub fn command_line(command: &Command) -> String {
         .join(" ")
 }
 
-/// What to say when `command` did not start; `package` is where its program comes from.
+/// What to say when `command` did not start, a [`CannotRun`]; `package` is where its program comes from.
 pub fn spawn_error(command: &Command, package: &str, error: std::io::Error) -> anyhow::Error {
     let line = command_line(command);
     if error.kind() == ErrorKind::NotFound {
         let program = line.split(' ').next().unwrap_or_default();
-        anyhow::anyhow!("`{program}` is not installed: install the package {package}")
+        CannotRun(format!(
+            "`{program}` is not installed: install the package {package}"
+        ))
+        .into()
     } else {
-        anyhow::Error::new(error).context(format!("cannot start `{line}`"))
+        anyhow::Error::new(error).context(CannotRun(format!("cannot start `{line}`")))
     }
 }
 
 /// Runs `command` with `input` on its standard input, to its end; its standard output, or an error
-/// with what it said on standard error. For short local commands: there is no deadline.
+/// with what it said on standard error. For commands that end at once.
+///
+/// # Errors
+/// A command that fails, that does not start, or that does not end in time.
 pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> {
     use std::io::Write as _;
     let mut child = command
@@ -98,7 +109,7 @@ pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> 
             _ => {}
         }
     }
-    let output = cpu::wait_with_output(child)?;
+    let output = output::of(child, TOOL).with_context(|| format!("`{}`", command_line(command)))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!(
@@ -109,83 +120,6 @@ pub fn run(command: &mut Command, package: &str, input: &str) -> Result<String> 
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// All that a child has printed so far, collected by a thread of its own.
-pub(crate) struct CollectedOutput {
-    printed: Arc<Watch<Printed>>,
-    reader: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Printed {
-    bytes: Vec<u8>,
-    ended: bool,
-}
-
-/// How a wait for a child's output ended.
-pub(crate) enum Waited<T> {
-    /// It was printed.
-    Found(T),
-    /// The child closed its output without it.
-    Ended,
-    /// The deadline passed.
-    Elapsed,
-}
-
-impl CollectedOutput {
-    /// Collects from `pipe` until the child closes it.
-    pub(crate) fn collect(mut pipe: PipeReader) -> CollectedOutput {
-        let printed: Arc<Watch<Printed>> = Arc::default();
-        let theirs = Arc::clone(&printed);
-        let reader = std::thread::spawn(move || {
-            let mut buffer = [0; 16 << 10];
-            loop {
-                // A pipe's read fails only when interrupted, and std repeats no read of its own.
-                let count = match pipe.read(&mut buffer) {
-                    Err(e) if e.kind() == ErrorKind::Interrupted => continue,
-                    Err(_) | Ok(0) => break,
-                    Ok(count) => count,
-                };
-                theirs.update(|printed| printed.bytes.extend_from_slice(&buffer[..count]));
-            }
-            theirs.update(|printed| printed.ended = true);
-        });
-        CollectedOutput {
-            printed,
-            reader: Some(reader),
-        }
-    }
-
-    /// The text so far.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.printed.lock().bytes).into_owned()
-    }
-
-    /// Waits until `look` finds something in the whole text so far.
-    pub(crate) fn wait<T>(
-        &self,
-        deadline: Instant,
-        mut look: impl FnMut(&str) -> Option<T>,
-    ) -> Waited<T> {
-        let waited = self.printed.wait(deadline, |printed| {
-            match look(&String::from_utf8_lossy(&printed.bytes)) {
-                Some(found) => Some(Waited::Found(found)),
-                None => printed.ended.then_some(Waited::Ended),
-            }
-        });
-        waited.unwrap_or(Waited::Elapsed)
-    }
-}
-
-impl Drop for CollectedOutput {
-    /// The child must have ended: the reader ends with the pipe.
-    fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            // The reader cannot panic.
-            let _ = reader.join();
-        }
-    }
 }
 
 #[cfg(test)]

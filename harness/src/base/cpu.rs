@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use std::cell::Cell;
 use std::io;
-use std::process::{Child, ExitStatus, Output};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 thread_local! {
@@ -20,8 +20,8 @@ thread_local! {
     static QUEUED: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
-/// User and system time of the calling thread, and of the children that it waited for by [`wait`],
-/// [`try_wait`] and [`wait_with_output`], with their own.
+/// User and system time of the calling thread, and of the children that it waited for by [`wait`] and
+/// [`try_wait`], with their own.
 pub fn of_thread() -> Duration {
     let thread =
         getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| time(usage.as_ref()));
@@ -85,32 +85,6 @@ pub fn wait(child: &mut Child) -> io::Result<ExitStatus> {
 pub fn try_wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     count(child, libc::WNOHANG);
     child.try_wait()
-}
-
-/// As [`Child::wait_with_output`], and counts the child's time.
-pub fn wait_with_output(mut child: Child) -> io::Result<Output> {
-    drop(child.stdin.take());
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    // Both at once: a child that fills the one while the other is read would never end.
-    let (stdout, stderr) = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| read_all(stderr));
-        let stdout = read_all(stdout);
-        let failed = |_| Err(io::Error::other("the reader of a child's stderr panicked"));
-        (stdout, reading.join().unwrap_or_else(failed))
-    });
-    Ok(Output {
-        status: wait(&mut child)?,
-        stdout: stdout?,
-        stderr: stderr?,
-    })
-}
-
-fn read_all(pipe: Option<impl io::Read>) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    match pipe {
-        Some(mut pipe) => pipe.read_to_end(&mut bytes).map(|_| bytes),
-        None => Ok(bytes),
-    }
 }
 
 /// Waits for `child`'s end unless `options` say otherwise, and adds its time; leaves it to be
@@ -190,7 +164,7 @@ mod tests {
             assert_eq!(wait(&mut child).unwrap().code(), Some(3));
             assert!(try_wait(&mut child).unwrap().is_some());
         });
-        let times = String::from_utf8(read_all(child.stdout.take()).unwrap()).unwrap();
+        let times = io::read_to_string(child.stdout.take().unwrap()).unwrap();
         let [its_own, its_childs] = told(&times);
         assert!(its_own.min(its_childs) > Duration::ZERO, "{times}");
         let both = its_own + its_childs;
@@ -250,30 +224,10 @@ mod tests {
     }
 
     #[test]
-    fn output_is_read_from_both_pipes_however_much_there_is() {
-        let output = wait_with_output(burning().spawn().unwrap()).unwrap();
-        assert_eq!(output.status.code(), Some(3));
-        assert_eq!(
-            (&*output.stdout, &*output.stderr),
-            (&b"said\n"[..], &b"complained\n"[..])
-        );
-
-        let flood = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero";
-        let mut command = Command::new("sh");
-        command.args(["-c", flood]);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let output = wait_with_output(command.spawn().unwrap()).unwrap();
-        assert_eq!(
-            (output.stdout.len(), output.stderr.len()),
-            (300_000, 300_000)
-        );
-    }
-
-    #[test]
     fn other_threads_children_are_not_counted_here_but_are_in_the_process() {
         let (before, process) = (of_thread(), of_process());
         let theirs = std::thread::spawn(|| {
-            wait_with_output(burning().spawn().unwrap()).unwrap();
+            wait(&mut burning().spawn().unwrap()).unwrap();
             of_thread()
         });
         let theirs = theirs.join().unwrap();

@@ -2,11 +2,17 @@
 
 pub mod artifacts;
 pub mod child;
+pub mod collected;
 pub mod cpu;
 pub mod deadline;
 pub mod error;
 pub mod json;
+pub mod kept;
+pub mod killed;
+pub mod lines;
+pub mod output;
 pub mod panics;
 pub mod slots;
+pub mod thread;
 pub mod watch;
 pub mod words;

@@ -1,6 +1,23 @@
 //! What a panic said.
 
+use report::errln;
 use std::any::Any;
+use std::panic::PanicHookInfo;
+
+/// Has panics told on stderr as any other line: the standard library would print a message as it is, which may quote
+/// a guest, and panic again where stderr is closed.
+pub fn tell() {
+    std::panic::set_hook(Box::new(|panic: &PanicHookInfo| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("(no name)").to_owned();
+        let place = panic.location().map(ToString::to_string);
+        errln!(
+            "thread '{name}' panicked at {}:\n{}",
+            place.unwrap_or_default(),
+            words(panic.payload())
+        );
+    }));
+}
 
 /// The words of a panic that was caught.
 pub fn words(panic: &(dyn Any + Send)) -> &str {

@@ -1,5 +1,6 @@
 //! Words of the user and of a shell: the nearest allowed one, quoting, programs on PATH.
 
+use report::text;
 pub use report::words::{alike, unknown};
 use std::ffi::OsStr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -18,6 +19,16 @@ pub fn quote_where_needed(word: &str) -> String {
     } else {
         quote(word)
     }
+}
+
+/// How much of what another program said is quoted in a sentence, bytes.
+const QUOTED: usize = 200;
+
+/// The beginning of what another program said, as it can be quoted in a sentence: on one line, without control
+/// characters.
+pub fn quoted_line(said: &[u8]) -> String {
+    let start = String::from_utf8_lossy(&said[..said.len().min(QUOTED)]);
+    text::one_line(&text::clean(&start))
 }
 
 /// A command line for a shell, one option a line.

@@ -2,8 +2,10 @@
 //! under test.
 
 use super::ended::Ended;
+use crate::base::deadline::Missed;
 use crate::base::deadline::{self, Limit};
-use crate::base::error::CannotRun;
+use crate::base::error::{CannotRun, find};
+use crate::base::kept::Log;
 use crate::base::words::quote;
 use crate::vm::cmdline::ENDED_PORT;
 use crate::vm::process::AgentPorts;
@@ -11,10 +13,11 @@ use crate::vm::wire::Wire;
 use anyhow::{Context, bail};
 use parking_lot::Mutex;
 use qapi::qga;
-use report::err;
+use report::{errln, text};
+use serde_json::json;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
@@ -32,9 +35,14 @@ const NEVER: i64 = 99;
 pub struct Agent {
     wire: Wire,
     ended: Ended,
-    log: Mutex<File>,
+    log: Mutex<Log>,
     echo: bool,
+    /// Whether an answer may still come to a question that nobody waits for any more.
+    owes: AtomicBool,
 }
+
+/// The number of the last `guest-sync`, by which its answer is told from an earlier one's.
+static LAST_SYNC: AtomicI64 = AtomicI64::new(0);
 
 /// What a guest command did.
 #[derive(Debug, Clone)]
@@ -63,8 +71,8 @@ impl Agent {
     /// The deadline, or QEMU's end.
     pub fn connect(
         ports: AgentPorts,
-        transcript: File,
-        log: File,
+        transcript: Log,
+        log: Log,
         echo: bool,
     ) -> anyhow::Result<Agent> {
         let agent = Agent::expected(ports, transcript, log, echo)?;
@@ -78,8 +86,8 @@ impl Agent {
     /// When the socket cannot be duplicated, or the reader thread cannot be started.
     pub fn expected(
         ports: AgentPorts,
-        transcript: File,
-        log: File,
+        transcript: Log,
+        log: Log,
         echo: bool,
     ) -> anyhow::Result<Agent> {
         Ok(Agent {
@@ -87,6 +95,7 @@ impl Agent {
             ended: Ended::listen(ports.ended)?,
             log: Mutex::new(log),
             echo,
+            owes: AtomicBool::new(false),
         })
     }
 
@@ -95,7 +104,44 @@ impl Agent {
     /// # Errors
     /// The deadline, or QEMU's end.
     pub fn await_anew(&self) -> anyhow::Result<()> {
-        greet(&self.wire)
+        self.greet(deadline::AGENT_UP)
+    }
+
+    /// Finds out that the agent answers, that no earlier answer is on its way any more, and whether it echoes
+    /// ids: QEMU's does since 3.1, and those before refuse a question that has one.
+    fn greet(&self, limit: Limit) -> anyhow::Result<()> {
+        let deadline = limit.start();
+        let sync = |with_id| {
+            let number = LAST_SYNC.fetch_add(1, Ordering::Relaxed) + 1;
+            let arguments = json!({ "id": number });
+            let is_answer = |_, reply: &serde_json::Value| {
+                reply["return"] == json!(number) || with_id && reply.get("error").is_some()
+            };
+            self.wire
+                .exchange("guest-sync", arguments, with_id, deadline, is_answer)
+        };
+        self.wire.set_ids(false);
+        let (id, reply) = sync(true)?;
+        let echoes = reply["id"] == json!(id);
+        if reply.get("error").is_some() {
+            sync(false)?;
+        }
+        self.wire.set_ids(echoes);
+        self.owes.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn call<C: qapi::Command>(&self, command: &C, limit: Limit) -> anyhow::Result<C::Ok> {
+        if self.owes.load(Ordering::Relaxed) {
+            self.greet(limit)
+                .context("after it had not answered in time")?;
+        }
+        let answer = self.wire.call(command, limit);
+        if let Err(error) = &answer {
+            let late = find::<Missed>(error).is_some();
+            self.owes.store(late, Ordering::Relaxed);
+        }
+        answer
     }
 
     /// Requires that it may run commands: releases of RHEL forbid it by default.
@@ -104,7 +150,6 @@ impl Agent {
     /// [`crate::base::error::CannotRun`] where it may not; the agent's refusal or silence.
     pub fn expect_allowed(&self) -> anyhow::Result<()> {
         let info = self
-            .wire
             .call(&qga::guest_info {}, deadline::AGENT_REPLY)
             .context("cannot ask the guest agent what it may do")?;
         let allows = |name: &str| {
@@ -127,8 +172,7 @@ impl Agent {
     pub fn set_clock(&self) -> anyhow::Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         let time = Some(i64::try_from(now.as_nanos())?);
-        self.wire
-            .call(&qga::guest_set_time { time }, deadline::AGENT_REPLY)
+        self.call(&qga::guest_set_time { time }, deadline::AGENT_REPLY)
             .context("cannot set the restored guest's clock")
             .map(drop)
     }
@@ -178,7 +222,6 @@ impl Agent {
             capture_output: Some(qga::GuestExecCaptureOutput::flag(true)),
         };
         let reply = self
-            .wire
             .call(&request, deadline::AGENT_REPLY)
             .with_context(|| format!("in the guest: `{command}`"))?;
         Ok(Running {
@@ -205,7 +248,6 @@ impl Agent {
                 pause = (pause * 2).min(POLL_MAX);
             }
             let status = self
-                .wire
                 .call(
                     &qga::guest_exec_status { pid: running.pid },
                     deadline::AGENT_REPLY,
@@ -287,21 +329,12 @@ impl Agent {
             }
         }
         if self.echo {
-            err!("guest{text}");
+            errln!("{}", text::prefixed("guest| ", &text));
         }
         let mut log = self.log.lock();
         // A log that cannot be written (disk full) must not decide a trial.
         let _ = log.write_all(text.as_bytes());
     }
-}
-
-fn greet(wire: &Wire) -> anyhow::Result<()> {
-    let id = i64::from(std::process::id());
-    let answer = wire.call(&qga::guest_sync { id }, deadline::AGENT_UP)?;
-    if answer != id {
-        bail!("the guest agent answered sync {id} with {answer}");
-    }
-    Ok(())
 }
 
 /// What a command printed, on either stream, trimmed.
@@ -310,5 +343,106 @@ pub fn said(output: &Output) -> String {
     match text.trim() {
         "" => "(nothing)".into(),
         text => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::deadline::QMP_REPLY;
+    use serde_json::{Value, json};
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixStream;
+
+    const SHORT: Limit = Limit {
+        what: "a test's answer",
+        seconds: 0.1,
+    };
+
+    /// An agent that answers each question as `answer` says: what it sends, in order.
+    fn agent(mut answer: impl FnMut(&Value) -> Vec<Value> + Send + 'static) -> Agent {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (ended, _guest) = UnixStream::pair().unwrap();
+        std::thread::spawn(move || {
+            let mut writer = theirs.try_clone().unwrap();
+            for line in BufReader::new(theirs).lines().map_while(Result::ok) {
+                for reply in answer(&serde_json::from_str(&line).unwrap()) {
+                    if writeln!(writer, "{reply}").is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        let log = || Log::new(tempfile::tempfile().unwrap());
+        let ports = AgentPorts { agent: ours, ended };
+        Agent::expected(ports, log(), log(), false).unwrap()
+    }
+
+    fn number(question: &Value) -> Value {
+        question["arguments"]["id"].clone()
+    }
+
+    fn is_sync(question: &Value) -> bool {
+        question["execute"] == "guest-sync"
+    }
+
+    fn ping(agent: &Agent, limit: Limit) -> anyhow::Result<()> {
+        agent.call(&qga::guest_ping {}, limit).map(drop)
+    }
+
+    #[test]
+    fn an_agent_that_echoes_ids_is_asked_with_them_and_a_late_answer_is_none_to_the_next() {
+        let mut pings = 0;
+        let agent = agent(move |question| {
+            let id = &question["id"];
+            assert!(id.is_u64(), "{question}");
+            if is_sync(question) {
+                return vec![json!({ "return": number(question), "id": id })];
+            }
+            pings += 1;
+            match pings {
+                // The first one's comes with the second's, and is an error.
+                1 => Vec::new(),
+                2 => vec![
+                    json!({ "error": { "class": "GenericError", "desc": "late" }, "id": 2 }),
+                    json!({ "return": {}, "id": id }),
+                ],
+                _ => vec![json!({ "return": {}, "id": id })],
+            }
+        });
+        agent.greet(QMP_REPLY).unwrap();
+        assert!(find::<Missed>(&ping(&agent, SHORT).unwrap_err()).is_some());
+        ping(&agent, QMP_REPLY).unwrap();
+        ping(&agent, QMP_REPLY).unwrap();
+    }
+
+    #[test]
+    fn an_old_agent_is_asked_without_ids_and_a_late_answer_is_none_to_the_next_either() {
+        let mut late = None;
+        let mut pings = 0;
+        let agent = agent(move |question| {
+            // As before 3.1.
+            if question.get("id").is_some() {
+                let desc = "QMP input member 'id' is unexpected";
+                return vec![json!({ "error": { "class": "GenericError", "desc": desc } })];
+            }
+            let mut replies: Vec<Value> = late.take().into_iter().collect();
+            if is_sync(question) {
+                replies.push(json!({ "return": number(question) }));
+                return replies;
+            }
+            pings += 1;
+            if pings == 1 {
+                let desc = "an answer to the first";
+                late = Some(json!({ "error": { "class": "GenericError", "desc": desc } }));
+                return Vec::new();
+            }
+            replies.push(json!({ "return": {} }));
+            replies
+        });
+        agent.greet(QMP_REPLY).unwrap();
+        assert!(find::<Missed>(&ping(&agent, SHORT).unwrap_err()).is_some());
+        ping(&agent, QMP_REPLY).unwrap();
+        ping(&agent, QMP_REPLY).unwrap();
     }
 }

@@ -1,18 +1,36 @@
 //! What the guest says on its own when a command has ended.
 
+use crate::base::lines::Lines;
+use crate::base::thread;
 use crate::base::watch::Watch;
+use anyhow::Result;
 use std::collections::BTreeSet;
-use std::io::{self, BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// A process id has at most ten digits.
+const LINE: usize = 32;
+
+/// Ends that nobody waits for are kept up to this number; a trial runs some commands at a time.
+const PIDS: usize = 1024;
 
 #[derive(Default)]
 struct State {
     /// Processes that ended and were not waited for yet.
     pids: BTreeSet<i64>,
-    /// Whether any end was ever reported.
+    /// Whether ends are reported.
     used: bool,
+}
+
+impl State {
+    fn take(&mut self, pid: i64) {
+        if self.pids.len() == PIDS {
+            self.pids.pop_first();
+        }
+        self.pids.insert(pid);
+        self.used = true;
+    }
 }
 
 /// The ends of commands, by the process ids that arrive on a socket, a line each.
@@ -25,22 +43,22 @@ impl Ended {
     ///
     /// # Errors
     /// When the thread that reads cannot be started.
-    pub fn listen(stream: UnixStream) -> io::Result<Ended> {
+    pub fn listen(stream: UnixStream) -> Result<Ended> {
         let state: Arc<Watch<State>> = Arc::default();
         let theirs = state.clone();
-        std::thread::Builder::new()
-            .name("ended".into())
-            .spawn(move || {
-                for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                    // A reset may cut a line short: the wait for that end then asks the agent.
-                    if let Ok(pid) = line.trim().parse() {
-                        theirs.update(|state| {
-                            state.pids.insert(pid);
-                            state.used = true;
-                        });
-                    }
+        thread::start("ended", move || {
+            let mut lines = Lines::new(&stream, LINE);
+            // After a line that is too long nothing is reported any more, and the agent is asked.
+            while let Ok(Some(line)) = lines.text() {
+                // A reset may cut a line short: the wait for that end then asks the agent.
+                if let Ok(pid) = line.trim().parse() {
+                    theirs.update(|state| state.take(pid));
                 }
-            })?;
+            }
+            theirs.update(|state| state.used = false);
+            // A guest that writes on is not to wait until somebody reads.
+            let _ = stream.shutdown(std::net::Shutdown::Both);
+        })?;
         Ok(Ended { state })
     }
 
@@ -74,5 +92,22 @@ mod tests {
         assert!(ended.wait(8, LONG) && ended.wait(7, LONG));
         assert!(ended.is_used());
         assert!(!ended.wait(7, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_guest_that_floods_it_is_bounded() {
+        let (ours, mut guest) = UnixStream::pair().unwrap();
+        let ended = Ended::listen(ours).unwrap();
+        for pid in 0..5000 {
+            writeln!(guest, "{pid}").unwrap();
+        }
+        assert!(ended.wait(4999, LONG));
+        assert!(ended.state.lock().pids.len() <= PIDS);
+        assert!(ended.is_used());
+        // It ends at the first that is too long.
+        let chunk = [b'1'; 4096];
+        while guest.write_all(&chunk).is_ok() {}
+        let unused = |state: &mut State| (!state.used).then_some(());
+        assert!(ended.state.wait(Instant::now() + LONG, unused).is_some());
     }
 }

@@ -7,6 +7,7 @@
 use super::cache_file;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::json;
+use crate::base::kept::Kept;
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
 use crate::settings::AccelChoice;
 use crate::vm::accel::Accel;
@@ -43,6 +44,12 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// How much of the serial console an error quotes, lines.
 const TAIL_LINES: usize = 15;
+
+/// What is kept of the serial console, bytes: a boot prints some 60 KiB.
+const PRINTED: usize = 1 << 20;
+
+/// How much of the console is read before the time is looked at again, bytes: a guest may print for ever.
+const AT_ONCE: usize = 64 << 10;
 
 /// An accelerator that was seen to work.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -183,7 +190,9 @@ struct ProofBoot {
     process: Process,
     /// The serial console, until it is closed.
     console: Option<UnixStream>,
-    serial: Vec<u8>,
+    serial: Kept,
+    /// Its last bytes, in which a mark may have begun.
+    last: Vec<u8>,
     /// How long it may take.
     limit: Duration,
     /// Seconds from start to userspace.
@@ -214,7 +223,8 @@ impl ProofBoot {
             program: qemu.program.display().to_string(),
             process: command.start()?,
             console: Some(console),
-            serial: Vec::new(),
+            serial: Kept::new(PRINTED),
+            last: Vec::new(),
             limit,
             userspace: None,
             exit: None,
@@ -223,11 +233,15 @@ impl ProofBoot {
 
     /// Takes what the console has shown, and notes QEMU's end.
     fn read(&mut self) -> Result<()> {
-        take_available(&mut self.console, &mut self.serial)?;
+        let before = self.last.len();
+        take_available(&mut self.console, &mut self.last)?;
+        self.serial.push(&self.last[before..]);
         let mark = USERSPACE_MARK.as_bytes();
-        if self.userspace.is_none() && self.serial.windows(mark.len()).any(|seen| seen == mark) {
+        if self.userspace.is_none() && self.last.windows(mark.len()).any(|seen| seen == mark) {
             self.userspace = Some(self.process.started().elapsed().as_secs_f64());
         }
+        let old = self.last.len().saturating_sub(mark.len());
+        self.last.drain(..old);
         if self.is_mute() {
             let seconds = self.process.started().elapsed().as_secs_f64();
             self.exit = self.process.death().map(|death| (death, seconds));
@@ -264,7 +278,7 @@ impl ProofBoot {
             none if none.is_empty() => "QEMU said nothing".into(),
             text => format!("QEMU said: {text}"),
         };
-        let console = match tail(&String::from_utf8_lossy(&self.serial)) {
+        let console = match tail(&self.serial.text()) {
             none if none.is_empty() => "nothing came over the serial console".into(),
             text => format!("the serial console ended with: {text}"),
         };
@@ -272,10 +286,13 @@ impl ProofBoot {
     }
 }
 
-/// Reads what has arrived, and closes the stream at its end.
+/// Reads what has arrived, up to [`AT_ONCE`], and closes the stream at its end.
 fn take_available(stream: &mut Option<UnixStream>, into: &mut Vec<u8>) -> Result<()> {
     let mut buffer = [0; 16384];
-    while let Some(open) = stream {
+    let full = into.len() + AT_ONCE;
+    while let Some(open) = stream
+        && into.len() < full
+    {
         let mut fds = [PollFd::new(open.as_fd(), PollFlags::POLLIN)];
         if poll(&mut fds, PollTimeout::ZERO)? == 0 {
             break;

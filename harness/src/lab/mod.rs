@@ -36,8 +36,9 @@
 //! ([`shared`]).
 //!
 //! # When a lab fails
-//! A lab that panics, ends or falls silent (its harness says once a second that it is alive) fails the
-//! trials that were in it, with the end of its console; the next trial gets a new lab.
+//! A lab whose kernel is in trouble (a panic, an oops) fails the trials that were in it, as vhost is part of that
+//! kernel. One that ends or falls silent without it (its harness says once a second that it is alive) leaves them
+//! broken. Either way its console's end is told, and the next trial gets a new lab.
 
 pub mod cmdline;
 pub mod protocol;
@@ -46,7 +47,9 @@ pub mod vm;
 
 use crate::base::deadline::Limit;
 use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::lines::Lines;
 use crate::base::slots::{Need, Slot, Slots};
+use crate::base::thread;
 use crate::host::accel::Proven;
 use crate::host::machine;
 use crate::host::place::Host;
@@ -65,11 +68,11 @@ use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
 use report::flags::HostChoice;
 use shared::Request;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 use vm::Lab;
 
@@ -148,23 +151,21 @@ impl Connection {
 
     fn shared(
         stream: UnixStream,
-        reader: BufReader<UnixStream>,
+        mut lines: Lines<UnixStream>,
         hello: Hello,
     ) -> Result<Connection> {
-        let (sender, heard) = channel();
-        std::thread::Builder::new()
-            .name("shared lab".into())
-            .spawn(move || {
-                for line in reader.lines().map_while(Result::ok) {
-                    let Ok(message) = serde_json::from_str(&line) else {
-                        break;
-                    };
-                    if sender.send(message).is_err() {
-                        break;
-                    }
+        // The process that keeps the lab takes no more from it than this one takes.
+        let (sender, heard) = sync_channel(1);
+        thread::start("shared lab", move || {
+            while let Ok(Some(line)) = lines.line() {
+                let Ok(message) = serde_json::from_slice(line) else {
+                    break;
+                };
+                if sender.send(message).is_err() {
+                    break;
                 }
-            })
-            .or_cannot_run(|| "start a thread".into())?;
+            }
+        })?;
         let route = Route::Shared(stream);
         Ok(Connection {
             route,
@@ -189,7 +190,7 @@ impl Connection {
     }
 
     /// Ends a lab of this process that has sent nothing for too long; then, a sentence about it.
-    fn silent(&self) -> Option<String> {
+    fn silent(&self) -> Option<Outcome> {
         let Route::Own(lab, _) = &self.route else {
             return None;
         };
@@ -198,18 +199,30 @@ impl Connection {
             let tail = lab.tail();
             lab.kill();
             let seconds = silence.as_secs_f64();
-            format!("the lab said nothing for {seconds:.0} s, and was ended; {tail}")
+            let message = format!("the lab said nothing for {seconds:.0} s, and was ended; {tail}");
+            lost(lab, message)
         })
     }
 
     /// How the lab ended.
-    fn death(&self) -> String {
+    fn death(&self) -> Outcome {
         match &self.route {
-            Route::Own(lab, _) => format!("the lab ended under the trial: {:#}", lab.death()),
-            Route::Shared(_) => {
-                "the lab that was up ended under the trial: `cargo xtask lab status` says where its console is".into()
+            Route::Own(lab, _) => {
+                let message = format!("the lab ended under the trial: {:#}", lab.death());
+                lost(lab, message)
             }
+            Route::Shared(_) => Outcome::Broken {
+                message: "the lab that was up ended under the trial: `cargo xtask lab status` says where its console is".into(),
+            },
         }
+    }
+}
+
+/// The verdict on a trial whose lab was lost: vhost is part of the lab's kernel, and may have caused trouble there.
+fn lost(lab: &Lab, message: String) -> Outcome {
+    match lab.trouble() {
+        Some(_) => Outcome::Failed { message },
+        None => Outcome::Broken { message },
     }
 }
 
@@ -271,7 +284,7 @@ impl Labs {
         let zcopytx = with_zcopytx(trial);
         let mut lab_start_seconds = None;
         let connection = match shared::connect(outside.settings, zcopytx, Request::Trial)? {
-            Some((stream, reader, hello)) => Connection::shared(stream, reader, hello)?,
+            Some((stream, lines, hello)) => Connection::shared(stream, lines, hello)?,
             None => {
                 let (lab, hello, took) = self.lab(zcopytx, outside)?;
                 lab_start_seconds = took.map(|took| took.as_secs_f64());
@@ -294,14 +307,11 @@ impl Labs {
                 Ok(FromLab::Ended { ended, .. }) => break *ended,
                 Ok(FromLab::Hello(_) | FromLab::Alive) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    if let Some(message) = connection.silent() {
-                        break self.lost(trial, Outcome::Failed { message });
+                    if let Some(outcome) = connection.silent() {
+                        break self.lost(trial, outcome);
                     }
                 }
-                Err(RecvTimeoutError::Disconnected) => {
-                    let message = connection.death();
-                    break self.lost(trial, Outcome::Failed { message });
-                }
+                Err(RecvTimeoutError::Disconnected) => break self.lost(trial, connection.death()),
             }
         };
         Ok(TrialEnded {

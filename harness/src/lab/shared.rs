@@ -10,6 +10,8 @@ use super::protocol::{FromLab, Hello, ToLab};
 use super::vm::Lab;
 use super::{LAB_SILENT, LAB_UP, Outside, describe, start};
 use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::lines::{Lines, MESSAGE};
+use crate::base::thread;
 use crate::matrix::Backend;
 use crate::settings::Settings;
 use anyhow::{Context as _, Result, bail};
@@ -17,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use report::errln;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,7 +67,7 @@ pub fn connect(
     settings: &Settings,
     zcopytx: bool,
     request: Request,
-) -> Result<Option<(UnixStream, BufReader<UnixStream>, Hello)>> {
+) -> Result<Option<(UnixStream, Lines<UnixStream>, Hello)>> {
     let directory = directory(settings, zcopytx);
     let Ok(mut stream) = UnixStream::connect(socket(&directory)) else {
         return Ok(None);
@@ -73,14 +75,15 @@ pub fn connect(
     if request == Request::Trial {
         expect_same_program(&directory)?;
     }
-    let mut reader = BufReader::new(stream.try_clone()?);
-    writeln!(stream, "{}", serde_json::to_string(&request)?)?;
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
-    let hello = serde_json::from_str(&line)
-        .with_context(|| format!("the lab in {} says {line:?}", directory.display()))
-        .or_cannot_run(|| "speak with the lab that is up".into())?;
-    Ok(Some((stream, reader, hello)))
+    let mut lines = Lines::new(stream.try_clone()?, MESSAGE);
+    let mut ask = || -> Result<Hello> {
+        writeln!(stream, "{}", serde_json::to_string(&request)?)?;
+        let line = lines.text()?.unwrap_or_default();
+        serde_json::from_str(&line)
+            .with_context(|| format!("the lab in {} says {line:?}", directory.display()))
+    };
+    let hello = ask().or_cannot_run(|| "speak with the lab that is up".into())?;
+    Ok(Some((stream, lines, hello)))
 }
 
 /// The program that runs inside is the one of the time when the lab was started.
@@ -128,41 +131,38 @@ pub fn keep(
     let seconds = lab.started.elapsed().as_secs_f64();
     ready(&format!("{}, up in {seconds:.1} s", describe(&hello)))?;
     let (watched, path) = (lab.clone(), socket.clone());
-    std::thread::Builder::new()
-        .name("watch".into())
-        .spawn(move || {
-            let limit = LAB_SILENT.start().span();
-            while watched.is_alive() && watched.silence() <= limit {
-                std::thread::sleep(LOOK);
-            }
-            errln!("Error: the lab ended: {:#}", watched.death());
-            // Connected processes see the end of their connection.
-            let _ = std::fs::remove_file(&path);
-            std::process::exit(3);
-        })
-        .or_cannot_run(|| "start a thread".into())?;
+    thread::start("watch", move || {
+        let limit = LAB_SILENT.start().span();
+        while watched.is_alive() && watched.silence() <= limit {
+            std::thread::sleep(LOOK);
+        }
+        errln!("Error: the lab ended: {:#}", watched.death());
+        // Connected processes see the end of their connection.
+        let _ = std::fs::remove_file(&path);
+        std::process::exit(3);
+    })?;
     for stream in listener.incoming() {
         let stream = stream.or_cannot_run(|| "take a connection".into())?;
         let (lab, hello, path) = (lab.clone(), hello.clone(), socket.clone());
-        std::thread::Builder::new()
-            .name("connection".into())
-            .spawn(move || {
-                // An error means that the other side has gone.
-                if serve(&stream, &lab, &hello).unwrap_or(false) {
-                    let _ = std::fs::remove_file(&path);
-                    std::process::exit(0);
-                }
-            })
-            .or_cannot_run(|| "start a thread".into())?;
+        let served = thread::start("connection", move || {
+            // An error means that the other side has gone.
+            if serve(&stream, &lab, &hello).unwrap_or(false) {
+                let _ = std::fs::remove_file(&path);
+                std::process::exit(0);
+            }
+        });
+        // The other side sees its connection closed; those that are served go on.
+        if let Err(error) = served {
+            errln!("Error: {error:#}");
+        }
     }
     Ok(())
 }
 
 /// Serves a connection; true if the lab is to end.
 fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
-    reader.read_line(&mut line)?;
+    let mut lines = Lines::new(stream.try_clone()?, MESSAGE);
+    let line = lines.text()?.unwrap_or_default();
     let request: Request = serde_json::from_str(&line)?;
     let mut writer = stream.try_clone()?;
     writeln!(writer, "{}", serde_json::to_string(hello)?)?;
@@ -175,7 +175,7 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
         }
         Request::Trial => {
             let (number, heard) = lab.trial();
-            let passing_on = std::thread::spawn(move || {
+            let passing_on = thread::start("passing on", move || {
                 for message in heard {
                     let line = serde_json::to_string(&message)?;
                     writeln!(writer, "{line}")?;
@@ -186,9 +186,9 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
                 // The other side sees the end here too where the lab has ended.
                 writer.shutdown(std::net::Shutdown::Both)?;
                 anyhow::Ok(())
-            });
-            for line in reader.lines().map_while(Result::ok) {
-                let message = match serde_json::from_str(&line)? {
+            })?;
+            while let Ok(Some(line)) = lines.line() {
+                let message = match serde_json::from_slice(line)? {
                     ToLab::Run { job, .. } => ToLab::Run { trial: number, job },
                     ToLab::GuestReplied { reply, .. } => ToLab::GuestReplied {
                         trial: number,

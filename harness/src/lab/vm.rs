@@ -14,6 +14,8 @@ use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
 use super::protocol::{FromLab, Hello, ToLab};
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun;
+use crate::base::lines::{Lines, MESSAGE, Unreadable};
+use crate::base::thread;
 use crate::base::watch::Watch;
 use crate::vm::process::SERIAL_LOG;
 use crate::vm::qemu::{Process, Qemu, transcript};
@@ -21,11 +23,13 @@ use crate::vm::serial::Serial;
 use anyhow::{Result, anyhow};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, Sender, SyncSender, TrySendError, channel, sync_channel,
+};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +41,10 @@ const SPEAK: Duration = Duration::from_secs(1);
 
 /// How long a QEMU whose sockets are closed may take to end.
 const EXIT: Duration = Duration::from_millis(500);
+
+/// Messages of a trial that wait until they are taken. A trial asks for a guest and waits for the answer, so two
+/// are one too many already.
+const WAITING: usize = 64;
 
 /// A lab. It ends when this is dropped, and with the process.
 pub struct Lab {
@@ -66,7 +74,9 @@ struct State {
     hello: Option<Hello>,
     heard: Option<Instant>,
     ended: bool,
-    trials: BTreeMap<u64, Sender<FromLab>>,
+    /// Why it is not listened to any more, where that is not its own end.
+    unheard: Option<String>,
+    trials: BTreeMap<u64, SyncSender<FromLab>>,
     last: u64,
 }
 
@@ -76,31 +86,47 @@ impl State {
         self.heard.map(|heard| heard.elapsed())
     }
 
-    fn take(&mut self, message: FromLab) {
+    /// Takes a message; where there are too many, why it is not listened to any more.
+    fn take(&mut self, message: FromLab) -> Result<(), String> {
         self.heard = Some(Instant::now());
         match message {
             FromLab::Hello(hello) => self.hello = Some(hello),
             FromLab::Alive => {}
             FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
-                if let Some(sender) = self.trials.get(&trial) {
-                    // Whoever waited for the trial may have given up.
-                    let _ = sender.send(message);
+                if let Some(sender) = self.trials.get(&trial)
+                    && let Err(TrySendError::Full(_)) = sender.try_send(message)
+                {
+                    return Err(format!(
+                        "it sent more than {WAITING} messages at once of a trial"
+                    ));
                 }
+                // Otherwise whoever waited for the trial may have given up.
             }
         }
+        Ok(())
     }
 }
 
 /// Takes what the lab says until its port is closed.
-fn listen(port: UnixStream, state: &Watch<State>) {
-    for line in BufReader::new(port).lines().map_while(Result::ok) {
+fn listen(port: &UnixStream, state: &Watch<State>) {
+    let mut lines = Lines::new(port, MESSAGE);
+    let unheard = loop {
+        let message = match lines.line() {
+            Ok(Some(line)) => serde_json::from_slice::<FromLab>(line),
+            Ok(None) | Err(Unreadable::Failed(_)) => break None,
+            Err(error) => break Some(format!("on its port {error}")),
+        };
         // A line that cannot be read is of another version, which the lab's start excludes.
-        if let Ok(message) = serde_json::from_str::<FromLab>(&line) {
-            state.update(|state| state.take(message));
+        let taken = message.map(|message| state.update(|state| state.take(message)));
+        if let Ok(Err(why)) = taken {
+            break Some(why);
         }
-    }
+    };
+    // A lab that sends on is not to fill the socket and wait there.
+    let _ = port.shutdown(std::net::Shutdown::Both);
     state.update(|state| {
         state.ended = true;
+        state.unheard = unheard;
         // The end of its channel tells whoever waits for a trial.
         state.trials.clear();
     });
@@ -128,26 +154,20 @@ impl Lab {
         // QEMU is killed with the thread that starts it, and trials' threads end.
         let (hand_over, handed_over) = channel();
         let (keeper, dropped) = channel::<()>();
-        let thread = std::thread::Builder::new()
-            .name("lab".into())
-            .spawn(move || {
-                let started = command.start().map(|process| Arc::new(Mutex::new(process)));
-                let process = started.as_ref().ok().cloned();
-                // The one who started this thread waits for it.
-                let _ = hand_over.send(started);
-                if let Some(process) = process {
-                    keep(&process, &dropped, &kept_port, &kept);
-                }
-            })
-            .or_cannot_run(|| "start a thread for the lab".into())?;
+        let thread = thread::start("lab", move || {
+            let started = command.start().map(|process| Arc::new(Mutex::new(process)));
+            let process = started.as_ref().ok().cloned();
+            // The one who started this thread waits for it.
+            let _ = hand_over.send(started);
+            if let Some(process) = process {
+                keep(&process, &dropped, &kept_port, &kept);
+            }
+        })?;
         let process = handed_over
             .recv()
             .map_err(|_| anyhow!("the lab's thread ended"))??;
         let theirs = state.clone();
-        std::thread::Builder::new()
-            .name("lab port".into())
-            .spawn(move || listen(reader, &theirs))
-            .or_cannot_run(|| "start a thread for the lab".into())?;
+        thread::start("lab port", move || listen(&reader, &theirs))?;
         let log = transcript(directory, SERIAL_LOG)?;
         let started = process.lock().started();
         Ok(Lab {
@@ -188,7 +208,7 @@ impl Lab {
 
     /// A number for a trial, and the channel of what the lab says of it, which ends with the lab.
     pub fn trial(&self) -> (u64, Receiver<FromLab>) {
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(WAITING);
         let mut state = self.state.lock();
         state.last += 1;
         let trial = state.last;
@@ -223,7 +243,7 @@ impl Lab {
         // The reader looks now and then whether it is still wanted: once its user has gone, what the
         // shell says is left to the next user.
         said.set_read_timeout(Some(Duration::from_millis(200)))?;
-        let reader = std::thread::spawn(move || {
+        let reader = thread::start("shell", move || {
             let mut buffer = [0; 4096];
             while listening.load(Ordering::Relaxed) {
                 match said.read(&mut buffer) {
@@ -232,7 +252,7 @@ impl Lab {
                     _ => {}
                 }
             }
-        });
+        })?;
         let copied = std::io::copy(&mut stream.try_clone()?, &mut shell.try_clone()?);
         speaking.store(false, Ordering::Relaxed);
         let _ = reader.join();
@@ -254,6 +274,11 @@ impl Lab {
         }
     }
 
+    /// What its kernel's console shows that no kernel should print.
+    pub fn trouble(&self) -> Option<(&'static str, String)> {
+        self.serial.trouble()
+    }
+
     /// Why it has ended, of a lab that is seen to end.
     pub fn death(&self) -> anyhow::Error {
         let mut process = self.process.lock();
@@ -264,8 +289,12 @@ impl Lab {
             None => "its connection was closed".into(),
         };
         drop(process);
+        let ended = match &self.state.lock().unheard {
+            Some(why) => format!("{why}; {ended}"),
+            None => ended,
+        };
         let tail = self.tail();
-        match self.serial.trouble() {
+        match self.trouble() {
             Some((kind, line)) => {
                 anyhow!("its console shows a {kind}: {line}; {ended}; {tail}")
             }
@@ -302,6 +331,54 @@ fn keep(process: &Mutex<Process>, dropped: &Receiver<()>, port: &Port, state: &W
 #[cfg(test)]
 mod tests {
     use super::*;
+    use report::events::{Outcome, TrialEnded};
+    use std::io::{BufRead as _, BufReader};
+
+    /// What is made of a lab that says so.
+    fn listened(say: impl FnOnce(UnixStream) + Send + 'static) -> (State, Receiver<FromLab>) {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let saying = std::thread::spawn(move || say(theirs));
+        let (sender, receiver) = sync_channel(WAITING);
+        let state = Watch::<State>::default();
+        state.lock().trials.insert(1, sender);
+        listen(&ours, &state);
+        saying.join().expect("it ends");
+        let state = std::mem::take(&mut *state.lock());
+        (state, receiver)
+    }
+
+    #[test]
+    fn a_lab_that_sends_a_line_without_end_is_not_heard_any_more() {
+        let (state, heard) = listened(|mut lab| {
+            let chunk = vec![b'x'; 1 << 20];
+            let mut sent = 0;
+            while sent < 1 << 30 && lab.write_all(&chunk).is_ok() {
+                sent += chunk.len();
+            }
+            assert!(sent < 2 * MESSAGE, "{sent}");
+        });
+        let why = state.unheard.expect("a reason");
+        assert!(
+            why.starts_with("on its port a line came that has more than"),
+            "{why}"
+        );
+        assert!(heard.recv().is_err(), "the trial is told");
+    }
+
+    #[test]
+    fn a_lab_that_sends_messages_without_end_is_not_heard_any_more() {
+        let (state, heard) = listened(|lab| {
+            let end = TrialEnded::unmeasured("a".into(), Outcome::Passed);
+            let ended = Box::new(end);
+            let message = FromLab::Ended { trial: 1, ended };
+            let line = serde_json::to_string(&message).expect("JSON");
+            let mut lab = std::io::BufWriter::new(lab);
+            while writeln!(lab, "{line}").is_ok() {}
+        });
+        let why = state.unheard.expect("a reason");
+        assert_eq!(why, "it sent more than 64 messages at once of a trial");
+        assert_eq!(heard.iter().count(), WAITING);
+    }
 
     #[test]
     fn a_lab_that_was_heard_is_spoken_to_and_one_that_was_not_is_left_alone() {

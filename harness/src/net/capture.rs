@@ -3,7 +3,9 @@
 
 use super::frame::{Frame, summary};
 use super::ring::{Raw, Ring};
+use super::stamps::Stamps;
 use crate::base::error::OrCannotRun as _;
+use crate::base::thread;
 use crate::base::watch::Watch;
 use anyhow::{Context as _, Result, bail};
 use nix::errno::Errno;
@@ -88,6 +90,7 @@ impl std::error::Error for NotSeen {}
 
 struct State {
     ring: Ring,
+    stamps: Stamps,
     frames: VecDeque<Frame>,
     /// Number of `frames[0]`; so many were thrown out before it.
     first: u64,
@@ -98,8 +101,10 @@ struct State {
 impl State {
     /// Takes in what has passed up to now.
     fn drain(&mut self) {
+        self.stamps.look();
         let State {
             ring,
+            stamps,
             frames,
             first,
             held,
@@ -107,7 +112,8 @@ impl State {
         } = self;
         ring.drain(|raw| {
             let snap = if *held > WHOLE { SNAP } else { usize::MAX };
-            let frame = keep(&raw, snap);
+            let time = stamps.moment(raw.time);
+            let frame = keep(&Raw { time, ..raw }, snap);
             *held += frame.bytes.len() + OVERHEAD;
             frames.push_back(frame);
             while *held > KEEP
@@ -174,18 +180,16 @@ impl Capture {
         let (stopped, stop) = std::io::pipe().context("cannot make a pipe")?;
         let state = Arc::new(Watch::new(State {
             ring,
+            stamps: Stamps::new(),
             frames: VecDeque::new(),
             first: 0,
             held: 0,
             dropped: 0,
         }));
-        std::thread::Builder::new()
-            .name(format!("capture {interface}"))
-            .spawn({
-                let state = Arc::clone(&state);
-                move || read(&state, &socket, &stopped)
-            })
-            .context("cannot start the capture's thread")?;
+        let theirs = Arc::clone(&state);
+        thread::start(&format!("capture {interface}"), move || {
+            read(&theirs, &socket, &stopped)
+        })?;
         Ok(Capture {
             interface: interface.into(),
             _stop: stop,

@@ -2,9 +2,10 @@
 
 use super::addr::{DYNAMIC_FIRST, DYNAMIC_LAST, IPV6_NETWORK, Mac};
 use super::bridge;
-use crate::base::child::{self, CollectedOutput, Waited};
+use crate::base::child;
+use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
-use crate::base::error::OrCannotRun as _;
+use crate::base::error::{CannotRun, OrCannotRun as _};
 use anyhow::{Result, bail};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -13,6 +14,9 @@ use std::time::{Duration, Instant};
 
 /// From exec to listening: it takes some 10 ms, and this long only on a machine that is stuck.
 const START_LIMIT: Duration = Duration::from_secs(10);
+
+/// What is kept of its log, bytes, beginning and end: a guest may ask for as many leases as it likes.
+const LOG: usize = 1 << 20;
 
 /// What it logs last, when it can be asked.
 const READY: &str = "sockets bound exclusively to interface";
@@ -60,7 +64,7 @@ impl NetBoot {
 /// dnsmasq on the bridge, until it is dropped. It writes no file.
 pub struct Dhcp {
     server: Child,
-    log: CollectedOutput,
+    log: Collected,
 }
 
 impl Dhcp {
@@ -77,6 +81,7 @@ impl Dhcp {
     }
 
     fn try_start(hosts: &[(Mac, Ipv4Addr)], boot: Option<&NetBoot>) -> Result<Dhcp> {
+        let (log, writer) = Collected::pipe(LOG, None)?;
         let mut command = child::pdeath_command("dnsmasq");
         command
             // In the foreground, as the user we are: inside a user namespace there is no other.
@@ -97,7 +102,6 @@ impl Dhcp {
                 .map(|(mac, address)| format!("--dhcp-host={mac},{address}")),
         );
         command.args(boot.iter().flat_map(|boot| boot.arguments()));
-        let (reader, writer) = std::io::pipe()?;
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -106,10 +110,7 @@ impl Dhcp {
             .spawn()
             .map_err(|e| child::spawn_error(&command, "dnsmasq-base", e))?;
         drop(command); // it holds the writing end, and we wait for its end
-        let dhcp = Dhcp {
-            server,
-            log: CollectedOutput::collect(reader),
-        };
+        let dhcp = Dhcp { server, log };
         match dhcp.log.wait(Instant::now() + START_LIMIT, |log| {
             log.contains(READY).then_some(())
         }) {
@@ -131,19 +132,26 @@ impl Dhcp {
     /// Waits until `mac` has been given an address.
     pub fn wait_for_lease(&self, mac: Mac, deadline: Instant) -> Result<Ipv4Addr> {
         let begun = Instant::now();
-        let end = match self.log.wait(deadline, |log| lease(log, mac)) {
-            Waited::Found(address) => return Ok(address),
-            Waited::Ended => "the DHCP server ended".to_owned(),
-            Waited::Elapsed => format!("it was not within {:.1} s", begun.elapsed().as_secs_f64()),
-        };
+        let waited = self.log.wait(deadline, |log| lease(log, mac));
         let log = self.log();
+        match waited {
+            Waited::Found(address) => return Ok(address),
+            Waited::Ended => bail!(CannotRun(format!(
+                "the DHCP server ended while {mac} waited for an address; its log:\n{}",
+                log.trim()
+            ))),
+            Waited::Elapsed => {}
+        }
         let said: Vec<&str> = log.lines().filter(|line| line.contains("DHCP")).collect();
         let said = if said.is_empty() {
             log.trim().to_owned()
         } else {
             said.join("\n")
         };
-        bail!("{mac} should have been given an address by DHCP; {end}; the server's log:\n{said}")
+        bail!(
+            "{mac} should have been given an address by DHCP; it was not within {:.1} s; the server's log:\n{said}",
+            begun.elapsed().as_secs_f64()
+        )
     }
 
     /// All that the server has logged.

@@ -31,7 +31,7 @@ impl fmt::Display for Direction {
 /// with `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
-    /// When it passed, since the epoch.
+    /// When it passed, since the epoch; comparable also where the time of day was set meanwhile.
     pub time: Duration,
     /// Which way it went.
     pub direction: Direction,

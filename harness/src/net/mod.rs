@@ -28,6 +28,7 @@ pub mod probe;
 mod ring;
 pub mod sabotage;
 pub mod spice;
+mod stamps;
 pub mod transfer;
 pub mod tun;
 pub mod userns;

@@ -1,13 +1,16 @@
 //! netperf: what the plan measures, its command lines, its answers, and its server on the host.
 
-use crate::base::child::{self, CollectedOutput, Waited};
+use crate::base::child;
+use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
 use crate::base::deadline;
+use crate::base::error::{CannotRun, OrCannotRun as _};
 use anyhow::{Context as _, Result, bail, ensure};
 use report::events::Figure;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +36,9 @@ const TRANSACTIONS: u64 = 100;
 /// Seconds of a UDP stream where tests are not timed: netperf would wait for ever for bytes that were
 /// lost.
 const SHORTEST: u32 = 1;
+
+/// What is read of what netperf prints, bytes: it is asked for four figures.
+const PRINTED: usize = 64 << 10;
 
 /// Where netserver listens.
 const PORT: u16 = 12865;
@@ -236,6 +242,10 @@ impl Server {
     /// # Errors
     /// When it does not start to listen.
     pub fn start(programs: &Path) -> Result<Server> {
+        Server::try_start(programs).or_cannot_run(|| "start netserver".into())
+    }
+
+    fn try_start(programs: &Path) -> Result<Server> {
         let mut command = child::pdeath_command(programs.join("netserver"));
         command
             .args(["-D", "-4"])
@@ -273,8 +283,8 @@ impl Drop for Server {
 /// # Errors
 /// When netperf fails, with what it said; when it takes longer than [`deadline::NETPERF`] and `more`.
 pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<String> {
+    let (printed, writer) = Collected::pipe(PRINTED, None)?;
     let mut command = child::pdeath_command(programs.join("netperf"));
-    let (reader, writer) = std::io::pipe()?;
     command
         .args(arguments)
         .stdin(Stdio::null())
@@ -286,15 +296,17 @@ pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<Stri
         .map_err(|e| child::spawn_error(&command, "netperf", e))?;
     let line = child::command_line(&command);
     drop(command); // it holds the writing end, and we wait for its end
-    let printed = CollectedOutput::collect(reader);
-    let waited = printed.wait(Instant::now() + limit.span(), |_| None::<()>);
+    let waited = printed.wait_end(Instant::now() + limit.span());
     if matches!(waited, Waited::Elapsed) {
         client.kill()?;
         cpu::wait(&mut client)?;
         return Err(limit.missed(format!("`{line}` printed: {}", printed.text().trim())));
     }
     let status = cpu::wait(&mut client)?;
-    let text = printed.text();
+    if let Some(signal) = status.signal() {
+        bail!(CannotRun(format!("`{line}` was killed by signal {signal}")));
+    }
+    let text = printed.whole().with_context(|| format!("`{line}`"))?;
     ensure!(
         status.success(),
         "`{line}` ended with {status}: {}",

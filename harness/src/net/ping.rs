@@ -1,18 +1,24 @@
 //! The host's ping (iputils), at a guest.
 
 use super::ping_report::PingReport;
-use crate::base::child::{self, CollectedOutput, Waited};
+use crate::base::child;
+use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
-use crate::base::error::OrCannotRun as _;
-use anyhow::{Result, bail};
+use crate::base::error::{CannotRun, OrCannotRun as _};
+use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::Ipv4Addr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// ping waits up to 10 s for replies after its last request (`-W`); beyond that it hangs.
 const LINGER_LIMIT: Duration = Duration::from_secs(15);
+
+/// What is read of what ping prints, bytes: some 70 of them a reply, and no profile asks for more than some
+/// thousand of one ping.
+const PRINTED: usize = 16 << 20;
 
 /// From SIGINT to the statistics: ping prints them at once.
 const INTERRUPT_LIMIT: Duration = Duration::from_secs(5);
@@ -93,10 +99,10 @@ impl Ping {
 
     /// Starts it in the background.
     pub fn spawn(&self) -> Result<RunningPing> {
+        let (output, writer) = Collected::pipe(PRINTED, None)?;
         let mut command = self.command();
         let line = child::command_line(&command);
         let what = || format!("run `{line}`");
-        let (reader, writer) = std::io::pipe().or_cannot_run(what)?;
         let errors = writer.try_clone().or_cannot_run(what)?;
         command.stdin(Stdio::null()).stdout(writer).stderr(errors);
         let process = command
@@ -107,7 +113,7 @@ impl Ping {
         Ok(RunningPing {
             command: line,
             process,
-            output: CollectedOutput::collect(reader),
+            output,
             deadline: Instant::now() + self.longest(),
         })
     }
@@ -150,7 +156,7 @@ impl Ping {
 pub struct RunningPing {
     command: String,
     process: Child,
-    output: CollectedOutput,
+    output: Collected,
     deadline: Instant,
 }
 
@@ -188,7 +194,7 @@ impl RunningPing {
 
     /// Waits for its end, and interrupts it at its deadline.
     pub fn finish(mut self) -> Result<PingReport> {
-        if let Waited::Elapsed = self.output.wait(self.deadline, |_| None::<()>) {
+        if let Waited::Elapsed = self.output.wait_end(self.deadline) {
             self.interrupt_process();
         }
         self.report()
@@ -203,17 +209,23 @@ impl RunningPing {
     }
 
     fn report(&mut self) -> Result<PingReport> {
-        if let Waited::Elapsed = self
-            .output
-            .wait(Instant::now() + INTERRUPT_LIMIT, |_| None::<()>)
-        {
+        if let Waited::Elapsed = self.output.wait_end(Instant::now() + INTERRUPT_LIMIT) {
             Err(anyhow::anyhow!(
                 "it did not end within {} s of SIGINT",
                 INTERRUPT_LIMIT.as_secs()
             ))
             .or_cannot_run(|| format!("end `{}`", self.command))?;
         }
-        PingReport::parse(&self.command, &self.output.text())
+        let printed = self.output.whole();
+        let printed = printed.with_context(|| format!("`{}`", self.command))?;
+        if let Some(signal) = cpu::wait(&mut self.process)?.signal() {
+            bail!(CannotRun(format!(
+                "`{}` was killed by signal {signal}",
+                self.command
+            )));
+        }
+        PingReport::parse(&self.command, &printed)
+            .or_cannot_run(|| format!("run `{}`", self.command))
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Raw<'a> {
     /// Tag protocol and tag control, where it had a VLAN tag.
     pub(super) vlan: Option<(u16, u16)>,
     pub(super) direction: Direction,
-    /// Since the epoch.
+    /// Since the epoch, by the time of day.
     pub(super) time: Duration,
 }
 

@@ -2,10 +2,11 @@
 //! pipe, from which its lines are passed on for as long as stdout takes them.
 
 use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::{panics, thread};
 use anyhow::bail;
 use libtest_mimic::{Arguments, ColorSetting, Trial};
-use report::out;
-use std::io::{IsTerminal, PipeWriter, Read};
+use report::{colour, out};
+use std::io::{PipeWriter, Read};
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
@@ -13,8 +14,8 @@ use std::thread::JoinHandle;
 /// Runs `trials` as libtest-mimic does. The verdicts are in the events, which know more kinds of them.
 ///
 /// # Errors
-/// When lines cannot be written to the file that the user named; the trials that have begun end, but not
-/// all may have begun.
+/// When lines cannot be written to the file that the user named, or a thread not be started; the trials that have
+/// begun end, but not all may have begun.
 pub fn run(arguments: &mut Arguments, trials: Vec<Trial>) -> anyhow::Result<()> {
     // Where the user named a file, libtest-mimic writes to that.
     let passed_on = match arguments.logfile {
@@ -29,7 +30,10 @@ pub fn run(arguments: &mut Arguments, trials: Vec<Trial>) -> anyhow::Result<()> 
     }
     match ended {
         Ok(_) => Ok(()),
-        Err(_) => bail!(CannotRun("libtest could not write its lines".into())),
+        Err(panic) => bail!(CannotRun(format!(
+            "libtest, which runs the trials, panicked: {}",
+            panics::words(&*panic)
+        ))),
     }
 }
 
@@ -39,20 +43,16 @@ fn pass_on(arguments: &mut Arguments) -> anyhow::Result<(PipeWriter, JoinHandle<
     arguments.logfile = Some(file);
     // libtest-mimic would use no colours on a pipe.
     if matches!(arguments.color, None | Some(ColorSetting::Auto))
-        && std::io::stdout().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none()
+        && colour::wanted(&std::io::stdout())
     {
         arguments.color = Some(ColorSetting::Always);
     }
-    let reading = std::thread::Builder::new()
-        .name("lines".into())
-        .spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut buffer) {
-                out::write(std::io::stdout(), &buffer[..count]);
-            }
-        })
-        .or_cannot_run(|| "start a thread".into())?;
+    let reading = thread::start("lines", move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = reader.read(&mut buffer) {
+            out::write(std::io::stdout(), &buffer[..count]);
+        }
+    })?;
     Ok((writer, reading))
 }
 

@@ -26,6 +26,7 @@ use crate::plan::{self, Action, PlannedTrial, choose};
 use crate::settings::Settings;
 use libtest_mimic::{Arguments, Trial};
 use planned::{keep_shard, planned};
+use report::exit_code::{BROKEN, worse};
 use report::{errln, out};
 use session::Session;
 use std::process::ExitCode;
@@ -98,8 +99,12 @@ fn libtest(mut arguments: Arguments) -> anyhow::Result<ExitCode> {
     let trials = trials.into_iter().map(as_libtest).collect();
     session.watch_signals()?;
     let ran = lines::run(&mut arguments, trials);
-    let code = session.close(false)?;
-    ran.map(|()| code)
+    let mut code = session.close(false);
+    if let Err(error) = ran {
+        errln!("Error: {error:#}");
+        code = worse(code, BROKEN);
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// Those of `trials` that libtest's filters select.

@@ -8,7 +8,7 @@ use super::verdict::confirmed;
 use super::{shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::slots::{Joins, Need, Slots};
-use crate::base::{artifacts, cpu, panics};
+use crate::base::{artifacts, cpu, panics, thread};
 use crate::host::machine;
 use crate::host::module::{Hold, Module, Reloader};
 use crate::host::place::Host;
@@ -22,6 +22,7 @@ use libtest_mimic::{Completion, Failed};
 use nix::sys::resource::{UsageWho, getrusage};
 use parking_lot::Mutex;
 use report::events::{Event, Outcome, SCHEMA, TrialEnded};
+use report::exit_code;
 use report::html::{self, Earlier};
 use report::identity::Identity;
 use report::log::{self, EventLog};
@@ -30,14 +31,12 @@ use report::name::DEFAULT_QEMU;
 use report::out;
 use report::progress::{Progress, Screen};
 use report::terminal;
-use report::{Trial, errln};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use report::{Trial, errln, signals, text};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -187,27 +186,25 @@ impl Session {
         self.slots.threads(schedule::LEAST)
     }
 
-    /// Ends the run on SIGINT and SIGTERM, with a report of what there is. VMs and all other
-    /// children have a parent-death signal: they end with this process.
+    /// Ends the run on SIGINT, SIGTERM and SIGHUP, with a report of what there is; the second time the same signal
+    /// comes, at once. VMs and all other children have a parent-death signal: they end with this process.
     ///
     /// # Errors
     /// When the handler cannot be installed.
     pub fn watch_signals(self: &'static Session) -> anyhow::Result<()> {
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM]).or_cannot_run(|| "watch for signals".into())?;
-        std::thread::Builder::new()
-            .name("signals".into())
-            .spawn(move || {
-                if signals.forever().next().is_some() {
-                    shell::restore_terminal();
-                    if let Err(error) = self.close(true) {
-                        errln!("Error: {error:#}");
-                    }
-                    std::process::exit(130);
-                }
-            })
-            .or_cannot_run(|| "start the signal thread".into())?;
-        Ok(())
+        let watched = signals::that_end();
+        for signal in &watched {
+            // One of each: where a terminal sends SIGINT, `cargo xtask` passes it on as SIGTERM.
+            signals::exits_at_second(*signal).or_cannot_run(|| "watch for signals".into())?;
+        }
+        let mut signals = Signals::new(watched).or_cannot_run(|| "watch for signals".into())?;
+        thread::start("signals", move || {
+            if signals.forever().next().is_some() {
+                shell::restore_terminal();
+                std::process::exit(self.close(true).into());
+            }
+        })
+        .map(drop)
     }
 
     /// Runs one trial for libtest-mimic, when there is a slot for it.
@@ -227,14 +224,24 @@ impl Session {
         self.verdicts
             .lock()
             .take(&planned.name, &ended.outcome, recorded);
-        let trial = Trial {
-            plan_item: planned.case.plan_item.to_owned(),
-            end: ended,
-        };
-        if let Some(progress) = &self.progress {
-            progress.ended(&trial);
-        }
-        self.for_libtest(&trial)
+        let show = AssertUnwindSafe(|| {
+            let trial = Trial {
+                plan_item: planned.case.plan_item.to_owned(),
+                end: ended,
+            };
+            if let Some(progress) = &self.progress {
+                progress.ended(&trial);
+            }
+            self.for_libtest(&trial)
+        });
+        std::panic::catch_unwind(show).unwrap_or_else(|panic| {
+            let message = format!("the harness panicked: {}", panics::words(&*panic));
+            let outcome = Outcome::Broken {
+                message: message.clone(),
+            };
+            self.verdicts.lock().take(&planned.name, &outcome, false);
+            Err(message.into())
+        })
     }
 
     /// Runs one trial; where it fails and the settings ask for it, again at once, with nothing beside it.
@@ -333,7 +340,8 @@ impl Session {
             Outcome::Passed => return Ok(Completion::Completed),
             Outcome::Flaky { .. } if self.settings.flaky_fails => trial.message(),
             Outcome::Flaky { failures } => {
-                errln!("{} is flaky: {}", ended.trial, failures.join("; "));
+                let failures = text::one_line(&failures.join("; "));
+                errln!("{} is flaky: {failures}", ended.trial);
                 return Ok(Completion::Completed);
             }
             // nextest reads the exit code alone, and shows what is printed.
@@ -341,28 +349,27 @@ impl Session {
                 message, reason, ..
             } => {
                 if self.settings.nextest {
+                    let message = text::one_line(message);
                     errln!("{} is known to fail ({reason}): {message}", ended.trial);
                 }
+                let reason = text::one_line(&out::plain(reason));
                 return Ok(Completion::ignored_with(format!("known to fail: {reason}")));
             }
-            Outcome::Skipped { reason } => return Ok(Completion::ignored_with(reason)),
+            Outcome::Skipped { reason } => {
+                return Ok(Completion::ignored_with(text::one_line(&out::plain(
+                    reason,
+                ))));
+            }
             Outcome::Failed { message } => message.clone(),
             Outcome::Broken { message } => format!("the harness could not run it: {message}"),
             Outcome::Interrupted => "interrupted".into(),
         };
-        let mut text = format!(
-            "{text}\n  artifacts: {}\n  again: {}",
-            ended.artifacts, ended.reproduce
-        );
-        if !ended.serial_tail.is_empty() {
-            text += "\n  the serial console ends with:\n";
-            text += &ended.serial_tail;
-        }
+        let text = failure(&text, ended);
         if self.settings.nextest {
             errln!("Error: {text}");
         }
         // libtest prints it as it is.
-        Err(out::no_commands(&text).into())
+        Err(text.into())
     }
 
     /// Writes an event to the log; whether it was written. A log that cannot be written (disk full) is
@@ -376,18 +383,15 @@ impl Session {
     }
 
     /// Writes the last event and the reports, shows the table, puts vhost_net back where it was
-    /// reloaded, gives the exit code. Only the first call does so: a signal may come while the run ends.
-    ///
-    /// # Errors
-    /// A report that cannot be written.
-    pub fn close(&self, interrupted: bool) -> anyhow::Result<ExitCode> {
+    /// reloaded, gives the exit code, in which what cannot be written counts too. Only the first call does so: a signal may come while the run ends.
+    pub fn close(&self, interrupted: bool) -> u8 {
         let mut closed = self.closed.lock();
         if *closed {
-            return Ok(ExitCode::from(130));
+            return signals::CODE;
         }
         *closed = true;
         self.labs.end();
-        self.record(&Event::RunEnded {
+        let mut recorded = self.record(&Event::RunEnded {
             seconds: self.begun.elapsed().as_secs_f64(),
             interrupted,
             harness_peak_kib: getrusage(UsageWho::RUSAGE_SELF)
@@ -408,15 +412,21 @@ impl Session {
         if let (Some(reloader), false) = (&self.reloader, interrupted) {
             reloader.put_back();
         }
-        reported?;
+        if let Err(error) = reported {
+            errln!("Error: {error:#}");
+            recorded = false;
+        }
         if interrupted {
-            return Ok(ExitCode::from(130));
+            return signals::CODE;
         }
         let verdicts = self.verdicts.lock();
         for trial in verdicts.lost() {
             errln!("Error: {trial} was to run, and its verdict is not in the event log");
         }
-        Ok(ExitCode::from(verdicts.code()))
+        match recorded {
+            true => verdicts.code(),
+            false => exit_code::worse(verdicts.code(), exit_code::BROKEN),
+        }
     }
 
     /// The reports of the whole run. nextest writes its own, of all its processes.
@@ -450,6 +460,26 @@ impl Session {
     }
 }
 
+/// What libtest and nextest show of a trial that did not pass. What follows the message's first line stands behind a
+/// mark, as others said it: a guest, QEMU, a tool.
+fn failure(message: &str, ended: &TrialEnded) -> String {
+    const MARK: &str = "  | ";
+    let message = text::clean(message);
+    let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
+    let mut shown = first.to_owned();
+    if !rest.trim().is_empty() {
+        shown += "\n";
+        shown += &text::prefixed(MARK, rest);
+    }
+    let [artifacts, again] = [&ended.artifacts, &ended.reproduce].map(|line| text::one_line(line));
+    shown += &format!("\n  artifacts: {artifacts}\n  again: {again}");
+    if !ended.serial_tail.is_empty() {
+        shown += "\n  the serial console ends with:\n";
+        shown += &text::prefixed(MARK, &ended.serial_tail);
+    }
+    out::plain(&shown)
+}
+
 fn append(log: &EventLog, event: &Event) -> anyhow::Result<()> {
     artifacts::on_disk(log.append(event), || {
         format!("append to the event log {}", log.path().display())
@@ -471,5 +501,35 @@ fn skipped(trial: &PlannedTrial, reason: &str, settings: &Settings) -> TrialEnde
     TrialEnded {
         reproduce: settings.reproduce(&trial.name),
         ..TrialEnded::unmeasured(trial.name.clone(), outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_reaches_no_pipeline_and_no_terminal() {
+        let ended = TrialEnded {
+            serial_tail: "::error::owned\r\n\u{1b}]0;title\u{7}##[group]x\n".into(),
+            artifacts: "runs/a".into(),
+            reproduce: "again".into(),
+            ..TrialEnded::unmeasured("a".into(), Outcome::Passed)
+        };
+        let said = "2 of 3 replies: \u{1b}[2Jit said\n::stop-commands::x\r::error::y";
+        insta::assert_snapshot!(failure(said, &ended), @r"
+        2 of 3 replies: it said
+          | ::stop-commands::x
+          | ::error::y
+          artifacts: runs/a
+          again: again
+          the serial console ends with:
+          | ::error::owned
+          | ## [group]x
+        ");
+        assert_eq!(
+            failure("::error::a", &ended).lines().next(),
+            Some(": :error::a")
+        );
     }
 }

@@ -67,7 +67,7 @@ pub fn attach(bed: &Testbed, outcome: &Outcome) {
         nix::unistd::gettid()
     );
     let raw = Raw::enter();
-    bed.vm.serial.set_echo(true);
+    bed.vm.serial.attach();
     let mut keys = Keys {
         bed,
         monitor: false,

@@ -182,8 +182,13 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
                 Err(_) => return broken(format!("{late}, and the trial still does not end")),
             }
         }
-        (Err(_), _) => broken("the trial's thread ended without a verdict".into()),
+        (Err(_), _) => {
+            let panic = thread.join().err();
+            let words = panic.as_deref().map_or("(no message)", panics::words);
+            return broken(format!("the trial panicked: {words}"));
+        }
     };
+    // It has sent its attempt, and only ends.
     let _ = thread.join();
     match trial.fault {
         // Its verdict is turned round, and where a failure is expected it does not run.

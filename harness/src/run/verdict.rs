@@ -3,8 +3,10 @@
 use crate::base::error::{CannotRun, Skip, find};
 use crate::cases::Fault;
 use crate::testbed::Testbed;
+use nix::errno::Errno;
 use report::events::Outcome;
 use report::repeats::Repeats;
+use std::io;
 
 /// What the guest's console showed while a case met another error. The trial has then failed, even where
 /// that error is a [`Skip`] or a [`CannotRun`].
@@ -31,11 +33,35 @@ pub(super) fn judge(error: &anyhow::Error) -> Outcome {
         Outcome::Skipped {
             reason: reason.clone(),
         }
-    } else if find::<CannotRun>(error).is_some() {
+    } else if find::<CannotRun>(error).is_some() || ran_out(error) {
         Outcome::Broken { message }
     } else {
         Outcome::Failed { message }
     }
+}
+
+/// Whether a system call on the host failed for want of what the host has too little of: descriptors, memory,
+/// room on a disk. A guest's own are in what its commands print, and are no such error.
+fn ran_out(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let from_io = cause.downcast_ref::<io::Error>();
+        let errno = (from_io
+            .and_then(io::Error::raw_os_error)
+            .map(Errno::from_raw))
+        .or_else(|| cause.downcast_ref::<Errno>().copied());
+        matches!(
+            errno,
+            Some(
+                Errno::EMFILE
+                    | Errno::ENFILE
+                    | Errno::ENOMEM
+                    | Errno::ENOBUFS
+                    | Errno::ENOSPC
+                    | Errno::EDQUOT
+                    | Errno::EROFS
+            )
+        )
+    })
 }
 
 /// The verdict under a fault: a pass only where the case failed after the fault struck, and for the
@@ -115,6 +141,27 @@ mod tests {
                 message: "0 of 3 replies".into()
             }
         );
+    }
+
+    #[test]
+    fn what_the_host_ran_out_of_is_no_fault_of_the_nic() {
+        let of = |errno: Errno| {
+            let system_call = anyhow!(io::Error::from_raw_os_error(errno as i32));
+            [system_call, anyhow!(errno)].map(|error| {
+                let error = error.context("cannot make a pipe");
+                let message = format!("{error:#}");
+                (judge(&error), message)
+            })
+        };
+        for errno in [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOSPC] {
+            for (outcome, message) in of(errno) {
+                assert_eq!(outcome, Outcome::Broken { message });
+            }
+        }
+        // A peer that does not answer is under test.
+        for (outcome, message) in of(Errno::ECONNREFUSED) {
+            assert_eq!(outcome, Outcome::Failed { message });
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask lab`: the labs that several runs share.
 
-use crate::base::error::{CannotRun, OrCannotRun};
+use crate::base::error::CannotRun;
+use crate::base::thread;
 use crate::lab::describe;
 use crate::lab::shared::{self, Request};
 use crate::net;
@@ -87,10 +88,9 @@ pub fn shell(settings: &Settings) -> Result<()> {
         };
         errln!("{}; Ctrl-A x: leave it", describe(&up));
         let _raw = Raw::enter();
-        std::thread::Builder::new()
-            .name("shell".into())
-            .spawn(move || std::io::copy(&mut reader, &mut std::io::stdout()))
-            .or_cannot_run(|| "start a thread".into())?;
+        thread::start("shell", move || {
+            std::io::copy(&mut reader, &mut std::io::stdout())
+        })?;
         let (stdin, mut buffer, mut escaped) = (std::io::stdin(), [0; 256], false);
         let mut keys = stream.try_clone()?;
         keys.write_all(b"\n")?;

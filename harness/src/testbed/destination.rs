@@ -11,11 +11,10 @@ use crate::net::frame::Frame;
 use crate::vm::accel::Accel;
 use crate::vm::cmdline::{Ram, VmSpec};
 use crate::vm::process::Vm;
-use crate::vm::qemu::Qemu;
+use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::wire::EventMark;
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
-use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// The first destination's tap; the source's and this one take turns.
@@ -98,10 +97,7 @@ impl Testbed {
         let tap = &vm.spec.nics[0].tap;
         self.bridge.attach_tap(tap)?;
         let wire = Capture::start(tap)?;
-        let create = |name: &str| {
-            let path = directory.join(name);
-            File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
-        };
+        let create = |name: &str| transcript(&directory, name);
         let stream = vm.take_agent().context("the agent's socket was taken")?;
         let agent = Agent::expected(stream, create("agent.log")?, create("commands.log")?, echo)?;
         vm.call_raw("migrate-incoming", json!({ "uri": uri() }))?;

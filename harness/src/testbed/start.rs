@@ -2,6 +2,7 @@
 
 use super::source::Source;
 use crate::base::deadline::{self, Deadline, Limit};
+use crate::base::error::CannotRun;
 use crate::guest::agent::Agent;
 use crate::guest::network_manager;
 use crate::net::addr;
@@ -166,9 +167,7 @@ pub fn answers(address: Ipv4Addr, deadline: Deadline) -> anyhow::Result<bool> {
 
 fn did_not_come_up(vm: &Vm, source: &Source, error: anyhow::Error) -> anyhow::Error {
     // This comes first: the whole of a dead QEMU's console is recorded only once its end was waited for.
-    let death = vm
-        .death_behind(&error)
-        .map_or_else(String::new, |death| format!("; {death}"));
+    let death = vm.death_behind(&error);
     let trouble = match vm.serial.trouble() {
         Some((kind, line)) => format!(": its console shows a {kind}: {line}"),
         None => String::new(),
@@ -177,5 +176,16 @@ fn did_not_come_up(vm: &Vm, source: &Source, error: anyhow::Error) -> anyhow::Er
         Source::Boot => "come up",
         Source::Restore(..) => "answer after it was restored (`--boot` boots it instead)",
     };
-    error.context(format!("the guest did not {how}{trouble}{death}"))
+    let what = format!("the guest did not {how}{trouble}");
+    match death {
+        None => error.context(what),
+        Some(death) => {
+            let hosts = trouble.is_empty() && vm.is_hosts(&death);
+            let what = format!("{what}; {death}");
+            match hosts {
+                true => error.context(CannotRun(what)),
+                false => error.context(what),
+            }
+        }
+    }
 }

@@ -7,7 +7,8 @@ use super::qemu::{Death, Process, Qemu, transcript};
 use super::serial::Serial;
 use super::wire::{Closed, Wire};
 use crate::base::deadline;
-use crate::base::error::{OrCannotRun, find};
+use crate::base::error::{CannotRun, OrCannotRun, find};
+use crate::base::thread;
 use crate::base::words;
 use anyhow::{Context, anyhow, bail};
 use parking_lot::{Mutex, MutexGuard};
@@ -68,8 +69,8 @@ impl Vm {
     /// go to `directory`; `echo` shows the console on stderr too.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`] when it cannot be started; a plain error with exit status and
-    /// stderr when it ends before its greeting.
+    /// [`CannotRun`] when it cannot be started, or ends before its greeting for a reason that is not the NIC; a
+    /// plain error with exit status and stderr when it is the NIC, or QEMU crashes.
     pub fn start(qemu: &Qemu, spec: VmSpec, directory: &Path, echo: bool) -> anyhow::Result<Vm> {
         let mut command = qemu.command(spec.arguments());
         command.transcripts_in(directory);
@@ -99,14 +100,30 @@ impl Vm {
         match greeted {
             Ok(_) => Ok(vm),
             Err(error) => Err(match vm.death_behind(&error) {
-                Some(death) => anyhow!(
-                    "QEMU ended with {} before its monitor answered; {}",
-                    death.status,
-                    death.said()
-                ),
-                None => error.context("QEMU's monitor did not come up"),
+                Some(death) => {
+                    let outside = (death.outside.as_ref())
+                        .map_or_else(String::new, |who| format!(", from outside: {who},"));
+                    let message = format!(
+                        "QEMU ended with {}{outside} before its monitor answered; {}",
+                        death.status,
+                        death.said()
+                    );
+                    match vm.is_hosts(&death) {
+                        true => CannotRun(message).into(),
+                        false => anyhow!(message),
+                    }
+                }
+                // A host that is stuck.
+                None => error.context(CannotRun("QEMU's monitor did not come up".into())),
             }),
         }
+    }
+
+    /// Whether a QEMU that ended before its guest ran did so for a reason that is neither the NIC nor a crash of
+    /// its own.
+    pub fn is_hosts(&self, death: &Death) -> bool {
+        let devices = self.spec.nics.iter().map(|nic| nic.device.as_str());
+        !death.is_crash() && !blames(&death.stderr, devices)
     }
 
     /// Hands over the saved state of a checkpoint, before `cont`: QEMU runs the guest when it has the
@@ -130,12 +147,8 @@ impl Vm {
         self.call_raw("migrate-set-parameters", announce)?;
         let uri = format!("fd:{}", cmdline::INCOMING_FD);
         self.call_raw("migrate-incoming", json!({ "uri": uri }))?;
-        std::thread::Builder::new()
-            .name("restore".into())
-            // A QEMU that stops reading ends, and says why on its stderr.
-            .spawn(move || std::io::copy(&mut state, &mut stream))
-            .or_cannot_run(|| "start a thread that feeds QEMU".into())?;
-        Ok(())
+        // A QEMU that stops reading ends, and says why on its stderr.
+        thread::start("restore", move || std::io::copy(&mut state, &mut stream)).map(drop)
     }
 
     /// Writes the running guest's state to `file` and ends QEMU.
@@ -241,10 +254,15 @@ impl Vm {
 
     /// Adds QEMU's end to an error, where it ended and the error does not say so yet.
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
-        let death = self.death_behind(&error).map(|death| death.to_string());
-        match death {
-            Some(death) if !format!("{error:#}").contains(&death) => error.context(death),
-            _ => error,
+        let Some(death) = self.death_behind(&error) else {
+            return error;
+        };
+        let words = death.to_string();
+        match (format!("{error:#}").contains(&words), death.outside) {
+            (true, _) => error,
+            (false, None) => error.context(words),
+            // That says nothing of the NIC.
+            (false, Some(_)) => error.context(CannotRun(words)),
         }
     }
 
@@ -325,6 +343,14 @@ impl Vm {
     }
 }
 
+/// Whether QEMU's words are about one of these NIC models: a line names it, which is not about the backend.
+fn blames<'a>(stderr: &str, devices: impl Iterator<Item = &'a str> + Clone) -> bool {
+    stderr
+        .lines()
+        .filter(|line| !line.contains("-netdev") && !line.contains("vhost"))
+        .any(|line| devices.clone().any(|device| line.contains(device)))
+}
+
 impl Drop for Vm {
     fn drop(&mut self) {
         self.process().end();
@@ -334,7 +360,7 @@ impl Drop for Vm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::cmdline::tests::spec;
+    use crate::vm::cmdline::tests::{nic, spec};
     use crate::vm::cmdline::{Boot, Firmware};
     use nix::sys::signal::{Signal, kill};
     use nix::unistd::Pid;
@@ -343,27 +369,91 @@ mod tests {
 
     /// A stand-in for a QEMU, which goes on as `script` says once its monitor is up.
     fn stand_in(directory: &Path, script: &str) -> Vm {
-        let program = directory.join("qemu");
-        let body = format!(
+        let script = format!(
             r#"ask() {{ read -r asked <&3; }}
             echo '{{"QMP": {{}}}}' >&3
             ask; echo '{{"return": {{}}, "id": 1}}' >&3
             {script}"#
         );
+        started(directory, &script, spec(Vec::new())).unwrap()
+    }
+
+    /// A stand-in for a QEMU, which does what `script` says.
+    fn started(directory: &Path, script: &str, spec: VmSpec) -> anyhow::Result<Vm> {
+        let program = directory.join("qemu");
         // Written by another process: a program that is open for writing here cannot be started.
         let written = Command::new("sh")
             .args([
                 "-c",
                 r##"printf '#!/bin/sh\n%s\n' "$1" >"$2""##,
                 "sh",
-                &body,
+                script,
             ])
             .arg(&program)
             .status();
         assert!(written.unwrap().success());
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let qemu = Qemu::at(program);
-        Vm::start(&qemu, spec(Vec::new()), directory, false).unwrap()
+        Vm::start(&Qemu::at(program), spec, directory, false)
+    }
+
+    #[test]
+    fn words_about_the_nic_are_told_from_words_about_the_host() {
+        let blamed = |words| blames(words, ["e1000", "virtio-net-pci"].into_iter());
+        for nic in [
+            "qemu: -device e1000,id=nic0,bogus=1: Property 'e1000.bogus' not found",
+            "x\nqemu: error while loading state for instance 0x0 of device '0000:00:02.0/e1000'",
+        ] {
+            assert!(blamed(nic), "{nic}");
+        }
+        for host in [
+            "",
+            "qemu: cannot set up guest memory 'pc.ram': Cannot allocate memory",
+            "qemu: -netdev tap,id=nic0,ifname=e1000: could not open /dev/net/tun: Too many open files",
+            "qemu: vhost-net requested for e1000 but could not be initialized",
+        ] {
+            assert!(!blamed(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_qemu_that_ends_at_its_start_is_no_fault_of_the_nic_unless_it_says_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let cannot_run = |script: &str| {
+            let started = started(directory.path(), script, spec(vec![nic("e1000")]));
+            let error = started.err().expect("it ended");
+            (find::<CannotRun>(&error).is_some(), format!("{error:#}"))
+        };
+        let (host, words) = cannot_run("echo 'qemu: cannot set up guest memory' >&2; exit 1");
+        assert!(
+            host && words.contains("before its monitor answered"),
+            "{words}"
+        );
+        let (host, words) = cannot_run("echo 'qemu: -device e1000: no' >&2; exit 1");
+        assert!(!host, "{words}");
+        let (host, words) = cannot_run("kill -ABRT $$");
+        assert!(!host, "{words}");
+        let (host, words) = cannot_run("kill -KILL $$");
+        assert!(host && words.contains("from outside: "), "{words}");
+        let (host, words) = cannot_run("echo 'qemu: terminating on signal 15 from pid 7 (sh)' >&2");
+        let signal = "from outside: by signal 15 from pid 7 (sh)";
+        assert!(host && words.contains(signal), "{words}");
+    }
+
+    #[test]
+    fn a_qemu_that_is_killed_from_outside_is_no_fault_of_the_nic_and_one_that_we_kill_is_not_excused()
+     {
+        let directory = tempfile::tempdir().unwrap();
+        let vm = stand_in(directory.path(), "ask; kill -KILL $$");
+        let killed = vm.call_raw("query-status", json!({})).unwrap_err();
+        assert!(find::<CannotRun>(&killed).is_some(), "{killed:#}");
+        let words = format!("{killed:#}");
+        assert!(words.contains("(SIGKILL), from outside: "), "{words}");
+        assert!(words.contains("memory"), "{words}");
+
+        let vm = stand_in(directory.path(), "ask; read -r never <&3");
+        vm.handle().kill();
+        let killed = vm.call_raw("query-status", json!({})).unwrap_err();
+        assert!(find::<CannotRun>(&killed).is_none(), "{killed:#}");
     }
 
     #[test]

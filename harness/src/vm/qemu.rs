@@ -2,9 +2,12 @@
 //! accelerator, or a question to it.
 
 use crate::base::child::pdeath_command;
-use crate::base::cpu;
+use crate::base::collected::Collected;
+use crate::base::deadline::Limit;
 use crate::base::error::OrCannotRun;
-use crate::base::words;
+use crate::base::kept::Log;
+use crate::base::killed::OutOfMemory;
+use crate::base::{cpu, output, words};
 use crate::settings::Settings;
 use anyhow::anyhow;
 use command_fds::{CommandFdExt, FdMapping};
@@ -16,15 +19,25 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// Between two looks whether a QEMU has ended.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// A QEMU answers a question on its command line within 0.1 s; from a cold disk under full load it may take some
+/// seconds.
+const ANSWER: Limit = Limit {
+    what: "QEMU to answer and end",
+    seconds: 20.0,
+};
+
+/// What is kept of what a QEMU prints on a stream, bytes, beginning and end. It prints some lines, or the same
+/// line for ever.
+const PRINTED: usize = 256 << 10;
 
 /// A QEMU that can be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,15 +117,14 @@ impl Qemu {
 ///
 /// # Errors
 /// [`crate::base::error::CannotRun`]: the directory cannot be written to.
-pub fn transcript(directory: &Path, name: &str) -> anyhow::Result<File> {
+pub fn transcript(directory: &Path, name: &str) -> anyhow::Result<Log> {
     let path = directory.join(name);
     File::options()
-        // QEMU's stderr is read again.
-        .read(true)
         .write(true)
         .create(true)
         .truncate(true)
         .open(&path)
+        .map(Log::new)
         .or_cannot_run(|| format!("write {}", path.display()))
 }
 
@@ -174,18 +186,19 @@ impl QemuCommand {
     /// transcripts not be written to.
     pub fn start(mut self) -> anyhow::Result<Process> {
         let mut command = self.command();
-        let stderr = match &self.directory {
-            None => {
-                tempfile::tempfile().or_cannot_run(|| "make a file for QEMU's stderr".into())?
-            }
-            Some(directory) => {
-                std::fs::write(directory.join("qemu.sh"), self.line() + "\n")
-                    .or_cannot_run(|| "write the QEMU command line".into())?;
-                command.stdout(transcript(directory, "qemu.stdout")?);
-                transcript(directory, "qemu.stderr")?
-            }
-        };
-        command.stderr(stderr.try_clone()?);
+        let mut stdout = None;
+        let mut log = None;
+        if let Some(directory) = &self.directory {
+            std::fs::write(directory.join("qemu.sh"), self.line() + "\n")
+                .or_cannot_run(|| "write the QEMU command line".into())?;
+            let (collected, writer) =
+                Collected::pipe(PRINTED, Some(transcript(directory, "qemu.stdout")?))?;
+            command.stdout(writer);
+            stdout = Some(collected);
+            log = Some(transcript(directory, "qemu.stderr")?);
+        }
+        let (stderr, writer) = Collected::pipe(PRINTED, log)?;
+        command.stderr(writer);
         if let Some(stdio) = self.stdio.take() {
             command.stdin(OwnedFd::from(stdio.try_clone()?));
             command.stdout(OwnedFd::from(stdio));
@@ -197,6 +210,7 @@ impl QemuCommand {
             .fd_mappings(std::mem::take(&mut self.sockets))
             .map_err(|error| anyhow!("{error}"))?;
         let started = Instant::now();
+        let out_of_memory = OutOfMemory::so_far();
         let child = command
             .spawn()
             .or_cannot_run(|| format!("start {}", self.program.display()))?;
@@ -205,9 +219,12 @@ impl QemuCommand {
         Ok(Process {
             child,
             started,
+            stdout,
             stderr,
             own_group: self.own_group,
-            status: None,
+            out_of_memory,
+            killed: false,
+            death: None,
         })
     }
 
@@ -215,16 +232,18 @@ impl QemuCommand {
     /// `-device help`.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`]: the program cannot be executed.
+    /// [`crate::base::error::CannotRun`]: the program cannot be executed, does not end, or prints without end.
     pub fn output(self) -> anyhow::Result<Output> {
         let child = self
             .command()
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .spawn();
-        child
-            .and_then(cpu::wait_with_output)
-            .or_cannot_run(|| format!("start {}", self.program.display()))
+            // A script may start other programs.
+            .process_group(0)
+            .spawn()
+            .or_cannot_run(|| format!("start {}", self.program.display()))?;
+        output::of(child, ANSWER)
+            .or_cannot_run(|| format!("ask QEMU: {}", self.line().replace(" \\\n ", "")))
     }
 
     /// The program and its arguments, with neither input nor output.
@@ -242,10 +261,15 @@ impl QemuCommand {
 pub struct Process {
     child: Child,
     started: Instant,
-    stderr: File,
+    /// Where there are transcripts.
+    stdout: Option<Collected>,
+    stderr: Collected,
     own_group: bool,
-    /// Once it has ended and was waited for.
-    status: Option<ExitStatus>,
+    out_of_memory: OutOfMemory,
+    /// By us.
+    killed: bool,
+    /// Once it has ended and was waited for: how, and what the kernel tells of a kill from outside.
+    death: Option<(ExitStatus, Option<String>)>,
 }
 
 /// How a QEMU ended.
@@ -253,13 +277,27 @@ pub struct Process {
 pub struct Death {
     /// Its exit status.
     pub status: ExitStatus,
-    /// All that it wrote to stderr, without blanks around it.
+    /// All that it wrote to stderr, without blanks around it; of very much, the beginning and the end.
     pub stderr: String,
+    /// Where somebody else ended it: who, as far as is known.
+    pub outside: Option<String>,
     /// The command that it had not answered when it ended, where one is known.
     pub asked: Option<String>,
 }
 
 impl Death {
+    /// Whether it ended by a defect of its own: an assertion, a wrong access.
+    pub fn is_crash(&self) -> bool {
+        let crashes = [
+            Signal::SIGABRT,
+            Signal::SIGSEGV,
+            Signal::SIGILL,
+            Signal::SIGFPE,
+        ];
+        let signal = self.status.signal();
+        crashes.iter().any(|crash| signal == Some(*crash as i32))
+    }
+
     /// What it wrote to stderr, for a sentence's end.
     pub fn said(&self) -> String {
         match self.stderr.as_str() {
@@ -272,6 +310,9 @@ impl Death {
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "QEMU ended with {}", self.status)?;
+        if let Some(outside) = &self.outside {
+            write!(f, ", from outside: {outside}")?;
+        }
         if let Some(asked) = &self.asked {
             write!(f, " while it was asked `{asked}`")?;
         }
@@ -290,29 +331,45 @@ impl Process {
         self.started
     }
 
-    /// All that it wrote to stderr so far, without blanks around it.
+    /// What it wrote to stderr so far, without blanks around it; of very much, the beginning and the end.
     pub fn stderr(&self) -> String {
-        let mut bytes = Vec::new();
-        let mut buffer = [0; 4096];
-        // QEMU writes at the offset that it shares with this file, which such a read leaves alone.
-        while let Ok(count @ 1..) = self.stderr.read_at(&mut buffer, bytes.len() as u64) {
-            bytes.extend_from_slice(&buffer[..count]);
-        }
-        String::from_utf8_lossy(&bytes).trim().to_owned()
+        self.stderr.text().trim().to_owned()
     }
 
     /// How it ended; nothing while it runs.
     pub fn death(&mut self) -> Option<Death> {
-        if self.status.is_none() {
-            self.status = cpu::try_wait(&mut self.child).ok()?;
+        if self.death.is_none() {
+            let status = cpu::try_wait(&mut self.child).ok()??;
+            self.note(status);
         }
-        let status = self.status?;
-        let stderr = self.stderr();
+        let (status, outside) = self.death.clone()?;
+        // The last that it printed goes to its transcripts.
+        if let Some(stdout) = &self.stdout {
+            stdout.text();
+        }
         Some(Death {
             status,
-            stderr,
+            stderr: self.stderr(),
+            outside,
             asked: None,
         })
+    }
+
+    fn note(&mut self, status: ExitStatus) {
+        let outside = match (self.killed, status.signal()) {
+            (true, _) => None,
+            (false, Some(libc::SIGKILL)) => Some(self.out_of_memory.tell(self.child.id())),
+            (false, Some(libc::SIGTERM | libc::SIGINT | libc::SIGHUP)) => {
+                Some("by a signal".into())
+            }
+            // A page of its memory had no room on the disk, or could not be read from there.
+            (false, Some(libc::SIGBUS)) => Some("a file in its memory could not be reached".into()),
+            // What QEMU says when it takes a signal to quit.
+            _ => (self.stderr().lines().rev())
+                .find_map(|line| line.split_once("terminating on signal "))
+                .map(|(_, signal)| format!("by signal {signal}")),
+        };
+        self.death = Some((status, outside));
     }
 
     /// Waits until it has ended by itself, at most for `limit`; whether it has. Its process id stays its
@@ -331,11 +388,13 @@ impl Process {
     fn has_ended(&self) -> bool {
         let pid = Pid::from_raw(self.child.id() as i32);
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        self.status.is_some() || waitid(Id::Pid(pid), flags) != Ok(WaitStatus::StillAlive)
+        self.death.is_some() || waitid(Id::Pid(pid), flags) != Ok(WaitStatus::StillAlive)
     }
 
     /// Kills it, and leaves it to be waited for.
     pub fn kill(&mut self) {
+        // One that has ended by itself was not killed by us.
+        self.killed |= !self.has_ended();
         // An error says that it has ended.
         let _ = self.child.kill();
     }
@@ -343,16 +402,19 @@ impl Process {
     /// Kills it where it still runs, and waits for its end; the calling thread is charged with the
     /// processor time that it took.
     pub fn end(&mut self) {
-        if self.status.is_some() {
+        if self.death.is_some() {
             return;
         }
+        self.killed |= !self.has_ended();
         if self.own_group {
             // Nobody else can have the group's id before its leader was waited for.
             let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
         }
         cpu::end(&mut self.child);
         // It was waited for, and its status is kept.
-        self.status = self.child.try_wait().ok().flatten();
+        if let Ok(Some(status)) = self.child.try_wait() {
+            self.note(status);
+        }
     }
 }
 
@@ -432,7 +494,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut command = shell("echo one >&2; echo two >&2; kill -9 $$");
         command.transcripts_in(directory.path());
-        let loud = death(command).to_string();
+        let mut loud = death(command);
+        assert!(
+            loud.outside
+                .take()
+                .is_some_and(|who| who.contains("memory"))
+        );
+        let loud = loud.to_string();
         assert_eq!(
             loud,
             "QEMU ended with signal: 9 (SIGKILL); stderr: one\ntwo"

@@ -1,13 +1,22 @@
 //! The serial console: recorded, watched for trouble in every trial, and waited on.
 
 use crate::base::deadline::Deadline;
+use crate::base::kept::{Kept, Log};
+use crate::base::thread;
 use crate::base::watch::Watch;
-use std::fs::File;
+use report::{errln, text};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// What is kept of what a console printed, bytes, beginning and end: a boot prints some 60 KiB.
+const PRINTED: usize = 2 << 20;
+
+/// The longest line that is looked at whole, bytes: a kernel's has at most 1 KiB (`LOG_LINE_MAX`). A longer one is
+/// taken for several.
+const LINE: usize = 4 << 10;
 
 /// The last words of a kernel that stops after a panic in place of rebooting, trace and all printed.
 const STOPPED: &str = "end Kernel panic";
@@ -34,38 +43,60 @@ const TROUBLE: &[(&str, &str)] = &[
 
 const OOPS: &str = "oops";
 
-#[derive(Default)]
 struct State {
-    bytes: Vec<u8>,
-    /// Start of the line that is not yet ended.
-    line: usize,
-    trouble: Vec<(&'static str, String)>,
+    printed: Kept,
+    /// The line that is not yet ended.
+    line: Vec<u8>,
+    /// The first.
+    trouble: Option<(&'static str, String)>,
+    /// Whether there was an oops.
+    oops: bool,
     closed: bool,
 }
 
 impl State {
-    /// Takes what the console printed; whether a kernel has just said with it that it stops, or that the
-    /// task that met an oops does.
-    fn take(&mut self, bytes: &[u8]) -> bool {
+    fn new() -> State {
+        State {
+            printed: Kept::new(PRINTED),
+            line: Vec::new(),
+            trouble: None,
+            oops: false,
+            closed: false,
+        }
+    }
+
+    /// Takes what the console printed, and calls `each` with the lines that end with it; whether a kernel has just
+    /// said with it that it stops, or that the task that met an oops does.
+    fn take(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) -> bool {
         let mut stopped = false;
-        self.bytes.extend_from_slice(bytes);
-        while let Some(end) = self.bytes[self.line..].iter().position(|b| *b == b'\n') {
-            let line = String::from_utf8_lossy(&self.bytes[self.line..self.line + end]);
-            let line = line.trim().to_owned();
-            self.line += end + 1;
-            let after_oops = || self.trouble.iter().any(|(kind, _)| *kind == OOPS);
-            stopped |= line.contains(STOPPED) || line.contains(OOPS_TRACED) && after_oops();
-            if let Some(kind) = classify(&line) {
-                self.trouble.push((kind, line));
+        self.printed.push(bytes);
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.ends_with(b"\n") || self.line.len() >= LINE {
+                let line = std::mem::take(&mut self.line);
+                let line = String::from_utf8_lossy(&line);
+                each(&line);
+                stopped |= self.line(line.trim());
             }
         }
         stopped
+    }
+
+    fn line(&mut self, line: &str) -> bool {
+        if let Some(kind) = classify(line) {
+            self.oops |= kind == OOPS;
+            (self.trouble).get_or_insert_with(|| (kind, text::one_line(&text::clean(line))));
+        }
+        line.contains(STOPPED) || line.contains(OOPS_TRACED) && self.oops
     }
 }
 
 struct Shared {
     state: Watch<State>,
-    echo: AtomicBool,
+    /// Whether its lines are shown on stderr.
+    shown: bool,
+    /// Whether stderr is its terminal.
+    attached: AtomicBool,
 }
 
 /// A recorded serial console.
@@ -75,7 +106,7 @@ pub struct Serial {
 }
 
 impl Serial {
-    /// Records `stream` into `log` until it ends; `echo` copies it to stderr as well. A kernel that
+    /// Records `stream` into `log` until it ends; `shown` has its lines on stderr as well. A kernel that
     /// stops after a panic ends `agent`'s connection, as nobody will answer there. An oops does so too:
     /// the trial has failed with it, and the task that it hit may be the agent.
     ///
@@ -84,37 +115,37 @@ impl Serial {
     pub fn record(
         stream: UnixStream,
         agent: UnixStream,
-        log: File,
-        echo: bool,
-    ) -> std::io::Result<Serial> {
+        log: Log,
+        shown: bool,
+    ) -> anyhow::Result<Serial> {
         let shared = Arc::new(Shared {
-            state: Watch::default(),
-            echo: AtomicBool::new(echo),
+            state: Watch::new(State::new()),
+            shown,
+            attached: AtomicBool::new(false),
         });
         let theirs = shared.clone();
         let reader = stream.try_clone()?;
-        std::thread::Builder::new()
-            .name("serial".into())
-            .spawn(move || read_all(reader, &agent, log, &theirs))?;
+        thread::start("serial", move || read_all(reader, &agent, log, &theirs))?;
         Ok(Serial {
             shared,
             writer: stream,
         })
     }
 
-    /// Whether the console is copied to stderr from now on.
-    pub fn set_echo(&self, echo: bool) {
-        self.shared.echo.store(echo, Ordering::Relaxed);
+    /// From now on stderr is its terminal: whatever the guest prints goes there as it is.
+    pub fn attach(&self) {
+        self.shared.attached.store(true, Ordering::Relaxed);
     }
 
     /// The last `lines` lines.
     pub fn tail(&self, lines: usize) -> String {
-        last_lines(&self.shared.state.lock().bytes, lines)
+        let printed = self.shared.state.lock().printed.text();
+        last_lines(printed.as_bytes(), lines)
     }
 
     /// The first kernel message that fails a trial, if one was seen: its kind and the line.
     pub fn trouble(&self) -> Option<(&'static str, String)> {
-        self.shared.state.lock().trouble.first().cloned()
+        self.shared.state.lock().trouble.clone()
     }
 
     /// Waits until all that a dead QEMU's console printed is recorded, at most until `deadline`.
@@ -130,7 +161,7 @@ impl Serial {
         mut look: impl FnMut(&str) -> Option<T>,
     ) -> Option<T> {
         let waited = self.shared.state.wait(deadline.ends(), |state| {
-            let found = look(&String::from_utf8_lossy(&state.bytes));
+            let found = look(&state.printed.text());
             (found.is_some() || state.closed).then_some(found)
         });
         waited.flatten()
@@ -176,20 +207,30 @@ pub fn classify(line: &str) -> Option<&'static str> {
         .map(|(_, kind)| *kind)
 }
 
-fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: File, shared: &Shared) {
+fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: Log, shared: &Shared) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = reader.read(&mut buffer) {
         // A log that cannot be written (disk full) must not decide a trial.
         let _ = log.write_all(&buffer[..count]);
-        if shared.echo.load(Ordering::Relaxed) {
-            let _ = std::io::stderr().write_all(&buffer[..count]);
+        let attached = shared.attached.load(Ordering::Relaxed);
+        if attached {
+            report::out::write(std::io::stderr(), &buffer[..count]);
         }
-        shared.state.update(|state| {
-            if state.take(&buffer[..count]) {
-                // It may be closed already.
-                let _ = agent.shutdown(std::net::Shutdown::Both);
-            }
+        let mut lines = Vec::new();
+        let stopped = shared.state.update(|state| {
+            state.take(&buffer[..count], |line| {
+                if shared.shown && !attached {
+                    lines.push(text::prefixed("console| ", line));
+                }
+            })
         });
+        if stopped {
+            // It may be closed already.
+            let _ = agent.shutdown(std::net::Shutdown::Both);
+        }
+        for line in lines {
+            errln!("{line}");
+        }
     }
     shared.state.update(|state| state.closed = true);
 }
@@ -227,7 +268,7 @@ mod tests {
     fn recorded() -> (UnixStream, UnixStream, Serial) {
         let (guest, console) = UnixStream::pair().unwrap();
         let (agent, waiting) = UnixStream::pair().unwrap();
-        let log = tempfile::tempfile().unwrap();
+        let log = Log::new(tempfile::tempfile().unwrap());
         let serial = Serial::record(console, agent, log, false).unwrap();
         (guest, waiting, serial)
     }
@@ -262,5 +303,33 @@ mod tests {
             .unwrap();
         assert_eq!(waiting.read(&mut [0]).unwrap(), 0);
         assert_eq!(serial.trouble().map(|(kind, _)| kind), Some("oops"));
+    }
+
+    #[test]
+    fn a_console_without_a_lines_end_takes_neither_time_nor_memory() {
+        let mut state = State::new();
+        let chunk = [b'x'; 4096];
+        let begun = std::time::Instant::now();
+        // A quadratic one takes minutes for so many.
+        for _ in 0..64 << 10 {
+            state.take(&chunk, |_| ());
+        }
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(30), "{took:?}");
+        assert!(state.line.len() <= LINE);
+        assert!(state.printed.text().len() < PRINTED + 100);
+        state.take(b"\nBUG: one\nOops: two\n", |_| ());
+        assert_eq!(state.trouble, Some(("BUG", "BUG: one".into())));
+        assert!(state.take(b"end trace\n", |_| ()));
+    }
+
+    #[test]
+    fn lines_are_whole_however_they_come() {
+        let mut state = State::new();
+        let mut lines = Vec::new();
+        for part in ["one\r\nt", "wo\n", "\n", "th"] {
+            state.take(part.as_bytes(), |line| lines.push(line.trim().to_owned()));
+        }
+        assert_eq!(lines, ["one", "two", ""]);
     }
 }

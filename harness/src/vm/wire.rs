@@ -3,13 +3,24 @@
 //! qapi's types serve the commands and their replies.
 
 use crate::base::deadline::{Deadline, Limit};
+use crate::base::lines::{Lines, MESSAGE, Unreadable};
+use crate::base::thread;
 use crate::base::watch::Watch;
+use crate::base::words;
 use anyhow::{Context, anyhow};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Events kept of one connection. A soak's thousand plugs make some thousand; a QEMU that sends a hundred times
+/// that sends them for ever.
+const EVENTS: usize = 100_000;
+
+/// Replies kept until they are asked for: one at a time is awaited.
+const REPLIES: usize = 16;
 
 /// An event as it came.
 #[derive(Debug, Clone)]
@@ -42,7 +53,10 @@ struct State {
     greeting: Option<Value>,
     /// The first line that was not JSON.
     stray: Option<String>,
+    /// The oldest first.
     replies: Vec<Value>,
+    /// Whether replies say by their id which command they answer.
+    ids: bool,
     /// The last command, with its id, until its reply comes.
     asked: Option<(u64, String)>,
     events: Vec<WireEvent>,
@@ -51,23 +65,37 @@ struct State {
 }
 
 impl State {
-    fn take(&mut self, mut message: Value) {
+    /// Takes a message; where there are too many, why nothing more is read.
+    fn take(&mut self, mut message: Value) -> Result<(), String> {
         if message.get("QMP").is_some() {
             self.greeting = Some(message["QMP"].take());
         } else if let Some(name) = message.get("event").and_then(Value::as_str) {
             let name = name.to_owned();
+            if self.events.len() == EVENTS {
+                return Err(format!(
+                    "more than {EVENTS} events came, the last of them {name}"
+                ));
+            }
             self.events.push(WireEvent {
                 name,
                 data: message["data"].take(),
             });
         } else {
+            let id = message.get("id").cloned();
+            let asked = self.asked.as_ref().map(|(id, _)| json!(*id));
             // A late reply to an earlier command is none to this one.
-            self.asked.take_if(|(id, _)| {
-                let of = message.get("id");
-                of.is_none_or(|of| *of == json!(*id))
-            });
+            if self.ids && id.is_some() && id != asked {
+                return Ok(());
+            }
+            if id.is_none() || id == asked {
+                self.asked = None;
+            }
+            if self.replies.len() == REPLIES {
+                self.replies.remove(0);
+            }
             self.replies.push(message);
         }
+        Ok(())
     }
 }
 
@@ -88,7 +116,8 @@ impl Shared {
 pub struct Wire {
     shared: Arc<Shared>,
     sender: Mutex<(UnixStream, u64)>,
-    ids: bool,
+    /// Whether commands carry an id.
+    ids: AtomicBool,
 }
 
 /// A point in the stream of events; later ones are waited for from here.
@@ -96,8 +125,8 @@ pub struct Wire {
 pub struct EventMark(usize);
 
 impl Wire {
-    /// Takes over a connected socket. `ids` says whether the peer echoes command ids (QMP does; old
-    /// agents do not).
+    /// Takes over a connected socket. `ids` says whether the peer echoes command ids: QMP does, of an agent
+    /// [`Wire::set_ids`] tells.
     ///
     /// # Errors
     /// When the socket cannot be duplicated, or the reader thread cannot be started.
@@ -106,20 +135,28 @@ impl Wire {
         transcript: impl Write + Send + 'static,
         ids: bool,
     ) -> anyhow::Result<Wire> {
+        let state = State {
+            ids,
+            ..State::default()
+        };
         let shared = Arc::new(Shared {
-            state: Watch::default(),
+            state: Watch::new(state),
             transcript: Mutex::new(Box::new(transcript)),
         });
-        let reader = BufReader::new(stream.try_clone()?);
+        let reader = stream.try_clone()?;
         let theirs = shared.clone();
-        std::thread::Builder::new()
-            .name("wire".into())
-            .spawn(move || read_all(reader, &theirs))?;
+        thread::start("wire", move || read_all(reader, &theirs))?;
         Ok(Wire {
             shared,
             sender: Mutex::new((stream, 0)),
-            ids,
+            ids: AtomicBool::new(ids),
         })
+    }
+
+    /// Whether from now on commands carry an id, and replies are told apart by it.
+    pub fn set_ids(&self, ids: bool) {
+        self.ids.store(ids, Ordering::Relaxed);
+        self.shared.state.lock().ids = ids;
     }
 
     /// QMP's greeting.
@@ -151,34 +188,11 @@ impl Wire {
 
     /// Sends a command by name; for those that qapi's schema lacks.
     pub fn call_raw(&self, name: &str, arguments: Value, limit: Limit) -> anyhow::Result<Value> {
-        let mut sender = self.sender.lock();
-        sender.1 += 1;
-        let id = sender.1;
-        let mut message = json!({ "execute": name });
-        if arguments.as_object().is_some_and(|map| !map.is_empty()) {
-            message["arguments"] = arguments;
-        }
-        if self.ids {
-            message["id"] = json!(id);
-        }
-        let line = message.to_string();
-        self.shared.record("->", &line);
-        let asked = asked(name, &message);
-        self.shared
-            .state
-            .update(|state| state.asked = Some((id, asked)));
-        let deadline = limit.start();
-        // A failed write shows as the socket's end below, with the reason for it.
-        let _ = sender.0.write_all(format!("{line}\n").as_bytes());
-        let silent = format!("{name} was not answered");
-        let reply = self.wait(deadline, &silent, |state| {
-            let position = state
-                .replies
-                .iter()
-                .position(|reply| !self.ids || reply["id"] == json!(id))?;
-            Some(state.replies.swap_remove(position))
-        });
-        let mut reply = reply.with_context(|| format!("in {name}"))?;
+        let ids = self.ids.load(Ordering::Relaxed);
+        let (id, mut reply) = self.exchange(name, arguments, ids, limit.start(), |id, reply| {
+            !ids || reply["id"] == json!(id)
+        })?;
+        debug_assert!(!ids || reply["id"] == json!(id));
         if let Some(error) = reply.get("error") {
             let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
             return Err(Refused {
@@ -189,6 +203,49 @@ impl Wire {
             .into());
         }
         Ok(reply["return"].take())
+    }
+
+    /// Sends a command, `with_id` or without, and gives its id and the first reply after it for which `is_answer`
+    /// is true.
+    ///
+    /// # Errors
+    /// The deadline, or the socket's end.
+    pub fn exchange(
+        &self,
+        name: &str,
+        arguments: Value,
+        with_id: bool,
+        deadline: Deadline,
+        is_answer: impl Fn(u64, &Value) -> bool,
+    ) -> anyhow::Result<(u64, Value)> {
+        let mut sender = self.sender.lock();
+        sender.1 += 1;
+        let id = sender.1;
+        let mut message = json!({ "execute": name });
+        if arguments.as_object().is_some_and(|map| !map.is_empty()) {
+            message["arguments"] = arguments;
+        }
+        if with_id {
+            message["id"] = json!(id);
+        }
+        let line = message.to_string();
+        self.shared.record("->", &line);
+        let asked = asked(name, &message);
+        self.shared.state.update(|state| {
+            state.asked = Some((id, asked));
+            // What came before the question is no answer to it.
+            state.replies.clear();
+        });
+        // A failed write shows as the socket's end below, with the reason for it.
+        let _ = sender.0.write_all(format!("{line}\n").as_bytes());
+        let silent = format!("{name} was not answered");
+        let reply = self.wait(deadline, &silent, |state| {
+            let mut replies = state.replies.iter();
+            let position = replies.position(|reply| is_answer(id, reply))?;
+            Some(state.replies.remove(position))
+        });
+        let reply = reply.with_context(|| format!("in {name}"))?;
+        Ok((id, reply))
     }
 
     /// The last command, where it was not answered: a line of the human monitor as it was typed, another
@@ -271,29 +328,122 @@ fn asked(name: &str, message: &Value) -> String {
         .to_owned()
 }
 
-fn read_all(mut reader: BufReader<UnixStream>, shared: &Shared) {
-    let mut line = Vec::new();
+fn read_all(stream: UnixStream, shared: &Shared) {
+    let mut lines = Lines::new(&stream, MESSAGE);
     let why = loop {
-        line.clear();
-        match reader.read_until(b'\n', &mut line) {
-            Ok(0) => break "the other side closed the socket".to_owned(),
-            Ok(_) => {}
-            Err(error) => break format!("the socket failed: {error}"),
-        }
+        let line = match lines.line() {
+            Ok(None) => break "the other side closed the socket".to_owned(),
+            Ok(Some(line)) => line,
+            Err(Unreadable::Failed(error)) => break format!("the socket failed: {error}"),
+            Err(error @ Unreadable::TooLong { .. }) => break error.to_string(),
+        };
         // The agent's delimiter before a sync reply.
-        let text = String::from_utf8_lossy(&line);
+        let text = String::from_utf8_lossy(line);
         let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{fffd}');
         if text.is_empty() {
             continue;
         }
         shared.record("<-", text);
         let message = serde_json::from_str(text);
-        shared.state.update(|state| match message {
+        let taken = shared.state.update(|state| match message {
             Ok(message) => state.take(message),
             Err(_) => {
-                state.stray.get_or_insert_with(|| text.to_owned());
+                (state.stray).get_or_insert_with(|| words::quoted_line(text.as_bytes()));
+                Ok(())
             }
         });
+        if let Err(why) = taken {
+            break why;
+        }
     };
+    // Who sends what is not read is not to fill the socket and wait there.
+    let _ = stream.shutdown(std::net::Shutdown::Both);
     shared.state.update(|state| state.closed = Some(why));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::deadline::{Missed, QMP_REPLY};
+    use crate::base::error::find;
+    use std::io::{BufRead as _, BufReader, Read as _};
+
+    const SHORT: Limit = Limit {
+        what: "a test's reply",
+        seconds: 0.1,
+    };
+
+    fn wired(ids: bool) -> (Wire, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Wire::new(ours, std::io::sink(), ids).unwrap(), theirs)
+    }
+
+    fn closed(wire: &Wire) -> String {
+        let limit = QMP_REPLY.start();
+        let error = wire.event(wire.mark(), limit, |_| None::<()>).unwrap_err();
+        find::<Closed>(&error).expect("closed").to_string()
+    }
+
+    #[test]
+    fn bytes_without_a_lines_end_close_it_and_are_not_held() {
+        let (wire, mut theirs) = wired(true);
+        let flood = std::thread::spawn(move || {
+            let chunk = vec![b'x'; 1 << 20];
+            let mut sent = 0;
+            while sent < 1 << 30 && theirs.write_all(&chunk).is_ok() {
+                sent += chunk.len();
+            }
+            sent
+        });
+        let why = closed(&wire);
+        assert!(why.starts_with("a line came that has more than 8388608 bytes; it begins `xxx"));
+        assert!(flood.join().unwrap() < 2 * MESSAGE);
+    }
+
+    #[test]
+    fn events_without_end_close_it() {
+        let (wire, theirs) = wired(true);
+        let flood = std::thread::spawn(move || {
+            let mut theirs = std::io::BufWriter::new(theirs);
+            while writeln!(theirs, r#"{{"event": "RTC_CHANGE"}}"#).is_ok() {}
+        });
+        assert_eq!(
+            closed(&wire),
+            "more than 100000 events came, the last of them RTC_CHANGE"
+        );
+        flood.join().unwrap();
+    }
+
+    #[test]
+    fn replies_without_end_are_not_held() {
+        let (wire, mut theirs) = wired(false);
+        for _ in 0..1000 {
+            theirs.write_all(b"{\"return\": {}}\n").unwrap();
+        }
+        theirs.write_all(b"{\"event\": \"LAST\"}\n").unwrap();
+        wire.event(EventMark(0), QMP_REPLY.start(), |_| Some(()))
+            .unwrap();
+        assert!(wire.shared.state.lock().replies.len() <= REPLIES);
+    }
+
+    #[test]
+    fn a_late_reply_is_none_to_the_next_command() {
+        let (wire, theirs) = wired(true);
+        let mut asked = BufReader::new(theirs.try_clone().unwrap());
+        let error = wire.call_raw("first", json!({}), SHORT).unwrap_err();
+        assert!(find::<Missed>(&error).is_some(), "{error:#}");
+        let other = std::thread::spawn(move || {
+            let mut line = String::new();
+            asked.read_line(&mut line).unwrap();
+            asked.read_line(&mut line).unwrap();
+            // The first one's reply comes when the second has been asked.
+            let mut theirs = &theirs;
+            theirs.write_all(b"{\"return\": 1, \"id\": 1}\n").unwrap();
+            theirs.write_all(b"{\"return\": 2, \"id\": 2}\n").unwrap();
+            let _ = theirs.read(&mut [0]);
+        });
+        assert_eq!(wire.call_raw("second", json!({}), QMP_REPLY).unwrap(), 2);
+        drop(wire);
+        other.join().unwrap();
+    }
 }
