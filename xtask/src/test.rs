@@ -1,17 +1,17 @@
 //! `cargo xtask test`: everything that must hold, cheapest first.
 
+mod agreement;
 mod linters;
 mod tally;
 
 use crate::build::Harness;
 use crate::settings::hand_over;
 use crate::{Workspace, build, child, doctor, runs, setup};
-use anyhow::{Context, Result, bail, ensure};
-use report::events::Outcome;
+use agreement::{agree, covering, restored};
+use anyhow::{Context, Result, ensure};
 use report::flags::{Conditions, Flags, HostChoice};
 use report::outln;
 use report::{Results, Trial};
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -21,11 +21,15 @@ use xshell::{Shell, cmd};
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask test
+  cargo xtask test --whole         compare every trial where two ways of running must agree, as nightly
   cargo xtask test --no-install    fail rather than install packages";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
+    /// Where two ways of running must agree, compare each trial, not one of each NIC, guest and case
+    #[arg(long)]
+    whole: bool,
     /// Never install packages: fail and say what is missing
     #[arg(long)]
     no_install: bool,
@@ -138,12 +142,20 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     })?;
     report.step("boots agree with checkpoints", || {
         let direct = direct.as_ref().context(NO_DIRECT)?;
-        let (restored, booted) = by_start(direct);
-        let skips = booted.iter().flat_map(|name| ["--skip", name]);
+        let mut part = restored(direct);
+        if !args.whole {
+            part = covering(&part, starts_differ_by);
+        }
         let mut flags = here(workspace);
         flags.conditions.boot = true;
-        let (run, _) = matrix(workspace, &harness, flags, skips)?;
-        agree(&restored, &run, "from a boot")?;
+        let names = part.trials.iter().map(Trial::name);
+        let (run, _) = matrix(
+            workspace,
+            &harness,
+            flags,
+            ["--exact"].into_iter().chain(names),
+        )?;
+        agree(&part, &run, "from a boot")?;
         Ok((Tally::PASSED, ()))
     })?;
     report.step("faults", || {
@@ -161,7 +173,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             return Ok((Tally::SKIPPED, ()));
         }
         let direct = direct.as_ref().context(NO_DIRECT)?;
-        agree(direct, &under_nextest(workspace)?, "under nextest")?;
+        let part = (!args.whole).then(|| covering(direct, runners_differ_by));
+        let run = under_nextest(workspace, part.as_ref())?;
+        agree(part.as_ref().unwrap_or(direct), &run, "under nextest")?;
         Ok((Tally::PASSED, ()))
     })?;
     Ok(report.finish())
@@ -255,19 +269,6 @@ fn here(workspace: &Workspace) -> Flags {
     flags
 }
 
-/// `run` without the trials whose guests booted, and the names of these: booting them again shows
-/// nothing.
-fn by_start(run: &Results) -> (Results, Vec<&str>) {
-    let boots = |trial: &&Trial| trial.end.start.as_deref() == Some("boot");
-    let booted = run.trials.iter().filter(boots);
-    let restored = run.trials.iter().filter(|trial| !boots(trial));
-    let rest = Results {
-        trials: restored.cloned().collect(),
-        ..Results::default()
-    };
-    (rest, booted.map(Trial::name).collect())
-}
-
 /// Runs the matrix with these settings and `arguments` of libtest; its trials, and whether it ended well.
 fn matrix<'a>(
     workspace: &Workspace,
@@ -281,9 +282,46 @@ fn matrix<'a>(
     finished(workspace, command.args(arguments))
 }
 
-fn under_nextest(workspace: &Workspace) -> Result<Results> {
+/// What a checkpoint may spoil: a guest's memory with a NIC's driver in it, and what a case finds there.
+fn starts_differ_by(trial: &Trial) -> [String; 2] {
+    let name = &trial.end.name;
+    [
+        format!("{} on {}", name.nic, name.guest),
+        format!(
+            "{}@{}",
+            name.case,
+            name.variant.as_deref().unwrap_or_default()
+        ),
+    ]
+}
+
+/// What a process of its own may spoil: what a case keeps from one trial to the next, and what trials of
+/// one guest, backend or QEMU share.
+fn runners_differ_by(trial: &Trial) -> [String; 4] {
+    let name = &trial.end.name;
+    [
+        format!(
+            "{}@{}",
+            name.case,
+            name.variant.as_deref().unwrap_or_default()
+        ),
+        format!("on {}", name.guest),
+        format!("with {}", name.backend),
+        format!(
+            "started from {}",
+            trial.end.start.as_deref().unwrap_or_default()
+        ),
+    ]
+}
+
+/// Runs the trials of `part`, all where it is None.
+fn under_nextest(workspace: &Workspace, part: Option<&Results>) -> Result<Results> {
     let mut command = child::cargo(&workspace.root);
     command.args(["nextest", "run", "--package", "harness", "--test", "matrix"]);
+    if let Some(part) = part {
+        let names = part.trials.iter().map(|t| format!("test(={})", t.name()));
+        command.args(["-E", &names.collect::<Vec<_>>().join(" or ")]);
+    }
     hand_over(&mut command, workspace, &here(workspace))?;
     let (run, success) = finished(workspace, &mut command)?;
     let reds = Tally::of(&run).failed;
@@ -304,133 +342,13 @@ fn finished(workspace: &Workspace, command: &mut Command) -> Result<(Results, bo
     Ok((run.with_context(left_none)?, status.success()))
 }
 
-/// A trial's verdict, the same for a known failure that comes now and then as where it does not come.
-fn verdict(trial: &Trial) -> &'static str {
-    let now_and_then = trial.end.expectation.as_ref().is_some_and(|e| e.sometimes);
-    match trial.outcome() {
-        Outcome::Passed | Outcome::Known { .. } if now_and_then => "passed or known",
-        outcome => outcome.verdict(),
-    }
-}
-
 const NO_DIRECT: &str = "there are no verdicts of a direct run to compare with";
-
-/// Fails unless both runs came to the same verdict on each trial that ran on this machine itself;
-/// `how` says how the other one ran.
-fn agree(direct: &Results, other: &Results, how: &str) -> Result<()> {
-    // Nextest does not run what is known beforehand to be skipped.
-    let verdicts = |run: &Results| -> BTreeMap<String, &str> {
-        let judged = |t: &&Trial| !t.is_skipped() && t.end.host.is_none();
-        let verdict = |t: &Trial| (t.name().to_owned(), verdict(t));
-        run.trials.iter().filter(judged).map(verdict).collect()
-    };
-    let (direct, other) = (verdicts(direct), verdicts(other));
-    ensure!(
-        !direct.is_empty(),
-        "the direct run judged no trial: there is nothing to compare"
-    );
-    let word = |verdict: Option<&&'static str>| *verdict.unwrap_or(&"not run");
-    let mut names: Vec<&String> = direct.keys().chain(other.keys()).collect();
-    names.sort();
-    names.dedup();
-    let mut differ = names
-        .into_iter()
-        .filter(|name| direct.get(*name) != other.get(*name))
-        .map(|name| {
-            let (one, two) = (word(direct.get(name)), word(other.get(name)));
-            format!("\n  {name}: {one} directly, {two} {how}")
-        })
-        .peekable();
-    if differ.peek().is_some() {
-        bail!("the verdicts differ:{}", differ.collect::<String>());
-    }
-    outln!("the same verdict for each of {} trials", direct.len());
-    Ok(())
-}
 
 #[cfg(test)]
 mod tests {
+    use super::agreement::tests::{run, skipped};
     use super::*;
-    use report::events::TrialEnded;
-    use report::expectation::{Expectation, State};
-
-    fn run(trials: &[(&str, Outcome)]) -> Results {
-        let trial = |(name, outcome): &(&str, Outcome)| Trial {
-            plan_item: String::new(),
-            end: TrialEnded::unmeasured((*name).to_owned(), outcome.clone()),
-        };
-        Results {
-            trials: trials.iter().map(trial).collect(),
-            ..Results::default()
-        }
-    }
-
-    fn skipped() -> Outcome {
-        Outcome::Skipped {
-            reason: "no vhost_net".into(),
-        }
-    }
-
-    fn failed() -> Outcome {
-        Outcome::Failed {
-            message: "no reply".into(),
-        }
-    }
-
-    #[test]
-    fn agreement_is_of_what_was_judged() {
-        let direct = run(&[("a", Outcome::Passed), ("b", skipped())]);
-        let agree =
-            |direct: &Results, other: &Results| super::agree(direct, other, "under nextest");
-        agree(&direct, &run(&[("a", Outcome::Passed)])).unwrap();
-
-        let error = agree(&direct, &run(&[("a", failed())]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.ends_with("a: passed directly, failed under nextest"),
-            "{error}"
-        );
-        let error = agree(&direct, &run(&[])).unwrap_err().to_string();
-        assert!(
-            error.ends_with("a: passed directly, not run under nextest"),
-            "{error}"
-        );
-        let more = run(&[("a", Outcome::Passed), ("b", Outcome::Passed)]);
-        let error = agree(&direct, &more).unwrap_err().to_string();
-        assert!(
-            error.ends_with("b: not run directly, passed under nextest"),
-            "{error}"
-        );
-        assert!(agree(&run(&[]), &run(&[])).is_err());
-    }
-
-    #[test]
-    fn what_fails_now_and_then_agrees_with_itself() {
-        let known = Outcome::Known {
-            message: "no reply".into(),
-            reason: "its ring is small".into(),
-            link: None,
-        };
-        let pair = |sometimes, state| {
-            let [mut one, mut two] =
-                [Outcome::Passed, known.clone()].map(|outcome| run(&[("a", outcome)]));
-            for run in [&mut one, &mut two] {
-                run.trials[0].end.expectation = Some(Expectation {
-                    state,
-                    message: "no reply".into(),
-                    reason: "its ring is small".into(),
-                    link: None,
-                    sometimes,
-                    until: None,
-                    due: false,
-                });
-            }
-            agree(&one, &two, "booted")
-        };
-        pair(true, State::NotNow).unwrap();
-        assert!(pair(false, State::Fixed).is_err());
-    }
+    use report::events::Outcome;
 
     #[test]
     fn of_the_users_settings_those_count_that_say_on_what_the_runs_are() {
@@ -467,17 +385,6 @@ mod tests {
     }
 
     #[test]
-    fn what_booted_is_not_booted_again() {
-        let mut run = run(&[("pxe::a", Outcome::Passed), ("ping::a", Outcome::Passed)]);
-        run.trials[0].end.start = Some("boot".into());
-        run.trials[1].end.start = Some("warm NIC".into());
-        let (restored, booted) = by_start(&run);
-        assert_eq!(booted, ["pxe::a"]);
-        let names: Vec<&str> = restored.trials.iter().map(Trial::name).collect();
-        assert_eq!(names, ["ping::a"]);
-    }
-
-    #[test]
     fn a_flaky_trial_is_no_pass() {
         let flaky = Outcome::Flaky {
             failures: vec!["no reply".into()],
@@ -490,7 +397,7 @@ mod tests {
     fn the_total_is_alone_on_its_line() {
         let mut report = Report::default();
         report.step("one", || Ok((Tally::PASSED, ()))).unwrap();
-        assert!(report.step::<()>("two", || bail!("no")).unwrap().is_none());
+        assert!(report.step::<()>("two", || anyhow::bail!("no")).unwrap().is_none());
         assert_eq!(report.total().to_string(), "1 passed, 1 failed, 0 skipped");
     }
 }

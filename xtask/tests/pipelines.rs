@@ -163,7 +163,7 @@ fn a_job_that_is_run_again_may_leave_its_artifacts_again() {
         assert!(once.is_empty(), "{file}: {once:?}");
         all += uploads;
     }
-    assert_eq!(all, 5);
+    assert_eq!(all, 6);
     let matrix = text(GITHUB_MATRIX);
     for (right, wrong) in [
         ("overwrite: true", "overwrite: false"),

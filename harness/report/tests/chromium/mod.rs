@@ -54,6 +54,8 @@ impl Browser {
             .args(["--disable-background-networking", "--disable-extensions"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .env("HOME", profile.path())
+            // Killed, it leaves its sockets where this says.
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
