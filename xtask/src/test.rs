@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that must hold, cheapest first.
 
 mod agreement;
+mod archive;
 mod linters;
 mod tally;
 
@@ -8,7 +9,7 @@ use crate::build::Harness;
 use crate::settings::hand_over;
 use crate::{Workspace, build, child, doctor, runs, setup};
 use agreement::{agree, covering, restored};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use report::flags::{Conditions, Flags, HostChoice};
 use report::outln;
 use report::{Results, Trial};
@@ -164,7 +165,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let (run, success) = matrix(workspace, &harness, flags, [])?;
         Ok((Tally::of(&run).judged(success), ()))
     })?;
-    report.step("nextest agrees", || {
+    report.step("nextest agrees, from an archive", || {
         if !nextest {
             outln!(
                 "skipped: cargo nextest is not installed; get it with `{}`",
@@ -174,7 +175,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         }
         let direct = direct.as_ref().context(NO_DIRECT)?;
         let part = (!args.whole).then(|| covering(direct, runners_differ_by));
-        let run = under_nextest(workspace, part.as_ref())?;
+        let run = archive::run(workspace, here(workspace), part.as_ref())?;
         agree(part.as_ref().unwrap_or(direct), &run, "under nextest")?;
         Ok((Tally::PASSED, ()))
     })?;
@@ -314,25 +315,6 @@ fn runners_differ_by(trial: &Trial) -> [String; 4] {
     ]
 }
 
-/// Runs the trials of `part`, all where it is None.
-fn under_nextest(workspace: &Workspace, part: Option<&Results>) -> Result<Results> {
-    let mut command = child::cargo(&workspace.root);
-    command.args(["nextest", "run", "--package", "harness", "--test", "matrix"]);
-    if let Some(part) = part {
-        let names = part.trials.iter().map(|t| format!("test(={})", t.name()));
-        command.args(["-E", &names.collect::<Vec<_>>().join(" or ")]);
-    }
-    hand_over(&mut command, workspace, &here(workspace))?;
-    let (run, success) = finished(workspace, &mut command)?;
-    let reds = Tally::of(&run).failed;
-    ensure!(
-        success == (reds == 0),
-        "nextest says {}, but {reds} of its trials are recorded as not passed",
-        if success { "all passed" } else { "some failed" },
-    );
-    Ok(run)
-}
-
 /// Runs a command that makes a run; its trials, and whether it ended well.
 fn finished(workspace: &Workspace, command: &mut Command) -> Result<(Results, bool)> {
     let directory = runs::name(command, workspace);
@@ -397,7 +379,12 @@ mod tests {
     fn the_total_is_alone_on_its_line() {
         let mut report = Report::default();
         report.step("one", || Ok((Tally::PASSED, ()))).unwrap();
-        assert!(report.step::<()>("two", || anyhow::bail!("no")).unwrap().is_none());
+        assert!(
+            report
+                .step::<()>("two", || anyhow::bail!("no"))
+                .unwrap()
+                .is_none()
+        );
         assert_eq!(report.total().to_string(), "1 passed, 1 failed, 0 skipped");
     }
 }
