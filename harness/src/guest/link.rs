@@ -35,9 +35,10 @@ impl Link {
     }
 }
 
-/// With few forks: they are what costs under TCG. (busybox's readlink takes one path.)
+/// With few forks: they are what costs under TCG. (busybox's readlink takes one path.) What is being unplugged
+/// no longer answers, and is passed over.
 const SCRIPT: &str = r#"for d in /sys/class/net/*; do [ -e $d/device ] || continue
-read -r a <$d/address; read -r o <$d/operstate; read -r m <$d/mtu
+read -r a <$d/address && read -r o <$d/operstate && read -r m <$d/mtu || continue
 echo "${d##*/} $a $o $m $(readlink -f $d/device/driver) $(readlink -f $d/device)"; done"#;
 
 /// All interfaces with a device behind them.

@@ -82,8 +82,16 @@ impl Testbed {
     /// # Errors
     /// Loss, with ping's own summary and the count on the wire.
     pub fn expect_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
+        self.asked_until_answered(ping, count).map(drop)
+    }
+
+    /// As [`Testbed::expect_answered`]; how many requests it sent, `count` or twice that.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn asked_until_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<u32> {
         let Err(error) = self.expect_all_answered(ping, count) else {
-            return Ok(());
+            return Ok(count);
         };
         match self.missed() {
             0 => Err(error),
@@ -94,7 +102,8 @@ impl Testbed {
                 self.expect_all_answered(&ping.clone().interval(ONE_AT_A_TIME), count)
                     .with_context(|| {
                         format!("one request at a time, after {missed} frames found the receive ring full")
-                    })
+                    })?;
+                Ok(2 * count)
             }
         }
     }
