@@ -82,6 +82,11 @@ pub const OPERSTATE: Limit = Limit {
     what: "operstate to follow",
     seconds: 8.0,
 };
+/// A receive filter's way from the guest's kernel to the device: at once, or by the driver's queue of work.
+pub const RX_FILTER: Limit = Limit {
+    what: "the receive filter to follow",
+    seconds: 4.0,
+};
 /// A veth pair's activation: at once, but behind the ends of other trials' namespaces.
 pub const LINK_PASSES: Limit = Limit {
     what: "the link to pass frames",
@@ -184,6 +189,12 @@ pub const TRANSFER_MIB: f64 = 1.0;
 pub const DATAGRAM: Limit = Limit {
     what: "a datagram",
     seconds: 1.0,
+};
+/// How long a datagram may still be on its way when its sender has ended: it is in queues of a guest that a
+/// busy host does not let run. Waited for only where one is missing.
+pub const LATE_DATAGRAM: Limit = Limit {
+    what: "late datagrams",
+    seconds: 5.0,
 };
 /// Six changes of a NIC under traffic; under a second, but e1000 loses its link for 3-4 s with each.
 pub const CHANGES: Limit = Limit {

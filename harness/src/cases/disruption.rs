@@ -33,7 +33,8 @@ pub(crate) fn happen(disruption: Disruption, bed: &mut Testbed, case: &Case) -> 
     }
 }
 
-fn stop_cont(bed: &mut Testbed) -> anyhow::Result<()> {
+/// Halts the guest and lets it go on: its interfaces must be as they were.
+pub(super) fn stop_cont(bed: &mut Testbed) -> anyhow::Result<()> {
     let before = link::links(&bed.agent)?;
     bed.vm.call(&qapi::qmp::stop {})?;
     let status = bed.vm.call(&qapi::qmp::query_status {})?;
@@ -50,7 +51,8 @@ fn stop_cont(bed: &mut Testbed) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn boot_anew(
+/// Has `begin` make the guest boot again; nothing that was set in the guest may be left then.
+pub(super) fn boot_anew(
     bed: &mut Testbed,
     begin: impl FnOnce(&Testbed) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

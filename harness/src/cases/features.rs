@@ -195,13 +195,14 @@ fn virtio_status(bed: &mut Testbed) -> anyhow::Result<()> {
 }
 
 /// The features in the guest's sysfs, a digit a bit, from bit 0 on.
-fn in_sysfs(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
+pub(super) fn in_sysfs(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
     let directory = Testbed::device_directory(link);
     let bits = bed.agent.sh(&format!("cat {directory}/features"))?;
     Ok(bits.trim().to_owned())
 }
 
-fn is_set(bits: &str, bit: usize) -> bool {
+/// Whether the bit is among features from sysfs.
+pub(super) fn is_set(bits: &str, bit: usize) -> bool {
     bits.as_bytes().get(bit) == Some(&b'1')
 }
 

@@ -1,19 +1,22 @@
 //! Plan items 2 and 20: operstate follows `set_link`, and so does the traffic.
 
-use super::faults::{self, AT_START, TAP_UNPLUGGED};
+use super::disruption::{boot_anew, stop_cont};
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
+use super::features;
 use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
+use crate::net::addr;
 use crate::net::frame::Direction;
 use crate::testbed::Testbed;
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 
 /// With the link-status feature (`status=on`, the default).
 pub static LINK_STATUS: Case = Case {
     name: "link_status",
     plan_item: "2, 20",
-    passes: "operstate reads up, down after `set_link off` and up again after `set_link on`; traffic stops and resumes with it",
+    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`; traffic stops and resumes with it",
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
@@ -26,6 +29,7 @@ pub static LINK_STATUS: Case = Case {
             red: Red::Missed(deadline::OPERSTATE),
             ..AT_START
         },
+        LINK_ON,
         TAP_UNPLUGGED,
     ],
     run: link_status,
@@ -36,7 +40,7 @@ pub static LINK_STATUS: Case = Case {
 pub static LINK_STATUS_OFF: Case = Case {
     name: "link_status_off",
     plan_item: "2, 20",
-    passes: "with status=off operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it",
+    passes: "with status=off the guest is not offered the feature, and operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it",
     applies: faults::virtio,
     start_state: StartState::Boot,
     load: Load::Waits,
@@ -48,28 +52,105 @@ pub static LINK_STATUS_OFF: Case = Case {
             breaks: "QEMU offers the link-status feature (status=on)",
             applies: faults::virtio,
             vm: |spec, _| spec.nics[0].properties.push("status=on".into()),
-            red: Red::Missed(deadline::OPERSTATE),
+            red: Red::Says("VIRTIO_NET_F_STATUS"),
             ..AT_START
         },
+        Fault {
+            name: "taken_down",
+            breaks: "the guest takes the NIC down while its link is off",
+            inject: |bed| {
+                let link = bed.link()?;
+                bed.apply(Op::Down, &link, "")
+            },
+            red: Red::Missed(deadline::OPERSTATE),
+            ..IN_TRAFFIC
+        },
+        LINK_ON,
         TAP_UNPLUGGED,
     ],
     run: link_status_off,
     ..Case::PLAIN
 };
 
+/// Off through a boot.
+pub static LINK_STATUS_RESET: Case = Case {
+    name: "link_status_reset",
+    plan_item: "2, 20",
+    passes: "a link that is off stays off through a reset of the halted machine: operstate reads down after the boot and nothing crosses the tap until `set_link on`, when it reads up and traffic flows",
+    load: Load::Waits,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            name: "status_off",
+            breaks: "QEMU does not offer the link-status feature (status=off)",
+            applies: faults::virtio,
+            vm: |spec, _| spec.nics[0].properties.push("status=off".into()),
+            red: Red::Missed(deadline::OPERSTATE),
+            ..AT_START
+        },
+        LINK_ON,
+        TAP_UNPLUGGED,
+    ],
+    run: link_status_reset,
+    ..Case::PLAIN
+};
+
+/// The link comes up again by itself.
+const LINK_ON: Fault = Fault {
+    name: "link_on",
+    breaks: "QEMU has the link up again while it should be off",
+    inject: |bed| bed.set_link(true),
+    red: Red::Says("although the link is off"),
+    ..IN_TRAFFIC
+};
+
+/// Virtio's feature by which a driver reads the link's state (virtio 1.2, 5.1.3).
+const STATUS: usize = 16;
+
 /// Brings the NIC up, then follows its link off and on: operstate must read up, down and up again.
 fn link_status(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
-    // Some drivers report no link state before it changes for the first time.
-    let unreported = !bed.cell.nic.is_virtio() && bed.link()?.operstate == "unknown";
-    let first = if unreported { "unknown" } else { "up" };
+    let first = first_state(bed)?;
     follow(bed, &link, [first, "down", "up"])
+}
+
+/// What operstate must read before the link changes for the first time: some drivers report none until then.
+fn first_state(bed: &Testbed) -> anyhow::Result<&'static str> {
+    let unreported = !bed.cell.nic.is_virtio() && bed.link()?.operstate == "unknown";
+    Ok(if unreported { "unknown" } else { "up" })
+}
+
+/// Switches the link off, halts and resets the machine, and lets it boot: the link must still be off, for
+/// the guest and on the wire, and come up when it is switched on.
+fn link_status_reset(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    bed.expect_operstate(&link, first_state(bed)?)?;
+    bed.set_link(false)?;
+    boot_anew(bed, |bed| {
+        bed.vm.call(&qapi::qmp::stop {})?;
+        bed.vm.call(&qapi::qmp::system_reset {})?;
+        bed.vm.call(&qapi::qmp::cont {}).map(drop)
+    })?;
+    let link = bed.link()?;
+    bed.apply(Op::Address, &link, &addr::guest_with_prefix(0))?;
+    bed.expect_operstate(&link, "down")
+        .context("booted with its link off")?;
+    bed.moment(Moment::Traffic)?;
+    expect_off(bed)?;
+    bed.set_link(true)?;
+    bed.expect_operstate(&link, "up")?;
+    bed.reach(deadline::FIRST_PING)
 }
 
 /// Brings the NIC up, notes its operstate, and switches the link off and on: operstate must stay as it
 /// is, and traffic stop and resume all the same.
 fn link_status_off(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
+    let offered = features::in_sysfs(bed, &link)?;
+    ensure!(
+        !features::is_set(&offered, STATUS),
+        "feature bit {STATUS} (VIRTIO_NET_F_STATUS) is 1 with status=off; the guest's sysfs has {offered}"
+    );
     let state = bed.link()?.operstate;
     ensure!(
         ["unknown", "up"].contains(&state.as_str()),
@@ -85,6 +166,19 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.expect_operstate(link, states[0])?;
     bed.set_link(false)?;
     bed.expect_operstate(link, states[1])?;
+    bed.moment(Moment::Traffic)?;
+    // Through a halt of the machine as well.
+    stop_cont(bed)?;
+    expect_off(bed)?;
+    // Where it should not follow, it may not have had the time to, above.
+    bed.expect_operstate(link, states[1])?;
+    bed.set_link(true)?;
+    bed.expect_operstate(link, states[2])?;
+    bed.reach(deadline::FIRST_PING)
+}
+
+/// Pings may not be answered, and no frame of the guest may cross the tap.
+fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
     let mark = bed.wire()?.mark()?;
     bed.expect_silence(bed.address(), "the link is off")?;
     let heard = bed
@@ -94,10 +188,5 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
         heard == 0,
         "{heard} frames of the guest crossed its tap although the link is off"
     );
-    // Where it should not follow, it may not have had the time to, above.
-    bed.expect_operstate(link, states[1])?;
-    bed.moment(Moment::Traffic)?;
-    bed.set_link(true)?;
-    bed.expect_operstate(link, states[2])?;
-    bed.reach(deadline::FIRST_PING)
+    Ok(())
 }

@@ -1,10 +1,10 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
-use super::faults::{self, AT_START, IN_TRAFFIC};
+use super::faults::{self, AT_START, IN_TRAFFIC, wrap};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
-use crate::guest::link;
+use crate::guest::link::{self, Link};
 use crate::net::addr::Mac;
 use crate::net::bridge;
 use crate::net::sabotage::SecondHost;
@@ -15,11 +15,20 @@ use std::time::{Duration, Instant};
 /// DHCP message type (RFC 2132, 9.6).
 const DHCP_ACK: u8 = 5;
 
+/// In the place of a program that sets a MAC as its last argument: keeps the first half of the present one.
+const HALF: &str = r#"case " $* " in *" address "*|*" hw ether "*)
+    for mac; do :; done
+    for device in /sys/class/net/*/device; do read -r now <${device%device}address; done
+    now=${now%:*:*:*}; last=${mac#*:*:*:}; all="$*"
+    exec "$REAL" ${all%"$mac"}$now:$last;;
+esac
+exec "$REAL" "$@""#;
+
 /// Plan items 4 and 18.
 pub static MAC_CHANGE: Case = Case {
     name: "mac_change",
     plan_item: "4, 18. mac_change",
-    passes: "the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
+    passes: "under a MAC that shares its first half with the old one, one that shares the last half, and the old one again the host reaches the guest; under one that differs in each byte the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
     load: Load::Waits,
     rearm: Some(back),
     ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
@@ -28,7 +37,7 @@ pub static MAC_CHANGE: Case = Case {
             name: "second_host",
             breaks: "a second host on the bridge answers under the old MAC",
             inject: |bed| {
-                let (old, new) = (bed.nic().mac, successor(bed.nic().mac));
+                let (old, new) = (bed.nic().mac, bed.nic().mac.opposite());
                 let leased = bed.dhcp.as_ref().and_then(|dhcp| dhcp.lease(new));
                 let address = leased.context("the NIC has no lease to be doubled")?;
                 let host = SecondHost::plug(&bed.bridge, old, address)?;
@@ -49,6 +58,17 @@ pub static MAC_CHANGE: Case = Case {
             ..AT_START
         },
         Fault {
+            name: "half_taken",
+            breaks: "of a new MAC the NIC takes over the last three bytes only",
+            inject: |bed| {
+                let program = bed.command(Op::Mac, &bed.link()?, "");
+                let program = program.split(' ').next().unwrap_or_default().to_owned();
+                wrap(bed, &program, HALF)
+            },
+            red: Red::Says("the guest shows"),
+            ..AT_START
+        },
+        Fault {
             name: "mac_ignored",
             breaks: "QEMU does not let the driver program its MAC (ctrl_mac_addr=off)",
             applies: faults::virtio,
@@ -64,7 +84,7 @@ pub static MAC_CHANGE: Case = Case {
 /// Gives the NIC its own MAC again.
 fn back(bed: &mut Testbed) -> anyhow::Result<()> {
     let old = bed.nic().mac;
-    let link = link::await_link(&bed.agent, successor(old))?;
+    let link = link::await_link(&bed.agent, old.opposite())?;
     bed.apply(Op::Down, &link, "")?;
     bed.apply(Op::Mac, &link, &old.to_string())?;
     bed.apply(Op::Up, &link, "")
@@ -76,8 +96,9 @@ fn back(bed: &mut Testbed) -> anyhow::Result<()> {
 /// new MAC.
 fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
+    through_halves(bed, &link)?;
     let old = bed.nic().mac;
-    let new = successor(old);
+    let new = old.opposite();
     bed.apply(Op::Down, &link, "")?;
     bed.apply(Op::Mac, &link, &new.to_string())?;
     bed.apply(Op::Up, &link, "")?;
@@ -93,14 +114,7 @@ fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
         })
         .with_context(|| format!("no DHCPACK for the new MAC {new}"))?;
     bed.agent.finish(asking, Duration::ZERO)?;
-    let shown = bed
-        .agent
-        .sh(&format!("cat /sys/class/net/{}/address", link.name))?;
-    ensure!(
-        shown.trim() == new.to_string(),
-        "the new MAC is {new}, the guest shows {}",
-        shown.trim()
-    );
+    expect_shown(bed, &link.name, new)?;
     // What is on the wire may not be in the server's log yet.
     let address = bed
         .dhcp
@@ -123,23 +137,7 @@ fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
         neighbour == Some(new),
         "the new MAC is {new}, the host's neighbour table has {neighbour:?}"
     );
-    let qemu = bed.qemu_nic()?;
-    ensure!(
-        qemu.mac == new || !bed.cell.nic.shows_mac,
-        "the new MAC is {new}, QEMU's `info network` shows {}",
-        qemu.mac
-    );
-    if bed.cell.nic.is_virtio() {
-        let name = Some(bed.nic().id.clone());
-        let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
-        let main = filters
-            .first()
-            .and_then(|filter| filter.main_mac.parse().ok());
-        ensure!(
-            main == Some(new),
-            "the new MAC is {new}, QEMU's query-rx-filter has {main:?}"
-        );
-    }
+    expect_in_qemu(bed, &link, new)?;
 
     bed.moment(Moment::Traffic)?;
     bridge::set_neighbour_permanent(address, old)?;
@@ -150,9 +148,57 @@ fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     restart(bed, &link.name, new)
 }
 
-/// Another address of the same vendor, locally administered like the first.
-fn successor(Mac([a, b, c, d, e, f]): Mac) -> Mac {
-    Mac([a, b, c, d ^ 0xff, e, f])
+/// `mac` with every bit of these bytes changed.
+fn differing_in(Mac(mut bytes): Mac, changed: std::ops::Range<usize>) -> Mac {
+    bytes[changed].iter_mut().for_each(|byte| *byte ^= 0xff);
+    Mac(bytes)
+}
+
+/// Goes through addresses that share a half with the one before, and back to the NIC's own: a NIC that takes
+/// over some bytes of an address, or compares some only, hears nothing at one of them, or still at the last.
+fn through_halves(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
+    let old = bed.nic().mac;
+    let prefix_shared = differing_in(old, 3..6);
+    let Mac([a, b, c, ..]) = old.opposite();
+    let Mac([.., d, e, f]) = prefix_shared;
+    let suffix_shared = Mac([a, b, c, d, e, f]);
+    for mac in [prefix_shared, suffix_shared, old] {
+        become_known(bed, link, mac)?;
+    }
+    bridge::flush_neighbour(bed.address())
+}
+
+/// Sets a MAC, which the guest and QEMU must show, and to which what is sent must be answered.
+fn become_known(bed: &Testbed, link: &Link, mac: Mac) -> anyhow::Result<()> {
+    bed.apply(Op::Down, link, "")?;
+    bed.apply(Op::Mac, link, &mac.to_string())?;
+    bed.apply(Op::Up, link, "")?;
+    expect_shown(bed, &link.name, mac)?;
+    bridge::set_neighbour_permanent(bed.address(), mac)?;
+    bed.reach(deadline::FIRST_PING)
+        .with_context(|| format!("sent to the new MAC {mac}"))?;
+    expect_in_qemu(bed, link, mac)
+}
+
+fn expect_shown(bed: &Testbed, dev: &str, new: Mac) -> anyhow::Result<()> {
+    let shown = bed.agent.sh(&format!("cat /sys/class/net/{dev}/address"))?;
+    ensure!(
+        shown.trim() == new.to_string(),
+        "the new MAC is {new}, the guest shows {}",
+        shown.trim()
+    );
+    Ok(())
+}
+
+/// QEMU must have `new` where it shows a NIC's present MAC.
+fn expect_in_qemu(bed: &Testbed, link: &Link, new: Mac) -> anyhow::Result<()> {
+    let qemu = bed.qemu_nic()?;
+    ensure!(
+        qemu.mac == new || !bed.cell.nic.shows_mac,
+        "the new MAC is {new}, QEMU's `info network` shows {}",
+        qemu.mac
+    );
+    bed.expect_rx_filter(link, &[])
 }
 
 /// Plan item 18: the release's network restart keeps the new MAC.

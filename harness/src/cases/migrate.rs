@@ -313,13 +313,11 @@ fn arrived(bed: &mut Testbed, was: &Identity, mac: Mac) -> anyhow::Result<()> {
         let note = format!("the destination's `info network` shows {first}, the first MAC");
         bed.notes.push(note);
     }
-    if bed.cell.nic.is_virtio() {
-        let name = Some(bed.nic().id.clone());
-        let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
-        let main = filters.first().map(|filter| filter.main_mac.as_str());
+    if let Some(filter) = bed.rx_filter()? {
         ensure!(
-            main == Some(mac.to_string().as_str()),
-            "the destination's query-rx-filter has {main:?} for {mac}"
+            filter.main_mac == mac.to_string(),
+            "the destination's query-rx-filter has {} for {mac}",
+            filter.main_mac
         );
     }
     bed.expect_replies(3, 1440)

@@ -28,6 +28,7 @@ mod pxe;
 mod refused;
 mod surviving;
 mod transfer;
+mod udp_transfer;
 mod under_traffic;
 mod vlan;
 mod zcopy;
@@ -167,6 +168,7 @@ pub fn all() -> &'static [&'static Case] {
         &refused::NETDEV_IN_USE,
         &link_status::LINK_STATUS,
         &link_status::LINK_STATUS_OFF,
+        &link_status::LINK_STATUS_RESET,
         &ping::PING_SWEEP,
         &ping::PING_FLOOD,
         &pxe::PXE,
@@ -184,7 +186,7 @@ pub fn all() -> &'static [&'static Case] {
         &parallel_flood::PARALLEL_FLOOD,
         &offload::OFFLOAD_QUERY,
         &offload_toggle::OFFLOAD_TOGGLE,
-        &transfer::UDP_TRANSFER,
+        &udp_transfer::UDP_TRANSFER,
         &transfer::TCP_TRANSFER,
         &capture_size::CAPTURE_SIZE,
         &migrate::MIGRATE,

@@ -125,16 +125,15 @@ fn means_something(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
             if promiscuous { "in" } else { "outside" },
             if seen { "sees" } else { "does not see" },
         );
-        if bed.cell.nic.is_virtio() {
-            let name = Some(bed.nic().id.clone());
-            let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
-            let qemu = filters.first().is_some_and(|filter| filter.promiscuous);
+        if let Some(filter) = bed.rx_filter()? {
             ensure!(
-                qemu == promiscuous,
-                "{} promiscuous mode QEMU's query-rx-filter says promiscuous: {qemu}",
+                filter.promiscuous == promiscuous,
+                "{} promiscuous mode QEMU's query-rx-filter says promiscuous: {}",
                 if promiscuous { "in" } else { "outside" },
+                filter.promiscuous
             );
         }
+        bed.expect_rx_filter(link, &[])?;
     }
     Ok(())
 }

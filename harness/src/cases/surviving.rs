@@ -17,7 +17,6 @@ use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 pub(super) use probes::GROUP;
-use qapi::qmp::RxFilterInfo;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -91,11 +90,6 @@ impl fmt::Display for State {
     }
 }
 
-/// Another MAC, in which each byte differs: local and unicast, as the first.
-fn other_mac(Mac([a, b, c, d, e, f]): Mac) -> Mac {
-    Mac([a ^ 0xfc, !b, !c, !d, !e, !f])
-}
-
 impl State {
     /// Sets all of it, on a NIC that is up and addressed.
     ///
@@ -105,7 +99,7 @@ impl State {
         let dev = &link.name;
         let first = bed.nic().mac;
         let mac = match bed.cell.nic.takes_mac {
-            true => other_mac(first),
+            true => first.opposite(),
             false => first,
         };
         let mtu = match bed.cell.nic.max_mtu {
@@ -212,7 +206,7 @@ impl State {
 
     /// What QEMU shows of it: on virtio its receive filter.
     fn expect_rx_filter(&self, bed: &Testbed) -> anyhow::Result<()> {
-        let Some(filter) = rx_filter(bed)? else {
+        let Some(filter) = bed.rx_filter()? else {
             return Ok(());
         };
         ensure!(
@@ -300,7 +294,7 @@ impl State {
         if !self.vlan {
             return Ok(());
         }
-        if let Some(filter) = rx_filter(bed)? {
+        if let Some(filter) = bed.rx_filter()? {
             ensure!(
                 filter.vlan_table.contains(&i64::from(VLAN)),
                 "the guest is in VLAN {VLAN}, QEMU's query-rx-filter has {:?}",
@@ -352,32 +346,5 @@ impl State {
             );
         }
         Ok(())
-    }
-}
-
-/// QEMU's receive filter of the NIC under test, on virtio.
-fn rx_filter(bed: &Testbed) -> anyhow::Result<Option<RxFilterInfo>> {
-    if !bed.cell.nic.is_virtio() {
-        return Ok(None);
-    }
-    let name = Some(bed.nic().id.clone());
-    let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
-    let filter = filters.into_iter().next();
-    filter
-        .context("QEMU's query-rx-filter knows no such NIC")
-        .map(Some)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_byte_of_the_other_mac_differs() {
-        let first = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
-        let other = other_mac(first);
-        assert_eq!(other.to_string(), "ae:ab:ff:ed:cb:a9");
-        assert_eq!(other.0[0] & 3, 2, "locally administered, unicast");
-        assert!(first.0.iter().zip(other.0).all(|(a, b)| *a != b));
     }
 }

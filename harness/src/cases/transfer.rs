@@ -1,6 +1,6 @@
-//! Plan item 15: a big file through netcat, by UDP and by TCP.
+//! Plan item 15: a big file through netcat by TCP, both ways.
 
-use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED, wrap};
+use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
@@ -9,19 +9,15 @@ use crate::guest::netcat::{self, RECEIVES};
 use crate::matrix::schema::Profile;
 use crate::net::addr::HOST;
 use crate::net::bridge;
-use crate::net::transfer::{self, BLOCK, Crossed, TcpPort, UdpSink};
+use crate::net::transfer::{self, BLOCK, Crossed, TcpPort};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, anyhow, ensure};
 use std::time::{Duration, Instant};
 
 /// The file that the guest sends.
-const SENT: &str = "/tmp/nicmatrix-sent";
+pub(super) const SENT: &str = "/tmp/nicmatrix-sent";
 /// The file that the guest receives.
 const RECEIVED: &str = "/tmp/nicmatrix-received";
-/// UDP promises nothing, and a guest outruns a busy host; of blocks, per cent. None are lost under
-/// TCG, and one frame of 20 costs a quarter of them and more: netcat's datagrams are 6 or 12 frames
-/// long.
-const LOSS_PERCENT: u32 = 5;
 
 /// A file that is not what it was when it was hashed.
 pub(super) const ALTERED: Fault = Fault {
@@ -35,32 +31,7 @@ pub(super) const ALTERED: Fault = Fault {
     ..IN_TRAFFIC
 };
 
-/// Plan item 15.
-pub static UDP_TRANSFER: Case = Case {
-    name: "udp_transfer",
-    plan_item: "15",
-    passes: "of a file of numbered blocks that netcat sends to the host no block arrives corrupt or twice, and at most 5 % are lost",
-    ops: &[Op::Address],
-    seconds,
-    faults: &[
-        Fault {
-            red: Red::Says("corrupt"),
-            ..ALTERED
-        },
-        Fault {
-            red: Red::Says("blocks were lost"),
-            ..LOSSY
-        },
-        Fault {
-            red: Red::Says("blocks were lost"),
-            ..TAP_UNPLUGGED
-        },
-    ],
-    run: udp_transfer,
-    ..Case::PLAIN
-};
-
-/// The same by TCP, both ways.
+/// Plan item 15, by TCP.
 pub static TCP_TRANSFER: Case = Case {
     name: "tcp_transfer",
     plan_item: "15",
@@ -95,55 +66,6 @@ pub static TCP_TRANSFER: Case = Case {
 /// The file is written, hashed, sent each way, and hashed again.
 pub(super) fn seconds(profile: &Profile) -> f64 {
     f64::from(profile.transfer_mib) * deadline::TRANSFER_MIB * 6.0
-}
-
-/// Has the guest write a file of numbered blocks and send it by UDP. No block may arrive corrupt or
-/// twice; few may be lost.
-fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
-    bed.up()?;
-    let blocks = transfer::blocks(bed.profile.transfer_mib);
-    make_file(bed, blocks)?;
-    bed.moment(Moment::Traffic)?;
-    let mut sink = UdpSink::open(blocks)?;
-    let mark = bed.wire()?.mark()?;
-    let (begun, limit) = (Instant::now(), limit(blocks, Duration::ZERO));
-    let netcat = bed.cell.guest.dialect.send_udp(HOST, sink.port());
-    let command = format!("{netcat} <{SENT}");
-    let sending = bed.agent.start(&command)?;
-    let quiet = deadline::DATAGRAM.start().span();
-    sink.drain(quiet)?;
-    let ended = bed.agent.finish(sending, limit.span())?;
-    ensure!(
-        ended.code == 0,
-        "in the guest, `{command}` ended with {}: {}",
-        ended.code,
-        said(&ended)
-    );
-    // It may have paused.
-    sink.drain(quiet)?;
-    let arrived = sink.arrived();
-    ensure!(
-        arrived.corrupt == 0,
-        "{} of {blocks} blocks arrived corrupt, the first: {}",
-        arrived.corrupt,
-        arrived.first_corrupt.unwrap_or_default()
-    );
-    ensure!(
-        arrived.twice == 0,
-        "{} of {blocks} blocks arrived twice",
-        arrived.twice
-    );
-    let lost = blocks - arrived.whole;
-    ensure!(
-        lost * 100 <= blocks * LOSS_PERCENT,
-        "{lost} of {blocks} blocks were lost, more than {LOSS_PERCENT} %; the tap showed: {}",
-        bed.wire()?.summary(mark)?
-    );
-    bed.notes.push(format!(
-        "{lost} of {blocks} blocks lost, {}",
-        rate(blocks, begun.elapsed())
-    ));
-    bed.expect_quiet_kernel()
 }
 
 /// Has the guest write a file and send it by TCP, then receive one. Each must have the same SHA-256 at
@@ -277,7 +199,8 @@ fn ended<T>(
     }
 }
 
-fn limit(blocks: u32, more: Duration) -> Deadline {
+/// How long a file of so many blocks may take, and `more`.
+pub(super) fn limit(blocks: u32, more: Duration) -> Deadline {
     let mib = f64::from(blocks) / f64::from(transfer::blocks(1));
     let further = (mib - 1.0).max(0.0) * deadline::TRANSFER_MIB * deadline::speed();
     deadline::TRANSFER.start_with(Duration::from_secs_f64(further) + more)
@@ -293,7 +216,8 @@ fn hash(bed: &Testbed, path: &str, blocks: u32) -> anyhow::Result<String> {
     Ok(hash.to_owned())
 }
 
-fn rate(blocks: u32, took: Duration) -> String {
+/// For the notes.
+pub(super) fn rate(blocks: u32, took: Duration) -> String {
     let mib = f64::from(blocks) / f64::from(transfer::blocks(1));
     format!("{:.1} MiB/s", mib / took.as_secs_f64())
 }

@@ -1,6 +1,8 @@
 //! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
-use super::faults::{self, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
+mod filters;
+
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::Skip;
@@ -77,6 +79,22 @@ pub static VLAN: Case = Case {
             breaks: "the tagged frames that the other guest sends are dropped on its tap",
             inject: |_| sabotage::drop_tagged(PEER_TAP),
             red: Red::Says("replies came back"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "no_filter",
+            breaks: "QEMU's NIC has no VLAN filter (ctrl_vlan=off), so it passes frames of every VLAN",
+            applies: |cell| faults::virtio(cell) && cell.backend == Backend::Tap,
+            vm: |spec, _| spec.nics[0].properties.push("ctrl_vlan=off".into()),
+            red: Red::Says("VLANs"),
+            ..AT_START
+        },
+        Fault {
+            name: "offload_kept",
+            breaks: "the guest's ethtool says that it switched VLAN offloads off and does not",
+            applies: filters::has_offload,
+            inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
+            red: Red::Says("did not take"),
             ..IN_TRAFFIC
         },
         NOT_LEFT,
@@ -225,6 +243,8 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         address: THERE,
     };
     let [first, second, _] = IDS;
+    bed.expect_rx_filter(&link, &[])
+        .context("before the guest joins a VLAN")?;
     here(bed, &link).join(first)?;
     there.join(second)?;
     bed.moment(Moment::Traffic)?;
@@ -235,11 +255,17 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
     for id in IDS {
         here(bed, &link).join(id)?;
         there.join(id)?;
-        expect_filter(bed, id, true)?;
+        if id == first {
+            filters::expect_only(bed, &link, id)?;
+        }
+        bed.expect_rx_filter(&link, &[id])?;
         together(bed, &peer, id)?;
+        if id == second {
+            filters::without_offload(bed, &link, || together(bed, &peer, id))?;
+        }
         here(bed, &link).leave(id)?;
         there.leave(id)?;
-        expect_filter(bed, id, false)?;
+        bed.expect_rx_filter(&link, &[])?;
     }
     bed.expect_quiet_kernel()
 }
@@ -350,25 +376,6 @@ fn tags(
     Ok(found)
 }
 
-/// On virtio, whether QEMU lets frames of VLAN `id` pass to the guest.
-fn expect_filter(bed: &Testbed, id: u16, passes: bool) -> anyhow::Result<()> {
-    if !bed.cell.nic.is_virtio() {
-        return Ok(());
-    }
-    let name = Some(bed.nic().id.clone());
-    let filters = bed.vm.call(&qapi::qmp::query_rx_filter { name })?;
-    let filter = filters
-        .first()
-        .context("QEMU's query-rx-filter knows no such NIC")?;
-    ensure!(
-        filter.vlan_table.contains(&i64::from(id)) == passes,
-        "the guest is {} VLAN {id}, QEMU's query-rx-filter has {:?}",
-        if passes { "in" } else { "no longer in" },
-        filter.vlan_table
-    );
-    Ok(())
-}
-
 /// Has host and guest join each of the plan's VLANs in turn: they answer each other there with that tag
 /// on the tap. Once the guest has left, it must answer no more.
 fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
@@ -379,7 +386,7 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
             return Err(Skip("the host's kernel has no 8021q".into()).into());
         }
         here(bed, &link).join(id)?;
-        expect_filter(bed, id, true)?;
+        bed.expect_rx_filter(&link, &[id])?;
         let mark = bed.wire()?.mark()?;
         start::first_reply(HERE, deadline::FIRST_PING)
             .with_context(|| format!("in VLAN {id} the guest does not answer the host"))?;
@@ -391,7 +398,7 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
         let sent = COUNT as usize * sizes(bed).len();
         expect_tagged(("the guest's", bed.wire()?), mark, (HOST, HERE), id, sent)?;
         here(bed, &link).leave(id)?;
-        expect_filter(bed, id, false)?;
+        bed.expect_rx_filter(&link, &[])?;
         if id == IDS[0] {
             bed.expect_silence(HERE, &format!("the guest has left VLAN {id}"))?;
         }

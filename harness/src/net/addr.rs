@@ -59,6 +59,15 @@ pub fn mac(machine: &str, index: u8) -> Mac {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
+    /// Another one, in which each byte differs: as local and as unicast as this one.
+    pub fn opposite(self) -> Mac {
+        let Mac([a, b, c, d, e, f]) = self;
+        // The two lowest bits of the first byte say unicast and local (IEEE 802, 8.2).
+        Mac([a ^ 0xfc, !b, !c, !d, !e, !f])
+    }
+}
+
+impl Mac {
     /// `ff:ff:ff:ff:ff:ff`
     pub const BROADCAST: Mac = Mac([0xff; 6]);
 }
@@ -97,6 +106,15 @@ impl FromStr for Mac {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_byte_of_the_opposite_mac_differs() {
+        let first = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);
+        let other = first.opposite();
+        assert_eq!(other.to_string(), "ae:ab:ff:ed:cb:a9");
+        assert_eq!(other.0[0] & 3, 2, "locally administered, unicast");
+        assert!(first.0.iter().zip(other.0).all(|(a, b)| *a != b));
+    }
 
     #[test]
     fn macs_are_stable_local_and_distinct() {

@@ -15,6 +15,7 @@
 pub mod addr;
 pub mod bridge;
 pub mod capture;
+pub mod datagrams;
 pub mod dhcp;
 pub mod echoes;
 pub mod frame;

@@ -14,6 +14,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 /// EtherType of a probe: IEEE 802's "local experimental 1", which no kernel answers.
 pub const ETHERTYPE: u16 = 0x88b5;
 
+/// EtherType of a VLAN's tag (IEEE 802.1Q, 9.6).
+const VLAN_TAG: u16 = 0x8100;
+
 /// Ethernet's shortest frame without its checksum, bytes.
 const SHORTEST: usize = 60;
 
@@ -52,6 +55,14 @@ impl Sender {
 pub fn probe(to: Mac, from: Mac) -> Vec<u8> {
     let mut frame = [&to.0[..], &from.0, &ETHERTYPE.to_be_bytes()].concat();
     frame.resize(SHORTEST, 0);
+    frame
+}
+
+/// A probe with the tag of VLAN `vlan` (IEEE 802.1Q, 9.6).
+pub fn tagged_probe(vlan: u16, to: Mac, from: Mac) -> Vec<u8> {
+    let tag = [VLAN_TAG.to_be_bytes(), vlan.to_be_bytes()].concat();
+    let mut frame = [&to.0[..], &from.0, &tag, &ETHERTYPE.to_be_bytes()].concat();
+    frame.resize(SHORTEST + tag.len(), 0);
     frame
 }
 
@@ -96,6 +107,9 @@ mod tests {
         let frame = read(probe(there, here));
         assert_eq!((frame.src(), frame.dst()), (Some(here), Some(there)));
         assert_eq!((frame.ethertype(), frame.length), (Some(ETHERTYPE), 60));
+
+        let frame = read(tagged_probe(10, there, here));
+        assert_eq!((frame.vlan_id(), frame.length), (Some(10), 64));
 
         let (source, target) = (Ipv4Addr::new(198, 19, 0, 1), Ipv4Addr::new(198, 19, 0, 2));
         let ends = ((here, source), (there, target));

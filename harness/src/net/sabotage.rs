@@ -19,6 +19,12 @@ pub fn drop_every(tap: &str, n: u32) -> Result<()> {
         .or_cannot_run(|| format!("drop every {n}th frame of {tap}"))
 }
 
+/// Drops the IPv4 packets of exactly so many bytes that the guest sends through `tap`.
+pub fn drop_length(tap: &str, bytes: usize) -> Result<()> {
+    on_ingress(tap, &format!("ip length {bytes} drop"))
+        .or_cannot_run(|| format!("drop packets of {bytes} bytes of {tap}"))
+}
+
 /// Drops every frame with a VLAN tag that the guest sends through `tap`.
 pub fn drop_tagged(tap: &str) -> Result<()> {
     on_ingress(tap, "ether type vlan drop").or_cannot_run(|| format!("drop tagged frames of {tap}"))

@@ -8,6 +8,7 @@ pub mod netboot;
 pub mod order;
 pub mod peer;
 mod reach;
+mod rx_filter;
 pub mod source;
 pub mod start;
 pub mod stock;

@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 use std::path::Path;
 
 /// What the guest's programs come from; their libraries follow by dependency.
-const PROGRAMS: [&str; 12] = [
+const PROGRAMS: [&str; 13] = [
+    "bash",
     "busybox-static",
     "dash",
     "ethtool",

@@ -1,0 +1,92 @@
+//! What a NIC itself does for VLANs: it hands up frames of those that the guest is in, and takes tags off and
+//! puts them on.
+
+use crate::guest::link::Link;
+use crate::matrix::{Backend, Cell};
+use crate::net::addr::HOST_MAC;
+use crate::net::frame::Direction;
+use crate::net::probe::{Sender, tagged_probe};
+use crate::testbed::Testbed;
+use anyhow::{Context as _, ensure};
+
+/// Ids there are (IEEE 802.1Q, 9.6): 12 bits.
+const IDS: u16 = 1 << 12;
+/// Frames that a tap's queue surely has room for; the kernel gives it 1000.
+const AT_ONCE: usize = 256;
+
+/// What `ethtool -K` calls the taking off and the putting on of tags.
+const OFFLOADS: [&str; 2] = ["rxvlan", "txvlan"];
+
+/// Whether a NIC's driver lets the guest switch [`OFFLOADS`]; virtio has none, and of the others these do.
+pub(super) fn has_offload(cell: &Cell) -> bool {
+    ["e1000", "e1000e", "igb", "vmxnet3"].contains(&cell.nic.name.as_str())
+}
+
+/// Sends the guest's NIC a frame of each VLAN. Virtio's filter, where QEMU applies it, has a bit for each id:
+/// those of `id` alone may reach the guest's driver.
+pub(super) fn expect_only(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result<()> {
+    if !bed.cell.nic.is_virtio() || bed.cell.backend != Backend::Tap {
+        return Ok(());
+    }
+    let sender = Sender::open()?;
+    let mark = bed.wire()?.mark()?;
+    let before = received(bed, link)?;
+    let all: Vec<u16> = (0..IDS).collect();
+    for part in all.chunks(AT_ONCE) {
+        for vlan in part {
+            sender.send(&tagged_probe(*vlan, bed.nic().mac, HOST_MAC))?;
+        }
+        // Answered once the queue is empty.
+        bed.expect_replies(1, 48)?;
+    }
+    let taken = received(bed, link)? - before;
+    // A tag of 0 has a priority alone, and is in no VLAN.
+    let passes = |vlan: Option<u16>| [None, Some(0), Some(id)].contains(&vlan);
+    let may = bed.wire()?.count(mark, |frame| {
+        frame.direction == Direction::ToGuest && passes(frame.vlan_id())
+    })?;
+    ensure!(
+        taken <= may as u64,
+        "the guest is in VLAN {id}, and of frames of all {IDS} VLANs and {may} others its NIC handed up {taken}"
+    );
+    Ok(())
+}
+
+/// Frames that the guest's driver has taken from its NIC.
+fn received(bed: &Testbed, link: &Link) -> anyhow::Result<u64> {
+    let file = format!("/sys/class/net/{}/statistics/rx_packets", link.name);
+    let count = bed.agent.sh(&format!("cat {file}"))?;
+    count
+        .trim()
+        .parse()
+        .with_context(|| format!("the guest's {file} is {count:?}"))
+}
+
+/// Does `again` with the offloads switched off that the guest's driver lets it switch, and has them on again
+/// afterwards.
+pub(super) fn without_offload(
+    bed: &Testbed,
+    link: &Link,
+    again: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    if !has_offload(&bed.cell) {
+        return Ok(());
+    }
+    let dev = &link.name;
+    let switch = |state: &str| -> anyhow::Result<()> {
+        let words = OFFLOADS.map(|name| format!("{name} {state}")).join(" ");
+        let command = format!("ethtool -K {dev} {words}");
+        bed.agent.run(&command)?;
+        let shown = bed.agent.sh(&format!(
+            "ethtool -k {dev} | grep -E '^[rt]x-vlan-offload:'"
+        ))?;
+        let took = shown
+            .lines()
+            .all(|line| line.contains(&format!(": {state}")));
+        ensure!(took, "`{command}` did not take: {}", shown.trim());
+        Ok(())
+    };
+    switch("off")?;
+    again().with_context(|| format!("with {} off", OFFLOADS.join(" and ")))?;
+    switch("on")
+}
