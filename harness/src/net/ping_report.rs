@@ -1,5 +1,6 @@
 //! What iputils ping printed, on whichever side it ran. Pure.
 
+use crate::base::error::CannotRun;
 use anyhow::{Result, bail};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -99,10 +100,18 @@ impl PingReport {
         true
     }
 
-    /// An error unless exactly `count` requests were sent and each was answered once, unharmed.
+    /// An error unless exactly `count` requests were sent and each was answered once, unharmed; [`CannotRun`]
+    /// where each that was sent was, but the host did not get to send all.
     pub fn expect_all_answered(&self, count: u64) -> Result<()> {
         if self.has_only_clean(count) && self.received == count {
             return Ok(());
+        }
+        let sent = self.transmitted;
+        if (1..count).contains(&sent) && self.has_only_clean(sent) && self.received == sent {
+            bail!(CannotRun(format!(
+                "this host was too busy for `{}`: of {count} requests it sent {sent} in time, which were all answered",
+                self.command
+            )));
         }
         let missing = match self.unanswered()[..] {
             [] => String::new(),
@@ -279,8 +288,9 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
         let error = report.expect_all_answered(3).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`ping 198.18.0.2` should have had 3 of 3 answered: 2 sent, 2 answered, 0 % lost"
+            "this host was too busy for `ping 198.18.0.2`: of 3 requests it sent 2 in time, which were all answered"
         );
+        assert!(error.is::<CannotRun>());
     }
 
     #[test]

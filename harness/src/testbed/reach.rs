@@ -2,6 +2,7 @@
 
 use super::{Testbed, start};
 use crate::base::deadline::{self, Limit};
+use crate::base::error::{CannotRun, find};
 use crate::net::echoes;
 use crate::net::frame::{Direction, Frame};
 use crate::net::ping::Ping;
@@ -127,6 +128,9 @@ impl Testbed {
         let Err(complaint) = report.expect_all_answered(count) else {
             return Ok(());
         };
+        if find::<CannotRun>(&complaint).is_some() {
+            return Err(complaint);
+        }
         let may_be_late = report.lacks_only_replies(count);
         let deadline = deadline::LATE_REPLY.start();
         loop {
