@@ -9,6 +9,7 @@ use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::Backend;
 use crate::matrix::schema::Dialect;
+use crate::net::audit::Witness;
 use crate::net::capture::{Capture, Mark};
 use crate::net::frame::Icmp;
 use crate::net::sabotage;
@@ -161,6 +162,7 @@ struct Member<'a> {
     dialect: Dialect,
     link: &'a Link,
     address: Ipv4Addr,
+    witness: Witness,
 }
 
 impl Member<'_> {
@@ -171,6 +173,7 @@ impl Member<'_> {
     fn join(&self, id: u16) -> anyhow::Result<()> {
         let dev = format!("{}.{id}", self.link.name);
         let address = format!("{}/24", self.address);
+        self.witness.allow_vlan(id);
         let add = self.command(Op::VlanAdd, id);
         let set = self.dialect.command(Op::Address, &dev, &address);
         self.agent.sh(&format!("{add} && {set}"))?;
@@ -223,6 +226,7 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         dialect,
         link: &peer.link,
         address: THERE,
+        witness: bed.witness.clone(),
     };
     let [first, second, _] = IDS;
     here(bed, &link).join(first)?;
@@ -250,6 +254,7 @@ fn here<'a>(bed: &'a Testbed, link: &'a Link) -> Member<'a> {
         dialect: bed.cell.guest.dialect,
         link,
         address: HERE,
+        witness: bed.witness.clone(),
     }
 }
 

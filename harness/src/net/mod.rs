@@ -13,10 +13,12 @@
 //! Everything must be called on the thread that entered the namespace.
 
 pub mod addr;
+pub mod audit;
 pub mod bridge;
 pub mod capture;
 pub mod dhcp;
 pub mod echoes;
+pub mod forged;
 pub mod frame;
 mod ip;
 pub mod namespace;
@@ -31,3 +33,4 @@ pub mod spice;
 pub mod transfer;
 pub mod tun;
 pub mod userns;
+mod vnet_header;

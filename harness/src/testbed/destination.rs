@@ -97,7 +97,7 @@ impl Testbed {
         let mut vm = Vm::start(qemu, spec, &directory, echo)?;
         let tap = &vm.spec.nics[0].tap;
         self.bridge.attach_tap(tap)?;
-        let wire = Capture::start(tap)?;
+        let wire = Capture::of_guest(tap, &self.witness)?;
         let create = |name: &str| {
             let path = directory.join(name);
             File::create(&path).or_cannot_run(|| format!("write {}", path.display()))
