@@ -5,9 +5,11 @@
 use anyhow::{Context as _, Result, anyhow, ensure};
 use etherparse::{PacketBuilder, VlanId};
 use harness::net::addr::{self, Mac};
+use harness::net::audit::Witness;
 use harness::net::bridge::{self, Bridge};
 use harness::net::capture::{Capture, NotSeen};
 use harness::net::dhcp::Dhcp;
+use harness::net::forged::{self, Forged};
 use harness::net::frame::{Direction, Icmp};
 use harness::net::namespace::{self, Namespace};
 use harness::net::ping::Ping;
@@ -69,6 +71,10 @@ fn main() -> ExitCode {
         ),
         ("capture_admits_loss", capture_admits_loss),
         (
+            "what_a_guest_sends_is_judged_with_what_it_leaves_to_its_tap",
+            what_a_guest_sends_is_judged_with_what_it_leaves_to_its_tap,
+        ),
+        (
             "capture_outlives_its_interface",
             capture_outlives_its_interface,
         ),
@@ -103,6 +109,11 @@ struct Tap(File);
 
 impl Tap {
     fn open(name: &str) -> Result<Tap> {
+        Tap::open_as(name, 0)
+    }
+
+    /// With flags of linux/if_tun.h beside those that each has.
+    fn open_as(name: &str, flags: libc::c_int) -> Result<Tap> {
         tun::check()?;
         let file = File::options()
             .read(true)
@@ -114,7 +125,7 @@ impl Tap {
             for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
                 *to = from.cast_signed();
             }
-            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
+            request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | flags) as i16;
             nix::errno::Errno::result(libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &request))?;
         }
         Ok(Tap(file))
@@ -474,6 +485,49 @@ fn capture_sees_both_ways_and_tags() -> Result<()> {
     let file = dir.path().join("tap0.pcap");
     capture.write_pcap(&file)?;
     ensure!(std::fs::metadata(&file)?.len() > 2000);
+    Ok(())
+}
+
+fn what_a_guest_sends_is_judged_with_what_it_leaves_to_its_tap() -> Result<()> {
+    let (_namespace, bridge) = enter_with_bridge()?;
+    let mut tap = Tap::open_as("tap0", libc::IFF_VNET_HDR)?;
+    bridge.attach_tap("tap0")?;
+    let witness = Witness::default();
+    witness.allow_mac(GUEST);
+    witness.allow_mtu(bridge::MTU);
+    let mut said = |frames: &[Forged]| {
+        let capture = Capture::of_guest("tap0", &witness)?;
+        for frame in frames {
+            tap.send(&[&frame.left[..], &frame.bytes].concat())?;
+        }
+        drop(capture);
+        anyhow::Ok(witness.findings().damage())
+    };
+    let sound = Forged {
+        left: [0; 10],
+        bytes: echo_request(1),
+    };
+    let mut to_be_cut = forged::cut_too_long(GUEST)?;
+    to_be_cut.left[4..6].copy_from_slice(&1460u16.to_ne_bytes());
+    let damage = said(&[sound, to_be_cut])?;
+    ensure!(damage.is_none(), "{damage:?}");
+    for (frame, expected) in [
+        (
+            forged::cut_too_long(GUEST)?,
+            "1 of 2 frames to be segmented",
+        ),
+        (
+            forged::never_cut(GUEST)?,
+            "1 of 4 frames (60,054 bytes) left the guest longer than its MTU",
+        ),
+        (
+            forged::completed_elsewhere(GUEST)?,
+            "1 of 3 TCP segments (1,054 bytes) left the guest with a wrong checksum",
+        ),
+    ] {
+        let damage = said(&[frame])?.unwrap_or_default();
+        ensure!(damage.contains(expected), "{damage}");
+    }
     Ok(())
 }
 

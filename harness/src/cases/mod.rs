@@ -5,6 +5,7 @@
 //! [`all`].
 
 mod capture_size;
+mod damage;
 pub mod disruption;
 mod driver;
 pub(crate) mod faults;

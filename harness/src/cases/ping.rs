@@ -1,5 +1,6 @@
 //! Plan item "2. ping the guest": every size at every interval, and floods.
 
+use super::damage::HANG_TOLD;
 use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
@@ -76,6 +77,7 @@ pub static PING_FLOOD: Case = Case {
             red: Red::Says("the guest no longer answers after the flood"),
             ..IN_TRAFFIC
         },
+        HANG_TOLD,
     ],
     run: ping_flood,
     ..Case::PLAIN

@@ -1,7 +1,7 @@
 //! Plan item 15: a big file through netcat by TCP, both ways.
 
 use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED, wrap};
-use super::{Case, Fault, Moment, Red};
+use super::{Case, Fault, Moment, Red, damage};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
@@ -58,6 +58,17 @@ pub static TCP_TRANSFER: Case = Case {
             red: Red::Missed(deadline::TRANSFER),
             ..TAP_UNPLUGGED
         },
+        damage::CHANGED_TCP,
+        damage::CHANGED_UDP,
+        damage::CHANGED_ICMP,
+        damage::CHANGED_IPV4,
+        damage::CUT_SHORT,
+        damage::NEVER_CUT,
+        damage::CUT_TOO_LONG,
+        damage::COMPLETED_ELSEWHERE,
+        damage::FOREIGN_SOURCE,
+        damage::TAGGED,
+        damage::SENT_TWICE,
     ],
     run: tcp_transfer,
     ..Case::PLAIN

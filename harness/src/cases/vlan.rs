@@ -11,6 +11,7 @@ use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::Backend;
 use crate::matrix::schema::Dialect;
+use crate::net::audit::Witness;
 use crate::net::capture::{Capture, Mark};
 use crate::net::frame::Icmp;
 use crate::net::sabotage;
@@ -179,6 +180,7 @@ struct Member<'a> {
     dialect: Dialect,
     link: &'a Link,
     address: Ipv4Addr,
+    witness: Witness,
 }
 
 impl Member<'_> {
@@ -189,6 +191,7 @@ impl Member<'_> {
     fn join(&self, id: u16) -> anyhow::Result<()> {
         let dev = format!("{}.{id}", self.link.name);
         let address = format!("{}/24", self.address);
+        self.witness.allow_vlan(id);
         let add = self.command(Op::VlanAdd, id);
         let set = self.dialect.command(Op::Address, &dev, &address);
         self.agent.sh(&format!("{add} && {set}"))?;
@@ -241,6 +244,7 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         dialect,
         link: &peer.link,
         address: THERE,
+        witness: bed.witness.clone(),
     };
     let [first, second, _] = IDS;
     bed.expect_rx_filter(&link, &[])
@@ -276,6 +280,7 @@ fn here<'a>(bed: &'a Testbed, link: &'a Link) -> Member<'a> {
         dialect: bed.cell.guest.dialect,
         link,
         address: HERE,
+        witness: bed.witness.clone(),
     }
 }
 

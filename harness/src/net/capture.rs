@@ -1,6 +1,7 @@
 //! The frames that pass an interface, kept in memory. A check asks about the frames since a mark; where
 //! the capture lost some of them, the check gets an error.
 
+use super::audit::{Auditor, Witness};
 use super::frame::{Frame, summary};
 use super::ring::{Raw, Ring};
 use super::stamps::Stamps;
@@ -22,7 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes held, up to which frames are kept as captured (some 1,950 bytes each).
+/// Bytes held, up to which frames are kept as captured (some 1,940 bytes each).
 const WHOLE: usize = 2 << 20;
 /// Bytes kept of each frame beyond that: every header, and a DHCP message's fixed part.
 const SNAP: usize = 512;
@@ -96,6 +97,8 @@ struct State {
     first: u64,
     held: usize,
     dropped: u64,
+    /// On a guest's tap.
+    auditor: Option<Auditor>,
 }
 
 impl State {
@@ -108,9 +111,13 @@ impl State {
             frames,
             first,
             held,
+            auditor,
             ..
         } = self;
         ring.drain(|raw| {
+            if let Some(auditor) = auditor {
+                auditor.judge(&raw);
+            }
             let snap = if *held > WHOLE { SNAP } else { usize::MAX };
             let time = stamps.moment(raw.time);
             let frame = keep(&Raw { time, ..raw }, snap);
@@ -142,13 +149,17 @@ impl State {
     }
 
     fn count_drops(&mut self) -> Result<()> {
-        self.dropped += self.ring.take_drops()?;
+        let dropped = self.ring.take_drops()?;
+        self.dropped += dropped;
+        if let Some(auditor) = &mut self.auditor {
+            auditor.lost(dropped);
+        }
         Ok(())
     }
 }
 
 /// Copies a frame out of the ring, and puts back the VLAN tag that the kernel took out.
-fn keep(raw: &Raw<'_>, snap: usize) -> Frame {
+pub(super) fn keep(raw: &Raw<'_>, snap: usize) -> Frame {
     let bytes = &raw.bytes[..raw.bytes.len().min(snap)];
     let mut length = raw.length;
     let bytes = match (raw.vlan, bytes.split_at_checked(12)) {
@@ -171,10 +182,16 @@ fn keep(raw: &Raw<'_>, snap: usize) -> Frame {
 impl Capture {
     /// Captures both ways on an interface of the calling thread's network, from now on.
     pub fn start(interface: &str) -> Result<Capture> {
-        Capture::try_start(interface).or_cannot_run(|| format!("capture on {interface}"))
+        Capture::try_start(interface, None).or_cannot_run(|| format!("capture on {interface}"))
     }
 
-    fn try_start(interface: &str) -> Result<Capture> {
+    /// As [`Capture::start`] on the tap of a guest's NIC, all of whose frames `witness` judges.
+    pub fn of_guest(tap: &str, witness: &Witness) -> Result<Capture> {
+        let auditor = Auditor::new(witness);
+        Capture::try_start(tap, Some(auditor)).or_cannot_run(|| format!("capture on {tap}"))
+    }
+
+    fn try_start(interface: &str, auditor: Option<Auditor>) -> Result<Capture> {
         let ring = Ring::open(interface)?;
         let socket = ring.handle()?;
         let (stopped, stop) = std::io::pipe().context("cannot make a pipe")?;
@@ -185,6 +202,7 @@ impl Capture {
             first: 0,
             held: 0,
             dropped: 0,
+            auditor,
         }));
         let theirs = Arc::clone(&state);
         thread::start(&format!("capture {interface}"), move || {
@@ -261,6 +279,14 @@ impl Capture {
         })
     }
 
+    /// Has what has passed by now judged.
+    ///
+    /// # Errors
+    /// When the kernel does not say what was lost.
+    pub fn judge(&self) -> Result<()> {
+        self.up_to_now().map(drop)
+    }
+
     /// Frames that the kernel had no room for, since the start.
     pub fn dropped(&self) -> Result<u64> {
         Ok(self.up_to_now()?.dropped)
@@ -290,6 +316,13 @@ impl Capture {
             .or_cannot_run(|| format!("rely on the capture of {}", self.interface))?;
         }
         Ok(state)
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // What has passed is still to be judged; where the kernel does not say what it lost, nothing is.
+        drop(self.up_to_now());
     }
 }
 
@@ -341,6 +374,7 @@ fn write_pcap(frames: &[Frame], path: &Path) -> Result<()> {
 mod tests {
     use super::*;
     use crate::net::frame::Direction;
+    use crate::net::vnet_header::VnetHeader;
     use pcap_file::pcap::PcapReader;
 
     fn raw(bytes: &[u8], vlan: Option<(u16, u16)>) -> Raw<'_> {
@@ -349,6 +383,7 @@ mod tests {
             length: 100,
             vlan,
             direction: Direction::FromGuest,
+            left: VnetHeader::default(),
             time: Duration::new(5, 123_456_789),
         }
     }

@@ -13,11 +13,13 @@
 //! Everything must be called on the thread that entered the namespace.
 
 pub mod addr;
+pub mod audit;
 pub mod bridge;
 pub mod capture;
 pub mod datagrams;
 pub mod dhcp;
 pub mod echoes;
+pub mod forged;
 pub mod frame;
 mod ip;
 pub mod namespace;
@@ -33,3 +35,4 @@ mod stamps;
 pub mod transfer;
 pub mod tun;
 pub mod userns;
+mod vnet_header;

@@ -3,6 +3,7 @@
 //! ordinary user cannot enlarge, and each frame is there to read the moment it has passed.
 
 use super::frame::Direction;
+use super::vnet_header::{self, VnetHeader};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::libc;
@@ -14,7 +15,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// One frame's place in the ring: headers of ours and some 1,950 bytes of the frame.
+/// One frame's place in the ring: headers of ours and some 1,940 bytes of the frame.
 const SLOT: usize = 2 << 10;
 const BLOCK: usize = 64 << 10;
 /// 4,096 frames of room: a reader held up for 40 ms at 100,000 frames a second loses none.
@@ -32,6 +33,8 @@ pub(super) struct Raw<'a> {
     /// Tag protocol and tag control, where it had a VLAN tag.
     pub(super) vlan: Option<(u16, u16)>,
     pub(super) direction: Direction,
+    /// What its sender left to whoever takes it.
+    pub(super) left: VnetHeader,
     /// Since the epoch, by the time of day.
     pub(super) time: Duration,
 }
@@ -60,6 +63,11 @@ impl Ring {
         .context("cannot open a packet socket")?;
         let version = libc::tpacket_versions::TPACKET_V2 as libc::c_int;
         set_option(&socket, libc::PACKET_VERSION, &version).context("cannot set TPACKET_V2")?;
+        // The kernel has no such header for a UDP datagram that is left to be cut into fragments, which guests
+        // with a Linux before 4.14 send: it counts the datagram as lost to the capture.
+        let on: libc::c_int = 1;
+        set_option(&socket, libc::PACKET_VNET_HDR, &on)
+            .context("cannot ask for what is left to the receiver")?;
         let request = libc::tpacket_req {
             tp_block_size: BLOCK as u32,
             tp_block_nr: (RING / BLOCK) as u32,
@@ -102,6 +110,9 @@ impl Ring {
             let count = (header.tp_snaplen as usize).min(SLOT - start);
             // SAFETY: as above, and bounded to the slot.
             let bytes = unsafe { std::slice::from_raw_parts(slot.add(start).as_ptr(), count) };
+            let left = start.saturating_sub(vnet_header::SIZE);
+            // SAFETY: as above; the header, which any bytes are valid for, stands before the frame.
+            let left = unsafe { slot.add(left).cast::<[u8; vnet_header::SIZE]>().read() };
             let vlan = (flags & libc::TP_STATUS_VLAN_VALID != 0).then(|| {
                 let tagged = flags & libc::TP_STATUS_VLAN_TPID_VALID != 0;
                 (
@@ -121,6 +132,7 @@ impl Ring {
                     libc::PACKET_OUTGOING => Direction::ToGuest,
                     _ => Direction::FromGuest,
                 },
+                left: VnetHeader::parse(left),
                 time: Duration::new(header.tp_sec.into(), header.tp_nsec),
             });
             status.store(libc::TP_STATUS_KERNEL, Ordering::Release);

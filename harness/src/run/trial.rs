@@ -3,7 +3,7 @@
 use super::context::Context;
 use super::expected::{self, Held};
 use super::shell;
-use super::verdict::{judge, under_fault, with_kernel_trouble};
+use super::verdict::{judge, under_fault, with_witnesses};
 use crate::base::artifacts::Artifacts;
 use crate::base::deadline::{self, Deadline};
 use crate::base::error::CannotRun;
@@ -307,18 +307,20 @@ fn attempt(
                 .with_context(|| format!("in the {word}, after the case had passed"))?;
             (trial.case.run)(&mut bed).with_context(|| format!("after {word}, the second time"))?;
         }
-        bed.expect_quiet_kernel()
+        bed.expect_quiet_kernel()?;
+        bed.expect_sound_frames()
     }));
     let case = begun.elapsed();
     let error = match result {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(with_kernel_trouble(&bed, bed.vm.explain(error))),
+        Ok(Err(error)) => Some(with_witnesses(&bed, bed.vm.explain(error))),
         Err(panic) => {
             let text = panics::words(&*panic);
             Some(CannotRun(format!("the case panicked: {text}")).into())
         }
     };
     let outcome = error.as_ref().map_or(Outcome::Passed, judge);
+    bed.record_findings();
     if matches!(outcome, Outcome::Failed { .. } | Outcome::Broken { .. }) {
         bed.forensics();
     }

@@ -8,26 +8,31 @@ use report::events::Outcome;
 use report::repeats::Repeats;
 use std::io;
 
-/// What the guest's console showed while a case met another error. The trial has then failed, even where
-/// that error is a [`Skip`] or a [`CannotRun`].
+/// What a witness that no case asks, the guest's console or its frames, showed while a case met another
+/// error. The trial has then failed, even where that error is a [`Skip`] or a [`CannotRun`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; meanwhile")]
-struct KernelTrouble(String);
+struct Witnessed(String);
 
-/// Adds what the guest's kernel said: it explains most failures better than the check that failed.
-pub(super) fn with_kernel_trouble(bed: &Testbed, error: anyhow::Error) -> anyhow::Error {
-    match bed.expect_quiet_kernel() {
-        Err(trouble) if !format!("{error:#}").contains(&trouble.to_string()) => {
-            error.context(KernelTrouble(trouble.to_string()))
-        }
-        _ => error,
+/// Adds what the guest's frames and its kernel showed: it explains most failures better than the check that
+/// failed.
+pub(super) fn with_witnesses(bed: &Testbed, error: anyhow::Error) -> anyhow::Error {
+    let shown = [bed.expect_sound_frames(), bed.expect_quiet_kernel()];
+    (shown.into_iter().filter_map(Result::err)).fold(error, with_witness)
+}
+
+fn with_witness(error: anyhow::Error, shown: anyhow::Error) -> anyhow::Error {
+    let says_so = format!("{error:#}").contains(&shown.to_string());
+    match says_so || find::<CannotRun>(&shown).is_some() {
+        true => error,
+        false => error.context(Witnessed(shown.to_string())),
     }
 }
 
 /// From a case's error to a verdict: the marker in its chain decides.
 pub(super) fn judge(error: &anyhow::Error) -> Outcome {
     let message = format!("{error:#}");
-    if find::<KernelTrouble>(error).is_some() {
+    if find::<Witnessed>(error).is_some() {
         Outcome::Failed { message }
     } else if let Some(Skip(reason)) = find(error) {
         Outcome::Skipped {
@@ -172,9 +177,26 @@ mod tests {
             anyhow!("0 of 3 replies"),
         ] {
             let message = format!("a panic; meanwhile: {error}");
-            let error = error.context(KernelTrouble("a panic".into()));
+            let error = error.context(Witnessed("a panic".into()));
             assert_eq!(judge(&error), Outcome::Failed { message });
         }
+    }
+
+    #[test]
+    fn a_witness_is_heard_once_and_only_where_it_could_look() {
+        let damage = || anyhow!("on the wire, all 3 TCP segments left the guest damaged");
+        let error = with_witness(anyhow!("ncat: idle timeout"), damage());
+        let message = format!("{}; meanwhile: ncat: idle timeout", damage());
+        assert_eq!(format!("{error:#}"), message);
+        assert_eq!(
+            judge(&with_witness(error, damage())),
+            Outcome::Failed { message }
+        );
+        let blind = anyhow!(CannotRun("cannot capture".into()));
+        assert_eq!(
+            with_witness(damage(), blind).to_string(),
+            damage().to_string()
+        );
     }
 
     #[test]
@@ -231,7 +253,7 @@ mod tests {
         );
 
         let missed = |limit: deadline::Limit| limit.start().missed("saw ARP").context("in round 2");
-        let ping = missed(deadline::FIRST_PING).context(KernelTrouble("a stall".into()));
+        let ping = missed(deadline::FIRST_PING).context(Witnessed("a stall".into()));
         assert_eq!(verdict(&misses, true, &ping), Outcome::Passed);
         // The words alone do not make it.
         let words = anyhow!("{ping:#}");

@@ -96,7 +96,7 @@ impl Testbed {
         let mut vm = Vm::start(qemu, spec, &directory, echo)?;
         let tap = &vm.spec.nics[0].tap;
         self.bridge.attach_tap(tap)?;
-        let wire = Capture::start(tap)?;
+        let wire = Capture::of_guest(tap, &self.witness)?;
         let create = |name: &str| transcript(&directory, name);
         let stream = vm.take_agent().context("the agent's socket was taken")?;
         let agent = Agent::expected(stream, create("agent.log")?, create("commands.log")?, echo)?;

@@ -1,4 +1,5 @@
-//! What only a failure needs: the wire, the guest's and QEMU's state.
+//! What a trial leaves behind: how much of the wire was judged; and where it failed, the wire, the guest's and
+//! QEMU's state.
 
 use super::Testbed;
 
@@ -12,7 +13,17 @@ cat /proc/interrupts /proc/softirqs /proc/stat /proc/net/snmp /proc/net/netstat 
 cat /proc/net/softnet_stat /sys/devices/system/clocksource/clocksource0/current_clocksource
 echo 1 >/proc/sys/kernel/printk; echo l >/proc/sysrq-trigger; dmesg | tail -n 200; ps";
 
+/// How much of what the guests sent was judged, in a trial's directory.
+const FRAMES: &str = "frames.txt";
+
 impl Testbed {
+    /// Writes how much of what the guests sent was judged: silence of a witness that saw nothing is no praise.
+    pub fn record_findings(&self) {
+        let summary = self.witness.findings().summary();
+        // A disk that is full decides nothing about the NIC.
+        let _ = std::fs::write(self.artifacts.dir().join(FRAMES), summary + "\n");
+    }
+
     /// Writes the frames and the state of guest and QEMU beside the trial's other artifacts; the
     /// guest's go to the log of its commands. An error here must not hide the failure.
     pub fn forensics(&self) {

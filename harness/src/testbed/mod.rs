@@ -4,6 +4,7 @@ pub mod backend;
 pub mod checkpoints;
 pub mod destination;
 mod forensics;
+mod forge;
 pub mod netboot;
 pub mod order;
 pub mod peer;
@@ -23,6 +24,7 @@ use crate::host::qemus::OtherQemu;
 use crate::matrix::Cell;
 use crate::matrix::schema::Profile;
 use crate::net::addr::{self, Mac};
+use crate::net::audit::Witness;
 use crate::net::bridge::{self, Bridge};
 use crate::net::capture::Capture;
 use crate::net::dhcp::Dhcp;
@@ -63,6 +65,8 @@ pub struct Testbed {
     pub vm: Vm,
     /// The host's end of the network.
     pub bridge: Bridge,
+    /// Judges all that the guests send.
+    pub witness: Witness,
     /// The DHCP server on the bridge.
     pub dhcp: Option<Dhcp>,
     /// What was measured.
@@ -123,6 +127,11 @@ impl Testbed {
         // What the NIC tells its guest of the host's MTU is true.
         let bridge = Bridge::create(cell.nic.default_mtu())?;
         let host = Capture::start(bridge::NAME)?;
+        let witness = Witness::default();
+        witness.allow_mtu(bridge.mtu());
+        for nic in &spec.nics {
+            witness.allow_mac(nic.mac);
+        }
         let hosts: Vec<_> = spec
             .nics
             .iter()
@@ -152,7 +161,7 @@ impl Testbed {
         let mut capture = None;
         let guest = start::guest(&launch, spec, &source, &bridge, started, |nics| {
             if let Some(nic) = nics.first() {
-                capture = Some(Capture::start(&nic.tap)?);
+                capture = Some(Capture::of_guest(&nic.tap, &witness)?);
             }
             Ok(())
         })?;
@@ -167,6 +176,7 @@ impl Testbed {
             agent: guest.agent,
             vm: guest.vm,
             bridge,
+            witness,
             dhcp: Some(dhcp),
             figures: Vec::new(),
             served,
@@ -242,7 +252,8 @@ impl Testbed {
     /// and addressed.
     pub fn peer(&self, place: u8) -> anyhow::Result<Peer> {
         let spec = standard::bare(&self.cell, &self.kit, place);
-        Peer::plug(&self.stock, &self.cell, spec, &self.bridge, &self.artifacts)
+        self.witness.allow_mac(spec.nics[0].mac);
+        Peer::plug(self, spec)
     }
 
     /// The capture on the tap of the NIC under test.
@@ -293,7 +304,7 @@ impl Testbed {
             "QEMU accepted the netdev but made no tap {tap}"
         );
         self.bridge.attach_tap(&tap)?;
-        self.capture = Some(Capture::start(&tap)?);
+        self.capture = Some(Capture::of_guest(&tap, &self.witness)?);
         Ok(())
     }
 
@@ -305,8 +316,15 @@ impl Testbed {
         link::await_link(&self.agent, self.nic().mac)
     }
 
-    /// The dialect's command for an operation on `link`.
+    /// The dialect's command for an operation on `link`. What the guest may send once it has obeyed is no
+    /// damage from now on.
     pub fn command(&self, op: Op, link: &Link, value: &str) -> String {
+        match op {
+            Op::Mac => value.parse().map_or((), |mac| self.witness.allow_mac(mac)),
+            Op::Mtu => value.parse().map_or((), |mtu| self.witness.allow_mtu(mtu)),
+            Op::VlanAdd => value.parse().map_or((), |id| self.witness.allow_vlan(id)),
+            _ => {}
+        }
         self.cell.guest.dialect.command(op, &link.name, value)
     }
 
@@ -368,6 +386,20 @@ impl Testbed {
         match self.vm.serial.trouble() {
             None => Ok(()),
             Some((kind, line)) => bail!("the guest's console shows a {kind}: {line}"),
+        }
+    }
+
+    /// Fails when a guest sent frames that were damaged as they left its NIC.
+    ///
+    /// # Errors
+    /// What kind of damage it was.
+    pub fn expect_sound_frames(&self) -> anyhow::Result<()> {
+        if let Some(capture) = &self.capture {
+            capture.judge()?;
+        }
+        match self.witness.findings().damage() {
+            None => Ok(()),
+            Some(damage) => bail!("on the wire, {damage}"),
         }
     }
 

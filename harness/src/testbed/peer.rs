@@ -1,16 +1,13 @@
 //! A second guest in a trial, for traffic between guests.
 
+use super::Testbed;
 use super::start::{self, Launch};
-use super::stock::Stock;
-use crate::base::artifacts::Artifacts;
 use crate::base::deadline;
 use crate::base::error::OrCannotRun;
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::Cell;
 use crate::net::addr;
-use crate::net::bridge::Bridge;
 use crate::net::capture::Capture;
 use crate::vm::cmdline::{NicSpec, VmSpec};
 use crate::vm::process::Vm;
@@ -31,20 +28,15 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts `spec`, a VM of `cell`, in the calling thread's network; its transcripts go to `peerN` in
+    /// Starts `spec`, a VM of the same cell, in the calling thread's network; its transcripts go to `peerN` in
     /// the trial's artifacts.
     ///
     /// # Errors
     /// As [`start::guest`]; a NIC that is not shown or not reached.
-    pub(super) fn plug(
-        stock: &Stock,
-        cell: &Cell,
-        spec: VmSpec,
-        bridge: &Bridge,
-        artifacts: &Artifacts,
-    ) -> anyhow::Result<Peer> {
+    pub(super) fn plug(bed: &Testbed, spec: VmSpec) -> anyhow::Result<Peer> {
+        let (stock, cell) = (&bed.stock, &bed.cell);
         let place = spec.nics[0].place;
-        let directory = artifacts.dir().join(format!("peer{place}"));
+        let directory = bed.artifacts.dir().join(format!("peer{place}"));
         std::fs::create_dir_all(&directory)
             .or_cannot_run(|| format!("create {}", directory.display()))?;
         let (source, _) = (stock.checkpoints).source(stock.warmest, &spec, &spec, &cell.guest)?;
@@ -58,10 +50,10 @@ impl Peer {
             &launch,
             spec,
             &source,
-            bridge,
+            &bed.bridge,
             |_| (),
             |nics| {
-                wire = Some(Capture::start(&nics[0].tap)?);
+                wire = Some(Capture::of_guest(&nics[0].tap, &bed.witness)?);
                 Ok(())
             },
         )

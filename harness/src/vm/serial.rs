@@ -1,5 +1,6 @@
 //! The serial console: recorded, watched for trouble in every trial, and waited on.
 
+use super::kernel_words::{OOPS, classify};
 use crate::base::deadline::Deadline;
 use crate::base::kept::{Kept, Log};
 use crate::base::thread;
@@ -23,25 +24,6 @@ const STOPPED: &str = "end Kernel panic";
 
 /// The last words of an oops, upon which a kernel goes on without the task that met it.
 const OOPS_TRACED: &str = "end trace";
-
-/// Kernel messages that fail any trial, with the word used in the report.
-const TROUBLE: &[(&str, &str)] = &[
-    ("Kernel panic", "panic"),
-    ("Oops:", OOPS),
-    ("soft lockup", "soft lockup"),
-    ("BUG:", "BUG"),
-    ("kernel BUG at", "BUG"),
-    ("general protection fault", "general protection fault"),
-    ("Call Trace:", "call trace"),
-    ("NETDEV WATCHDOG", "NETDEV WATCHDOG"),
-    ("hard LOCKUP", "hard lockup"),
-    ("rcu_sched self-detected stall", "RCU stall"),
-    ("rcu_preempt self-detected stall", "RCU stall"),
-    ("rcu: INFO:", "RCU stall"),
-    ("blocked for more than", "hung task"),
-];
-
-const OOPS: &str = "oops";
 
 struct State {
     printed: Kept,
@@ -199,14 +181,6 @@ pub fn last_lines(bytes: &[u8], lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
-/// What a console line reports, if it is trouble.
-pub fn classify(line: &str) -> Option<&'static str> {
-    TROUBLE
-        .iter()
-        .find(|(text, _)| line.contains(text))
-        .map(|(_, kind)| *kind)
-}
-
 fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: Log, shared: &Shared) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = reader.read(&mut buffer) {
@@ -238,31 +212,6 @@ fn read_all(mut reader: UnixStream, agent: &UnixStream, mut log: Log, shared: &S
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn trouble_is_told_from_chatter() {
-        assert_eq!(
-            classify("[  12.3] Kernel panic - not syncing: sysrq triggered crash"),
-            Some("panic")
-        );
-        assert_eq!(
-            classify("NETDEV WATCHDOG: eth0 (e1000): transmit queue 0 timed out"),
-            Some("NETDEV WATCHDOG")
-        );
-        assert_eq!(
-            classify("rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:"),
-            Some("RCU stall")
-        );
-        assert_eq!(
-            classify("watchdog: BUG: soft lockup - CPU#0 stuck for 22s!"),
-            Some("soft lockup")
-        );
-        assert_eq!(
-            classify("e1000 0000:00:03.0 eth0: Intel(R) PRO/1000 Network Connection"),
-            None
-        );
-        assert_eq!(classify("rcu: Hierarchical RCU implementation."), None);
-    }
 
     /// The guest's end of a console, the socket on which its agent is awaited, and the record.
     fn recorded() -> (UnixStream, UnixStream, Serial) {

@@ -1,0 +1,154 @@
+//! Frames as a broken NIC would send them, for faults: each has one kind of damage, and nobody here answers
+//! any of them.
+
+use super::addr::{HOST, HOST_MAC, Mac, guest};
+use super::probe;
+use super::vnet_header::{SIZE, TCPV4};
+use anyhow::Result;
+use etherparse::{Ipv4Header, PacketBuilder};
+
+/// The discard service's port (RFC 863).
+const DISCARD: u16 = 9;
+/// Bytes of payload: fits a frame.
+const PAYLOAD: usize = 1000;
+/// The same, of frames that no MTU here has room for.
+const LONG: usize = 60_000;
+/// Where IPv4's header and what it carries begin in a frame, bytes.
+const NETWORK: usize = 14;
+const TRANSPORT: usize = NETWORK + 20;
+
+/// A frame, and the header by which it is handed to a tap (`struct virtio_net_hdr`).
+#[derive(Debug, Clone)]
+pub struct Forged {
+    /// How much is left to the tap; all zeroes where the frame is complete.
+    pub left: [u8; SIZE],
+    /// From the destination's MAC on.
+    pub bytes: Vec<u8>,
+}
+
+impl Forged {
+    fn complete(bytes: Vec<u8>) -> Forged {
+        Forged {
+            left: [0; SIZE],
+            bytes,
+        }
+    }
+}
+
+fn tcp(from: Mac, payload: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+        .ipv4(guest(0).octets(), HOST.octets(), 64)
+        .tcp(DISCARD, DISCARD, 1, 1000)
+        .write(&mut bytes, &vec![0; payload])?;
+    Ok(bytes)
+}
+
+fn udp(from: Mac, payload: usize) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+        .ipv4(guest(0).octets(), HOST.octets(), 64)
+        .udp(DISCARD, DISCARD)
+        .write(&mut bytes, &vec![0; payload])?;
+    Ok(bytes)
+}
+
+/// Changes one bit, `at` bytes from the begin.
+fn flipped(mut bytes: Vec<u8>, at: usize) -> Forged {
+    bytes[at] ^= 1;
+    Forged::complete(bytes)
+}
+
+/// A TCP segment, changed after its checksum was made.
+pub fn changed_tcp(from: Mac) -> Result<Forged> {
+    Ok(flipped(tcp(from, PAYLOAD)?, TRANSPORT + 20 + PAYLOAD - 1))
+}
+
+/// As [`changed_tcp`], of a UDP datagram.
+pub fn changed_udp(from: Mac) -> Result<Forged> {
+    Ok(flipped(udp(from, PAYLOAD)?, TRANSPORT + 8 + PAYLOAD - 1))
+}
+
+/// As [`changed_tcp`], of an ICMP echo reply.
+pub fn changed_icmp(from: Mac) -> Result<Forged> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+        .ipv4(guest(0).octets(), HOST.octets(), 64)
+        .icmpv4_echo_reply(1, 1)
+        .write(&mut bytes, &[0; PAYLOAD])?;
+    Ok(flipped(bytes, TRANSPORT + 8 + PAYLOAD - 1))
+}
+
+/// An IPv4 header, changed after its checksum was made.
+pub fn changed_ipv4(from: Mac) -> Result<Forged> {
+    const TIME_TO_LIVE: usize = 8;
+    Ok(flipped(udp(from, PAYLOAD)?, NETWORK + TIME_TO_LIVE))
+}
+
+/// An IPv4 packet of which the NIC sends some bytes less than its header says.
+pub fn cut_short(from: Mac) -> Result<Forged> {
+    let mut bytes = udp(from, PAYLOAD)?;
+    bytes.truncate(bytes.len() - 100);
+    Ok(Forged::complete(bytes))
+}
+
+/// A segment as long as an IPv4 packet can be, sent as one plain frame.
+pub fn never_cut(from: Mac) -> Result<Forged> {
+    tcp(from, LONG).map(Forged::complete)
+}
+
+/// A segment that is to be cut into such as are longer than an MTU of 1,500.
+pub fn cut_too_long(from: Mac) -> Result<Forged> {
+    const NEEDS_CSUM: u8 = 1;
+    let mut bytes = tcp(from, LONG)?;
+    // What is left to complete is the sum of the pseudo header.
+    let sum = (bytes[NETWORK + 12..TRANSPORT].chunks(2))
+        .chain([&[0, 6][..], &((LONG + 20) as u16).to_be_bytes()])
+        .fold(0u32, |sum, word| {
+            sum + u32::from(u16::from_be_bytes([word[0], word[1]]))
+        });
+    let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
+    bytes[TRANSPORT + 16..TRANSPORT + 18].copy_from_slice(&folded.to_be_bytes());
+    let mut left = [0; SIZE];
+    left[..2].copy_from_slice(&[NEEDS_CSUM, TCPV4]);
+    let fields = [TRANSPORT + 20, 9000, TRANSPORT, 16];
+    for (to, field) in left[2..].chunks_mut(2).zip(fields) {
+        to.copy_from_slice(&(field as u16).to_ne_bytes());
+    }
+    Ok(Forged { left, bytes })
+}
+
+/// A segment whose checksum is left to the tap, at a wrong place: the tap's host does not look at it.
+pub fn completed_elsewhere(from: Mac) -> Result<Forged> {
+    let Forged { mut left, .. } = cut_too_long(from)?;
+    left[1] = 0;
+    left[6..8].copy_from_slice(&((TRANSPORT + 2) as u16).to_ne_bytes());
+    let bytes = tcp(from, PAYLOAD)?;
+    Ok(Forged { left, bytes })
+}
+
+/// A frame without content, of a MAC that nobody has.
+pub fn foreign(mac: Mac) -> Forged {
+    Forged::complete(probe::probe(HOST_MAC, mac))
+}
+
+/// An echo request in a VLAN that nobody is in.
+pub fn tagged(from: Mac, vlan: u16) -> Result<Forged> {
+    let ends = ((from, guest(0)), (HOST_MAC, HOST));
+    probe::tagged_echo(vlan, ends.0, ends.1, (1, 1)).map(Forged::complete)
+}
+
+/// A datagram with an identification, which is one packet's alone.
+pub fn numbered(from: Mac) -> Result<Forged> {
+    let mut bytes = udp(from, PAYLOAD)?;
+    let (mut header, _) = Ipv4Header::from_slice(&bytes[NETWORK..])?;
+    header.identification = 1;
+    header.header_checksum = header.calc_header_checksum();
+    bytes[NETWORK..TRANSPORT].copy_from_slice(&header.to_bytes());
+    Ok(Forged::complete(bytes))
+}
+
+/// A sound frame, to know by that those before it have passed.
+pub fn marker(from: Mac) -> Forged {
+    foreign(from)
+}

@@ -1,0 +1,77 @@
+//! Frames put between a NIC and its tap, as if the NIC had sent them: what no switch of QEMU's models breaks.
+
+use super::Testbed;
+use crate::base::deadline::Limit;
+use crate::net::forged::{self, Forged};
+use crate::net::probe;
+use crate::vm::cmdline::NicSpec;
+use anyhow::Context as _;
+use serde_json::json;
+use std::io::Write as _;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::Instant;
+
+/// The filter's and its socket's name, which is the trial's own as its network is.
+const NAME: &str = "forge0";
+/// QEMU reads its socket in its main loop, milliseconds after it was written to.
+const ON_TAP: Limit = Limit {
+    what: "a forged frame on the tap",
+    seconds: 10.0,
+};
+
+/// Bytes of `struct virtio_net_hdr` and its successors that the NIC's model puts before a frame for a tap.
+fn header(nic: &NicSpec) -> usize {
+    let has = |property: &str| nic.properties.iter().any(|own| own == property);
+    match nic.device.as_str() {
+        virtio if virtio.starts_with("virtio-net") => {
+            match has("mrg_rxbuf=off") && has("disable-modern=on") {
+                true => 10,
+                false => 12,
+            }
+        }
+        "e1000e" | "igb" | "vmxnet3" => 10,
+        _ => 0,
+    }
+}
+
+impl Testbed {
+    /// Has QEMU pass `frames` to the tap of the NIC under test by a `filter-redirector`, which only a tap without
+    /// vhost can have, and waits until they have passed.
+    ///
+    /// # Errors
+    /// QEMU's refusal; when they do not come.
+    pub fn forge(&self, frames: &[Forged]) -> anyhow::Result<()> {
+        let nic = self.nic();
+        let address = json!({ "type": "unix", "data": { "path": NAME, "abstract": true } });
+        let socket = json!({ "addr": address, "server": true, "wait": false });
+        let backend = json!({ "type": "socket", "data": socket });
+        self.vm
+            .call_raw("chardev-add", json!({ "id": NAME, "backend": backend }))?;
+        let filter = json!({
+            "qom-type": "filter-redirector",
+            "id": format!("{NAME}-filter"),
+            "netdev": nic.netdev_id(),
+            "queue": "rx",
+            "indev": NAME,
+        });
+        self.vm.call_raw("object-add", filter)?;
+        let address = SocketAddr::from_abstract_name(NAME)?;
+        let mut socket = UnixStream::connect_addr(&address).context("QEMU's filter")?;
+        let wire = self.wire()?;
+        let mark = wire.mark()?;
+        let room = header(nic);
+        for frame in frames.iter().chain([&forged::marker(nic.mac)]) {
+            let mut message = frame.left.to_vec();
+            message.resize(room, 0);
+            message.extend(&frame.bytes);
+            let length = (message.len() as u32).to_be_bytes();
+            socket.write_all(&[&length[..], &message].concat())?;
+        }
+        let limit = Instant::now() + ON_TAP.start().span();
+        wire.wait(mark, limit, |frame| {
+            frame.ethertype() == Some(probe::ETHERTYPE) && frame.src() == Some(nic.mac)
+        })?;
+        Ok(())
+    }
+}
