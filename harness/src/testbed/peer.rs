@@ -58,15 +58,16 @@ impl Peer {
             },
         )
         .with_context(|| format!("the peer in place {place}"))?;
-        let link = link::await_link(&started.agent, started.vm.spec.nics[0].mac)?;
+        let ended = |error| started.vm.explain(error);
+        let link = link::await_link(&started.agent, started.vm.spec.nics[0].mac).map_err(ended)?;
         if source.start_state() != StartState::WarmNic {
             let address = addr::guest_with_prefix(place);
             let command = cell
                 .guest
                 .dialect
                 .command(Op::Address, &link.name, &address);
-            started.agent.sh(&command)?;
-            start::first_reply(addr::guest(place), deadline::FIRST_PING)?;
+            started.agent.sh(&command).map_err(ended)?;
+            start::first_reply(addr::guest(place), deadline::FIRST_PING).map_err(ended)?;
         }
         Ok(Peer {
             agent: started.agent,

@@ -107,16 +107,33 @@ pub fn guest(
     );
     let agent = agent.map_err(|error| did_not_come_up(&vm, source, error))?;
     let after = vm.started.elapsed();
+    let first_ping = settle(&vm, &agent, source, &nics).map_err(|error| vm.explain(error))?;
+    Ok(StartedGuest {
+        vm,
+        agent,
+        after,
+        first_ping,
+    })
+}
+
+/// Has a guest that answers do what is left of its start; how long after QEMU's start it answered a ping, of one that
+/// was restored with its NICs up.
+fn settle(
+    vm: &Vm,
+    agent: &Agent,
+    source: &Source,
+    nics: &[NicSpec],
+) -> anyhow::Result<Option<Duration>> {
     let mut first_ping = None;
     match source.start_state() {
         StartState::Boot => {
             if let Boot::Disk(_) = vm.spec.boot {
                 agent.expect_allowed()?;
-                network_manager::stand_aside(&agent)?;
+                network_manager::stand_aside(agent)?;
             }
         }
         StartState::WarmNic => {
-            for nic in &nics {
+            for nic in nics {
                 first_reply(addr::guest(nic.place), deadline::FIRST_PING)
                     .map_err(|error| error.context("the restored guest is not reached"))?;
                 first_ping.get_or_insert(vm.started.elapsed());
@@ -132,12 +149,7 @@ pub fn guest(
             }
         }
     }
-    Ok(StartedGuest {
-        vm,
-        agent,
-        after,
-        first_ping,
-    })
+    Ok(first_ping)
 }
 
 /// Pings `address` until the first reply.

@@ -83,7 +83,12 @@ impl Vm {
         let create = |name: &str| transcript(directory, name);
         let vm = Vm {
             qmp: Wire::new(qmp, create("qmp.log")?, true)?,
-            serial: Serial::record(console, agent.try_clone()?, create(SERIAL_LOG)?, echo)?,
+            serial: Serial::record(
+                console,
+                (agent.try_clone()).or_cannot_run(|| "duplicate a socket".into())?,
+                create(SERIAL_LOG)?,
+                echo,
+            )?,
             spec,
             started: process.started(),
             agent: Some(AgentPorts { agent, ended }),
@@ -123,7 +128,7 @@ impl Vm {
     /// its own.
     pub fn is_hosts(&self, death: &Death) -> bool {
         let devices = self.spec.nics.iter().map(|nic| nic.device.as_str());
-        !death.is_crash() && !blames(&death.stderr, devices)
+        death.outside.is_some() || !death.is_crash() && !blames(&death.stderr, devices)
     }
 
     /// Hands over the saved state of a checkpoint, before `cont`: QEMU runs the guest when it has the

@@ -145,7 +145,7 @@ impl QemuCommand {
     /// # Errors
     /// When the sockets cannot be made.
     pub fn socket(&mut self, child_fd: i32) -> anyhow::Result<UnixStream> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = pair()?;
         self.sockets.push(FdMapping {
             parent_fd: OwnedFd::from(theirs),
             child_fd,
@@ -158,7 +158,7 @@ impl QemuCommand {
     /// # Errors
     /// When the sockets cannot be made.
     pub fn stdio(&mut self) -> anyhow::Result<UnixStream> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let (ours, theirs) = pair()?;
         self.stdio = Some(theirs);
         Ok(ours)
     }
@@ -200,7 +200,8 @@ impl QemuCommand {
         let (stderr, writer) = Collected::pipe(PRINTED, log)?;
         command.stderr(writer);
         if let Some(stdio) = self.stdio.take() {
-            command.stdin(OwnedFd::from(stdio.try_clone()?));
+            let input = (stdio.try_clone()).or_cannot_run(|| "duplicate a socket".into())?;
+            command.stdin(OwnedFd::from(input));
             command.stdout(OwnedFd::from(stdio));
         }
         if self.own_group {
@@ -255,6 +256,32 @@ impl QemuCommand {
             .stdout(Stdio::null());
         command
     }
+}
+
+fn pair() -> anyhow::Result<(UnixStream, UnixStream)> {
+    UnixStream::pair().or_cannot_run(|| "make a pair of sockets for QEMU".into())
+}
+
+/// Whom a QEMU's last words name as the cause of its end, where that is the host.
+fn ended_by_host(stderr: &str) -> Option<String> {
+    // What strerror(3) calls what a host has too little of.
+    const WANT: [&str; 4] = [
+        "Resource temporarily unavailable",
+        "Cannot allocate memory",
+        "Too many open files",
+        "No space left on device",
+    ];
+    // When it takes a signal to quit.
+    let signal = |line: &str| {
+        let (_, signal) = line.split_once("terminating on signal ")?;
+        Some(format!("by signal {signal}"))
+    };
+    let want = |line: &str| {
+        let word = WANT.iter().find(|word| line.contains(**word))?;
+        Some(format!("the host refused what it asked for ({word})"))
+    };
+    let mut lines = stderr.lines().rev();
+    lines.find_map(|line| signal(line).or_else(|| want(line)))
 }
 
 /// The process of a QEMU. It is ended when this is dropped.
@@ -364,10 +391,7 @@ impl Process {
             }
             // A page of its memory had no room on the disk, or could not be read from there.
             (false, Some(libc::SIGBUS)) => Some("a file in its memory could not be reached".into()),
-            // What QEMU says when it takes a signal to quit.
-            _ => (self.stderr().lines().rev())
-                .find_map(|line| line.split_once("terminating on signal "))
-                .map(|(_, signal)| format!("by signal {signal}")),
+            _ => ended_by_host(&self.stderr()),
         };
         self.death = Some((status, outside));
     }
@@ -510,6 +534,17 @@ mod tests {
             Death { asked, ..silent }.to_string(),
             "QEMU ended with exit status: 3 while it was asked `info virtio`; nothing on stderr"
         );
+    }
+
+    #[test]
+    fn a_host_that_is_named_in_its_last_words_has_ended_it() {
+        let by = |words| ended_by_host(words);
+        let thread = "qemu: qemu_thread_create: Resource temporarily unavailable";
+        let refused = "the host refused what it asked for (Resource temporarily unavailable)";
+        assert_eq!(by(thread).as_deref(), Some(refused));
+        let signal = "qemu: terminating on signal 15 from pid 7 (sh)";
+        assert_eq!(by(signal).as_deref(), Some("by signal 15 from pid 7 (sh)"));
+        assert_eq!(by("qemu: hw/net/x.c:1: f: Assertion `x' failed."), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::kernel_words::{OOPS, classify};
 use crate::base::deadline::Deadline;
+use crate::base::error::OrCannotRun as _;
 use crate::base::kept::{Kept, Log};
 use crate::base::thread;
 use crate::base::watch::Watch;
@@ -106,7 +107,7 @@ impl Serial {
             attached: AtomicBool::new(false),
         });
         let theirs = shared.clone();
-        let reader = stream.try_clone()?;
+        let reader = (stream.try_clone()).or_cannot_run(|| "duplicate a socket".into())?;
         thread::start("serial", move || read_all(reader, &agent, log, &theirs))?;
         Ok(Serial {
             shared,

@@ -3,6 +3,7 @@
 //! qapi's types serve the commands and their replies.
 
 use crate::base::deadline::{Deadline, Limit};
+use crate::base::error::OrCannotRun as _;
 use crate::base::lines::{Lines, MESSAGE, Unreadable};
 use crate::base::thread;
 use crate::base::watch::Watch;
@@ -143,7 +144,7 @@ impl Wire {
             state: Watch::new(state),
             transcript: Mutex::new(Box::new(transcript)),
         });
-        let reader = stream.try_clone()?;
+        let reader = (stream.try_clone()).or_cannot_run(|| "duplicate a socket".into())?;
         let theirs = shared.clone();
         thread::start("wire", move || read_all(reader, &theirs))?;
         Ok(Wire {

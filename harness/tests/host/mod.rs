@@ -49,7 +49,7 @@ fn expect_broken(own: &Own, started: &mut Started, words: &[&str]) {
 #[test]
 fn too_few_descriptors_are_the_hosts() {
     // The fewer, the earlier they are used up: before the run, at a VM's start, within a trial.
-    for most in [12, 20, 24, 28, 32, 36, 40] {
+    for most in [20, 24, 28, 32, 40, 48] {
         let own = Own::new();
         let mut started = under(&own, TRIAL, &format!("ulimit -n {most}; exec"));
         let status = started.ended_within(TRIAL_ENDS);
@@ -57,7 +57,7 @@ fn too_few_descriptors_are_the_hosts() {
         assert!(!said.contains("panicked"), "{most}: {said}");
         match status.code() {
             // It was enough.
-            Some(0) => assert!(most > 20, "{most}: {said}"),
+            Some(0) => assert!(most > 40, "{most}: {said}"),
             code => {
                 assert_eq!(code, Some(3), "{most}: {said}");
                 assert!(said.contains("Too many open files"), "{most}: {said}");
@@ -69,7 +69,7 @@ fn too_few_descriptors_are_the_hosts() {
 #[test]
 fn a_disk_that_is_full_is_the_hosts() {
     // The less room, the earlier it is used up: by the event log, a VM's transcripts, a report.
-    for kib in [4, 12, 32, 64, 128] {
+    for kib in [4, 8, 12, 24] {
         let own = Own::new();
         let runs = Path::new(&own.dir).join("runs");
         fs::create_dir_all(&runs).expect("made");
