@@ -277,6 +277,12 @@ fn a_source_and_a_vlan_that_are_nobodys_are_told() {
         "1 of 1 frames (154 bytes) left the guest with a source MAC that none of its NICs has";
     assert_eq!(said_of(raw(&foreign)).as_deref(), Some(mac));
 
+    let group = with(tcp(100), 6, 1);
+    let witness = witness();
+    witness.allow_mac(Mac(group[6..12].try_into().unwrap()));
+    Auditor::new(&witness).judge(&raw(&group));
+    assert!(witness.findings().damage().unwrap().starts_with(mac));
+
     let bytes = tcp(100);
     let tagged = |control| Raw {
         vlan: Some((0x8100, control)),
@@ -285,7 +291,7 @@ fn a_source_and_a_vlan_that_are_nobodys_are_told() {
     assert_eq!(said(&[tagged(0xe000)]), None, "a priority without a VLAN");
     let vlan = "1 of 1 tagged frames (154 bytes) left the guest in a VLAN that it has not joined";
     assert_eq!(said_of(tagged(10)).as_deref(), Some(vlan));
-    let witness = witness();
+    let witness = self::witness();
     witness.allow_vlan(10);
     let mut auditor = Auditor::new(&witness);
     auditor.judge(&tagged(0x600a));
