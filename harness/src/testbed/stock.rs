@@ -56,7 +56,7 @@ impl Stock {
         let own = |file: &Option<PathBuf>, built: &PathBuf| file.as_ref().unwrap_or(built).clone();
         Ok((
             own(&guest.kernel, &image.bzimage),
-            own(&guest.initrd, &image.initrd),
+            own(&guest.initrd, &image.packed_initrd),
             image::KERNEL_CMDLINE,
         ))
     }

@@ -11,6 +11,8 @@ use std::path::Path;
 pub const VMLINUX: &str = "vmlinux";
 pub const BZIMAGE: &str = "bzImage";
 pub const INITRD: &str = "initrd";
+/// [`INITRD`], packed.
+pub const PACKED_INITRD: &str = "initrd.zst";
 /// The lab's initramfs.
 pub const LAB_INITRD: &str = "lab-initrd";
 /// The directory of the programs that the host needs to talk to the guest's.
@@ -48,7 +50,7 @@ pub fn last(images_dir: &Path, suite: Option<&str>, recipe: &str) -> Option<Gues
 /// Writes the manifest of the files in `dir`.
 pub fn seal(dir: &Path, image: GuestImage, userspace: u64) -> Result<()> {
     let mut sizes = BTreeMap::new();
-    for name in [VMLINUX, BZIMAGE, INITRD, LAB_INITRD] {
+    for name in [VMLINUX, BZIMAGE, INITRD, PACKED_INITRD, LAB_INITRD] {
         if let Ok(meta) = fs::metadata(dir.join(name)) {
             sizes.insert(name.to_owned(), meta.len());
         }
@@ -81,6 +83,7 @@ pub fn load(dir: &Path) -> Result<GuestImage> {
     image.vmlinux = sizes.contains_key(VMLINUX).then(|| dir.join(VMLINUX));
     image.bzimage = dir.join(BZIMAGE);
     image.initrd = dir.join(INITRD);
+    image.packed_initrd = dir.join(PACKED_INITRD);
     let lab = sizes.contains_key(LAB_INITRD);
     image.lab_initrd = lab.then(|| dir.join(LAB_INITRD));
     let programs = dir.join(HOST_PROGRAMS);

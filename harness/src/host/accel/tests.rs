@@ -123,6 +123,7 @@ fn the_answer_is_kept_for_what_it_depends_on() {
         vmlinux: None,
         bzimage: "bzImage".into(),
         initrd: "initrd".into(),
+        packed_initrd: "initrd.zst".into(),
         lab_initrd: None,
         host_programs: None,
         kernel_release: "6.1".into(),

@@ -9,13 +9,19 @@ use std::time::{Duration, SystemTime};
 fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
     let dir = images.join("0123");
     fs::create_dir_all(&dir).unwrap();
-    for (name, text) in [(VMLINUX, "kernel"), (BZIMAGE, "bz"), (INITRD, "initramfs")] {
+    for (name, text) in [
+        (VMLINUX, "kernel"),
+        (BZIMAGE, "bz"),
+        (INITRD, "initramfs"),
+        (PACKED_INITRD, "packed"),
+    ] {
         fs::write(dir.join(name), text).unwrap();
     }
     let image = GuestImage {
         vmlinux: Some("/built/elsewhere/vmlinux".into()),
         bzimage: "/built/elsewhere/bzImage".into(),
         initrd: "/built/elsewhere/initrd".into(),
+        packed_initrd: "/built/elsewhere/initrd.zst".into(),
         lab_initrd: None,
         host_programs: None,
         kernel_release: "6.1.0-1-amd64".into(),
@@ -40,6 +46,7 @@ fn a_cached_image_is_found_where_it_lies_now() {
     assert_eq!(image.vmlinux, Some(dir.join(VMLINUX)));
     assert_eq!(image.kernel(), dir.join(VMLINUX));
     assert_eq!(image.initrd, dir.join(INITRD));
+    assert_eq!(image.packed_initrd, dir.join(PACKED_INITRD));
     assert!(cached(images.path(), None, "newer lists", &|_| ()).is_none());
 }
 
