@@ -3,18 +3,20 @@
 use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::base::lines::{Lines, MESSAGE};
 use crate::base::{panics, thread};
-use crate::host::accel::{self, NotInTime};
+use crate::host::accel::{self, NotInTime, Proven};
 use crate::host::kernel_facts;
 use crate::lab::cmdline::PORT;
-use crate::lab::protocol::{FromLab, Hello, Job, ToLab};
-use crate::plan::Action;
+use crate::lab::protocol::{Answer, FromLab, Hello, Job, Question, ToLab};
+use crate::plan::{Action, PlannedTrial};
 use crate::run::context::Context;
-use crate::run::planned::planned_with;
+use crate::run::planned::{Planned, planned_with};
 use crate::run::trial;
 use crate::settings::AccelChoice;
 use crate::testbed::checkpoints::{Checkpoints, GuestReply, GuestRequest};
+use crate::testbed::exchange::{Exchange, Kept, Offer};
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Mode;
+use crate::vm::checkpoint::key::Origin;
 use crate::vm::checkpoint::store::{RAM, Store};
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
@@ -25,9 +27,8 @@ use std::fs::File;
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 /// How often it tells the harness outside that it is alive.
@@ -39,9 +40,6 @@ const PROOF: Duration = Duration::from_secs(600);
 
 /// A directory of the lab alone, where it may write.
 const OWN: &str = "/run/nicmatrix";
-
-/// Whether KVM was tried in this lab, and does not work.
-static NO_KVM: AtomicBool = AtomicBool::new(false);
 
 /// The lab's port: one message is written at a time.
 #[derive(Clone)]
@@ -56,8 +54,8 @@ impl Port {
     }
 }
 
-/// The trials under way, each with where replies to it go.
-type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<GuestReply, String>>>>>;
+/// The trials under way, each with where answers to it go.
+type Waiting = Arc<Mutex<BTreeMap<u64, Sender<Result<Answer, String>>>>>;
 
 /// Serves the harness outside for as long as the lab lives.
 ///
@@ -96,50 +94,35 @@ pub fn serve() -> Result<()> {
             .context("a line on the lab's port is not of this version of the harness")?
         {
             ToLab::Run { trial, job } => {
-                let (sender, replies) = channel();
+                let (sender, answers) = channel();
                 waiting.lock().insert(trial, sender);
                 let name = job.trial.clone();
                 let (theirs, waiting) = (port.clone(), waiting.clone());
                 let started = thread::start(&job.trial.clone(), move || {
                     let port = theirs;
-                    let asking = port.clone();
-                    let replies = Mutex::new(replies);
-                    let ask = move |request: GuestRequest| -> Result<GuestReply> {
-                        let request = Box::new(request);
-                        asking.say(&FromLab::GuestRequested { trial, request })?;
-                        let reply = replies.lock().recv();
-                        match reply {
-                            Ok(Ok(reply)) => {
-                                read_ahead(&reply);
-                                Ok(reply)
-                            }
-                            Ok(Err(why)) => bail!(CannotRun(why)),
-                            Err(_) => {
-                                bail!(CannotRun("the harness outside does not answer".into()))
-                            }
-                        }
-                    };
+                    let ask = Arc::new(Asking {
+                        port: port.clone(),
+                        trial,
+                        answers: Mutex::new(answers),
+                    });
                     let name = job.trial.clone();
-                    let run = AssertUnwindSafe(|| run_trial(*job, Box::new(ask)));
+                    let run = AssertUnwindSafe(|| run_trial(*job, &ask));
                     let ended = std::panic::catch_unwind(run).unwrap_or_else(|panic| {
                         bail!("the harness panicked: {}", panics::words(&*panic))
                     });
                     waiting.lock().remove(&trial);
-                    let ended = ended.unwrap_or_else(|error| broken(name, &error));
+                    let ended = Box::new(ended.unwrap_or_else(|error| broken(name, &error)));
                     // A closed port means that the harness outside has ended.
-                    let _ = port.say(&FromLab::Ended {
-                        trial,
-                        ended: Box::new(ended),
-                    });
+                    let _ = port.say(&FromLab::Ended { trial, ended });
                 });
                 if let Err(error) = started {
                     let ended = Box::new(broken(name, &error));
                     port.say(&FromLab::Ended { trial, ended })?;
                 }
             }
-            ToLab::GuestReplied { trial, reply } => {
+            ToLab::Answered { trial, answer } => {
                 if let Some(sender) = waiting.lock().get(&trial) {
-                    let _ = sender.send(reply);
+                    let _ = sender.send(answer);
                 }
             }
             ToLab::Alive => {}
@@ -150,6 +133,83 @@ pub fn serve() -> Result<()> {
 fn broken(trial: String, error: &anyhow::Error) -> TrialEnded {
     let message = format!("{error:#}");
     TrialEnded::unmeasured(trial, Outcome::Broken { message })
+}
+
+/// A trial's questions to the harness outside.
+struct Asking {
+    port: Port,
+    trial: u64,
+    /// Held until the answer has come: one question at a time.
+    answers: Mutex<Receiver<Result<Answer, String>>>,
+}
+
+impl Asking {
+    fn ask(&self, question: Question) -> Result<Answer> {
+        let answers = self.answers.lock();
+        let trial = self.trial;
+        self.port.say(&FromLab::Asked { trial, question })?;
+        match answers.recv() {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(why)) => bail!(CannotRun(why)),
+            Err(_) => bail!(CannotRun("the harness outside does not answer".into())),
+        }
+    }
+
+    /// What a guest under TCG is started from.
+    fn guest(&self, request: GuestRequest) -> Result<GuestReply> {
+        match self.ask(Question::Guest(Box::new(request)))? {
+            Answer::Guest(reply) => {
+                read_ahead(&reply);
+                Ok(reply)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(answer: &Answer) -> anyhow::Error {
+    CannotRun(format!(
+        "the harness outside answered another question: {answer:?}"
+    ))
+    .into()
+}
+
+/// The store outside, for the checkpoints of guests under KVM.
+struct Outside {
+    asking: Arc<Asking>,
+    /// Where offers are copied to: in the run's directory, which the harness outside reads too.
+    offers: PathBuf,
+}
+
+impl Exchange for Outside {
+    fn kept(&self, key: &str) -> Result<Option<Kept>> {
+        match self.asking.ask(Question::Kept(key.to_owned()))? {
+            Answer::Kept(kept) => Ok(kept),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn offer(&self, key: &str, what: &str, made: &Kept) -> Result<()> {
+        let cannot = || format!("offer it in {}", self.offers.display());
+        std::fs::create_dir_all(&self.offers).or_cannot_run(cannot)?;
+        let directory = tempfile::tempdir_in(&self.offers).or_cannot_run(cannot)?;
+        let sums = made.copy_to(directory.path()).or_cannot_run(cannot)?;
+        let copy = Kept {
+            directory: directory.path().to_owned(),
+            ..made.clone()
+        };
+        let (key, what) = (key.to_owned(), what.to_owned());
+        let offer = Offer {
+            key,
+            what,
+            copy,
+            sums,
+        };
+        self.asking.ask(Question::Take(offer))?;
+        // Another trial may offer something at the moment.
+        let _ = std::fs::remove_dir(&self.offers);
+        Ok(())
+    }
 }
 
 /// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest. A guest
@@ -177,55 +237,58 @@ fn port_device() -> Result<PathBuf> {
         .ok_or_else(|| CannotRun(format!("this is no lab: it has no port {PORT}")).into())
 }
 
-type Ask = Box<dyn Fn(GuestRequest) -> Result<GuestReply> + Send + Sync>;
+/// What the trials of a run have in common, found out by the first of them: under TCG, to plan thousands of
+/// trials takes seconds, and to ask QEMU where its firmware is as long as to start a guest.
+#[derive(Default)]
+struct Common {
+    /// What it was found out from.
+    job: String,
+    planned: Option<Arc<Planned>>,
+    /// Of each QEMU, by its name.
+    of_each: BTreeMap<String, Found>,
+}
+
+static COMMON: Mutex<Option<Common>> = Mutex::new(None);
 
 /// Runs a trial as any other, in this kernel.
-fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
+fn run_trial(job: Job, asking: &Arc<Asking>) -> Result<TrialEnded> {
+    let (planned, trial, found) = common(&job, asking)?;
     let Job {
-        trial: name,
         run,
         settings,
-        qemus,
         image,
         suites,
         proven,
+        ..
     } = job;
-    // The QEMUs are those of outside; the kernel is another.
-    let planned = planned_with(&settings, qemus)?;
-    let trial = planned.trial(&name)?.clone();
     let tested = planned.capabilities.qemus.get(&trial.cell.qemu);
     let tested = tested.map_err(|why| CannotRun(why.to_owned()))?.clone();
-    let own = PathBuf::from(OWN);
-    let say = |line: &str| errln!("{line}");
-    let prove = |choice| accel::prove(&tested.qemu, &image, &own, choice, PROOF, &say);
-    let proven = match proven.accel {
-        Accel::Kvm => prove(settings.accel)?,
-        Accel::Tcg if settings.accel == AccelChoice::Tcg || NO_KVM.load(Ordering::Relaxed) => {
-            proven
-        }
-        // TCG emulates AMD's virtualization.
-        Accel::Tcg => match prove(AccelChoice::Kvm) {
-            Ok(proven) => proven,
-            // On a busy machine it takes long. Under TCG within TCG every guest would take longer still.
-            Err(why) if find::<NotInTime>(&why).is_some() => return Err(why),
-            Err(why) => {
-                NO_KVM.store(true, Ordering::Relaxed);
-                say(&format!("guests run under TCG: {why:#}"));
-                proven
-            }
-        },
-    };
-    let checkpoints = match proven.accel {
+    let (inside, origin) = found;
+    let inside = inside.unwrap_or_else(|| proven.clone());
+    let checkpoints = match inside.accel {
         // What TCG emulates does not depend on what it runs on.
-        Accel::Tcg => Checkpoints::elsewhere(ask),
+        Accel::Tcg => {
+            let asking = asking.clone();
+            Checkpoints::elsewhere(Box::new(move |request| asking.guest(request)))
+        }
         Accel::Kvm => {
-            let store = Store::disposable(own.join("checkpoints"));
-            Checkpoints::of(store, &tested)
+            let store = Store::disposable(PathBuf::from(OWN).join("checkpoints"));
+            match proven.accel {
+                Accel::Kvm => Checkpoints::of(store, &tested),
+                Accel::Tcg => {
+                    let exchange = Box::new(Outside {
+                        asking: asking.clone(),
+                        offers: run.join("lab").join("offers"),
+                    });
+                    Checkpoints::exchanged(store, &tested, origin, exchange)
+                }
+            }
         }
     };
-    let accel = proven.accel;
-    let of_each = vec![(trial.cell.qemu.clone(), proven, checkpoints)];
-    let context = Arc::new(Context::new(settings, planned, (image, suites), of_each));
+    let accel = inside.accel;
+    let of_each = vec![(trial.cell.qemu.clone(), inside, checkpoints)];
+    let context = Context::new(settings, &planned, (image, suites), of_each);
+    let context = Arc::new(context);
     if let Action::Skip(reason) = &trial.action {
         let reason = reason.clone();
         return Ok(TrialEnded::unmeasured(
@@ -239,4 +302,74 @@ fn run_trial(job: Job, ask: Ask) -> Result<TrialEnded> {
         host: Some(format!("guests under {}", accel.name())),
         ..trial::run(&trial, &context, &run, &unseen)
     })
+}
+
+/// What its guests run under where that is not what they would outside, and what is known of its QEMU.
+type Found = (Option<Proven>, Arc<OnceLock<Origin>>);
+
+/// The plan, the trial in it, and what is found out of its QEMU: by this trial where none did before it.
+fn common(job: &Job, asking: &Asking) -> Result<(Arc<Planned>, PlannedTrial, Found)> {
+    let same = (&job.settings, &job.qemus, &job.image, &job.suites);
+    let same = serde_json::to_string(&same)?;
+    // The others wait: they would only do the same.
+    let mut common = COMMON.lock();
+    let common = match &mut *common {
+        Some(known) if known.job == same => known,
+        other => other.insert(Common {
+            job: same,
+            ..Common::default()
+        }),
+    };
+    let planned = match &common.planned {
+        Some(planned) => planned.clone(),
+        // The QEMUs are those of outside; the kernel is another.
+        None => {
+            let planned = Arc::new(planned_with(&job.settings, job.qemus.clone())?);
+            common.planned.insert(planned).clone()
+        }
+    };
+    let trial = planned.trial(&job.trial)?.clone();
+    let found = match common.of_each.get(&trial.cell.qemu) {
+        Some(found) => found.clone(),
+        None => {
+            let found = (prove(job, &planned, &trial, asking)?, Arc::default());
+            (common.of_each).insert(trial.cell.qemu.clone(), found.clone());
+            found
+        }
+    };
+    Ok((planned, trial, found))
+}
+
+/// Whether guests run under KVM here, and why; none where they run as outside, under TCG.
+fn prove(
+    job: &Job,
+    planned: &Planned,
+    trial: &PlannedTrial,
+    asking: &Asking,
+) -> Result<Option<Proven>> {
+    let tested = planned.capabilities.qemus.get(&trial.cell.qemu);
+    let tested = tested.map_err(|why| CannotRun(why.to_owned()))?;
+    let own = PathBuf::from(OWN);
+    let say = |line: &str| errln!("{line}");
+    let prove = |choice| accel::prove(&tested.qemu, &job.image, &own, choice, PROOF, &say);
+    match (job.proven.accel, &job.proven_inside) {
+        (Accel::Kvm, _) => prove(job.settings.accel).map(Some),
+        (Accel::Tcg, _) if job.settings.accel == AccelChoice::Tcg => Ok(None),
+        (Accel::Tcg, Some(known)) => Ok(Some(known.clone())),
+        // TCG emulates AMD's virtualization.
+        (Accel::Tcg, None) => match prove(AccelChoice::Kvm) {
+            Ok(proven) => {
+                if let Err(why) = asking.ask(Question::Remember(proven.clone())) {
+                    say(&format!("that KVM works is not remembered: {why:#}"));
+                }
+                Ok(Some(proven))
+            }
+            // On a busy machine it takes long. Under TCG within TCG every guest would take longer still.
+            Err(why) if find::<NotInTime>(&why).is_some() => Err(why),
+            Err(why) => {
+                say(&format!("guests run under TCG: {why:#}"));
+                Ok(None)
+            }
+        },
+    }
 }

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The file of `cache_dir` that keeps what is known of `qemu`; `what` it is begins the file's name.
-fn cache_file(cache_dir: &Path, what: &str, qemu: &Qemu) -> PathBuf {
+pub fn cache_file(cache_dir: &Path, what: &str, qemu: &Qemu) -> PathBuf {
     let place = Sha256::digest(qemu.program.as_os_str().as_encoded_bytes());
     cache_dir.join(format!("{what}-{:.16}.json", format!("{place:x}")))
 }

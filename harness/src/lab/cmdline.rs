@@ -20,7 +20,16 @@ pub const START: &str = "start";
 /// The lab's kernel parameters. As for guests (see [`crate::guest::image::KERNEL_CMDLINE`]), under TCG
 /// a program that is always mapped at the same addresses is translated once.
 const PARAMETERS: &str = "console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr \
-     mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0";
+     mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0 kvm.halt_poll_ns=0";
+
+/// How a lab's own code runs. Under TCG its processor has nested paging as well: without it, KVM inside keeps
+/// page tables of its own for each guest, and each of the guest's page faults leaves the guest.
+pub fn accelerator(accel: Accel) -> [&'static str; 4] {
+    match accel {
+        Accel::Kvm => accel.qemu_args(),
+        Accel::Tcg => ["-accel", "tcg", "-cpu", "qemu64,+rdrand,-cx16,+npt"],
+    }
+}
 
 /// A lab, before it is a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +60,7 @@ impl LabSpec {
         let mut put = |text: &str| words.extend(text.split(' ').map(OsString::from));
         put("-name nicmatrix-lab -nodefaults -no-user-config -display none -no-reboot");
         put("-machine q35");
-        for word in self.accel.qemu_args() {
+        for word in accelerator(self.accel) {
             put(word);
         }
         put(&format!("-m {}M -smp {}", self.memory_mib, self.cpus));
@@ -158,7 +167,7 @@ mod tests {
           -no-reboot \
           -machine q35 \
           -accel tcg \
-          -cpu qemu64,+rdrand,-cx16 \
+          -cpu qemu64,+rdrand,-cx16,+npt \
           -m 3072M \
           -smp 2 \
           -rtc base=utc,clock=host \
@@ -172,7 +181,7 @@ mod tests {
           -device virtio-rng-pci \
           -kernel /images/x/vmlinux \
           -initrd /images/x/lab-initrd \
-          -append 'console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0' \
+          -append 'console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0 kvm.halt_poll_ns=0' \
           -fsdev local,id=root,path=/,security_model=none,multidevs=remap,readonly=on \
           -device virtio-9p-pci,fsdev=root,mount_tag=root \
           -fsdev 'local,id=lab,path=/home,, here/lab/vhost,security_model=none,multidevs=remap,readonly=on' \

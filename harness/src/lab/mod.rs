@@ -25,10 +25,13 @@
 //! It boots in 5 s and answers 0.4 s after it is restored. Where KVM does not work inside, what is left
 //! is TCG inside TCG, which takes 34 s and 5 s.
 //!
-//! A lab under KVM has checkpoints of its own, as a nested CPU has other features. Under TCG, whose CPU
-//! does not depend on what it runs on, checkpoints come from outside: the harness inside sends a
-//! [`GuestRequest`]; the harness outside has the checkpoint already or makes it in a tenth of the time,
-//! sends a [`GuestReply`], and holds the checkpoint's lock until the trial ends.
+//! # What labs share
+//! A lab under KVM has checkpoints of its own, as a nested CPU has other features. Under TCG one lab is like
+//! the next, and what one has proved and made serves the later ones ([`answers`]): the harness inside asks
+//! the one outside for a checkpoint before it makes it, copies it, and offers it the one that it had to
+//! make; the harness outside compares what has arrived with what was made, and keeps a copy. Where guests
+//! run under TCG, whose CPU does not depend on what it runs on, the harness outside makes the checkpoint in a
+//! tenth of the time. It holds a checkpoint's lock until the trial ends.
 //!
 //! # Own and shared labs
 //! A run has labs of its own, one for each setting of the module, started when a trial needs it and
@@ -40,6 +43,7 @@
 //! kernel. One that ends or falls silent without it (its harness says once a second that it is alive) leaves them
 //! broken. Either way its console's end is told, and the next trial gets a new lab.
 
+mod answers;
 pub mod cmdline;
 pub mod protocol;
 pub mod shared;
@@ -57,8 +61,6 @@ use crate::host::qemus::{Qemus, TestedQemu};
 use crate::matrix::Backend;
 use crate::plan::PlannedTrial;
 use crate::settings::Settings;
-use crate::testbed::checkpoints::{GuestReply, GuestRequest};
-use crate::testbed::source::Source;
 use crate::testbed::stock::Stock;
 use crate::vm::accel::Accel;
 use anyhow::{Context as _, Result};
@@ -241,6 +243,8 @@ pub struct Labs {
     labs: [Mutex<Option<Started>>; 2],
     /// What trials may take of each.
     slots: [Slots; 2],
+    /// Processor time of those that have ended.
+    spent: Arc<Mutex<Duration>>,
 }
 
 /// A lab that was started, or why it did not come up: then another try would fail as well.
@@ -255,6 +259,7 @@ impl Labs {
             memory_mib,
             labs: Default::default(),
             slots: [(); 2].map(|()| Slots::new(machine::carried(cpus, u64::MAX))),
+            spent: Arc::default(),
         }
     }
 
@@ -296,13 +301,13 @@ impl Labs {
             job: Box::new(job(trial, outside, run)),
         })?;
         // Checkpoints are locked for as long as the trial may read them.
-        let mut held = Vec::new();
+        let mut held = answers::Held::default();
         let ended = loop {
             match connection.heard.recv_timeout(LOOK) {
-                Ok(FromLab::GuestRequested { request, .. }) => {
-                    let reply = reply(trial, outside, &request, &mut held);
-                    let reply = reply.map_err(|error| format!("{error:#}"));
-                    connection.say(|trial| ToLab::GuestReplied { trial, reply })?;
+                Ok(FromLab::Asked { question, .. }) => {
+                    let answer = answers::answer(trial, outside, question, &mut held);
+                    let answer = answer.map_err(|error| format!("{error:#}"));
+                    connection.say(|trial| ToLab::Answered { trial, answer })?;
                 }
                 Ok(FromLab::Ended { ended, .. }) => break *ended,
                 Ok(FromLab::Hello(_) | FromLab::Alive) => {}
@@ -362,11 +367,22 @@ impl Labs {
             })
             .find(|directory| !directory.exists())
             .context("the numbers are used up")?;
-        let lab = start(zcopytx, outside, &directory, self.memory_mib)?;
+        let lab = start(
+            zcopytx,
+            outside,
+            &directory,
+            self.memory_mib,
+            self.spent.clone(),
+        )?;
         let hello = lab
             .wait_up(LAB_UP.start())
             .or_cannot_run(|| "start the lab".into())?;
         Ok((Arc::new(lab), hello))
+    }
+
+    /// Processor time of the labs that have ended, with the trials in them.
+    pub fn spent(&self) -> Duration {
+        *self.spent.lock()
     }
 
     /// Ends all labs; one that is just starting ends with the process.
@@ -392,8 +408,14 @@ fn cpus(accel: Accel) -> usize {
     }
 }
 
-/// Starts a lab with its transcripts in `directory`.
-fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) -> Result<Lab> {
+/// Starts a lab with its transcripts in `directory`. Its processor time is added to `spent` at its end.
+fn start(
+    zcopytx: bool,
+    outside: &Outside,
+    directory: &Path,
+    memory_mib: u32,
+    spent: Arc<Mutex<Duration>>,
+) -> Result<Lab> {
     let settings = outside.settings;
     let Stock { qemu, image, .. } = outside.stock;
     let initrd = image.lab_initrd.clone();
@@ -440,7 +462,7 @@ fn start(zcopytx: bool, outside: &Outside, directory: &Path, memory_mib: u32) ->
         environment,
         program,
     };
-    Lab::start(qemu, &spec, &script)
+    Lab::start(qemu, &spec, &script, spent)
 }
 
 /// What the harness inside runs, with all that it need not find out itself.
@@ -467,31 +489,8 @@ fn job(trial: &PlannedTrial, outside: &Outside, run: &Path) -> Job {
             speed: proven.speed * slower,
             ..proven.clone()
         },
+        proven_inside: answers::proven_inside(outside),
     }
-}
-
-/// Answers what a guest of `trial` is started from; a checkpoint's lock goes to `held`.
-fn reply(
-    trial: &PlannedTrial,
-    outside: &Outside,
-    request: &GuestRequest,
-    held: &mut Vec<Source>,
-) -> Result<GuestReply> {
-    let GuestRequest {
-        start_state,
-        spec,
-        plain,
-    } = request;
-    let (source, notes) =
-        (outside.trial_stock.checkpoints).source(*start_state, spec, plain, &trial.cell.guest)?;
-    let checkpoint = match &source {
-        Source::Boot => None,
-        Source::Restore(checkpoint, saved) => {
-            Some((checkpoint.directory().to_owned(), checkpoint.mode, *saved))
-        }
-    };
-    held.push(source);
-    Ok(GuestReply { checkpoint, notes })
 }
 
 /// A trial's host, for the reports.

@@ -5,6 +5,7 @@ use crate::host::accel::Proven;
 use crate::host::qemus::Qemus;
 use crate::settings::Settings;
 use crate::testbed::checkpoints::{GuestReply, GuestRequest};
+use crate::testbed::exchange::{Kept, Offer};
 use crate::testbed::stock::SuiteImages;
 use report::events::TrialEnded;
 use serde::{Deserialize, Serialize};
@@ -20,12 +21,12 @@ pub enum ToLab {
         /// The trial.
         job: Box<Job>,
     },
-    /// The answer to [`FromLab::GuestRequested`].
-    GuestReplied {
+    /// The answer to [`FromLab::Asked`].
+    Answered {
         /// The trial that asked.
         trial: u64,
-        /// What its guest is started from, or why the checkpoint cannot be made or read.
-        reply: Result<GuestReply, String>,
+        /// The answer, or why there is none.
+        answer: Result<Answer, String>,
     },
     /// Sent once a second, for the interrupt that it is to the lab's kernel (see [`super::vm`]).
     Alive,
@@ -38,12 +39,12 @@ pub enum FromLab {
     Hello(Hello),
     /// Sent once a second, for as long as the lab's kernel runs.
     Alive,
-    /// A trial is about to start a guest.
-    GuestRequested {
+    /// A trial asks the harness outside, and waits for [`ToLab::Answered`].
+    Asked {
         /// The trial.
         trial: u64,
-        /// The guest, and the state that it should be in.
-        request: Box<GuestRequest>,
+        /// What it asks.
+        question: Question,
     },
     /// A trial has ended.
     Ended {
@@ -52,6 +53,30 @@ pub enum FromLab {
         /// How it ended.
         ended: Box<TrialEnded>,
     },
+}
+
+/// What a trial asks the harness outside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Question {
+    /// What a guest under TCG is started from, and the state that it should be in.
+    Guest(Box<GuestRequest>),
+    /// Whether a checkpoint is kept that an earlier lab has made: its key inside.
+    Kept(String),
+    /// To keep a checkpoint that was made.
+    Take(Offer),
+    /// To remember that KVM works inside.
+    Remember(Proven),
+}
+
+/// The answer of the harness outside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Answer {
+    /// To [`Question::Guest`].
+    Guest(GuestReply),
+    /// To [`Question::Kept`]; it stays until the trial ends.
+    Kept(Option<Kept>),
+    /// To [`Question::Take`] and [`Question::Remember`].
+    Done,
 }
 
 /// What a lab says of its kernel.
@@ -82,4 +107,6 @@ pub struct Job {
     pub suites: SuiteImages,
     /// What the VMs of the trial's QEMU run under outside.
     pub proven: Proven,
+    /// What they were seen to run under in an earlier lab like this one, where one was.
+    pub proven_inside: Option<Proven>,
 }

@@ -122,7 +122,13 @@ pub fn keep(
     let socket = socket(&directory);
     // A process that kept a lab and was killed left its socket behind.
     let _ = std::fs::remove_file(&socket);
-    let lab = Arc::new(start(zcopytx, outside, &directory, memory_mib)?);
+    let lab = Arc::new(start(
+        zcopytx,
+        outside,
+        &directory,
+        memory_mib,
+        Arc::default(),
+    )?);
     let hello = lab
         .wait_up(LAB_UP.start())
         .or_cannot_run(|| "start the lab".into())?;
@@ -190,9 +196,9 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
             while let Ok(Some(line)) = lines.line() {
                 let message = match serde_json::from_slice(line)? {
                     ToLab::Run { job, .. } => ToLab::Run { trial: number, job },
-                    ToLab::GuestReplied { reply, .. } => ToLab::GuestReplied {
+                    ToLab::Answered { answer, .. } => ToLab::Answered {
                         trial: number,
-                        reply,
+                        answer,
                     },
                     ToLab::Alive => continue,
                 };

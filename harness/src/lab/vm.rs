@@ -12,6 +12,7 @@
 use super::LAB_SILENT;
 use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
 use super::protocol::{FromLab, Hello, ToLab};
+use crate::base::cpu;
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun;
 use crate::base::lines::{Lines, MESSAGE, Unreadable};
@@ -92,7 +93,7 @@ impl State {
         match message {
             FromLab::Hello(hello) => self.hello = Some(hello),
             FromLab::Alive => {}
-            FromLab::GuestRequested { trial, .. } | FromLab::Ended { trial, .. } => {
+            FromLab::Asked { trial, .. } | FromLab::Ended { trial, .. } => {
                 if let Some(sender) = self.trials.get(&trial)
                     && let Err(TrySendError::Full(_)) = sender.try_send(message)
                 {
@@ -133,11 +134,17 @@ fn listen(port: &UnixStream, state: &Watch<State>) {
 }
 
 impl Lab {
-    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`.
+    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`; the processor time that
+    /// it took is added to `spent` when it has ended.
     ///
     /// # Errors
     /// [`crate::base::error::CannotRun`]: QEMU cannot be started, the directory not be written to.
-    pub fn start(qemu: &Qemu, spec: &LabSpec, start: &StartScript) -> Result<Lab> {
+    pub fn start(
+        qemu: &Qemu,
+        spec: &LabSpec,
+        start: &StartScript,
+        spent: Arc<Mutex<Duration>>,
+    ) -> Result<Lab> {
         let directory = &spec.directory;
         std::fs::create_dir_all(directory)
             .and_then(|()| std::fs::write(directory.join(START), start.script()))
@@ -161,6 +168,7 @@ impl Lab {
             let _ = hand_over.send(started);
             if let Some(process) = process {
                 keep(&process, &dropped, &kept_port, &kept);
+                *spent.lock() += cpu::of_thread();
             }
         })?;
         let process = handed_over

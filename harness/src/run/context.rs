@@ -84,13 +84,13 @@ impl Context {
             let store = Store::new(settings.checkpoints());
             of_each.push((name.to_owned(), proven, Checkpoints::of(store, tested)));
         }
-        Ok(Context::new(settings, planned, images, of_each))
+        Ok(Context::new(settings, &planned, images, of_each))
     }
 
     /// A context from what is already proved and built, for each QEMU of `of_each`. Sets the speed factor.
     pub fn new(
         settings: Settings,
-        planned: Planned,
+        planned: &Planned,
         (image, suites): (GuestImage, SuiteImages),
         of_each: Vec<(String, Proven, Checkpoints)>,
     ) -> Context {
@@ -121,7 +121,7 @@ impl Context {
             stocks: of_each.collect(),
             qemus: qemus.clone(),
             guest_files: planned.matrix.guest_files().cloned().collect(),
-            profile: planned.profile,
+            profile: planned.profile.clone(),
             settings,
         }
     }

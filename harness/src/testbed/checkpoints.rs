@@ -1,5 +1,6 @@
 //! Which checkpoint a guest starts from, and how one is made.
 
+use super::exchange::{Exchange, Kept};
 use super::source::{Saved, Source};
 use super::start::{self, Launch};
 use crate::base::deadline::{self, Limit};
@@ -21,7 +22,7 @@ use anyhow::{Context as _, anyhow};
 use report::errln;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The built image's init has nothing left to do.
 const BOOTED: Limit = Limit {
@@ -66,7 +67,8 @@ struct Maker {
     store: Store,
     qemu: Qemu,
     version: String,
-    origin: OnceLock<Origin>,
+    origin: Arc<OnceLock<Origin>>,
+    exchange: Option<Box<dyn Exchange>>,
 }
 
 impl Checkpoints {
@@ -76,7 +78,25 @@ impl Checkpoints {
             store,
             qemu: qemu.clone(),
             version: facts.version.clone(),
-            origin: OnceLock::new(),
+            origin: Arc::default(),
+            exchange: None,
+        }))
+    }
+
+    /// As [`Checkpoints::of`], but what `exchange` has is not made. `origin` is what is known of the QEMU
+    /// already, or is filled: to ask it takes as long as to start it.
+    pub fn exchanged(
+        store: Store,
+        TestedQemu { qemu, facts, .. }: &TestedQemu,
+        origin: Arc<OnceLock<Origin>>,
+        exchange: Box<dyn Exchange>,
+    ) -> Checkpoints {
+        Checkpoints(Provider::Store(Maker {
+            store,
+            qemu: qemu.clone(),
+            version: facts.version.clone(),
+            origin,
+            exchange: Some(exchange),
         }))
     }
 
@@ -151,10 +171,25 @@ impl Maker {
         let what = what(saved, spec, guest);
         let say = |line: &str| errln!("{line}");
         self.store.get(&key, &what, &say, |directory| {
+            match self.fetch(&key, directory) {
+                Ok(Some(mode)) => return Ok(Ok(mode)),
+                Ok(None) => {}
+                Err(why) => {
+                    say(&format!(
+                        "the checkpoint of {what} cannot be had, and is made: {why:#}"
+                    ));
+                    empty(directory)?;
+                }
+            }
             let mut whys = Vec::new();
             for mode in [Mode::Mapped, Mode::Streamed] {
                 match self.make(mode, saved, &saved_spec, guest, directory) {
-                    Ok(()) => return Ok(Ok(mode)),
+                    Ok(()) => {
+                        if let Err(why) = self.offer(&key, &what, mode, directory) {
+                            say(&format!("the checkpoint of {what} is not kept: {why:#}"));
+                        }
+                        return Ok(Ok(mode));
+                    }
                     Err(error) if find::<CannotRun>(&error).is_some() => {
                         return Err(error);
                     }
@@ -163,6 +198,28 @@ impl Maker {
             }
             Ok(Err(whys.join("; ")))
         })
+    }
+
+    /// Copies the checkpoint of that key to `directory`, where the exchange has it; how it is restored.
+    fn fetch(&self, key: &str, directory: &Path) -> anyhow::Result<Option<Mode>> {
+        let Some(exchange) = &self.exchange else {
+            return Ok(None);
+        };
+        let Some(kept) = exchange.kept(key)? else {
+            return Ok(None);
+        };
+        kept.copy_to(directory)?;
+        Ok(Some(kept.mode))
+    }
+
+    fn offer(&self, key: &str, what: &str, mode: Mode, directory: &Path) -> anyhow::Result<()> {
+        match &self.exchange {
+            None => Ok(()),
+            Some(exchange) => {
+                let made = Checkpoint::unlocked(directory.to_owned(), mode);
+                exchange.offer(key, what, &Kept::of(&made)?)
+            }
+        }
     }
 
     fn origin(&self, spec: &VmSpec) -> anyhow::Result<&Origin> {
@@ -233,6 +290,18 @@ impl Maker {
             show: false,
         }
     }
+}
+
+/// Removes what a copy that failed has left of a checkpoint.
+fn empty(directory: &Path) -> anyhow::Result<()> {
+    for name in Mode::Mapped.files() {
+        let file = directory.join(name);
+        match std::fs::remove_file(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.or_cannot_run(|| format!("remove {}", file.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// `spec` as it is saved, where there may be no vhost: what is behind its tap no guest can tell, but

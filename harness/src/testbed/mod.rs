@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod checkpoints;
 pub mod destination;
+pub mod exchange;
 mod forensics;
 mod forge;
 pub mod netboot;

@@ -55,8 +55,22 @@ impl Origin {
     }
 }
 
+/// The name, outside of a lab, of a checkpoint that is called `key` inside: what the lab runs on is a part
+/// of it. `image` is the digest of the lab's kernel and modules, `arguments` are those of its accelerator.
+/// The guest counts the ticks of this machine's processor, also where QEMU emulates another.
+pub fn of_lab(qemu: &Qemu, image: &str, arguments: &[&str], key: &str) -> String {
+    let text = format!(
+        "in a lab, format {FORMAT}\n{}\n{image}\n{}\n{}\n{key}\n",
+        stamp(&qemu.program),
+        arguments.join(" "),
+        processor()
+    );
+    let digest = format!("{:x}", Sha256::digest(text));
+    digest[..32].to_owned()
+}
+
 /// A file's name, size and time; enough to notice that it was replaced.
-fn stamp(path: &Path) -> String {
+pub fn stamp(path: &Path) -> String {
     match path.metadata() {
         Ok(m) => format!(
             "{} {} {}.{}",
@@ -154,6 +168,20 @@ mod tests {
         assert_ne!(origin.key(&spec(), "ip link set eth0 up"), plain);
         let newer = Origin("qemu 8.2".into());
         assert_ne!(newer.key(&spec(), ""), plain);
+    }
+
+    #[test]
+    fn what_a_lab_runs_on_is_a_part_of_its_checkpoints_names() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("qemu");
+        let qemu = Qemu::at(program.clone());
+        let plain = of_lab(&qemu, "image", &["-cpu", "x"], "key");
+        assert_eq!(plain.len(), 32);
+        assert_ne!(of_lab(&qemu, "other", &["-cpu", "x"], "key"), plain);
+        assert_ne!(of_lab(&qemu, "image", &["-cpu", "y"], "key"), plain);
+        assert_ne!(of_lab(&qemu, "image", &["-cpu", "x"], "yek"), plain);
+        std::fs::write(program, "newer").unwrap();
+        assert_ne!(of_lab(&qemu, "image", &["-cpu", "x"], "key"), plain);
     }
 
     #[test]

@@ -40,6 +40,7 @@
 //! checkpoint is made again. Their total size is bounded: the longest unused are removed first.
 //! `cargo xtask cache` lists and clears them.
 
+pub mod copy;
 pub mod key;
 pub mod store;
 
@@ -59,8 +60,8 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// The files that make up a checkpoint.
-    fn files(self) -> &'static [&'static str] {
+    /// The names of the files that make up a checkpoint.
+    pub fn files(self) -> &'static [&'static str] {
         match self {
             Mode::Mapped => &[store::STATE, store::RAM],
             Mode::Streamed => &[store::STATE],

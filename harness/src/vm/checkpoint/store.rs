@@ -145,6 +145,21 @@ impl Store {
         }
     }
 
+    /// The checkpoint of that key, where there is a whole one; none is made.
+    ///
+    /// # Errors
+    /// [`crate::base::error::CannotRun`] when the store cannot be used.
+    pub fn kept(&self, key: &str) -> Result<Option<Checkpoint>> {
+        if !self.directory.join(key).join(MANIFEST).exists() {
+            return Ok(None);
+        }
+        let shared = self.lock(key, FlockArg::LockShared)?;
+        Ok(match self.load(key) {
+            Ok(Outcome::Made { mode, .. }) => Some(self.used(key, mode, shared)),
+            Ok(Outcome::Refused { .. }) | Err(_) => None,
+        })
+    }
+
     fn make(
         &self,
         key: &str,

@@ -51,6 +51,19 @@ impl Fixture {
 }
 
 #[test]
+fn what_is_kept_is_found_and_what_is_missing_or_altered_is_not_made() {
+    let f = Fixture::new();
+    assert!(f.store().kept(KEY).unwrap().is_none());
+    drop(f.get());
+    let kept = f.store().kept(KEY).unwrap().unwrap();
+    assert_eq!(fs::read_to_string(kept.ram()).unwrap(), "memory");
+    drop(kept);
+    fs::write(f.file(RAM), "altered").unwrap();
+    assert!(f.store().kept(KEY).unwrap().is_none());
+    assert_eq!(f.made.get(), 1);
+}
+
+#[test]
 fn it_is_made_once_and_then_found() {
     let f = Fixture::new();
     let (first, _) = f.get();

@@ -1,0 +1,125 @@
+//! What the harness outside answers a trial in a lab: what its guest is started from, which checkpoints
+//! earlier labs have made, and whether KVM works in such a lab.
+//!
+//! Under TCG, one lab is like the next: the processor that its guests see is QEMU's. So what one has found
+//! out and made, the next need not. Files are copied both ways: the harness inside writes only where it offers, and
+//! the harness outside only to its own store.
+
+use super::Outside;
+use super::protocol::{Answer, Question};
+use crate::base::error::OrCannotRun as _;
+use crate::base::json;
+use crate::host::accel::Proven;
+use crate::host::cache_file;
+use crate::plan::PlannedTrial;
+use crate::testbed::checkpoints::{GuestReply, GuestRequest};
+use crate::testbed::exchange::{self, Kept};
+use crate::testbed::source::Source;
+use crate::vm::accel::Accel;
+use crate::vm::checkpoint::Checkpoint;
+use crate::vm::checkpoint::key;
+use crate::vm::checkpoint::store::Store;
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// How much slower the deadlines take a lab to be, at least, in which KVM was proved before: the proof
+/// may have had the machine for itself, where it takes 5 s, and beside another lab 20 s.
+const LEAST_SPEED: f64 = 10.0;
+
+/// The checkpoints that a trial's guests may read until it ends.
+#[derive(Default)]
+pub struct Held {
+    sources: Vec<Source>,
+    kept: Vec<Checkpoint>,
+}
+
+/// Answers a question of `trial`; the locks of checkpoints go to `held`.
+///
+/// # Errors
+/// [`crate::base::error::CannotRun`]: a checkpoint that cannot be made, read or kept.
+pub fn answer(
+    trial: &PlannedTrial,
+    outside: &Outside,
+    question: Question,
+    held: &mut Held,
+) -> Result<Answer> {
+    let store = || Store::new(outside.settings.checkpoints());
+    match question {
+        Question::Guest(request) => guest(trial, outside, &request, held).map(Answer::Guest),
+        Question::Kept(key) => {
+            let found = store().kept(&name(outside, &key))?;
+            let kept = found.as_ref().map(Kept::of).transpose();
+            held.kept.extend(found);
+            kept.map(Answer::Kept)
+        }
+        Question::Take(offer) => {
+            exchange::take(&store(), &name(outside, &offer.key), &offer)?;
+            Ok(Answer::Done)
+        }
+        Question::Remember(proven) => {
+            let (file, key) = proof(outside);
+            let proof = Proof { key, proven };
+            json::write_whole(&file, &proof)
+                .or_cannot_run(|| format!("write {}", file.display()))?;
+            Ok(Answer::Done)
+        }
+    }
+}
+
+/// What a checkpoint is called here that a lab calls `key`.
+fn name(outside: &Outside, key: &str) -> String {
+    let stock = outside.stock;
+    let arguments = super::cmdline::accelerator(outside.proven.accel);
+    key::of_lab(&stock.qemu, &stock.image.hash, &arguments, key)
+}
+
+fn guest(
+    trial: &PlannedTrial,
+    outside: &Outside,
+    request: &GuestRequest,
+    held: &mut Held,
+) -> Result<GuestReply> {
+    let GuestRequest {
+        start_state,
+        spec,
+        plain,
+    } = request;
+    let (source, notes) =
+        (outside.trial_stock.checkpoints).source(*start_state, spec, plain, &trial.cell.guest)?;
+    let checkpoint = match &source {
+        Source::Boot => None,
+        Source::Restore(checkpoint, saved) => {
+            Some((checkpoint.directory().to_owned(), checkpoint.mode, *saved))
+        }
+    };
+    held.sources.push(source);
+    Ok(GuestReply { checkpoint, notes })
+}
+
+/// That KVM was seen to work in a lab.
+#[derive(Serialize, Deserialize)]
+struct Proof {
+    key: String,
+    proven: Proven,
+}
+
+/// Where it is remembered whether KVM works for the trial's QEMU in a lab, and what that depends on.
+fn proof(outside: &Outside) -> (PathBuf, String) {
+    let qemu = &outside.trial_stock.qemu;
+    let file = cache_file(&outside.settings.host_cache(), "accel-lab", qemu);
+    (file, name(outside, &key::stamp(&qemu.program)))
+}
+
+/// What the VMs of the trial's QEMU were seen to run under in an earlier lab.
+pub fn proven_inside(outside: &Outside) -> Option<Proven> {
+    if outside.proven.accel != Accel::Tcg {
+        return None;
+    }
+    let (file, key) = proof(outside);
+    let proof: Proof = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    (proof.key == key).then(|| Proven {
+        speed: proof.proven.speed.max(LEAST_SPEED),
+        ..proof.proven
+    })
+}
