@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: the harness's own figures, by measurement.
 
+mod build;
+mod processor;
 mod restores;
 
 use crate::build::Harness;
@@ -44,6 +46,9 @@ pub struct Args {
     /// Also run the smoke profile on three QEMUs, by their names or as NAME=PATH, three values in all
     #[arg(long, value_name = "NAME|NAME=PATH", num_args = 3)]
     qemus: Vec<QemuChoice>,
+    /// Also build the harness from nothing, which takes a minute or two
+    #[arg(long)]
+    build: bool,
     /// Where the figures go [default: target/nicmatrix/bench.json]
     #[arg(long, value_name = "PATH")]
     json: Option<PathBuf>,
@@ -131,7 +136,8 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let boot = fixed_cost("fixed cost of a trial, --boot", &booted)?;
     let restore = fixed_cost("fixed cost of a trial", &restored)?;
     let ratio = vec![restore.median / boot.median];
-    figures.extend([boot, restore]);
+    let processor = processor::fixed("  of it, processor time", &restored)?.at_most(0.15);
+    figures.extend([boot, restore, processor]);
     figures.push(Figure::of("the latter by the former", "", ratio)?.at_most(1.0 / 3.0));
 
     errln!("running the smoke profile");
@@ -146,12 +152,10 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     figures.push(above.at_most(1.25));
     let rate = ran as f64 / minutes;
     figures.push(Figure::of("trials run a minute", "/min", vec![rate])?);
-    let harness_mib = harness_kib as f64 / 1024.0;
-    figures.push(Figure::of(
-        "peak memory of the harness",
-        "MiB",
-        vec![harness_mib],
-    )?);
+    figures.extend(processor::of_run(&smoke)?);
+    let harness_mib = vec![harness_kib as f64 / 1024.0];
+    let harness_memory = Figure::of("peak memory of the harness", "MiB", harness_mib)?;
+    figures.push(harness_memory.at_most(150.0));
     let vm_mib = smoke
         .trials
         .iter()
@@ -192,6 +196,10 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     figures.push(Figure::of("--list, 10,000 trials on three QEMUs", "ms", times)?.at_most(100.0));
 
     figures.extend(by_case(&smoke.trials)?);
+    figures.extend(processor::by_case(&smoke.trials)?);
+    if args.build {
+        figures.extend(build::from_nothing(workspace)?);
+    }
 
     outln!(
         "{:<36} {:>9} {:>9} {:>9} {:<5} {:>4}  target",

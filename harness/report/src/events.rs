@@ -175,6 +175,12 @@ pub enum Event {
         /// Processor time of the harness and of all its children that ended, since the run began,
         /// seconds; none in logs of earlier versions.
         cpu_seconds: Option<f64>,
+        /// Of that, the harness's own threads, seconds; none in logs of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        harness_cpu_seconds: Option<f64>,
+        /// Of that, the labs, with all trials in them, seconds; none in logs of earlier versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        labs_cpu_seconds: Option<f64>,
         /// Processors that it could use; none in logs of earlier versions.
         processors: Option<usize>,
     },
@@ -227,6 +233,10 @@ pub struct TrialEnded {
     pub queued_seconds: Option<f64>,
     /// Of the wall time, inside the case, seconds.
     pub case_seconds: f64,
+    /// Of the processor time, inside the case, seconds: that of the trial's thread, of the children that ended
+    /// meanwhile, and of its VM; none where it was not measured, and in logs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub case_cpu_seconds: Option<f64>,
     /// The host, where it was not this machine itself, and what guests run under there: "lab, Linux
     /// 6.1.0-56-amd64, …, guests under KVM".
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,6 +281,7 @@ impl TrialEnded {
             cpu_seconds: None,
             queued_seconds: None,
             case_seconds: 0.0,
+            case_cpu_seconds: None,
             host: None,
             lab_start_seconds: None,
             start: None,

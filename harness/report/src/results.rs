@@ -22,6 +22,10 @@ pub struct Results {
     pub seconds: Option<f64>,
     /// Processor time, seconds; none if it was killed.
     pub cpu_seconds: Option<f64>,
+    /// Of that, the harness's own threads, seconds.
+    pub harness_cpu_seconds: Option<f64>,
+    /// Of that, the labs with their trials, seconds.
+    pub labs_cpu_seconds: Option<f64>,
     /// Processors that it could use.
     pub processors: Option<usize>,
     /// Peak resident memory of the harness, KiB, of the largest process; none if it was killed.
@@ -96,6 +100,8 @@ impl Results {
                     seconds,
                     interrupted,
                     cpu_seconds,
+                    harness_cpu_seconds,
+                    labs_cpu_seconds,
                     processors,
                     harness_peak_kib,
                 } => {
@@ -104,8 +110,14 @@ impl Results {
                     results.interrupted |= interrupted;
                     results.harness_peak_kib =
                         results.harness_peak_kib.max(Some(*harness_peak_kib));
-                    if let Some(more) = cpu_seconds {
-                        *results.cpu_seconds.get_or_insert(0.0) += more;
+                    for (sum, more) in [
+                        (&mut results.cpu_seconds, cpu_seconds),
+                        (&mut results.harness_cpu_seconds, harness_cpu_seconds),
+                        (&mut results.labs_cpu_seconds, labs_cpu_seconds),
+                    ] {
+                        if let Some(more) = more {
+                            *sum.get_or_insert(0.0) += more;
+                        }
                     }
                     results.processors = results.processors.or(*processors);
                 }

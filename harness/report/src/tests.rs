@@ -17,6 +17,7 @@ pub(super) fn end(trial: &str, outcome: Outcome) -> TrialEnded {
         cpu_seconds: Some(2.8),
         queued_seconds: Some(0.3),
         case_seconds: 1.2,
+        case_cpu_seconds: None,
         host: None,
         lab_start_seconds: None,
         start: Some("boot".into()),
@@ -183,6 +184,8 @@ pub(super) fn sample(ended: bool) -> Results {
             interrupted: false,
             harness_peak_kib: 40_000,
             cpu_seconds: Some(600.0),
+            harness_cpu_seconds: None,
+            labs_cpu_seconds: None,
             processors: Some(2),
         });
     }
@@ -213,6 +216,8 @@ fn faults() -> Results {
         interrupted: true,
         harness_peak_kib: 1,
         cpu_seconds: Some(30.0),
+        harness_cpu_seconds: None,
+        labs_cpu_seconds: None,
         processors: Some(2),
     });
     Results::from_events(&events)
@@ -420,6 +425,8 @@ fn bound_of(trials: &[f64], ends: &[(f64, Option<f64>)]) -> Option<String> {
         interrupted: false,
         harness_peak_kib: 1,
         cpu_seconds,
+        harness_cpu_seconds: None,
+        labs_cpu_seconds: None,
         processors: cpu_seconds.map(|_| 2),
     }));
     let bound = Results::from_events(&events).bound();
@@ -459,6 +466,8 @@ fn what_ran_alone_is_no_fault_of_the_schedule() {
             interrupted: false,
             harness_peak_kib: 1,
             cpu_seconds: Some(160.0),
+            harness_cpu_seconds: None,
+            labs_cpu_seconds: None,
             processors: Some(2),
         },
     ])

@@ -7,6 +7,8 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use std::cell::Cell;
 use std::io;
 use std::process::{Child, ExitStatus};
@@ -26,6 +28,18 @@ pub fn of_thread() -> Duration {
     let thread =
         getrusage(UsageWho::RUSAGE_THREAD).map_or(Duration::ZERO, |usage| time(usage.as_ref()));
     thread + CHILDREN.get()
+}
+
+/// User and system time so far of the process of that pid, with threads that have ended; none of one that
+/// was waited for.
+pub fn of_running(pid: u32) -> Option<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid as i32)).ok()?;
+    clock.now().ok().map(Duration::from)
+}
+
+/// User and system time of this process alone, without its children.
+pub fn of_own_threads() -> Duration {
+    getrusage(UsageWho::RUSAGE_SELF).map_or(Duration::ZERO, |usage| time(usage.as_ref()))
 }
 
 /// How long the threads of the children that the calling thread ended by [`end`] stood ready to run
@@ -140,6 +154,24 @@ mod tests {
         let line = |line: &str| line.split_whitespace().map(seconds).sum();
         let mut lines = times.lines().map(line).map(Duration::from_secs_f64);
         [(); 2].map(|()| lines.next().unwrap())
+    }
+
+    #[test]
+    fn the_time_of_a_running_child_grows_and_ends_with_it() {
+        let mut child = Command::new("sh")
+            .args(["-c", "while :; do :; done"])
+            .spawn()
+            .unwrap();
+        let begun = std::time::Instant::now();
+        let least = Duration::from_millis(5);
+        while of_running(child.id()).unwrap() < least {
+            assert!(begun.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        let before = CHILDREN.get();
+        end(&mut child);
+        assert!(CHILDREN.get() - before >= least);
+        assert_eq!(of_running(child.id()), None);
     }
 
     fn counted(what: impl FnOnce()) -> Duration {

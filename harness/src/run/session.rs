@@ -397,6 +397,8 @@ impl Session {
             harness_peak_kib: getrusage(UsageWho::RUSAGE_SELF)
                 .map_or(0, |usage| usage.max_rss() as u64),
             cpu_seconds: Some((cpu::of_process() - self.cpu_before).as_secs_f64()),
+            harness_cpu_seconds: Some(cpu::of_own_threads().as_secs_f64()),
+            labs_cpu_seconds: Some(self.labs.spent().as_secs_f64()),
             processors: Some(machine::processors()),
         });
         if let Some(progress) = &self.progress {

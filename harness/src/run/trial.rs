@@ -11,6 +11,7 @@ use crate::base::{cpu, panics};
 use crate::cases::disruption;
 use crate::matrix::schema::Profile;
 use crate::plan::PlannedTrial;
+use crate::testbed::Testbed;
 use crate::testbed::order::Moment;
 use crate::vm::process::{Handle, SERIAL_LOG};
 use crate::vm::serial;
@@ -42,6 +43,8 @@ struct Attempt {
     /// How long its VM was in the queue for a processor, where the kernel tells.
     queued: Option<Duration>,
     case: Duration,
+    /// Of the processor time, that of the case; of the tries, the last one's.
+    case_cpu: Option<Duration>,
     start: Option<StartState>,
     boot: Option<Duration>,
     first_ping: Option<Duration>,
@@ -87,6 +90,7 @@ pub fn run(
         cpu_seconds: attempt.cpu.map(|_| cpu.as_secs_f64()),
         queued_seconds: attempt.queued.map(|_| queued.as_secs_f64()),
         case_seconds: attempt.case.as_secs_f64(),
+        case_cpu_seconds: attempt.case_cpu.map(|cpu| cpu.as_secs_f64()),
         host: None,
         lab_start_seconds: None,
         start: attempt.start.map(|start| start.name().to_owned()),
@@ -232,6 +236,7 @@ fn broken(message: String) -> Attempt {
         cpu: None,
         queued: None,
         case: Duration::ZERO,
+        case_cpu: None,
         start: None,
         boot: None,
         first_ping: None,
@@ -296,7 +301,8 @@ fn attempt(
         }
     }
     phases("case", None);
-    let begun = Instant::now();
+    let spent = |bed: &Testbed| Some(cpu::of_thread() + cpu::of_running(bed.vm.pid())?);
+    let (begun, spent_before) = (Instant::now(), spent(&bed));
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
         bed.moment(Moment::Start)?;
         (trial.case.run)(&mut bed)?;
@@ -311,6 +317,10 @@ fn attempt(
         bed.expect_sound_frames()
     }));
     let case = begun.elapsed();
+    // A case that moves its guest to another QEMU has another VM by now.
+    let case_cpu = spent(&bed)
+        .zip(spent_before)
+        .map(|(after, before)| after.saturating_sub(before));
     let error = match result {
         Ok(Ok(())) => None,
         Ok(Err(error)) => Some(with_witnesses(&bed, bed.vm.explain(error))),
@@ -334,6 +344,7 @@ fn attempt(
         cpu: None,
         queued: None,
         case,
+        case_cpu,
         start: Some(bed.start_state),
         boot: Some(bed.boot),
         first_ping: bed.first_ping,

@@ -38,6 +38,7 @@ fn ended(trial: &str) -> Event {
         cpu_seconds: Some(2.5),
         queued_seconds: Some(0.25),
         case_seconds: 1.5,
+        case_cpu_seconds: None,
         boot_seconds: None,
         host: None,
         lab_start_seconds: None,
@@ -118,6 +119,8 @@ fn what_is_appended_is_read_back() {
             interrupted: false,
             harness_peak_kib: 7,
             cpu_seconds: Some(8.25),
+            harness_cpu_seconds: None,
+            labs_cpu_seconds: None,
             processors: Some(2),
         },
     ];

@@ -214,6 +214,8 @@ fn ended(parts: &[Part]) -> Option<Line> {
                 .max()
                 .unwrap_or_default(),
             cpu_seconds: runs.iter().map(|run| run.cpu_seconds).sum(),
+            harness_cpu_seconds: runs.iter().map(|run| run.harness_cpu_seconds).sum(),
+            labs_cpu_seconds: runs.iter().map(|run| run.labs_cpu_seconds).sum(),
             processors: runs.iter().map(|run| run.processors).sum(),
         },
         time: times.reduce(f64::max),

@@ -138,6 +138,8 @@ impl<'t> Run<'t> {
                 interrupted: false,
                 harness_peak_kib: 1000,
                 cpu_seconds: Some(2.0),
+                harness_cpu_seconds: None,
+                labs_cpu_seconds: None,
                 processors: Some(2),
             });
         }

@@ -155,6 +155,8 @@ impl Sample {
                 interrupted: false,
                 harness_peak_kib: 1,
                 cpu_seconds: Some(600.0),
+                harness_cpu_seconds: None,
+                labs_cpu_seconds: None,
                 processors: Some(2),
             });
         }

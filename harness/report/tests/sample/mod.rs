@@ -144,6 +144,8 @@ impl Log {
                 interrupted: false,
                 harness_peak_kib: 40_000,
                 cpu_seconds: Some((last - BEGIN) * 3.4),
+                harness_cpu_seconds: None,
+                labs_cpu_seconds: None,
                 processors: Some(4),
             };
             self.push(event, last);
