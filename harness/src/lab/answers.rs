@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// How much slower the deadlines take a lab to be, at least, in which KVM was proved before: the proof
-/// may have had the machine for itself, where it takes 5 s, and beside another lab 20 s.
+/// may have had the machine for itself, and now another lab runs beside.
 const LEAST_SPEED: f64 = 10.0;
 
 /// The checkpoints that a trial's guests may read until it ends.

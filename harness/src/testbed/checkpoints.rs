@@ -16,6 +16,7 @@ use crate::vm::checkpoint::key::Origin;
 use crate::vm::checkpoint::store::{RAM, STATE, Store};
 use crate::vm::checkpoint::{Checkpoint, Mode};
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec, is_usb};
+use crate::vm::process::EndedAtStart;
 use crate::vm::qemu::Qemu;
 use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
@@ -190,7 +191,10 @@ impl Maker {
                         }
                         return Ok(Ok(mode));
                     }
-                    Err(error) if find::<CannotRun>(&error).is_some() => {
+                    Err(error)
+                        if find::<CannotRun>(&error).is_some()
+                            && find::<EndedAtStart>(&error).is_none() =>
+                    {
                         return Err(error);
                     }
                     Err(error) => whys.push(format!("{mode:?}: {error:#}")),

@@ -10,7 +10,7 @@ use crate::net::bridge::Bridge;
 use crate::net::ping::Ping;
 use crate::vm::checkpoint::Mode;
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
-use crate::vm::process::{Handle, Vm};
+use crate::vm::process::{EndedAtStart, Handle, Vm};
 use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::start_state::StartState;
 use anyhow::anyhow;
@@ -194,9 +194,10 @@ fn did_not_come_up(vm: &Vm, source: &Source, error: anyhow::Error) -> anyhow::Er
         Some(death) => {
             let hosts = trouble.is_empty() && vm.is_hosts(&death);
             let what = format!("{what}; {death}");
-            match hosts {
-                true => error.context(CannotRun(what)),
-                false => error.context(what),
+            match (hosts, death.outside) {
+                (false, _) => error.context(what),
+                (true, Some(_)) => error.context(CannotRun(what)),
+                (true, None) => error.context(EndedAtStart).context(CannotRun(what)),
             }
         }
     }

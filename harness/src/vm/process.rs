@@ -13,6 +13,7 @@ use crate::base::words;
 use anyhow::{Context, anyhow, bail};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
+use std::fmt;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -64,6 +65,18 @@ pub struct RefusedInMonitor {
     complaint: String,
 }
 
+/// In the chain of an error: QEMU ended by itself before its guest ran, which another command line may avoid.
+#[derive(Debug)]
+pub struct EndedAtStart;
+
+impl fmt::Display for EndedAtStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("nobody else ended it")
+    }
+}
+
+impl std::error::Error for EndedAtStart {}
+
 impl Vm {
     /// Starts QEMU paused (`-S`) and takes its greeting. Its stderr, QMP transcript and serial log
     /// go to `directory`; `echo` shows the console on stderr too.
@@ -113,9 +126,10 @@ impl Vm {
                         death.status,
                         death.said()
                     );
-                    match vm.is_hosts(&death) {
-                        true => CannotRun(message).into(),
-                        false => anyhow!(message),
+                    match (vm.is_hosts(&death), death.outside) {
+                        (false, _) => anyhow!(message),
+                        (true, Some(_)) => CannotRun(message).into(),
+                        (true, None) => anyhow!(EndedAtStart).context(CannotRun(message)),
                     }
                 }
                 // A host that is stuck.
