@@ -138,7 +138,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         Ok((workspace_tests(workspace, nextest)?, ()))
     })?;
     let direct = report.step("smoke profile", || {
-        let (run, success) = matrix(workspace, &harness, ours(workspace), [])?;
+        let (run, success) = matrix(workspace, &harness, ours(workspace))?;
         Ok((Tally::of(&run).judged(success), run))
     })?;
     report.step("boots agree with checkpoints", || {
@@ -149,20 +149,16 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         }
         let mut flags = here(workspace);
         flags.conditions.boot = true;
-        let names = part.trials.iter().map(Trial::name);
-        let (run, _) = matrix(
-            workspace,
-            &harness,
-            flags,
-            ["--exact"].into_iter().chain(names),
-        )?;
+        flags.only.exact = true;
+        flags.only.filter = part.trials.iter().map(|t| t.name().to_owned()).collect();
+        let (run, _) = matrix(workspace, &harness, flags)?;
         agree(&part, &run, "from a boot")?;
         Ok((Tally::PASSED, ()))
     })?;
     report.step("faults", || {
         let mut flags = ours(workspace);
         flags.selection.faults = true;
-        let (run, success) = matrix(workspace, &harness, flags, [])?;
+        let (run, success) = matrix(workspace, &harness, flags)?;
         Ok((Tally::of(&run).judged(success), ()))
     })?;
     report.step("nextest agrees, from an archive", || {
@@ -270,17 +266,12 @@ fn here(workspace: &Workspace) -> Flags {
     flags
 }
 
-/// Runs the matrix with these settings and `arguments` of libtest; its trials, and whether it ended well.
-fn matrix<'a>(
-    workspace: &Workspace,
-    harness: &Harness,
-    mut flags: Flags,
-    arguments: impl IntoIterator<Item = &'a str>,
-) -> Result<(Results, bool)> {
+/// Runs the matrix with these settings; its trials, and whether it ended well.
+fn matrix(workspace: &Workspace, harness: &Harness, mut flags: Flags) -> Result<(Results, bool)> {
     flags.output.table = true;
     let mut command = Command::new(&harness.matrix);
     hand_over(&mut command, workspace, &flags)?;
-    finished(workspace, command.args(arguments))
+    finished(workspace, &mut command)
 }
 
 /// What a checkpoint may spoil: a guest's memory with a NIC's driver in it, and what a case finds there.
