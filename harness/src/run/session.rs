@@ -383,7 +383,8 @@ impl Session {
     }
 
     /// Writes the last event and the reports, shows the table, puts vhost_net back where it was
-    /// reloaded, gives the exit code, in which what cannot be written counts too. Only the first call does so: a signal may come while the run ends.
+    /// reloaded, gives the exit code, in which what cannot be written counts too. Only the first call does
+    /// so: a signal may come while the run ends.
     pub fn close(&self, interrupted: bool) -> u8 {
         let mut closed = self.closed.lock();
         if *closed {
