@@ -20,18 +20,7 @@ pub static LINK_STATUS: Case = Case {
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
-    faults: &[
-        Fault {
-            name: "status_off",
-            breaks: "QEMU does not offer the link-status feature (status=off)",
-            applies: faults::virtio,
-            vm: |spec, _| spec.nics[0].properties.push("status=off".into()),
-            red: Red::Missed(deadline::OPERSTATE),
-            ..AT_START
-        },
-        LINK_ON,
-        TAP_UNPLUGGED,
-    ],
+    faults: &[STATUS_OFF, LINK_ON, TAP_UNPLUGGED],
     run: link_status,
     ..Case::PLAIN
 };
@@ -79,20 +68,19 @@ pub static LINK_STATUS_RESET: Case = Case {
     passes: "a link that is off stays off through a reset of the halted machine: operstate reads down after the boot and nothing crosses the tap until `set_link on`, when it reads up and traffic flows",
     load: Load::Waits,
     ops: &[Op::Address],
-    faults: &[
-        Fault {
-            name: "status_off",
-            breaks: "QEMU does not offer the link-status feature (status=off)",
-            applies: faults::virtio,
-            vm: |spec, _| spec.nics[0].properties.push("status=off".into()),
-            red: Red::Missed(deadline::OPERSTATE),
-            ..AT_START
-        },
-        LINK_ON,
-        TAP_UNPLUGGED,
-    ],
+    faults: &[STATUS_OFF, LINK_ON, TAP_UNPLUGGED],
     run: link_status_reset,
     ..Case::PLAIN
+};
+
+/// The guest is not told of the link.
+const STATUS_OFF: Fault = Fault {
+    name: "status_off",
+    breaks: "QEMU does not offer the link-status feature (status=off)",
+    applies: faults::virtio,
+    vm: |spec, _| spec.nics[0].properties.push("status=off".into()),
+    red: Red::Missed(deadline::OPERSTATE),
+    ..AT_START
 };
 
 /// The link comes up again by itself.
