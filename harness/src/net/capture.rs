@@ -120,7 +120,7 @@ impl State {
             }
             let snap = if *held > WHOLE { SNAP } else { usize::MAX };
             let time = stamps.moment(raw.time);
-            let frame = keep(&Raw { time, ..raw }, snap);
+            let frame = Raw { time, ..raw }.keep(snap);
             *held += frame.bytes.len() + OVERHEAD;
             frames.push_back(frame);
             while *held > KEEP
@@ -155,27 +155,6 @@ impl State {
             auditor.lost(dropped);
         }
         Ok(())
-    }
-}
-
-/// Copies a frame out of the ring, and puts back the VLAN tag that the kernel took out.
-pub(super) fn keep(raw: &Raw<'_>, snap: usize) -> Frame {
-    let bytes = &raw.bytes[..raw.bytes.len().min(snap)];
-    let mut length = raw.length;
-    let bytes = match (raw.vlan, bytes.split_at_checked(12)) {
-        (Some((protocol, control)), Some((macs, rest))) => {
-            length += 4;
-            [macs, &protocol.to_be_bytes(), &control.to_be_bytes(), rest]
-                .concat()
-                .into()
-        }
-        _ => bytes.into(),
-    };
-    Frame {
-        time: raw.time,
-        direction: raw.direction,
-        length,
-        bytes,
     }
 }
 
@@ -391,23 +370,20 @@ mod tests {
     #[test]
     fn the_vlan_tag_is_put_back() {
         let bytes: Vec<u8> = (0..40).collect();
-        let frame = keep(&raw(&bytes, Some((0x8100, 0x600a))), usize::MAX);
+        let frame = raw(&bytes, Some((0x8100, 0x600a))).keep(usize::MAX);
         assert_eq!(frame.bytes[..12], bytes[..12]);
         assert_eq!(frame.bytes[12..16], [0x81, 0x00, 0x60, 0x0a]);
         assert_eq!(frame.bytes[16..], bytes[12..]);
         assert_eq!((frame.length, frame.vlan_id()), (104, Some(10)));
-        assert_eq!(keep(&raw(&bytes, None), 20).bytes.len(), 20);
-        assert_eq!(
-            keep(&raw(&bytes[..5], Some((0x8100, 10))), 20).bytes.len(),
-            5
-        );
+        assert_eq!(raw(&bytes, None).keep(20).bytes.len(), 20);
+        assert_eq!(raw(&bytes[..5], Some((0x8100, 10))).keep(20).bytes.len(), 5);
     }
 
     #[test]
     fn a_pcap_keeps_nanoseconds_and_lengths() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("net.pcap");
-        let frame = keep(&raw(&[7; 60], None), usize::MAX);
+        let frame = raw(&[7; 60], None).keep(usize::MAX);
         write_pcap(&[frame.clone(), frame], &file).unwrap();
         let mut reader = PcapReader::new(File::open(&file).unwrap()).unwrap();
         let mut count = 0;

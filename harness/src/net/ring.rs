@@ -2,7 +2,7 @@
 //! memory shared with us. It loses nothing in bursts that overrun a socket's buffer, which an
 //! ordinary user cannot enlarge, and each frame is there to read the moment it has passed.
 
-use super::frame::Direction;
+use super::frame::{Direction, Frame};
 use super::vnet_header::{self, VnetHeader};
 use anyhow::{Context as _, Result};
 use nix::errno::Errno;
@@ -37,6 +37,29 @@ pub(super) struct Raw<'a> {
     pub(super) left: VnetHeader,
     /// Since the epoch, by the time of day.
     pub(super) time: Duration,
+}
+
+impl Raw<'_> {
+    /// Copies at most `snap` bytes of it out of the ring, and puts back the VLAN tag that the kernel took out.
+    pub(super) fn keep(&self, snap: usize) -> Frame {
+        let bytes = &self.bytes[..self.bytes.len().min(snap)];
+        let mut length = self.length;
+        let bytes = match (self.vlan, bytes.split_at_checked(12)) {
+            (Some((protocol, control)), Some((macs, rest))) => {
+                length += 4;
+                [macs, &protocol.to_be_bytes(), &control.to_be_bytes(), rest]
+                    .concat()
+                    .into()
+            }
+            _ => bytes.into(),
+        };
+        Frame {
+            time: self.time,
+            direction: self.direction,
+            length,
+            bytes,
+        }
+    }
 }
 
 pub(super) struct Ring {

@@ -1,6 +1,5 @@
 //! What was found of a guest's frames, and how it is told: not only that frames were damaged, but which.
 
-use crate::net::capture::keep;
 use crate::net::ring::Raw;
 use std::fmt::Write as _;
 
@@ -159,7 +158,7 @@ impl Findings {
             return;
         }
         if tally.bad.count == 0 {
-            tally.first_bad = keep(raw, TELLING).to_string();
+            tally.first_bad = raw.keep(TELLING).to_string();
         }
         tally.bad.add(raw.length);
     }
