@@ -279,11 +279,7 @@ fn starts_differ_by(trial: &Trial) -> [String; 2] {
     let name = &trial.end.name;
     [
         format!("{} on {}", name.nic, name.guest),
-        format!(
-            "{}@{}",
-            name.case,
-            name.variant.as_deref().unwrap_or_default()
-        ),
+        name.case_and_variant(),
     ]
 }
 
@@ -292,11 +288,7 @@ fn starts_differ_by(trial: &Trial) -> [String; 2] {
 fn runners_differ_by(trial: &Trial) -> [String; 4] {
     let name = &trial.end.name;
     [
-        format!(
-            "{}@{}",
-            name.case,
-            name.variant.as_deref().unwrap_or_default()
-        ),
+        name.case_and_variant(),
         format!("on {}", name.guest),
         format!("with {}", name.backend),
         format!(

@@ -153,6 +153,23 @@ pub fn wrap(bed: &Testbed, program: &str, script: &str) -> anyhow::Result<()> {
     bed.agent.sh(&command).map(drop)
 }
 
+/// As [`wrap`], of the program that a command of the guest begins with.
+///
+/// # Errors
+/// As there.
+pub fn wrap_first(bed: &Testbed, command: &str, script: &str) -> anyhow::Result<()> {
+    let program = command.split(' ').next().unwrap_or_default();
+    wrap(bed, program, script)
+}
+
+/// Has the guest's ethtool say that it switched offloads, and not do so.
+///
+/// # Errors
+/// As of [`wrap`].
+pub fn switch_no_offload(bed: &mut Testbed) -> anyhow::Result<()> {
+    wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\"")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
-use super::faults::{self, AT_START, IN_TRAFFIC, wrap};
+use super::faults::{self, AT_START, IN_TRAFFIC, wrap_first};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
@@ -61,9 +61,8 @@ pub static MAC_CHANGE: Case = Case {
             name: "half_taken",
             breaks: "of a new MAC the NIC takes over the last three bytes only",
             inject: |bed| {
-                let program = bed.command(Op::Mac, &bed.link()?, "");
-                let program = program.split(' ').next().unwrap_or_default().to_owned();
-                wrap(bed, &program, HALF)
+                let command = bed.command(Op::Mac, &bed.link()?, "");
+                wrap_first(bed, &command, HALF)
             },
             red: Red::Says("the guest shows"),
             ..AT_START
@@ -148,21 +147,15 @@ fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     restart(bed, &link.name, new)
 }
 
-/// `mac` with every bit of these bytes changed.
-fn differing_in(Mac(mut bytes): Mac, changed: std::ops::Range<usize>) -> Mac {
-    bytes[changed].iter_mut().for_each(|byte| *byte ^= 0xff);
-    Mac(bytes)
-}
-
 /// Goes through addresses that share a half with the one before, and back to the NIC's own: a NIC that takes
 /// over some bytes of an address, or compares some only, hears nothing at one of them, or still at the last.
 fn through_halves(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     let old = bed.nic().mac;
-    let prefix_shared = differing_in(old, 3..6);
-    let Mac([a, b, c, ..]) = old.opposite();
-    let Mac([.., d, e, f]) = prefix_shared;
-    let suffix_shared = Mac([a, b, c, d, e, f]);
-    for mac in [prefix_shared, suffix_shared, old] {
+    let Mac([a, b, c, ..]) = old;
+    let Mac([.., d, e, f]) = old.opposite();
+    // It shares the first half with the one before, and the last half with the one after it.
+    let between = Mac([a, b, c, d, e, f]);
+    for mac in [between, old.opposite(), old] {
         become_known(bed, link, mac)?;
     }
     bridge::flush_neighbour(bed.address())

@@ -36,7 +36,7 @@ pub static OFFLOAD_TOGGLE: Case = Case {
             name: "ignored",
             breaks: "the guest's ethtool says that it switched offloads and does not",
             applies: switchable,
-            inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
+            inject: faults::switch_no_offload,
             red: Red::Says("reads back"),
             ..IN_TRAFFIC
         },

@@ -1,6 +1,6 @@
 //! Plan items 12, 14 and 22 again: what those change, changed while data crosses that must stay whole.
 
-use super::faults::{AT_START, IN_TRAFFIC, wrap};
+use super::faults::{self, AT_START, IN_TRAFFIC, wrap_first};
 use super::multiqueue::{self, MULTIQUEUE, QUEUES};
 use super::transfer::{self, ALTERED};
 use super::{Case, Fault, Moment, Red, StartState};
@@ -37,9 +37,8 @@ pub static MTU_TRAFFIC: Case = Case {
             breaks: "the guest's tool says that it set the MTU and does not",
             inject: |bed| {
                 let command = bed.command(Op::Mtu, &bed.link()?, "1400");
-                let program = command.split(' ').next().unwrap_or_default();
                 let script = "case \" $* \" in *' mtu '*) exit;; esac; exec \"$REAL\" \"$@\"";
-                wrap(bed, program, script)
+                wrap_first(bed, &command, script)
             },
             red: Red::Says("did not take"),
             ..IN_TRAFFIC
@@ -71,7 +70,7 @@ pub static OFFLOAD_TRAFFIC: Case = Case {
         Fault {
             name: "ignored",
             breaks: "the guest's ethtool says that it switched offloads and does not",
-            inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
+            inject: faults::switch_no_offload,
             red: Red::Says("did not take"),
             ..IN_TRAFFIC
         },

@@ -2,7 +2,7 @@
 
 mod filters;
 
-use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap_first};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::Skip;
@@ -94,7 +94,7 @@ pub static VLAN: Case = Case {
             name: "offload_kept",
             breaks: "the guest's ethtool says that it switched VLAN offloads off and does not",
             applies: filters::has_offload,
-            inject: |bed| wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\""),
+            inject: faults::switch_no_offload,
             red: Red::Says("did not take"),
             ..IN_TRAFFIC
         },
@@ -166,10 +166,9 @@ const PEER_TAP: &str = "tap1";
 /// or else the tool.
 fn lie(bed: &Testbed, arm: &str) -> anyhow::Result<()> {
     let command = bed.command(Op::VlanRemove, &bed.link()?, "1");
-    let program = command.split(' ').next().unwrap_or_default();
-    wrap(
+    wrap_first(
         bed,
-        program,
+        &command,
         &format!("case \" $* \" in {arm};; esac\nexec \"$REAL\" \"$@\""),
     )
 }
