@@ -10,7 +10,7 @@ use crate::net::addr::HOST;
 use crate::net::frame::Frame;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, bail, ensure};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Where the guest's tcpdump writes.
@@ -50,8 +50,8 @@ pub static CAPTURE_SIZE: Case = Case {
 /// An IPv4 packet or a fragment of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
-    from: Ipv4Addr,
-    identification: u16,
+    from: IpAddr,
+    identification: u32,
     offset: u32,
     /// Whether another follows.
     more: bool,
@@ -102,7 +102,7 @@ fn capture_size(bed: &mut Testbed) -> anyhow::Result<()> {
     );
     let shown = parse(&text).with_context(|| format!("{} bytes of tcpdump", end - begin))?;
     let on_wire: Vec<Part> = frames.iter().filter_map(part).collect();
-    for from in [HOST, bed.address()] {
+    for from in [HOST, bed.address()].map(IpAddr::from) {
         let mut found = whole(&shown, from).context("tcpdump shows a packet in pieces")?;
         ensure!(
             found.pop() == Some(MARKER + ICMP),
@@ -137,7 +137,7 @@ fn marker(bed: &Testbed, nth: u32) -> anyhow::Result<u64> {
 
 /// What a frame carries of an ICMP packet.
 fn part(frame: &Frame) -> Option<Part> {
-    let ip = frame.ipv4().filter(|ip| ip.protocol == 1)?;
+    let ip = frame.ip().filter(|ip| ip.protocol == 1)?;
     Some(Part {
         from: ip.source,
         identification: ip.identification,
@@ -177,7 +177,7 @@ fn parse(text: &str) -> anyhow::Result<Vec<Part>> {
 }
 
 /// Bytes of payload of each packet from one address, fragments added up.
-fn whole(parts: &[Part], from: Ipv4Addr) -> anyhow::Result<Vec<u32>> {
+fn whole(parts: &[Part], from: IpAddr) -> anyhow::Result<Vec<u32>> {
     let mut sizes = Vec::new();
     let mut last: Option<Part> = None;
     for part in parts.iter().filter(|part| part.from == from) {
@@ -219,7 +219,7 @@ mod tests {
     #[test]
     fn fragments_are_added_up() {
         let parts = parse(TEXT).unwrap();
-        assert_eq!(whole(&parts, HOST).unwrap(), [8, 1508]);
+        assert_eq!(whole(&parts, HOST.into()).unwrap(), [8, 1508]);
         assert_eq!(whole(&parts, "198.18.0.2".parse().unwrap()).unwrap(), [8]);
     }
 
@@ -229,7 +229,7 @@ mod tests {
         let without = |index: usize| {
             let mut parts = parts.clone();
             parts.remove(index);
-            format!("{:#}", whole(&parts, HOST).unwrap_err())
+            format!("{:#}", whole(&parts, HOST.into()).unwrap_err())
         };
         assert!(without(3).ends_with("is the last"), "{}", without(3));
         assert!(
@@ -241,7 +241,9 @@ mod tests {
             identification: 3,
             ..parts[3]
         };
-        let error = whole(&[parts[2], other], HOST).unwrap_err().to_string();
+        let error = whole(&[parts[2], other], HOST.into())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is followed by"), "{error}");
     }
 

@@ -36,6 +36,15 @@ pub(super) const CHANGED_TCP: Fault = Fault {
     ..FORGED
 };
 
+/// The NIC sends a TCP segment over IPv6 whose checksum is wrong.
+pub(super) const CHANGED_TCP6: Fault = Fault {
+    name: "changed_tcp6",
+    breaks: "the NIC sends a TCP segment over IPv6 whose checksum is wrong, and the host drops it without a word",
+    inject: |bed| bed.forge(&[forged::changed_tcp6(bed.nic().mac)?]),
+    red: Red::Says("TCP segments (1,074 bytes) left the guest with a wrong checksum"),
+    ..FORGED
+};
+
 /// The NIC sends a UDP datagram whose checksum is wrong.
 pub(super) const CHANGED_UDP: Fault = Fault {
     name: "changed_udp",

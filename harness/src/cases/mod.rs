@@ -11,6 +11,7 @@ mod driver;
 pub(crate) mod faults;
 mod features;
 mod hotplug;
+mod ipv6;
 mod link_status;
 mod mac_change;
 mod migrate;
@@ -207,6 +208,7 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::MTU_TRAFFIC,
         &under_traffic::OFFLOAD_TRAFFIC,
         &under_traffic::MULTIQUEUE_TRAFFIC,
+        &ipv6::IPV6,
     ];
     ALL
 }

@@ -8,6 +8,7 @@ use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::offload::OFFLOADS;
+use crate::net::addr::HOST;
 use crate::net::frame::{Direction, Frame};
 use crate::net::transfer::blocks;
 use crate::testbed::Testbed;
@@ -160,8 +161,8 @@ fn crosses(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     // e1000 resets, and so negotiates its link anew.
     bed.reach(deadline::FIRST_PING)?;
     let mark = bed.wire()?.mark()?;
-    transfer::from_guest(bed, blocks(MIB), Duration::ZERO)?;
-    transfer::to_guest(bed, blocks(MIB), Duration::ZERO)?;
+    transfer::from_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
+    transfer::to_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
     let tso = read(bed, link)?["tso"].on;
     let most = bed.cell.nic.default_mtu() as usize + ETHERNET;
     let segments = |frame: &Frame| {

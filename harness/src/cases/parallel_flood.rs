@@ -342,7 +342,7 @@ fn on_wire(frames: &[Frame], nic: &NicSpec, address: Ipv4Addr) -> OnWire {
         span: None,
     };
     for frame in frames {
-        let Some(ip) = frame.ipv4().filter(|ip| ip.protocol == ICMP) else {
+        let Some(ip) = frame.ip().filter(|ip| ip.protocol == ICMP) else {
             continue;
         };
         let to_guest = frame.direction == Direction::ToGuest;

@@ -12,6 +12,7 @@ use crate::net::bridge;
 use crate::net::transfer::{self, BLOCK, Crossed, TcpPort};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, anyhow, ensure};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// The file that the guest sends.
@@ -86,10 +87,10 @@ fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     let blocks = transfer::blocks(bed.profile.transfer_mib);
     make_file(bed, blocks)?;
     bed.moment(Moment::Traffic)?;
-    let sent = from_guest(bed, blocks, Duration::ZERO)?;
+    let sent = from_guest(bed, HOST.into(), blocks, Duration::ZERO)?;
     // The guest's memory has room for one.
     bed.agent.sh(&format!("rm {SENT}"))?;
-    let received = to_guest(bed, blocks, Duration::ZERO)?;
+    let received = to_guest(bed, HOST.into(), blocks, Duration::ZERO)?;
     bed.notes.push(format!(
         "{} from the guest, {} to it",
         rate(blocks, sent),
@@ -118,14 +119,19 @@ pub(super) fn make_file(bed: &Testbed, blocks: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends the guest's file of so many blocks to the host by TCP, and compares what came with what was
-/// sent; how long it took. It may take `more` than its size does.
-pub(super) fn from_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::Result<Duration> {
-    let port = TcpPort::open()?;
+/// Sends the guest's file of so many blocks to the host's address by TCP, and compares what came with what
+/// was sent; how long it took. It may take `more` than its size does.
+pub(super) fn from_guest(
+    bed: &Testbed,
+    host: IpAddr,
+    blocks: u32,
+    more: Duration,
+) -> anyhow::Result<Duration> {
+    let port = TcpPort::open(host)?;
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (before, _) = bridge::carried(&bed.nic().tap)?;
     let dialect = bed.cell.guest.dialect;
-    let netcat = dialect.send_tcp(HOST, port.number(), limit.span());
+    let netcat = dialect.send_tcp(host, port.number(), limit.span());
     let command = format!("{netcat} <{SENT}");
     let sending = bed.agent.start(&command)?;
     let received = port.receive(limit);
@@ -142,12 +148,17 @@ pub(super) fn from_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::
 }
 
 /// As [`from_guest`], the other way.
-pub(super) fn to_guest(bed: &Testbed, blocks: u32, more: Duration) -> anyhow::Result<Duration> {
-    let port = TcpPort::open()?;
+pub(super) fn to_guest(
+    bed: &Testbed,
+    host: IpAddr,
+    blocks: u32,
+    more: Duration,
+) -> anyhow::Result<Duration> {
+    let port = TcpPort::open(host)?;
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (_, before) = bridge::carried(&bed.nic().tap)?;
     let dialect = bed.cell.guest.dialect;
-    let netcat = dialect.receive_tcp(HOST, port.number(), limit.span());
+    let netcat = dialect.receive_tcp(host, port.number(), limit.span());
     let command = format!("{netcat} >{RECEIVED}");
     let receiving = bed.agent.start(&command)?;
     let sent = port.send(blocks, limit);

@@ -12,6 +12,7 @@ use crate::net::sabotage;
 use crate::net::transfer::{self, BLOCK};
 use crate::testbed::Testbed;
 use anyhow::ensure;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// IPv4's header without options and UDP's (RFC 791, RFC 768), bytes.
@@ -75,31 +76,44 @@ fn udp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.moment(Moment::Traffic)?;
     let begun = Instant::now();
     let netcat = Sending {
+        host: HOST.into(),
         bytes: blocks as usize * BLOCK,
         piece: BLOCK,
         pieces: DATAGRAM / BLOCK,
     };
     let dialect = bed.cell.guest.dialect;
     send(bed, &netcat, |port| {
-        format!("{} <{SENT}", dialect.send_udp(HOST, port))
+        format!("{} <{SENT}", dialect.send_udp(HOST.into(), port))
     })?;
     bed.notes.push(files::rate(blocks, begun.elapsed()));
 
     for size in [largest(bed), largest(bed) - 1] {
-        let count = FRAMES.min(netcat.bytes / size);
-        let framed = Sending {
-            bytes: count * size,
-            piece: size,
-            pieces: 1,
-        };
-        // Bash opens such a path as a socket, and each write of dd is a datagram.
-        send(bed, &framed, |port| {
-            format!(
-                "bash -c 'dd if={SENT} bs={size} count={count} 2>/dev/null >/dev/udp/{HOST}/{port}'"
-            )
-        })?;
+        send_framed(bed, HOST.into(), size, netcat.bytes)?;
     }
     bed.expect_quiet_kernel()
+}
+
+/// Sends the begin of the guest's file, which is `file` bytes long, to the host's address in datagrams of
+/// `size` bytes, and demands all of it.
+pub(super) fn send_framed(
+    bed: &Testbed,
+    host: IpAddr,
+    size: usize,
+    file: usize,
+) -> anyhow::Result<()> {
+    let count = FRAMES.min(file / size);
+    let framed = Sending {
+        host,
+        bytes: count * size,
+        piece: size,
+        pieces: 1,
+    };
+    // Bash opens such a path as a socket, and each write of dd is a datagram.
+    send(bed, &framed, |port| {
+        format!(
+            "bash -c 'dd if={SENT} bs={size} count={count} 2>/dev/null >/dev/udp/{host}/{port}'"
+        )
+    })
 }
 
 /// Bytes of data in a datagram that fills a frame.
@@ -109,6 +123,8 @@ fn largest(bed: &Testbed) -> usize {
 
 /// A part of the file on its way.
 struct Sending {
+    /// The host's address.
+    host: IpAddr,
     /// From the file's beginning.
     bytes: usize,
     /// What is told apart, bytes.
@@ -119,7 +135,7 @@ struct Sending {
 
 /// Has the guest run a command that sends to the port that it is given.
 fn send(bed: &Testbed, sending: &Sending, command: impl Fn(u16) -> String) -> anyhow::Result<()> {
-    let mut sink = UdpSink::open(sending.bytes, sending.piece)?;
+    let mut sink = UdpSink::open(sending.host, sending.bytes, sending.piece)?;
     let command = command(sink.port());
     let mark = bed.wire()?.mark()?;
     let before = dropped(bed)?;
@@ -166,7 +182,8 @@ fn dropped(bed: &Testbed) -> anyhow::Result<u64> {
     let counts = bed.agent.sh(&format!(
         "cat /sys/class/net/{dev}/statistics/tx_dropped; \
          tc -s qdisc show dev {dev} 2>/dev/null | sed -n '2s/.*(dropped \\([0-9]*\\),.*/\\1/p'; \
-         awk '/^Udp: [0-9]/ {{ print $7 }}' /proc/net/snmp"
+         awk '/^Udp: [0-9]/ {{ print $7 }}' /proc/net/snmp; \
+         awk '/^Udp6SndbufErrors/ {{ print $2 }}' /proc/net/snmp6"
     ))?;
     let in_guest: u64 = counts.lines().filter_map(|n| n.parse::<u64>().ok()).sum();
     Ok(in_guest + dropped_at(&bed.nic().tap)?)

@@ -148,7 +148,8 @@ fn under_traffic(bed: &mut Testbed, link: &Link, changes: &[Change; 2]) -> anyho
     loop {
         let left = limit.left().unwrap_or(Duration::ZERO);
         for cross in [transfer::from_guest, transfer::to_guest] {
-            cross(bed, blocks(MIB), left).context("while the guest's NIC was changed")?;
+            cross(bed, HOST.into(), blocks(MIB), left)
+                .context("while the guest's NIC was changed")?;
         }
         rounds += 1;
         if bed.agent.run(&format!("[ -e {DONE} ]"))?.code == 0 {

@@ -20,7 +20,7 @@ use crate::testbed::peer::Peer;
 use crate::testbed::start;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The plan's two, and the largest there is. The guests begin apart, one in the first and the other
 /// in the second.
@@ -366,10 +366,11 @@ fn tags(
     mark: Mark,
     (one, other): (Ipv4Addr, Ipv4Addr),
 ) -> anyhow::Result<BTreeMap<Option<u16>, usize>> {
+    let (one, other) = (IpAddr::from(one), IpAddr::from(other));
     let mut found = BTreeMap::new();
     for frame in wire.frames(mark)? {
         let ours = frame
-            .ipv4()
+            .ip()
             .is_some_and(|ip| [(one, other), (other, one)].contains(&(ip.source, ip.destination)));
         if let (true, Some(Icmp::EchoRequest { .. } | Icmp::EchoReply { .. })) =
             (ours, frame.icmp())

@@ -8,7 +8,7 @@ use crate::guest::link::Link;
 use crate::host::kernel_facts::{self, ZCOPYTX};
 use crate::host::vhost::{self, Counted, ZeroCopy};
 use crate::matrix::{Backend, Cell};
-use crate::net::addr::{self, Mac};
+use crate::net::addr::{self, HOST, Mac};
 use crate::net::transfer;
 use crate::testbed::Testbed;
 use crate::testbed::backend::NOT_SERVED;
@@ -127,7 +127,7 @@ fn to_sink(bed: &mut Testbed, link: &Link) -> anyhow::Result<Counted> {
         "ip neigh replace {address} lladdr {SINK_MAC} nud permanent dev {device}"
     ))?;
     let watching = ZeroCopy::watch()?;
-    let netcat = bed.cell.guest.dialect.send_udp(address, 9);
+    let netcat = bed.cell.guest.dialect.send_udp(address.into(), 9);
     bed.agent.sh(&format!(
         "dd if=/dev/zero bs={PAYLOAD} count={FRAMES} | {netcat}"
     ))?;
@@ -142,8 +142,8 @@ fn transfer_past_qemu(bed: &mut Testbed) -> anyhow::Result<()> {
     files::make_file(bed, blocks)?;
     bed.moment(Moment::Traffic)?;
     let before = vhost::passed(bed.vm.pid())?;
-    let from = files::from_guest(bed, blocks, Duration::ZERO)?;
-    let to = files::to_guest(bed, blocks, Duration::ZERO)?;
+    let from = files::from_guest(bed, HOST.into(), blocks, Duration::ZERO)?;
+    let to = files::to_guest(bed, HOST.into(), blocks, Duration::ZERO)?;
     let passed = vhost::passed(bed.vm.pid())? - before;
     let file = u64::from(blocks) * transfer::BLOCK as u64;
     bed.evidence(&format!(

@@ -17,6 +17,8 @@ pub enum Op {
     Down,
     /// Set an IPv4 address with its prefix length.
     Address,
+    /// Put IPv6 on, and add an IPv6 address with its prefix length, which is not asked for first (RFC 4862, 5.4).
+    Address6,
     /// Set the hardware address.
     Mac,
     /// Set the MTU.
@@ -66,6 +68,15 @@ impl Dialect {
             (Op::Address, Ifconfig) => format!("ifconfig {dev} {value} up"),
             (Op::Address, Ip) => {
                 format!("ip addr replace {value} dev {dev} && ip link set dev {dev} up")
+            }
+
+            (Op::Address6, tools) => {
+                let conf = format!("/proc/sys/net/ipv6/conf/{dev}");
+                let add = match tools {
+                    Ifconfig => format!("ifconfig {dev} inet6 add {value}"),
+                    Ip => format!("ip -6 addr add {value} dev {dev}"),
+                };
+                format!("echo 0 >{conf}/accept_dad && echo 0 >{conf}/disable_ipv6 && {add}")
             }
 
             (Op::Mac, Ifconfig) => format!("ifconfig {dev} hw ether {value}"),
@@ -140,6 +151,7 @@ mod tests {
             (Op::Up, ""),
             (Op::Down, ""),
             (Op::Address, "198.18.0.10/24"),
+            (Op::Address6, "2001:2::2/64"),
             (Op::Mac, "52:54:00:00:00:01"),
             (Op::Mtu, "1500"),
             (Op::PromiscOn, ""),
@@ -164,6 +176,9 @@ mod tests {
             Address
             Rhel4 Rhel5 Rhel6: ifconfig eth0 198.18.0.10/24 up
             Rhel7 Rhel8 Rhel9 Rhel10: ip addr replace 198.18.0.10/24 dev eth0 && ip link set dev eth0 up
+            Address6
+            Rhel4 Rhel5 Rhel6: echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad && echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6 && ifconfig eth0 inet6 add 2001:2::2/64
+            Rhel7 Rhel8 Rhel9 Rhel10: echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad && echo 0 >/proc/sys/net/ipv6/conf/eth0/disable_ipv6 && ip -6 addr add 2001:2::2/64 dev eth0
             Mac
             Rhel4 Rhel5 Rhel6: ifconfig eth0 hw ether 52:54:00:00:00:01
             Rhel7 Rhel8 Rhel9 Rhel10: ip link set dev eth0 address 52:54:00:00:00:01

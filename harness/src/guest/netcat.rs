@@ -2,7 +2,7 @@
 
 use crate::matrix::schema::Dialect;
 use Dialect::{Rhel4, Rhel5, Rhel6, Rhel7, Rhel8, Rhel9, Rhel10};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// The netcat that a release has. OpenBSD's takes whole seconds without a unit, and Ncat refuses 100
@@ -29,7 +29,7 @@ impl Dialect {
 
     /// The shell command that sends its standard input by UDP and ends with it, where a person would
     /// press Ctrl-C.
-    pub fn send_udp(self, host: Ipv4Addr, port: u16) -> String {
+    pub fn send_udp(self, host: IpAddr, port: u16) -> String {
         match self.netcat() {
             Netcat::Openbsd => format!("nc -u -q 0 {host} {port}"),
             Netcat::Ncat => format!("ncat -u --send-only {host} {port}"),
@@ -38,7 +38,7 @@ impl Dialect {
 
     /// The shell command that sends its standard input by TCP, ends the stream, and gives up when
     /// nothing has moved for `idle`.
-    pub fn send_tcp(self, host: Ipv4Addr, port: u16, idle: Duration) -> String {
+    pub fn send_tcp(self, host: IpAddr, port: u16, idle: Duration) -> String {
         let idle = seconds(idle);
         match self.netcat() {
             Netcat::Openbsd => format!("nc -w {idle} -N {host} {port}"),
@@ -47,7 +47,7 @@ impl Dialect {
     }
 
     /// The shell command that receives by TCP to its standard output, and gives up likewise.
-    pub fn receive_tcp(self, host: Ipv4Addr, port: u16, idle: Duration) -> String {
+    pub fn receive_tcp(self, host: IpAddr, port: u16, idle: Duration) -> String {
         let idle = seconds(idle);
         match self.netcat() {
             Netcat::Openbsd => format!("nc -w {idle} -d {host} {port}"),
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn the_releases_words() {
-        let host = Ipv4Addr::new(198, 18, 0, 1);
+        let host = IpAddr::from([198, 18, 0, 1]);
         let idle = Duration::from_millis(2500);
         let words = |dialect: Dialect| {
             [

@@ -30,6 +30,9 @@ pub const IPV6_NETWORK: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 0);
 /// The host's IPv6 address on the bridge.
 pub const IPV6_HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1);
 
+/// IPv6 address of a trial's first guest NIC.
+pub const IPV6_GUEST: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 2);
+
 /// Address of a trial's `index`-th guest NIC, from 0: 198.18.0.2 and on.
 ///
 /// # Panics

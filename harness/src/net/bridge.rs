@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
 /// The bridge's name.
@@ -92,6 +92,14 @@ impl Bridge {
         ip::run(&format!("addr add {IPV6_HOST}/64 dev {NAME} nodad"))
             .or_cannot_run(|| format!("give {NAME} an IPv6 address"))?;
         Ok(true)
+    }
+
+    /// The MAC that the host has found for an IPv6 address on the bridge; none where it has found none.
+    pub fn ipv6_neighbour(&self, address: Ipv6Addr) -> Result<Option<Mac>> {
+        let found = ip::json(&format!("-6 neigh show {address} dev {NAME}"))
+            .or_cannot_run(|| "list the host's IPv6 neighbours".into())?;
+        let mac = found.first().and_then(|entry| entry["lladdr"].as_str());
+        mac.map(str::parse).transpose()
     }
 
     /// Takes a tap out of the bridge; it stays up.

@@ -1,14 +1,13 @@
 //! The file of [`super::transfer`] by UDP: a port of the host's that says which pieces of it came, and what
 //! the host owns up to having dropped.
 
-use super::addr::HOST;
 use super::ip;
 use super::transfer::{BLOCK, NUMBER, block};
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 /// Room for what a guest sends while the reader is not scheduled, bytes.
@@ -48,12 +47,12 @@ pub struct Arrived {
 }
 
 impl UdpSink {
-    /// Opens a port for the file's first `size` bytes, in the calling thread's network. They come in pieces
+    /// Opens a port at the host's address for the file's first `size` bytes, in the calling thread's network. They come in pieces
     /// of `piece` bytes, of which a datagram may hold several. (Two pieces within one block are the same: they
     /// must be longer than half a block.)
-    pub fn open(size: usize, piece: usize) -> Result<UdpSink> {
+    pub fn open(host: IpAddr, size: usize, piece: usize) -> Result<UdpSink> {
         let open = || {
-            let socket = UdpSocket::bind((HOST, 0))?;
+            let socket = UdpSocket::bind((host, 0))?;
             // Larger than the system's limit, which only the namespace's owner may exceed.
             setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
             anyhow::Ok(socket)
@@ -179,7 +178,11 @@ impl UdpSink {
     /// # Errors
     /// When the kernel does not show the socket.
     pub fn dropped(&self) -> Result<u64> {
-        let table = std::fs::read_to_string("/proc/thread-self/net/udp")?;
+        let table = match self.socket.local_addr()? {
+            SocketAddr::V4(_) => "/proc/thread-self/net/udp",
+            SocketAddr::V6(_) => "/proc/thread-self/net/udp6",
+        };
+        let table = std::fs::read_to_string(table)?;
         dropped(&table, self.port)
             .with_context(|| format!("the kernel shows no socket with UDP port {}", self.port))
     }
@@ -193,7 +196,7 @@ fn claimed(part: &[u8]) -> Option<usize> {
     numbers.min()
 }
 
-/// The last column, `drops`, of a local port's row (kernel: `udp4_format_sock`).
+/// The last column, `drops`, of a local port's row (kernel: `udp4_format_sock`, `__ip6_dgram_sock_seq_show`).
 fn dropped(table: &str, port: u16) -> Option<u64> {
     let ends = format!(":{port:04X}");
     table.lines().find_map(|line| {

@@ -1,10 +1,10 @@
 //! Echo requests and replies among captured frames, those of one ping kept apart from all others. Pure.
 
-use super::frame::{Frame, Icmp, Ipv4};
+use super::frame::{Frame, Icmp, Ip};
 use etherparse::IpNumber;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Identifier and sequence number of an echo.
 type Key = (u16, u16);
@@ -33,11 +33,11 @@ impl fmt::Display for Answers {
 /// identifier is learned from its requests, as not every ping can be given one. Replies to requests
 /// that are not in `frames` belong to an earlier ping. Of two pings that sent equally many, the
 /// one with fewer replies counts, as either may be meant.
-pub fn to_ping(frames: &[Frame], target: Ipv4Addr, sent: u64) -> Answers {
+pub fn to_ping(frames: &[Frame], target: IpAddr, sent: u64) -> Answers {
     // A sequence number begins again after 65535.
     let mut requests: BTreeMap<u16, BTreeMap<u16, u64>> = BTreeMap::new();
     for frame in frames {
-        let (Some(ip), Some(Icmp::EchoRequest { id, seq })) = (frame.ipv4(), frame.icmp()) else {
+        let (Some(ip), Some(Icmp::EchoRequest { id, seq })) = (frame.ip(), frame.icmp()) else {
             continue;
         };
         if ip.destination == target {
@@ -63,12 +63,15 @@ pub fn to_ping(frames: &[Frame], target: Ipv4Addr, sent: u64) -> Answers {
 }
 
 /// How often each echo was answered by `target`; of a fragmented reply, with every byte.
-fn whole_replies(frames: &[Frame], target: Ipv4Addr) -> BTreeMap<Key, u64> {
+fn whole_replies(frames: &[Frame], target: IpAddr) -> BTreeMap<Key, u64> {
     let mut whole: BTreeMap<Key, u64> = BTreeMap::new();
-    let mut pieces: BTreeMap<u16, Pieces> = BTreeMap::new();
+    let mut pieces: BTreeMap<u32, Pieces> = BTreeMap::new();
     for frame in frames {
-        let ours = |ip: &Ipv4| ip.protocol == IpNumber::ICMP.0 && ip.source == target;
-        let Some(ip) = frame.ipv4().filter(ours) else {
+        let ours = |ip: &Ip| {
+            [IpNumber::ICMP, IpNumber::IPV6_ICMP].contains(&IpNumber(ip.protocol))
+                && ip.source == target
+        };
+        let Some(ip) = frame.ip().filter(ours) else {
             continue;
         };
         let icmp = match ip.is_fragment() {
@@ -101,7 +104,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn take(&mut self, ip: &Ipv4, icmp: Option<Icmp>) {
+    fn take(&mut self, ip: &Ip, icmp: Option<Icmp>) {
         self.icmp = self.icmp.or(icmp);
         let length = u32::from(ip.payload_length);
         self.parts.insert(ip.fragment_offset, length);

@@ -1,7 +1,7 @@
 //! Frames as a broken NIC would send them, for faults: each has one kind of damage, and nobody here answers
 //! any of them.
 
-use super::addr::{HOST, HOST_MAC, Mac, guest};
+use super::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST, Mac, guest};
 use super::probe;
 use super::vnet_header::{SIZE, TCPV4};
 use anyhow::Result;
@@ -62,6 +62,17 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Forged {
 /// A TCP segment, changed after its checksum was made.
 pub fn changed_tcp(from: Mac) -> Result<Forged> {
     Ok(flipped(tcp(from, PAYLOAD)?, TRANSPORT + 20 + PAYLOAD - 1))
+}
+
+/// As [`changed_tcp`], over IPv6.
+pub fn changed_tcp6(from: Mac) -> Result<Forged> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+        .ipv6(IPV6_GUEST.octets(), IPV6_HOST.octets(), 64)
+        .tcp(DISCARD, DISCARD, 1, 1000)
+        .write(&mut bytes, &vec![0; PAYLOAD])?;
+    let last = bytes.len() - 1;
+    Ok(flipped(bytes, last))
 }
 
 /// As [`changed_tcp`], of a UDP datagram.

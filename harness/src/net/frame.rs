@@ -2,11 +2,12 @@
 
 use super::addr::Mac;
 use etherparse::{
-    Icmpv4Slice, Icmpv4Type, IpNumber, LaxNetSlice, LaxSlicedPacket, TcpHeaderSlice, UdpHeaderSlice,
+    Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6ExtensionSlice, LaxIpv6Slice,
+    LaxNetSlice, LaxSlicedPacket, TcpHeaderSlice, UdpHeaderSlice,
 };
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 /// Which way a frame went. On the bridge itself, everything plugged into it counts as the guest.
@@ -42,48 +43,53 @@ pub struct Frame {
     pub bytes: Box<[u8]>,
 }
 
-/// Of an IPv4 packet.
+/// Of an IP packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ipv4 {
+pub struct Ip {
     /// Sender.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// Receiver.
-    pub destination: Ipv4Addr,
-    /// IANA's protocol number: 1 ICMP, 6 TCP, 17 UDP.
+    pub destination: IpAddr,
+    /// IANA's protocol number: 1 ICMP, 6 TCP, 17 UDP, 58 ICMPv6; behind IPv6's extension headers.
     pub protocol: u8,
-    /// The same in all fragments of a packet.
-    pub identification: u16,
+    /// The same in all fragments of a packet; 0 in an IPv6 packet that is none.
+    pub identification: u32,
     /// Where this fragment's payload belongs, bytes; 0 in the first one and in whole packets.
     pub fragment_offset: u32,
     /// Whether a fragment follows.
     pub more_fragments: bool,
-    /// Bytes after the IP header, as the header says.
+    /// Bytes after the IP headers, as they say.
     pub payload_length: u16,
 }
 
-impl Ipv4 {
+impl Ip {
     /// Whether it is a part of a packet.
     pub fn is_fragment(&self) -> bool {
         self.more_fragments || self.fragment_offset > 0
     }
 }
 
-/// Of an ICMP message; a fragmented one has it in its first fragment.
+/// Of an ICMP or ICMPv6 message; a fragmented one has it in its first fragment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Icmp {
-    /// Type 8.
+    /// Type 8, ICMPv6: 128.
     EchoRequest {
         /// Identifier: one a ping process.
         id: u16,
         /// Sequence number, from 1.
         seq: u16,
     },
-    /// Type 0.
+    /// Type 0, ICMPv6: 129.
     EchoReply {
         /// As in the request.
         id: u16,
         /// As in the request.
         seq: u16,
+    },
+    /// ICMPv6's question who has an address (RFC 4861, 4.3).
+    NeighbourSolicitation {
+        /// That address.
+        target: Ipv6Addr,
     },
     /// Any other.
     Other {
@@ -176,13 +182,16 @@ impl Frame {
         self.sliced()?.vlan_ids().first().map(|id| id.value())
     }
 
-    /// IPv4 header.
-    pub fn ipv4(&self) -> Option<Ipv4> {
-        self.ipv4_with_payload().map(|(header, _)| header)
+    /// IP headers.
+    pub fn ip(&self) -> Option<Ip> {
+        self.ip_with_payload().map(|(header, _)| header)
     }
 
     /// ICMP header.
     pub fn icmp(&self) -> Option<Icmp> {
+        if let Some(message) = self.transport(IpNumber::IPV6_ICMP) {
+            return icmpv6(message);
+        }
         let icmp = Icmpv4Slice::from_slice(self.transport(IpNumber::ICMP)?).ok()?;
         Some(match icmp.icmp_type() {
             Icmpv4Type::EchoRequest(echo) => Icmp::EchoRequest {
@@ -313,6 +322,7 @@ impl Frame {
             return match icmp {
                 Icmp::EchoRequest { .. } => "ICMP echo request".into(),
                 Icmp::EchoReply { .. } => "ICMP echo reply".into(),
+                Icmp::NeighbourSolicitation { .. } => "neighbour solicitation".into(),
                 Icmp::Other { kind, code } => format!("ICMP type {kind} code {code}"),
             };
         }
@@ -322,15 +332,17 @@ impl Frame {
         if self.tftp_request().is_some() {
             return "TFTP request".into();
         }
-        if let Some(ipv4) = self.ipv4() {
-            let protocol = match ipv4.protocol {
-                1 => "ICMP".into(),
-                2 => "IGMP".into(),
-                6 => "TCP".into(),
-                17 => "UDP".into(),
-                other => format!("IPv4 protocol {other}"),
+        if let Some(ip) = self.ip() {
+            let protocol = match (ip.protocol, ip.source) {
+                (1, _) => "ICMP".into(),
+                (2, _) => "IGMP".into(),
+                (6, _) => "TCP".into(),
+                (17, _) => "UDP".into(),
+                (58, _) => "ICMPv6".into(),
+                (other, IpAddr::V4(_)) => format!("IPv4 protocol {other}"),
+                (other, IpAddr::V6(_)) => format!("IPv6 protocol {other}"),
             };
-            let part = if ipv4.fragment_offset > 0 {
+            let part = if ip.fragment_offset > 0 {
                 " fragment"
             } else {
                 ""
@@ -354,16 +366,18 @@ impl Frame {
         LaxSlicedPacket::from_ethernet(&self.bytes).ok()
     }
 
-    fn ipv4_with_payload(&self) -> Option<(Ipv4, &[u8])> {
-        let Some(LaxNetSlice::Ipv4(ipv4)) = self.sliced()?.net else {
-            return None;
+    fn ip_with_payload(&self) -> Option<(Ip, &[u8])> {
+        let ipv4 = match self.sliced()?.net? {
+            LaxNetSlice::Ipv4(ipv4) => ipv4,
+            LaxNetSlice::Ipv6(ipv6) => return Some(ipv6_with_payload(&ipv6)),
+            LaxNetSlice::Arp(_) => return None,
         };
         let header = ipv4.header();
-        let facts = Ipv4 {
-            source: header.source_addr(),
-            destination: header.destination_addr(),
+        let facts = Ip {
+            source: header.source_addr().into(),
+            destination: header.destination_addr().into(),
             protocol: header.protocol().0,
-            identification: header.identification(),
+            identification: header.identification().into(),
             fragment_offset: u32::from(header.fragments_offset().value()) * 8,
             more_fragments: header.more_fragments(),
             payload_length: header.payload_len().ok()?,
@@ -373,9 +387,60 @@ impl Frame {
 
     /// The payload of a whole packet or a first fragment of that protocol.
     fn transport(&self, protocol: IpNumber) -> Option<&[u8]> {
-        let (header, payload) = self.ipv4_with_payload()?;
+        let (header, payload) = self.ip_with_payload()?;
         (header.protocol == protocol.0 && header.fragment_offset == 0).then_some(payload)
     }
+}
+
+fn ipv6_with_payload<'a>(ipv6: &LaxIpv6Slice<'a>) -> (Ip, &'a [u8]) {
+    let header = ipv6.header();
+    let mut facts = Ip {
+        source: header.source_addr().into(),
+        destination: header.destination_addr().into(),
+        protocol: ipv6.payload().ip_number.0,
+        identification: 0,
+        fragment_offset: 0,
+        more_fragments: false,
+        payload_length: header.payload_length(),
+    };
+    for extension in ipv6.extensions().clone() {
+        let length = match extension {
+            Ipv6ExtensionSlice::HopByHop(header)
+            | Ipv6ExtensionSlice::Routing(header)
+            | Ipv6ExtensionSlice::DestinationOptions(header) => header.slice().len(),
+            Ipv6ExtensionSlice::Fragment(header) => {
+                facts.identification = header.identification();
+                facts.fragment_offset = u32::from(header.fragment_offset().value()) * 8;
+                facts.more_fragments = header.more_fragments();
+                header.slice().len()
+            }
+            Ipv6ExtensionSlice::Authentication(header) => header.slice().len(),
+        };
+        let length = u16::try_from(length).unwrap_or(u16::MAX);
+        facts.payload_length = facts.payload_length.saturating_sub(length);
+    }
+    (facts, ipv6.payload().payload)
+}
+
+fn icmpv6(message: &[u8]) -> Option<Icmp> {
+    let icmp = Icmpv6Slice::from_slice(message).ok()?;
+    Some(match icmp.icmp_type() {
+        Icmpv6Type::EchoRequest(echo) => Icmp::EchoRequest {
+            id: echo.id,
+            seq: echo.seq,
+        },
+        Icmpv6Type::EchoReply(echo) => Icmp::EchoReply {
+            id: echo.id,
+            seq: echo.seq,
+        },
+        Icmpv6Type::NeighborSolicitation => Icmp::NeighbourSolicitation {
+            target: <[u8; 16]>::try_from(message.get(8..24)?).ok()?.into(),
+        },
+        _ => Icmp::Other {
+            kind: icmp.type_u8(),
+            code: icmp.code_u8(),
+        },
+    })
 }
 
 impl fmt::Display for Frame {
@@ -405,8 +470,8 @@ impl fmt::Display for Frame {
         if let Some(dhcp) = self.dhcp() {
             write!(f, " of {}", dhcp.client)?;
         }
-        if let Some(ipv4) = self.ipv4().filter(Ipv4::is_fragment) {
-            write!(f, " fragment at {}", ipv4.fragment_offset)?;
+        if let Some(ip) = self.ip().filter(Ip::is_fragment) {
+            write!(f, " fragment at {}", ip.fragment_offset)?;
         }
         write!(f, ", {} bytes", self.length)
     }

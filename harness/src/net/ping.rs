@@ -8,7 +8,7 @@ use crate::base::error::{CannotRun, OrCannotRun as _};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ const INTERRUPT_LIMIT: Duration = Duration::from_secs(5);
 /// A ping to be run.
 #[derive(Debug, Clone)]
 pub struct Ping {
-    target: Ipv4Addr,
+    target: IpAddr,
     count: Option<u32>,
     interval: Option<f64>,
     size: Option<u32>,
@@ -37,9 +37,9 @@ pub struct Ping {
 
 impl Ping {
     /// `ping TARGET`: one request a second, without end.
-    pub fn new(target: Ipv4Addr) -> Ping {
+    pub fn new(target: impl Into<IpAddr>) -> Ping {
         Ping {
-            target,
+            target: target.into(),
             count: None,
             interval: None,
             size: None,
@@ -50,7 +50,7 @@ impl Ping {
     }
 
     /// Whom it asks.
-    pub fn target(&self) -> Ipv4Addr {
+    pub fn target(&self) -> IpAddr {
         self.target
     }
 
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn the_plans_own_commands() {
-        let target = Ipv4Addr::new(198, 18, 0, 2);
+        let target = IpAddr::from([198, 18, 0, 2]);
         let line = |ping: Ping| child::command_line(&ping.command());
         let ping = Ping::new(target).count(10);
         assert_eq!(

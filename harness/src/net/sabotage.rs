@@ -25,6 +25,18 @@ pub fn drop_length(tap: &str, bytes: usize) -> Result<()> {
         .or_cannot_run(|| format!("drop packets of {bytes} bytes of {tap}"))
 }
 
+/// As [`drop_length`], of IPv6 packets with their header.
+pub fn drop_length6(tap: &str, bytes: usize) -> Result<()> {
+    on_ingress(tap, &format!("ip6 length {} drop", bytes - 40))
+        .or_cannot_run(|| format!("drop IPv6 packets of {bytes} bytes of {tap}"))
+}
+
+/// Drops what tells the network where a guest's IPv6 addresses are: neighbour advertisements that leave `tap`.
+pub fn drop_advertisements(tap: &str) -> Result<()> {
+    on_ingress(tap, "icmpv6 type nd-neighbor-advert drop")
+        .or_cannot_run(|| format!("drop neighbour advertisements of {tap}"))
+}
+
 /// Drops every frame with a VLAN tag that the guest sends through `tap`.
 pub fn drop_tagged(tap: &str) -> Result<()> {
     on_ingress(tap, "ether type vlan drop").or_cannot_run(|| format!("drop tagged frames of {tap}"))

@@ -1,7 +1,6 @@
 //! A file whose every byte is known beforehand, received from a guest or sent to one over plain
 //! sockets: the guest's end is what is under test.
 
-use super::addr::HOST;
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
@@ -9,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -71,10 +70,10 @@ pub struct TcpPort {
 }
 
 impl TcpPort {
-    /// Opens a port in the calling thread's network.
-    pub fn open() -> Result<TcpPort> {
+    /// Opens a port at the host's address in the calling thread's network.
+    pub fn open(host: IpAddr) -> Result<TcpPort> {
         let open = || {
-            let listener = TcpListener::bind((HOST, 0))?;
+            let listener = TcpListener::bind((host, 0))?;
             let port = listener.local_addr()?.port();
             anyhow::Ok((listener, port))
         };

@@ -8,7 +8,7 @@ use crate::net::frame::{Direction, Frame};
 use crate::net::ping::Ping;
 use crate::net::ping_report::PingReport;
 use anyhow::{Context as _, ensure};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 /// Between two requests of which the second is to find the ring empty again, seconds.
@@ -20,16 +20,23 @@ impl Testbed {
     /// # Errors
     /// After `limit`, with what the wire showed; when another backend carried the reply.
     pub fn reach(&self, limit: Limit) -> anyhow::Result<()> {
+        self.reach_at(self.address().into(), limit)
+    }
+
+    /// As [`Testbed::reach`], at another of its addresses.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn reach_at(&self, address: IpAddr, limit: Limit) -> anyhow::Result<()> {
         let mark = self.wire()?.mark()?;
         let (turns, deadline) = (self.vhost_turns(), limit.start());
-        if start::answers(self.address(), deadline)? {
+        if start::answers(address, deadline)? {
             return self.expect_backend(turns);
         }
         let seen = self.wire()?.summary(mark)?;
-        Err(self.vm.explain(deadline.missed(format!(
-            "{} did not answer; the tap showed: {seen}",
-            self.address()
-        ))))
+        Err(self
+            .vm
+            .explain(deadline.missed(format!("{address} did not answer; the tap showed: {seen}"))))
     }
 
     /// A ping from the host to the NIC under test.
@@ -38,13 +45,17 @@ impl Testbed {
     }
 
     /// A ping from the host to another address.
-    pub fn ping_to(&self, target: Ipv4Addr) -> Ping {
+    pub fn ping_to(&self, target: impl Into<IpAddr>) -> Ping {
         Ping::new(target)
     }
 
     /// A ping in the guest, with `options` of iputils.
-    pub fn guest_ping(&self, options: &str, target: Ipv4Addr) -> anyhow::Result<PingReport> {
-        let command = format!("ping -n {options} {target}");
+    pub fn guest_ping(
+        &self,
+        options: &str,
+        target: impl Into<IpAddr>,
+    ) -> anyhow::Result<PingReport> {
+        let command = format!("ping -n {options} {}", target.into());
         let output = self.agent.run(&command)?;
         PingReport::parse(&command, &format!("{}\n{}", output.stdout, output.stderr))
     }
@@ -58,7 +69,7 @@ impl Testbed {
         &self,
         count: u32,
         options: &str,
-        target: Ipv4Addr,
+        target: impl Into<IpAddr>,
     ) -> anyhow::Result<()> {
         let late = deadline::LATE_REPLY.start().span().as_secs_f64();
         let seconds = (late + f64::from(count)).ceil();

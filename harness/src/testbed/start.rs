@@ -14,7 +14,7 @@ use crate::vm::process::{EndedAtStart, Handle, Vm};
 use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::start_state::StartState;
 use anyhow::anyhow;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -168,7 +168,7 @@ pub fn first_reply(address: Ipv4Addr, limit: Limit) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When ping itself does not work.
-pub fn answers(address: Ipv4Addr, deadline: Deadline) -> anyhow::Result<bool> {
+pub fn answers(address: impl Into<IpAddr>, deadline: Deadline) -> anyhow::Result<bool> {
     let running = Ping::new(address)
         .interval(FIRST_PING_INTERVAL)
         .deadline(deadline.span())

@@ -42,9 +42,9 @@ use store::{BZIMAGE, HOST_PROGRAMS, INITRD, LAB_INITRD, PACKED_INITRD, VMLINUX};
 /// QEMU's `-no-reboot` ends the VM. Where guests wait for a processor, the kernel measures a wrong
 /// frequency of the TSC now and then (1 boot in 12, 12 at once on 2 processors: 357 MHz for 2,596), and
 /// its clock runs so many times too fast, for as long as its checkpoint is kept; so it takes another
-/// clock. IPv6 is off so that a guest sends nothing by itself.
+/// clock. IPv6 is off on each NIC, until a case puts it on, so that a guest sends nothing by itself.
 pub const KERNEL_CMDLINE: &str = "console=ttyS0 quiet panic=-1 norandmaps nokaslr mitigations=off rodata=off \
-     cryptomgr.notests no_timer_check tsc=unstable random.trust_cpu=on ipv6.disable=1 apparmor=0 audit=0";
+     cryptomgr.notests no_timer_check tsc=unstable random.trust_cpu=on ipv6.disable_ipv6=1 apparmor=0 audit=0";
 
 /// Where packages are downloaded to, in a build directory.
 const DEBS: &str = "debs";

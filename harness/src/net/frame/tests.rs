@@ -38,9 +38,9 @@ fn echo(payload: usize) -> Frame {
 fn an_echo_request() {
     let frame = echo(56);
     assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
-    let ipv4 = frame.ipv4().unwrap();
-    assert_eq!((ipv4.payload_length, ipv4.is_fragment()), (64, false));
-    assert_eq!(ipv4.source.to_string(), "198.18.0.2");
+    let ip = frame.ip().unwrap();
+    assert_eq!((ip.payload_length, ip.is_fragment()), (64, false));
+    assert_eq!(ip.source.to_string(), "198.18.0.2");
     assert_eq!((frame.ethertype(), frame.vlan_id()), (Some(0x800), None));
     assert_eq!(frame.udp_ports(), None);
     assert_eq!(
@@ -54,7 +54,7 @@ fn a_frame_cut_short_keeps_what_its_headers_say() {
     let mut frame = echo(1400);
     frame.bytes = frame.bytes[..64].into();
     assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
-    assert_eq!(frame.ipv4().unwrap().payload_length, 1408);
+    assert_eq!(frame.ip().unwrap().payload_length, 1408);
     for length in 0..64 {
         frame.bytes = frame.bytes[..64 - length - 1].into();
         frame.to_string(); // no length may panic
@@ -76,7 +76,7 @@ fn fragments() {
     let mut second = echo(1472);
     second.bytes[21] = 185;
     assert_eq!(second.icmp(), None);
-    assert_eq!(second.ipv4().unwrap().fragment_offset, 1480);
+    assert_eq!(second.ip().unwrap().fragment_offset, 1480);
     assert_eq!(second.kind(), "ICMP fragment");
 }
 
@@ -228,4 +228,54 @@ fn dhcp_messages() {
     );
     message[236] = 0;
     assert_eq!(build(&message).kind(), "UDP", "no cookie");
+}
+
+#[test]
+fn ipv6_and_its_icmp() {
+    let (guest, host) = ([0xfd; 16], [0xfe; 16]);
+    let message = |kind| {
+        let builder = ether().ipv6(guest, host, 64).icmpv6(kind);
+        written(|out| builder.write(out, &host))
+    };
+    let request = message(etherparse::Icmpv6Type::EchoRequest(
+        etherparse::IcmpEchoHeader { id: 7, seq: 3 },
+    ));
+    assert_eq!(request.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 3 }));
+    let ip = request.ip().unwrap();
+    assert_eq!((ip.protocol, ip.payload_length), (58, 24));
+    assert_eq!(ip.source, IpAddr::from(guest));
+    let asks = message(etherparse::Icmpv6Type::NeighborSolicitation);
+    let target = host.into();
+    assert_eq!(asks.icmp(), Some(Icmp::NeighbourSolicitation { target }));
+    assert_eq!(asks.kind(), "neighbour solicitation");
+    for length in 0..asks.bytes.len() {
+        let mut cut = asks.clone();
+        cut.bytes = cut.bytes[..length].into();
+        cut.to_string(); // no length may panic
+    }
+}
+
+#[test]
+fn fragments_of_ipv6() {
+    let first = written(|out| {
+        ether()
+            .ipv6([0xfd; 16], [0xfe; 16], 64)
+            .icmpv6_echo_request(7, 3)
+            .write(out, &[0; 56])
+    });
+    // A fragment header (RFC 8200, 4.5) before ICMPv6's: at 1448, more to come, identification 9.
+    let mut bytes = first.bytes.to_vec();
+    bytes[14 + 6] = 44;
+    bytes[14 + 5] += 8;
+    let header = [58, 0, 0x05, 0xa9, 0, 0, 0, 9];
+    bytes.splice(54..54, header);
+    let second = frame(bytes);
+    let ip = second.ip().unwrap();
+    assert_eq!((ip.fragment_offset, ip.identification), (1448, 9));
+    assert!(ip.more_fragments && ip.is_fragment());
+    assert_eq!((ip.protocol, ip.payload_length), (58, 64));
+    assert_eq!(
+        (second.icmp(), second.kind()),
+        (None, "ICMPv6 fragment".into())
+    );
 }
