@@ -5,6 +5,7 @@ pub mod child;
 pub mod collected;
 pub mod cpu;
 pub mod deadline;
+pub mod delay;
 pub mod error;
 pub mod json;
 pub mod kept;
