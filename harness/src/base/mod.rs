@@ -13,6 +13,7 @@ pub mod killed;
 pub mod lines;
 pub mod output;
 pub mod panics;
+pub mod sealed;
 pub mod slots;
 pub mod thread;
 pub mod watch;
