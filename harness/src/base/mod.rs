@@ -1,6 +1,7 @@
 //! What everything stands on: errors, deadlines, child processes, slots, files.
 
 pub mod artifacts;
+pub mod cgroup;
 pub mod child;
 pub mod collected;
 pub mod cpu;
@@ -10,6 +11,7 @@ pub mod error;
 pub mod json;
 pub mod kept;
 pub mod killed;
+pub mod ledger;
 pub mod lines;
 pub mod output;
 pub mod panics;
