@@ -3,7 +3,7 @@
 use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED};
 use super::ping::{PANIC, SIZES};
 use super::{Case, Fault, Moment, Red, StartState};
-use crate::base::deadline;
+use crate::base::{deadline, delay};
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::schema::Profile;
@@ -208,11 +208,15 @@ fn flood_all(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<(u64, Duration
         .map(|lane| start::fence(&lane.wire, lane.address))
         .collect::<anyhow::Result<_>>()?;
     let before = received(bed, lanes)?;
+    let meter = &delay::meter();
     let flooded: Vec<Flooded> = std::thread::scope(|scope| {
-        let floods: Vec<_> = lanes
-            .iter()
-            .map(|lane| scope.spawn(|| flood(lane)))
-            .collect();
+        let of_lane = |lane| {
+            scope.spawn(move || {
+                delay::join(meter);
+                flood(lane)
+            })
+        };
+        let floods: Vec<_> = lanes.iter().map(of_lane).collect();
         bed.moment(Moment::Traffic)?;
         floods
             .into_iter()

@@ -401,7 +401,11 @@ mod tests {
                 let port = Port(Mutex::new(ours));
                 let (process, state) = (&process, &state);
                 scope.spawn(move || keep(process, &dropped, &port, state));
-                let wait = SPEAK + SPEAK / 2;
+                // What is said is waited for; silence has to last.
+                let wait = match heard {
+                    Some(_) => Duration::from_secs(60),
+                    None => SPEAK + SPEAK / 2,
+                };
                 theirs.set_read_timeout(Some(wait)).expect("set");
                 let _ = BufReader::new(&theirs).read_line(&mut line);
                 drop(keeper);

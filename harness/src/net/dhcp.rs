@@ -55,8 +55,8 @@ impl NetBoot {
         }
         if self.root.is_some() {
             words.push("--enable-tftp".into());
-            // Where it is started: on its command line, a comma ends the name.
-            words.push("--tftp-root=.".into());
+            // Where it is started: a comma would end the name, and it takes none that is relative.
+            words.push("--tftp-root=/proc/self/cwd".into());
         }
         if self.ipv6 {
             words.push("--enable-ra".into());

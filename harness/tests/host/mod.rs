@@ -166,6 +166,18 @@ fn a_vm_that_gets_no_processor_is_the_hosts() {
 }
 
 #[test]
+fn a_run_goes_by_any_path_and_locale_and_without_a_home() {
+    let own = Own::called(&format!("a, b \"c\" 'd' ü%s=; {}", "x".repeat(200)));
+    // It serves files by TFTP, saves and restores guests.
+    let trial = "pxe::virtio::rhel9::tap";
+    let bare = "exec env -u HOME -u TERM LC_ALL=tr_TR.UTF-8 LANG=tr_TR.UTF-8";
+    let mut started = under(&own, trial, bare);
+    let status = started.ended_within(TRIAL_ENDS);
+    assert_eq!(status.code(), Some(0), "{}", own.said());
+    expect_words(&own.said(), &["1 passed"]);
+}
+
+#[test]
 fn a_terminal_that_is_closed_ends_the_run_unless_it_was_told_not_to_heed_it() {
     let own = Own::new();
     let mut started = own.run(LONG, None);

@@ -87,6 +87,11 @@ pub struct Own {
 
 impl Own {
     pub fn new() -> Own {
+        Own::called("nicmatrix")
+    }
+
+    /// With that name for its `NICMATRIX_DIR`.
+    pub fn called(name: &str) -> Own {
         // Builds the image where it is missing, or waits for the test that does.
         let built = nicmatrix(&["image"]).output().expect("it runs");
         assert!(built.status.success(), "{built:?}");
@@ -102,10 +107,7 @@ impl Own {
         }
 
         let directory = tempfile::tempdir().expect("a directory");
-        let (own, tmp) = (
-            directory.path().join("nicmatrix"),
-            directory.path().join("tmp"),
-        );
+        let (own, tmp) = (directory.path().join(name), directory.path().join("tmp"));
         fs::create_dir_all(&own).expect("made");
         fs::create_dir(&tmp).expect("made");
         for name in ["images", "host", "qemus"] {
