@@ -5,7 +5,7 @@
 
 use crate::base::error::{CannotRun, find};
 use crate::base::panics;
-use crate::host::module;
+use crate::host::{machine, module};
 use crate::inside;
 use crate::lab;
 use report::errln;
@@ -14,6 +14,7 @@ use std::process::ExitCode;
 /// Runs the hidden subcommand that the arguments begin with, or else `run`, which reads them itself.
 pub fn main(run: impl FnOnce() -> anyhow::Result<ExitCode>) -> ExitCode {
     panics::tell();
+    machine::raise_descriptors();
     // An argument that is not UTF-8 is no word of ours.
     let arguments = std::env::args_os().skip(1);
     let arguments: Vec<String> = arguments

@@ -2,7 +2,7 @@
 
 use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::base::lines::{Lines, MESSAGE};
-use crate::base::{panics, thread};
+use crate::base::{delay, panics, thread};
 use crate::host::accel::{self, NotInTime, Proven};
 use crate::host::kernel_facts;
 use crate::lab::cmdline::PORT;
@@ -125,7 +125,7 @@ pub fn serve() -> Result<()> {
                     let _ = sender.send(answer);
                 }
             }
-            ToLab::Alive => {}
+            ToLab::Alive { delay } => delay::note_of_lab(delay),
         }
     }
 }

@@ -11,7 +11,7 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use own::{ENDS, LOOK, Own, Process, Started, Traces};
-use own::{changed_matrix, expect_words, interfaces, matrix, nicmatrix, refused};
+use own::{changed_matrix, expect_words, matrix, nicmatrix, refused};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -451,7 +451,7 @@ fn a_directory_that_cannot_be_written_is_said() {
 
 /// Starts a trial, and looks at what it holds while its VM runs.
 fn running(own: &Own) -> (Started, Traces) {
-    let before = interfaces();
+    let mut traces = Traces::before();
     let mut started = own.run(TRIAL, None);
     own.await_vm(&mut started, VM_RUNS);
     let processes = own.processes();
@@ -462,17 +462,13 @@ fn running(own: &Own) -> (Started, Traces) {
     }
     let home = Process("/proc/self".into()).networks();
     let all: BTreeSet<_> = processes.iter().flat_map(Process::networks).collect();
-    let networks: BTreeSet<_> = all.difference(&home).cloned().collect();
-    assert!(!networks.is_empty(), "the trial has no network of its own");
+    traces.networks = all.difference(&home).cloned().collect();
+    assert!(
+        !traces.networks.is_empty(),
+        "the trial has no network of its own"
+    );
     own.expect_own_files();
-    let interfaces = before;
-    (
-        started,
-        Traces {
-            interfaces,
-            networks,
-        },
-    )
+    (started, traces)
 }
 
 #[test]

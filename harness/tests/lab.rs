@@ -5,8 +5,7 @@ mod own;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use own::{ENDS, Own, Process, Started, Traces};
-use own::{changed_matrix, expect_words, interfaces, refused, root};
-use std::collections::BTreeSet;
+use own::{changed_matrix, expect_words, refused, root};
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -51,16 +50,13 @@ fn lab(own: &Own) -> Process {
 #[test]
 fn a_kill_in_mid_trial_leaves_nothing() {
     let (own, matrix) = own_with("\"ping_flood\"");
-    let before = interfaces();
+    let before = Traces::before();
     let mut started = under_way(&own, &matrix);
     lab(&own);
     own.expect_own_files();
     started.signal(Signal::SIGKILL);
     assert_eq!(started.ended_within(ENDS).signal(), Some(9));
-    own.expect_gone(&Traces {
-        interfaces: before,
-        networks: BTreeSet::new(),
-    });
+    own.expect_gone(&before);
 }
 
 #[test]

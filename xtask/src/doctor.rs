@@ -7,7 +7,8 @@ use report::{colour, out, outln};
 use std::process::{Command, ExitCode};
 use xshell::{Shell, cmd};
 
-/// Enough for builds, images, the checkpoints of the default matrix (3 GiB) and a few runs' artifacts.
+/// Enough for builds, images, the checkpoints of the default matrix (3 GiB) and a few runs' artifacts. Checkpoints of
+/// further QEMUs take more where there is more: the harness's own lines say how much.
 const DISK_GIB: u64 = 8;
 
 /// What a check found: how it stands, or what is lacking and what that costs.

@@ -350,19 +350,40 @@ fn install(rights: Rights, packages: &[&str]) -> Result<()> {
     quietly(&install)
 }
 
-/// Runs a command and shows what it wrote only if it fails.
+/// How long apt's lists may be locked, as long as the lock of its packages ([`apt`]): apt waits for that one alone.
+const LISTS_LOCKED: Duration = Duration::from_secs(300);
+/// Between two tries meanwhile.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs a command of apt and shows what it wrote only if it fails.
 fn quietly(argv: &[String]) -> Result<()> {
-    let mut command = Command::new(&argv[0]);
-    command.args(&argv[1..]);
-    let (status, output) = child::output(command, false)?;
-    if status.success() {
-        return Ok(());
+    waiting_for_lists(argv, LISTS_LOCKED, AGAIN)
+}
+
+fn waiting_for_lists(argv: &[String], most: Duration, again: Duration) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let mut command = Command::new(&argv[0]);
+        command.args(&argv[1..]);
+        let (status, output) = child::output(command, false)?;
+        if status.success() {
+            return Ok(());
+        }
+        if !lists_are_locked(&output) || begun.elapsed() >= most {
+            bail!(
+                "{} ended with {status}:\n{}",
+                argv.join(" "),
+                output.trim_end()
+            )
+        }
+        std::thread::sleep(again);
     }
-    bail!(
-        "{} ended with {status}:\n{}",
-        argv.join(" "),
-        output.trim_end()
-    )
+}
+
+/// Whether apt gave up as another process has its lists: "E: Could not get lock /var/lib/apt/lists/lock. It is
+/// held by process 42 (apt-get)".
+fn lists_are_locked(output: &str) -> bool {
+    (output.lines()).any(|line| line.contains("get lock") && line.contains("/lists/lock"))
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -413,6 +434,28 @@ mod tests {
             "sudo apt-get update && \
              sudo apt-get install -y --no-install-recommends dnsmasq-base"
         );
+    }
+
+    #[test]
+    fn locked_lists_are_waited_for_and_other_errors_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let free = directory.path().join("free");
+        let run = |words: &str, most| {
+            let script = format!(
+                "[ -e {0} ] && exit 0; touch {0}; echo '{words}' >&2; exit 100",
+                free.display()
+            );
+            let argv = ["sh", "-c", &script].map(str::to_owned);
+            let ended = waiting_for_lists(&argv, most, Duration::ZERO);
+            let _ = std::fs::remove_file(&free);
+            ended
+        };
+        let locked =
+            "E: Could not get lock /var/lib/apt/lists/lock. It is held by process 42 (apt-get)";
+        run(locked, LISTS_LOCKED).unwrap();
+        let late = run(locked, Duration::ZERO).unwrap_err().to_string();
+        assert!(late.contains("process 42"), "{late}");
+        assert!(run("E: no route to host", LISTS_LOCKED).is_err());
     }
 
     #[test]

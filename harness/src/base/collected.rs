@@ -1,5 +1,6 @@
 //! What a child prints while it runs.
 
+use super::deadline::Until;
 use super::error::OrCannotRun as _;
 use super::kept::{Kept, Log};
 use super::thread;
@@ -11,7 +12,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
 
 /// How much is read before others get to see it, bytes: a pipe holds no more, and one who prints for ever
 /// must not keep the lock.
@@ -125,8 +125,12 @@ impl Collected {
     }
 
     /// Waits until `look` finds something in the text so far.
-    pub fn wait<T>(&self, deadline: Instant, mut look: impl FnMut(&str) -> Option<T>) -> Waited<T> {
-        let waited = self.0.wait(deadline, |printed| {
+    pub fn wait<T>(
+        &self,
+        until: impl Into<Until>,
+        mut look: impl FnMut(&str) -> Option<T>,
+    ) -> Waited<T> {
+        let waited = self.0.wait(until, |printed| {
             printed.drain();
             match look(&printed.kept.text()) {
                 Some(found) => Some(Waited::Found(found)),
@@ -137,10 +141,10 @@ impl Collected {
     }
 
     /// Waits until the child has closed its output.
-    pub fn wait_end(&self, deadline: Instant) -> Waited<()> {
+    pub fn wait_end(&self, until: impl Into<Until>) -> Waited<()> {
         let waited = self
             .0
-            .wait(deadline, |printed| printed.ended.then_some(Waited::Ended));
+            .wait(until, |printed| printed.ended.then_some(Waited::Ended));
         waited.unwrap_or(Waited::Elapsed)
     }
 }
@@ -149,7 +153,7 @@ impl Collected {
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     const LONG: Duration = Duration::from_secs(60);
 

@@ -1,5 +1,8 @@
-//! Named deadlines, scaled by the measured speed of this host.
+//! Named deadlines, scaled by the measured speed of this host, which count only time in which the host let run
+//! what is waited for.
 
+use super::delay::{self, Meter};
+use super::error::CannotRun;
 use std::fmt::Display;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -215,6 +218,13 @@ impl PartialEq for Limit {
 
 impl Eq for Limit {}
 
+/// How many times its span a deadline lasts at most, where the host keeps what is waited for from running: at a
+/// quarter of a processor, a guest's own clocks complain, and nothing can be said of its NIC.
+const MOST: u32 = 4;
+
+/// Between two looks at how much the host has let run, once the span is over.
+const LOOK: Duration = Duration::from_millis(20);
+
 impl Limit {
     /// Starts the clock, scaled by this host's speed.
     pub fn start(self) -> Deadline {
@@ -223,48 +233,184 @@ impl Limit {
 
     /// Starts the clock with `more` on top, for work whose length is known.
     pub fn start_with(self, more: Duration) -> Deadline {
-        let span = Duration::from_secs_f64(self.seconds * speed()) + more;
-        let now = Instant::now();
         Deadline {
             limit: self,
-            started: now,
-            ends: now + span,
+            started: Instant::now(),
+            span: Duration::from_secs_f64(self.seconds * speed()) + more,
+            delay_before: delay::meter().about(),
         }
     }
 }
 
-/// A running limit.
+/// A running limit. Its time does not pass while the host keeps from running what the calling thread has started
+/// ([`super::delay`]), up to four times the span in all. Where it is missed although the host gave no more than a
+/// quarter of a processor, nothing is said of the NIC.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
     limit: Limit,
     started: Instant,
-    ends: Instant,
+    span: Duration,
+    /// Of the thread's meter when it was started.
+    delay_before: Duration,
 }
 
 impl Deadline {
-    /// Time left, or `None` when it is over.
+    /// For what the thread of `meter` does from now on, to be asked with that meter.
+    pub fn on(self, meter: &Meter) -> Deadline {
+        Deadline {
+            delay_before: meter.about(),
+            ..self
+        }
+    }
+
+    /// Time left, or `None` when it is over. It may be more later on: ask again.
     pub fn left(&self) -> Option<Duration> {
-        let left = self.ends.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then_some(left)
+        self.left_by(|| delay::meter().exact())
     }
 
-    /// When it is over.
-    pub fn ends(&self) -> Instant {
-        self.ends
+    /// As [`Deadline::left`], for what the thread of `meter` does.
+    pub fn left_on(&self, meter: &Meter) -> Option<Duration> {
+        self.left_by(|| meter.exact())
     }
 
-    /// The whole span.
+    fn left_by(&self, delay: impl FnOnce() -> Duration) -> Option<Duration> {
+        let passed = self.started.elapsed();
+        if passed < self.span {
+            return Some(self.span - passed);
+        }
+        let whole = self.stretched(delay());
+        (passed < whole).then(|| (whole - passed).max(LOOK))
+    }
+
+    /// How long it lasts when its thread's meter shows that delay.
+    fn stretched(&self, delay: Duration) -> Duration {
+        let delayed = delay.saturating_sub(self.delay_before);
+        self.span + delayed.min(self.span * (MOST - 1))
+    }
+
+    /// How long it lasts, by what the host has kept from running up to now: what is measured from outside may
+    /// take no longer.
+    pub fn allowed(&self) -> Duration {
+        self.stretched(delay::meter().exact())
+    }
+
+    /// The whole span, of a host that lets everything run: how long something lasts that begins now, or what a
+    /// program is given that has a clock of its own.
     pub fn span(&self) -> Duration {
-        self.ends - self.started
+        self.span
     }
 
     /// The error when it is over: a [`Missed`]. `seen` says what there was instead.
     pub fn missed(&self, seen: impl Display) -> anyhow::Error {
-        anyhow::Error::new(Missed {
+        self.missed_on(&delay::meter(), seen)
+    }
+
+    /// As [`Deadline::missed`], for what the thread of `meter` does.
+    pub fn missed_on(&self, meter: &Meter, seen: impl Display) -> anyhow::Error {
+        let missed = Missed {
             limit: self.limit,
             waited: self.started.elapsed(),
             seen: seen.to_string(),
-        })
+        };
+        self.excused_on(meter, missed.into())
+    }
+
+    /// As [`Until::excused`].
+    pub fn excused(&self, error: anyhow::Error) -> anyhow::Error {
+        self.excused_on(&delay::meter(), error)
+    }
+
+    fn excused_on(&self, meter: &Meter, error: anyhow::Error) -> anyhow::Error {
+        let delayed = meter.exact().saturating_sub(self.delay_before);
+        match starved(self.started.elapsed(), delayed) {
+            Some(words) => error.context(CannotRun(words)),
+            None => error,
+        }
+    }
+}
+
+/// How much the host lets run of what the calling thread has started, from a moment on.
+pub struct Share {
+    begun: Instant,
+    delay_before: Duration,
+}
+
+impl Share {
+    /// From now on.
+    pub fn begin() -> Share {
+        Share {
+            begun: Instant::now(),
+            delay_before: delay::meter().about(),
+        }
+    }
+
+    /// What is to be said where that was so little up to now that nothing can be said of a NIC.
+    pub fn starved(&self) -> Option<String> {
+        let delayed = delay::meter().exact().saturating_sub(self.delay_before);
+        starved(self.begun.elapsed(), delayed)
+    }
+
+    /// Adds that to an error.
+    pub fn excused(&self, error: anyhow::Error) -> anyhow::Error {
+        match self.starved() {
+            Some(words) => error.context(CannotRun(words)),
+            None => error,
+        }
+    }
+}
+
+/// What is to be said where the host let run so little in that time that nothing can be said of a NIC.
+fn starved(time: Duration, delayed: Duration) -> Option<String> {
+    let ran = time.saturating_sub(delayed);
+    (ran * MOST <= time && !time.is_zero()).then(|| {
+        let percent = 100.0 * ran.as_secs_f64() / time.as_secs_f64();
+        format!(
+            "the host gave the VM {percent:.0} % of a processor in {:.1} s",
+            time.as_secs_f64()
+        )
+    })
+}
+
+/// The end of a wait.
+#[derive(Debug, Clone, Copy)]
+pub enum Until {
+    /// At that moment.
+    Moment(Instant),
+    /// When that is over.
+    Deadline(Deadline),
+}
+
+impl From<Instant> for Until {
+    fn from(moment: Instant) -> Until {
+        Until::Moment(moment)
+    }
+}
+
+impl From<Deadline> for Until {
+    fn from(deadline: Deadline) -> Until {
+        Until::Deadline(deadline)
+    }
+}
+
+impl Until {
+    /// Time left, or `None` when it is over; see [`Deadline::left`].
+    pub fn left(&self) -> Option<Duration> {
+        match self {
+            Until::Moment(moment) => {
+                let left = moment.saturating_duration_since(Instant::now());
+                (!left.is_zero()).then_some(left)
+            }
+            Until::Deadline(deadline) => deadline.left(),
+        }
+    }
+
+    /// Adds to the error of a wait in vain, which says what was seen, that the host let nothing run meanwhile,
+    /// where that is so.
+    pub fn excused(&self, error: anyhow::Error) -> anyhow::Error {
+        match self {
+            Until::Moment(_) => error,
+            Until::Deadline(deadline) => deadline.excused(error),
+        }
     }
 }
 
@@ -293,7 +439,11 @@ mod tests {
         }
         .start();
         assert!(deadline.left().is_none());
-        let error = deadline.missed("saw 3 ARP requests instead");
+        let error = anyhow::Error::new(Missed {
+            limit: deadline.limit,
+            waited: Duration::from_millis(40),
+            seen: "saw 3 ARP requests instead".into(),
+        });
         assert_eq!(
             error.to_string(),
             "waited 0.0 s for a reply; saw 3 ARP requests instead"
@@ -327,5 +477,44 @@ mod tests {
         .start_with(Duration::from_secs(9));
         assert!(deadline.span() >= Duration::from_secs(10));
         assert!(deadline.left().is_some());
+    }
+
+    /// A deadline that began so long ago.
+    fn begun(ago: Duration, span: Duration) -> Deadline {
+        Deadline {
+            limit: FIRST_PING,
+            started: Instant::now() - ago,
+            span,
+            delay_before: Duration::from_secs(7),
+        }
+    }
+
+    #[test]
+    fn time_in_which_the_host_let_nothing_run_does_not_count_up_to_a_bound() {
+        let seconds = Duration::from_secs;
+        let left = |ago, delayed: u64| {
+            let left = begun(seconds(ago), seconds(10)).left_by(|| seconds(7 + delayed));
+            left.map(|left| left.as_secs_f64().round())
+        };
+        assert_eq!(left(4, 0), Some(6.0));
+        assert_eq!(left(12, 0), None);
+        assert_eq!(left(12, 5), Some(3.0));
+        assert_eq!(left(16, 5), None);
+        assert_eq!(left(39, 39), Some(1.0));
+        assert_eq!(left(41, 41), None);
+        // A meter that is asked is not asked before the span is over.
+        let unasked = begun(seconds(1), seconds(10)).left_by(|| unreachable!());
+        assert!(unasked.is_some());
+    }
+
+    #[test]
+    fn a_host_that_lets_run_no_more_than_a_quarter_is_named() {
+        let seconds = Duration::from_secs;
+        assert_eq!(starved(seconds(40), seconds(29)), None);
+        assert_eq!(
+            starved(seconds(40), seconds(35)).unwrap(),
+            "the host gave the VM 12 % of a processor in 40.0 s"
+        );
+        assert_eq!(starved(Duration::ZERO, Duration::ZERO), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Who killed a process of ours: whether the kernel did so for want of memory.
 
+use super::cgroup;
 use nix::fcntl::OFlag;
 use std::fs;
 use std::io::Read as _;
@@ -21,9 +22,7 @@ pub struct OutOfMemory {
 impl OutOfMemory {
     /// Now.
     pub fn so_far() -> OutOfMemory {
-        let cgroups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let read = |file: &PathBuf| fs::read_to_string(file).ok();
-        let counted = events(&cgroups).iter().find_map(|file| count(&read(file)?));
+        let counted = events().and_then(|file| count(&fs::read_to_string(file).ok()?));
         let machine = fs::read_to_string("/proc/vmstat").unwrap_or_default();
         OutOfMemory {
             cgroup: counted,
@@ -58,27 +57,14 @@ fn tell(before: OutOfMemory, now: OutOfMemory, message: Option<&str>) -> String 
     }
 }
 
-/// Where the kernel counts for the cgroups in the lines of /proc/self/cgroup (cgroups(7)): those of version 2,
-/// then of version 1.
-fn events(cgroups: &str) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for line in cgroups.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let path = path.trim_start_matches('/');
-        if controllers.is_empty() {
-            // Below a namespace of cgroups, or below where version 1 is mounted as well.
-            for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"] {
-                files.push(PathBuf::from(root).join(path).join("memory.events"));
-            }
-        } else if controllers.split(',').any(|one| one == "memory") {
-            let root = PathBuf::from("/sys/fs/cgroup/memory");
-            files.push(root.join(path).join("memory.oom_control"));
-        }
-    }
-    files
+/// Where the kernel counts for this process's group.
+fn events() -> Option<PathBuf> {
+    let groups = cgroup::of_process("memory");
+    let name = match groups.first_version {
+        true => "memory.oom_control",
+        false => "memory.events",
+    };
+    Some(groups.directories.first()?.join(name))
 }
 
 /// The line `oom_kill N`.
@@ -115,22 +101,6 @@ fn kernel_names(pid: u32) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn cgroups_of_both_versions_are_found() {
-        let of = |text| {
-            let files = events(text).into_iter();
-            files.map(|f| f.display().to_string()).collect::<Vec<_>>()
-        };
-        assert_eq!(
-            of("0::/user.slice/a\n")[0],
-            "/sys/fs/cgroup/user.slice/a/memory.events"
-        );
-        assert_eq!(
-            of("5:cpu,memory:/a:b\n3:devices:/x\n"),
-            ["/sys/fs/cgroup/memory/a:b/memory.oom_control"]
-        );
-    }
 
     #[test]
     fn what_the_kernel_tells_is_said() {

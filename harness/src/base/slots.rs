@@ -5,7 +5,10 @@
 //! to `PASSES` times: then the line stands still until it fits. So small trials fill the gaps, and a
 //! trial that needs everything is not put off for ever.
 
+use super::ledger::Ledger;
 use super::watch::Watch;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
 
 /// One processor, in the units of [`Need::processors`].
 pub const PROCESSOR: u32 = 1000;
@@ -18,13 +21,20 @@ const PASSES: u32 = 8;
 /// one of them fits the gap.
 const LOOKAHEAD: usize = 3;
 
+/// How old what is known of other runs may be: some trials take less than a second.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What a trial takes while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
     /// Thousandths of a processor.
     pub processors: u32,
     /// MiB.
     pub memory_mib: u64,
+    /// Threads and processes.
+    pub tasks: u32,
+    /// Open files and sockets of this process.
+    pub descriptors: u32,
 }
 
 impl Need {
@@ -32,16 +42,43 @@ impl Need {
     pub const ALL: Need = Need {
         processors: u32::MAX,
         memory_mib: u64::MAX,
+        tasks: u32::MAX,
+        descriptors: u32::MAX,
+    };
+
+    /// Nothing.
+    pub const NONE: Need = Need {
+        processors: 0,
+        memory_mib: 0,
+        tasks: 0,
+        descriptors: 0,
     };
 
     fn within(self, other: Need) -> bool {
-        self.processors <= other.processors && self.memory_mib <= other.memory_mib
+        self.processors <= other.processors
+            && self.memory_mib <= other.memory_mib
+            && self.tasks <= other.tasks
+            && self.descriptors <= other.descriptors
     }
 
     fn min(self, other: Need) -> Need {
+        self.with(other, Ord::min, Ord::min)
+    }
+
+    fn plus(self, other: Need) -> Need {
+        self.with(other, u32::saturating_add, u64::saturating_add)
+    }
+
+    fn less(self, other: Need) -> Need {
+        self.with(other, u32::saturating_sub, u64::saturating_sub)
+    }
+
+    fn with(self, other: Need, small: fn(u32, u32) -> u32, large: fn(u64, u64) -> u64) -> Need {
         Need {
-            processors: self.processors.min(other.processors),
-            memory_mib: self.memory_mib.min(other.memory_mib),
+            processors: small(self.processors, other.processors),
+            memory_mib: large(self.memory_mib, other.memory_mib),
+            tasks: small(self.tasks, other.tasks),
+            descriptors: small(self.descriptors, other.descriptors),
         }
     }
 }
@@ -50,6 +87,8 @@ impl Need {
 pub struct Slots {
     whole: Need,
     line: Watch<Line>,
+    /// Where runs on one machine share what there is.
+    ledger: Option<Ledger>,
 }
 
 /// A trial's slot; it is free again when this is dropped.
@@ -58,11 +97,16 @@ pub struct Slot<'s> {
     need: Need,
 }
 
-/// Who waits, in the order in which they came, and what is free.
+/// Who waits, in the order in which they came, and what is used.
 struct Line {
-    free: Need,
+    whole: Need,
+    used: Need,
+    /// What other runs on this machine use, each.
+    others: Vec<Need>,
     waiting: Vec<Waiter>,
     tickets: u64,
+    /// When others were last asked about.
+    looked: Option<Instant>,
 }
 
 /// Where one joins the line.
@@ -86,10 +130,22 @@ impl Slots {
         Slots {
             whole,
             line: Watch::new(Line {
-                free: whole,
+                whole,
+                used: Need::NONE,
+                others: Vec::new(),
                 waiting: Vec::new(),
                 tickets: 0,
+                looked: None,
             }),
+            ledger: None,
+        }
+    }
+
+    /// As [`Slots::new`], of what runs on this machine share.
+    pub fn shared(whole: Need) -> Slots {
+        Slots {
+            ledger: Some(Ledger::of_machine()),
+            ..Slots::new(whole)
         }
     }
 
@@ -108,16 +164,49 @@ impl Slots {
     pub fn wait_at(&self, joins: Joins, need: Need) -> Slot<'_> {
         let need = need.min(self.whole);
         let ticket = self.line.lock().join(joins, need);
-        (self.line).wait_forever(|line| line.enter(ticket).then_some(()));
+        let mut enter = |line: &mut Line| {
+            self.look(line);
+            line.enter(ticket).then_some(())
+        };
+        match self.ledger {
+            None => self.line.wait_forever(enter),
+            // Nobody tells when another run has ended a trial.
+            Some(_) => while (self.line.wait(Instant::now() + LOOK, &mut enter)).is_none() {},
+        }
+        self.write_down();
         // The next in line may fit as well.
         self.line.wake();
         Slot { slots: self, need }
     }
 }
 
+impl Slots {
+    /// Has the line know what other runs use.
+    fn look(&self, line: &mut Line) {
+        let recent = line.looked.is_some_and(|looked| looked.elapsed() < LOOK);
+        if let Some(ledger) = &self.ledger
+            && !recent
+        {
+            // Where the file cannot be written, this run is alone.
+            line.others = ledger.exchange(line.used).unwrap_or_default();
+            line.looked = Some(Instant::now());
+        }
+    }
+
+    /// Has other runs know at once what this one uses now.
+    fn write_down(&self) {
+        if self.ledger.is_some() {
+            let mut line = self.line.lock();
+            line.looked = None;
+            self.look(&mut line);
+        }
+    }
+}
+
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
         self.slots.line.update(|line| line.leave(self.need));
+        self.slots.write_down();
     }
 }
 
@@ -136,10 +225,33 @@ impl Line {
         self.tickets
     }
 
+    /// Whether there is room: in what nobody uses, or in this run's part of the whole. Where the run has nothing
+    /// under way, one goes on in any case, however much others use.
+    fn fits(&self, need: Need) -> bool {
+        let after = self.used.plus(need);
+        let others = self
+            .others
+            .iter()
+            .fold(Need::NONE, |sum, one| sum.plus(*one));
+        let runs = self.others.len() as u32 + 1;
+        let part = Need {
+            processors: self.whole.processors / runs,
+            memory_mib: self.whole.memory_mib / u64::from(runs),
+            // Each run has its own.
+            descriptors: self.whole.descriptors,
+            tasks: self.whole.tasks / runs,
+        };
+        let left = Need {
+            descriptors: self.whole.descriptors,
+            ..self.whole.less(others)
+        };
+        self.used == Need::NONE || after.within(left) || after.within(part)
+    }
+
     /// Whose turn it is: the first that fits, unless it would pass one that was passed [`PASSES`] times.
     fn turn(&self) -> Option<usize> {
         for (index, waiter) in self.waiting.iter().enumerate() {
-            if waiter.need.within(self.free) {
+            if self.fits(waiter.need) {
                 return Some(index);
             }
             if waiter.passed >= PASSES {
@@ -158,8 +270,7 @@ impl Line {
             return false;
         }
         let need = self.waiting.remove(index).need;
-        self.free.processors -= need.processors;
-        self.free.memory_mib -= need.memory_mib;
+        self.used = self.used.plus(need);
         for passed in &mut self.waiting[..index] {
             passed.passed += 1;
         }
@@ -167,8 +278,7 @@ impl Line {
     }
 
     fn leave(&mut self, need: Need) {
-        self.free.processors += need.processors;
-        self.free.memory_mib += need.memory_mib;
+        self.used = self.used.less(need);
     }
 }
 
@@ -184,6 +294,17 @@ mod tests {
         Need {
             processors,
             memory_mib,
+            tasks: 1,
+            descriptors: 1,
+        }
+    }
+
+    /// With enough of all else.
+    const fn whole(processors: u32, memory_mib: u64) -> Need {
+        Need {
+            processors,
+            memory_mib,
+            ..Need::ALL
         }
     }
 
@@ -195,8 +316,12 @@ mod tests {
 
     impl Model {
         fn new(processors: u32, memory_mib: u64) -> Model {
+            Model::of(whole(processors * PROCESSOR, memory_mib))
+        }
+
+        fn of(whole: Need) -> Model {
             Model {
-                slots: Slots::new(need(processors * PROCESSOR, memory_mib)),
+                slots: Slots::new(whole),
                 inside: BTreeMap::new(),
             }
         }
@@ -243,7 +368,7 @@ mod tests {
 
     #[test]
     fn one_that_joins_first_is_next() {
-        let slots = Slots::new(need(PROCESSOR, 1000));
+        let slots = Slots::new(whole(PROCESSOR, 1000));
         let mut line = slots.line.lock();
         let inside = line.join(Joins::Last, BUSY);
         assert!(line.enter(inside));
@@ -264,6 +389,43 @@ mod tests {
         assert_eq!(model.inside(), [others[0]]);
         model.leave(others[0]);
         assert_eq!(model.inside(), [others[1]]);
+    }
+
+    #[test]
+    fn tasks_and_descriptors_are_shared_out_too() {
+        for few in [
+            Need {
+                tasks: 2,
+                ..whole(8 * PROCESSOR, 1000)
+            },
+            Need {
+                descriptors: 2,
+                ..whole(8 * PROCESSOR, 1000)
+            },
+        ] {
+            let mut model = Model::of(few);
+            let tickets = [(); 3].map(|()| model.join(BUSY));
+            assert_eq!(model.inside(), tickets[..2]);
+        }
+    }
+
+    #[test]
+    fn a_run_has_its_part_of_the_machine_and_what_others_leave_and_always_one_trial() {
+        let busy_beside = |others: &[Need]| {
+            let mut model = Model::new(4, 1000);
+            model.slots.line.lock().others = others.to_vec();
+            for _ in 0..8 {
+                model.join(BUSY);
+            }
+            model.inside().len()
+        };
+        let using = |processors| need(processors * PROCESSOR, 0);
+        assert_eq!(busy_beside(&[]), 4);
+        assert_eq!(busy_beside(&[using(1)]), 3);
+        // It was there first and used all: from now on each has half.
+        assert_eq!(busy_beside(&[using(4)]), 2);
+        assert_eq!(busy_beside(&[using(1); 3]), 1);
+        assert_eq!(busy_beside(&[using(4); 9]), 1);
     }
 
     #[test]
@@ -332,14 +494,14 @@ mod tests {
                     .max();
                 assert!(most.unwrap_or(0) <= PASSES);
             }
-            assert_eq!(model.slots.line.lock().free, whole);
+            assert_eq!(model.slots.line.lock().used, Need::NONE);
         }
     }
 
     #[test]
     fn threads_get_in_one_after_the_other_and_a_panic_frees_the_slot() {
         use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-        let slots = Slots::new(need(2 * PROCESSOR, 1000));
+        let slots = Slots::new(whole(2 * PROCESSOR, 1000));
         let (inside, entered) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for index in 0..40 {
@@ -366,12 +528,12 @@ mod tests {
             holder.join()
         });
         assert!(panicked.is_err());
-        assert_eq!(slots.line.lock().free, slots.whole);
+        assert_eq!(slots.line.lock().used, Need::NONE);
     }
 
     #[test]
     fn enough_threads_wait_for_the_slots_to_decide() {
-        let slots = Slots::new(need(2 * PROCESSOR, 1000));
+        let slots = Slots::new(whole(2 * PROCESSOR, 1000));
         assert!(slots.threads(PROCESSOR / 4) > 8);
     }
 }

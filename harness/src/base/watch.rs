@@ -1,7 +1,7 @@
 //! A value that threads change and wait for: mutex, condition variable and deadline in one.
 
+use super::deadline::Until;
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use std::time::Instant;
 
 /// A value that threads share. A panic of one leaves it unlocked for the others, as it is.
 #[derive(Default)]
@@ -36,20 +36,22 @@ impl<T> Watch<T> {
         self.changed.notify_all();
     }
 
-    /// Waits until `look` finds something, at most until `deadline`. `look` sees the value at once and
+    /// Waits until `look` finds something, at most until `until`. `look` sees the value at once and
     /// after each [`Watch::update`]; after a change of its own, see [`Watch::wake`].
     pub fn wait<R>(
         &self,
-        deadline: Instant,
+        until: impl Into<Until>,
         mut look: impl FnMut(&mut T) -> Option<R>,
     ) -> Option<R> {
+        let until = until.into();
         let mut value = self.value.lock();
         loop {
             let found = look(&mut value);
-            if found.is_some() || Instant::now() >= deadline {
-                return found;
-            }
-            self.changed.wait_until(&mut value, deadline);
+            let left = until.left();
+            match (found, left) {
+                (None, Some(left)) => self.changed.wait_for(&mut value, left),
+                (found, _) => return found,
+            };
         }
     }
 
@@ -69,7 +71,7 @@ impl<T> Watch<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     const LONG: Duration = Duration::from_secs(20);
     const SHORT: Duration = Duration::from_millis(30);

@@ -159,7 +159,7 @@ fn dispatch(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Cache { what } => {
             let store = Store::new(settings.checkpoints());
             print(&match what {
-                Cache::List => cache::list(&store.list(), SystemTime::now()),
+                Cache::List => cache::list(&store.list(), store.limit()?, SystemTime::now()),
                 Cache::Clear => {
                     let (gone, kept) = store.clear()?;
                     cache::cleared(&gone, &kept)

@@ -7,7 +7,7 @@ use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::addr::HOST;
-use crate::net::frame::Frame;
+use crate::net::frame::{Frame, Icmp};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, bail, ensure};
 use std::net::IpAddr;
@@ -75,18 +75,26 @@ fn capture_size(bed: &mut Testbed) -> anyhow::Result<()> {
     )?;
     // It sets promiscuous mode, and e1000 then holds frames back for 1 s.
     bed.reach(deadline::FIRST_PING)?;
-    let begin = marker(bed, 1)?;
     let mark = bed.wire()?.mark()?;
+    let begin = marker(bed, 1)?;
+    // The guest has printed the marker's answer, which may still be in its NIC.
+    let fence = bed
+        .wire()?
+        .behind(mark, deadline::FIRST_PING.start(), |frame| {
+            let marked = frame
+                .ipv4()
+                .is_some_and(|ip| ip.payload_length == (MARKER + ICMP) as u16);
+            marked && matches!(frame.icmp(), Some(Icmp::EchoReply { .. }))
+        })?;
     bed.moment(Moment::Traffic)?;
-    let limit = deadline::FIRST_PING.start().span();
     for size in SIZES {
-        let ping = bed.ping().count(1).size(size).deadline(limit);
+        let ping = bed.ping().count(1).size(size);
         if ping.run()?.received == 0 {
             break; // what tcpdump shows tells more
         }
     }
     let expected = SIZES.map(|size| size + ICMP);
-    let frames = bed.wire()?.frames(mark)?;
+    let frames = bed.wire()?.frames(fence)?;
     let end = marker(bed, 2)?;
     let text = bed.agent.sh(&format!("tail -c +{} {SEEN}", begin + 1))?;
     bed.agent.sh(&format!("kill -INT $(cat {SEEN}.pid)"))?;

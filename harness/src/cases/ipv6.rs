@@ -9,7 +9,7 @@ use crate::base::error::Skip;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr::{IPV6_GUEST, IPV6_HOST, Mac};
-use crate::net::capture::Mark;
+use crate::net::capture::Fence;
 use crate::net::frame::{Direction, Icmp};
 use crate::net::sabotage;
 use crate::net::transfer::{self, BLOCK};
@@ -112,9 +112,9 @@ fn ipv6(bed: &mut Testbed) -> anyhow::Result<()> {
 
 /// Each end finds the other's MAC: the host by a solicitation to the group of the guest's address alone.
 fn found_by_its_group(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.fence()?;
     bed.reach_at(IPV6_GUEST.into(), deadline::FIRST_PING)?;
-    let asked = bed.wire()?.count(mark, |frame| {
+    let asked = bed.wire()?.count(fence, |frame| {
         let target = IPV6_GUEST;
         frame.direction == Direction::ToGuest
             && frame.dst() == Some(SOLICITED_NODE)
@@ -139,7 +139,7 @@ fn found_by_its_group(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
 fn sweep(bed: &Testbed) -> anyhow::Result<()> {
     let count = bed.profile.ping_count;
     let before = guest_echoes(bed)?;
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.fence()?;
     let mut asked = 0;
     for size in SIZES {
         let ping = bed
@@ -150,7 +150,7 @@ fn sweep(bed: &Testbed) -> anyhow::Result<()> {
         asked += bed.asked_until_answered(&ping, count)?;
     }
     let total = count as usize * SIZES.len();
-    let (requests, replies) = echoes_on_wire(bed, mark)?;
+    let (requests, replies) = echoes_on_wire(bed, fence)?;
     ensure!(
         requests == asked as usize && (total..=requests).contains(&replies),
         "ping sent {asked} ICMPv6 echo requests, of which {total} were to be answered, the tap shows {requests} requests and {replies} replies"
@@ -163,11 +163,11 @@ fn sweep(bed: &Testbed) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// ICMPv6 echo requests and replies on the tap since `mark`; of a fragmented one, the first fragment.
-fn echoes_on_wire(bed: &Testbed, mark: Mark) -> anyhow::Result<(usize, usize)> {
+/// ICMPv6 echo requests and replies on the tap since `fence`; of a fragmented one, the first fragment.
+fn echoes_on_wire(bed: &Testbed, fence: Fence) -> anyhow::Result<(usize, usize)> {
     let wire = bed.wire()?;
     let count = |wanted: fn(&Icmp) -> bool| {
-        wire.count(mark, |frame| {
+        wire.count(fence, |frame| {
             let ours = (frame.ip())
                 .is_some_and(|ip| [ip.source, ip.destination].contains(&IpAddr::from(IPV6_GUEST)));
             ours && frame.icmp().as_ref().is_some_and(wanted)
@@ -193,10 +193,10 @@ fn files_cross(bed: &Testbed) -> anyhow::Result<()> {
     for size in [largest, largest - 1] {
         udp_transfer::send_framed(bed, IPV6_HOST.into(), size, blocks as usize * BLOCK)?;
     }
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.fence()?;
     files::from_guest(bed, IPV6_HOST.into(), blocks, Duration::ZERO)?;
     let longest = bed.cell.nic.default_mtu() as usize + ETHERNET;
-    let unsegmented = bed.wire()?.count(mark, |frame| {
+    let unsegmented = bed.wire()?.count(fence, |frame| {
         frame.direction == Direction::FromGuest
             && frame.length > longest
             && frame.tcp_ports().is_some()

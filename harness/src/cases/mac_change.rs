@@ -10,7 +10,7 @@ use crate::net::bridge;
 use crate::net::sabotage::SecondHost;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// DHCP message type (RFC 2132, 9.6).
 const DHCP_ACK: u8 = 5;
@@ -104,7 +104,7 @@ fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.agent.sh(&format!("ip addr flush dev {}", link.name))?;
     let mark = bed.wire()?.mark()?;
     let asking = bed.agent.start(&bed.command(Op::Dhcp, &link, ""))?;
-    let until = Instant::now() + deadline::DHCP_LEASE.start().span();
+    let until = deadline::DHCP_LEASE.start();
     bed.wire()?
         .wait(mark, until, |frame| {
             frame

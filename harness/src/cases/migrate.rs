@@ -15,7 +15,7 @@ use crate::testbed::destination::{self, Announcement};
 use crate::vm::process::RefusedInMonitor;
 use crate::vm::qemu::Qemu;
 use anyhow::{Context, ensure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Seconds between the echo requests that cross meanwhile.
 const INTERVAL: f64 = 0.01;
@@ -217,10 +217,11 @@ pub(super) fn once(
         .destination(&journey.to, journey.round)
         .map_err(|error| refused(bed, whose, error))?;
     bed.ready_to_leave()?;
-    let stream = bed.ping().interval(INTERVAL).deadline(longest()).spawn()?;
-    stream.wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())?;
+    let stream = bed.ping().interval(INTERVAL).lasts(longest()).spawn()?;
+    stream.wait_replies(STREAM, deadline::FIRST_PING.start())?;
     bed.moment(Moment::Traffic)?;
     let mark = bed.bridge_mark()?;
+    let downtime = deadline::DOWNTIME.start();
     let moved = bed.migrate(command, &there, |bed| bed.moment(Moment::Migrating));
     let facts = moved.map_err(|error| refused(bed, whose, error))?;
     left(bed)?;
@@ -228,7 +229,7 @@ pub(super) fn once(
 
     let announced = bed.await_announcement(mark, journey.mac)?;
     stream
-        .wait_replies(STREAM, Instant::now() + deadline::FIRST_PING.start().span())
+        .wait_replies(STREAM, deadline::FIRST_PING.start())
         .context("the stream of pings does not resume")?;
     let report = stream.interrupt()?;
     bed.settle()?;
@@ -244,7 +245,7 @@ pub(super) fn once(
         announced.mac,
         announced.by,
     ));
-    let bound = deadline::DOWNTIME.start().span();
+    let bound = downtime.allowed();
     ensure!(
         gap <= bound,
         "for {:.1} s no ping was answered, at most {:.1} s may be",

@@ -11,6 +11,8 @@ use anyhow::{Context as _, ensure};
 
 /// IPv4 and ICMP headers, bytes.
 const HEADERS: u32 = 28;
+/// The place of an address that no NIC has.
+const NOBODY: u8 = 191;
 /// Ethernet's header as a capture shows it, bytes.
 const ETHERNET: usize = 14;
 
@@ -28,11 +30,27 @@ const SMALL_TAP: Fault = Fault {
 
 const FAULTS: &[Fault] = &[
     SMALL_TAP,
+    LOST,
     Fault {
         red: Red::Says("replies came back"),
         ..TAP_UNPLUGGED
     },
 ];
+
+/// The guest's ping does not refuse: what is too large is sent as a packet that does cross, to somebody who does
+/// not answer.
+const LOST: Fault = Fault {
+    name: "lost_not_refused",
+    breaks: "the guest's ping sends less than it is told to, to an address that nobody has",
+    inject: |bed| {
+        let nobody = addr::guest(NOBODY);
+        let lost = format!("exec \"$REAL\" -n -c 1 -W 1 {nobody}");
+        let script = format!("case \"$*\" in *' -W 1 -s '*) {lost};; esac\nexec \"$REAL\" \"$@\"");
+        faults::wrap(bed, "ping", &script)
+    },
+    red: Red::Says("did not refuse to send a packet"),
+    ..IN_TRAFFIC
+};
 
 /// Plan item 14.
 pub static MTU_SET: Case = Case {
@@ -56,7 +74,7 @@ pub static MTU_SET: Case = Case {
 pub static MTU_MAX: Case = Case {
     name: "mtu_max",
     plan_item: "9",
-    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused",
+    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused by the guest's kernel",
     ops: &[Op::Address, Op::Mtu],
     faults: FAULTS,
     run: |bed| {
@@ -80,9 +98,9 @@ fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {
         "the MTU was set to {mtu}, the guest reads back {read}"
     );
     // e1000 resets, and so negotiates its link anew.
-    let mark = bed.wire()?.mark()?;
     bed.reach(deadline::FIRST_PING)
         .map_err(|error| error.context(format!("0 replies came back with the MTU at {mtu}")))?;
+    let fence = bed.fence()?;
     let crossing = mtu.min(bridge::MAX_MTU);
     let size = crossing - HEADERS;
     bed.guest_expect_answered(2, &format!("-M do -i 0.2 -s {size}"), addr::HOST)
@@ -93,7 +111,7 @@ fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {
     bed.expect_answered(&ping, 2)
         .with_context(|| format!("with the MTU at {mtu}, to {crossing} bytes from the host"))?;
     let expected = crossing as usize + ETHERNET;
-    let frames = bed.wire()?.frames(mark)?;
+    let frames = bed.wire()?.frames(fence)?;
     let from_guest = frames
         .iter()
         .filter(|f| f.direction == frame::Direction::FromGuest);
@@ -102,11 +120,28 @@ fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {
         largest == Some(expected),
         "with the MTU at {mtu}, the largest frame of the guest on the wire has {largest:?} bytes, not {expected}"
     );
+    expect_refused(bed, mtu)
+}
+
+/// Has the guest send one byte more than `mtu` allows, unfragmented: its kernel must refuse to, and nothing may
+/// leave the NIC.
+fn expect_refused(bed: &Testbed, mtu: u32) -> anyhow::Result<()> {
+    let fence = bed.fence()?;
     let over = mtu - HEADERS + 1;
     let report = bed.guest_ping(&format!("-M do -c 1 -W 1 -s {over}"), addr::HOST)?;
     ensure!(
-        report.received == 0,
-        "with the MTU at {mtu}, a packet of {} bytes that must not be fragmented was answered",
+        report.is_refused_as_too_large(),
+        "with the MTU at {mtu}, the guest's kernel did not refuse to send a packet of {} bytes that must not be \
+         fragmented: {report}",
+        mtu + 1
+    );
+    let left = bed.wire()?.count(fence, |frame| {
+        frame.direction == frame::Direction::FromGuest
+            && matches!(frame.icmp(), Some(frame::Icmp::EchoRequest { .. }))
+    })?;
+    ensure!(
+        left == 0,
+        "with the MTU at {mtu}, the guest refused a packet of {} bytes and sent {left} echo requests",
         mtu + 1
     );
     Ok(())

@@ -98,12 +98,13 @@ enum Way {
 /// the guest.
 fn netperf_host(bed: &mut Testbed) -> anyhow::Result<()> {
     let programs = ready(bed)?;
-    let _server = Server::start(&programs)?;
+    let mut server = Server::start(&programs)?;
     serve(&bed.agent)?;
     bed.moment(Moment::Traffic)?;
-    both_ways(bed, &programs, &Far::Host)?;
     let tests = once_through_the_loop(bed.profile.netperf_seconds);
-    measure(bed, &programs, &Far::Host, Way::ToGuest, &tests)
+    let measured = both_ways(bed, &programs, &Far::Host)
+        .and_then(|()| measure(bed, &programs, &Far::Host, Way::ToGuest, &tests));
+    server.answers_for(measured)
 }
 
 /// Brings up a second guest, and measures the sweep between the two both ways.
@@ -121,10 +122,11 @@ fn netperf_external(bed: &mut Testbed) -> anyhow::Result<()> {
     let programs = ready(bed)?;
     let outside = Outside::plug(&bed.bridge, None, addr::guest(SECOND))?;
     let theirs = programs.clone();
-    let _server = outside.run(move || Server::start(&theirs))?;
+    let mut server = outside.run(move || Server::start(&theirs))?;
     serve(&bed.agent)?;
     bed.moment(Moment::Traffic)?;
-    both_ways(bed, &programs, &Far::Outside(&outside))
+    let measured = both_ways(bed, &programs, &Far::Outside(&outside));
+    server.answers_for(measured)
 }
 
 /// The guest is reached, and nothing else that runs here looks at its frames.

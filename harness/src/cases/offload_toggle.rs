@@ -160,7 +160,7 @@ fn switch(bed: &Testbed, link: &Link, name: &str, on: bool) -> anyhow::Result<()
 fn crosses(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     // e1000 resets, and so negotiates its link anew.
     bed.reach(deadline::FIRST_PING)?;
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.fence()?;
     transfer::from_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
     transfer::to_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
     let tso = read(bed, link)?["tso"].on;
@@ -170,7 +170,7 @@ fn crosses(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
             && frame.tcp_ports().is_some()
             && frame.length > most
     };
-    let long = bed.wire()?.count(mark, segments)?;
+    let long = bed.wire()?.count(fence, segments)?;
     ensure!(
         tso || long == 0,
         "{long} frames of more than {most} bytes left the guest although tso is off"

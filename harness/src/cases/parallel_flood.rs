@@ -3,13 +3,13 @@
 use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED};
 use super::ping::{PANIC, SIZES};
 use super::{Case, Fault, Moment, Red, StartState};
-use crate::base::deadline;
+use crate::base::{deadline, delay};
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::schema::Profile;
 use crate::net::addr;
 use crate::net::bridge;
-use crate::net::capture::{Capture, Mark};
+use crate::net::capture::{Capture, Fence};
 use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::ping::Ping;
 use crate::net::sabotage;
@@ -195,26 +195,28 @@ fn lanes(bed: &Testbed) -> anyhow::Result<Vec<Lane>> {
     Ok(lanes)
 }
 
-/// Waits until the NIC answers, and has answered all that it was asked before: a NIC takes things in
-/// turn, so the answer to one more request comes last.
-fn settled(lane: &Lane) -> anyhow::Result<()> {
+/// Waits until the NIC answers, and has answered all that it was asked before.
+fn settled(lane: &Lane) -> anyhow::Result<Fence> {
     start::first_reply(lane.address, deadline::FIRST_PING)?;
-    let last = Ping::new(lane.address).count(1).run()?;
-    last.expect_all_answered(1)
+    start::fence(&lane.wire, lane.address)
 }
 
 /// One round. Gives how many packets were not answered, and how long all were flooded at once.
 fn flood_all(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<(u64, Duration)> {
-    let marks: Vec<Mark> = lanes
+    let fences: Vec<Fence> = lanes
         .iter()
-        .map(|lane| lane.wire.mark())
+        .map(|lane| start::fence(&lane.wire, lane.address))
         .collect::<anyhow::Result<_>>()?;
     let before = received(bed, lanes)?;
+    let meter = &delay::meter();
     let flooded: Vec<Flooded> = std::thread::scope(|scope| {
-        let floods: Vec<_> = lanes
-            .iter()
-            .map(|lane| scope.spawn(|| flood(lane)))
-            .collect();
+        let of_lane = |lane| {
+            scope.spawn(move || {
+                delay::join(meter);
+                flood(lane)
+            })
+        };
+        let floods: Vec<_> = lanes.iter().map(of_lane).collect();
         bed.moment(Moment::Traffic)?;
         floods
             .into_iter()
@@ -228,7 +230,9 @@ fn flood_all(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<(u64, Duration
     bed.expect_quiet_kernel()?;
     for (lane, flooded) in lanes.iter().zip(&flooded) {
         if let Some(size) = flooded.dead {
-            let seen = lane.wire.summary(marks[usize::from(lane.nic.place)])?;
+            let seen = lane
+                .wire
+                .summary(fences[usize::from(lane.nic.place)].mark())?;
             let error = anyhow!(
                 "the {} no longer answers after a flood of {size} bytes; its tap showed: {seen}",
                 lane.nic.device
@@ -244,9 +248,9 @@ fn flood_all(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<(u64, Duration
     // In this order, so that a frame in between cannot look lost or invented.
     let wires = lanes
         .iter()
-        .zip(&marks)
-        .map(|(lane, mark)| {
-            let frames = lane.wire.frames(*mark)?;
+        .zip(&fences)
+        .map(|(lane, fence)| {
+            let frames = lane.wire.frames(*fence)?;
             Ok(on_wire(&frames, &lane.nic, lane.address))
         })
         .collect::<anyhow::Result<Vec<OnWire>>>()?;
@@ -255,7 +259,7 @@ fn flood_all(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<(u64, Duration
         let (wire, counted) = (wires[index], after[index] - before[index]);
         let to_guest = lane
             .wire
-            .count(marks[index], |frame| frame.direction == Direction::ToGuest)?;
+            .count(fences[index], |frame| frame.direction == Direction::ToGuest)?;
         own_flood(lane, flooded[index], wire)?;
         ensure!(
             (wire.answered_frames..=to_guest as u64).contains(&counted),

@@ -4,8 +4,9 @@ use super::damage::HANG_TOLD;
 use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
+use crate::base::error::CannotRun;
 use crate::guest::dialect::Op;
-use crate::net::capture::Mark;
+use crate::net::capture::Fence;
 use crate::net::frame::Icmp;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
@@ -36,7 +37,7 @@ pub(super) const PANIC: Fault = Fault {
 pub static PING_SWEEP: Case = Case {
     name: "ping_sweep",
     plan_item: "2. ping, 1) and 2)",
-    passes: "12 sizes × 4 intervals without loss, as ping, the guest's ICMP counters and the tap all count it; 65508 bytes get no reply at all",
+    passes: "12 sizes × 4 intervals without loss, as ping, the guest's ICMP counters and the tap all count it; 65508 bytes are refused by the host's kernel, and get no reply at all",
     load: Load::Waits,
     ops: &[Op::Address],
     seconds: |profile| {
@@ -90,11 +91,9 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     bed.moment(Moment::Traffic)?;
     let count = bed.profile.ping_count;
-    // What `up` asked may still be under way: it is over once a later request has been answered, as a
-    // NIC takes things in turn.
     bed.expect_replies(1, 48)?;
+    let fence = bed.fence()?;
     let echoes = guest_echoes(bed)?;
-    let mark = bed.wire()?.mark()?;
     let mut asked = 0;
     for interval in INTERVALS {
         for size in SIZES {
@@ -105,7 +104,7 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
     let total = count * (INTERVALS.len() * SIZES.len()) as u32;
     // Of what was asked twice some were answered twice.
     let answered = total as usize..=asked as usize;
-    let (requests, replies) = echoes_on_wire(bed, mark)?;
+    let (requests, replies) = echoes_on_wire(bed, fence)?;
     ensure!(
         requests == asked as usize && answered.contains(&replies),
         "ping sent {asked} echo requests, of which {total} were to be answered, the tap shows {requests} requests and {replies} replies"
@@ -115,23 +114,33 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
         seen == replies as u64,
         "the tap shows {replies} echo replies, the guest's kernel counts {seen} requests"
     );
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.fence()?;
     let report = bed.ping().count(2).interval(0.1).size(TOO_LARGE).run()?;
-    let (_, replies) = echoes_on_wire(bed, mark)?;
+    let (requests, replies) = echoes_on_wire(bed, fence)?;
     ensure!(
-        report.received == 0 && replies == 0,
-        "{}: {} replies came back to more bytes than IPv4 can carry ({replies} on the wire)",
+        report.received == 0 && requests == 0 && replies == 0,
+        "{}: {} replies came back to more bytes than IPv4 can carry ({requests} requests and {replies} replies on the \
+         wire)",
         report.command,
         report.received
     );
+    // It is never the NIC that refuses them.
+    let refused = report.is_refused_as_too_large();
+    (refused.then_some(())).ok_or_else(|| {
+        CannotRun(format!(
+            "this host did not refuse to send more bytes than IPv4 can carry: {report}"
+        ))
+    })?;
+    let why = report.refused.unwrap_or_default();
+    bed.evidence(&format!("this host refuses -s {TOO_LARGE}: {why}"));
     Ok(())
 }
 
-/// Echo requests and replies on the tap since `mark`; of a fragmented one, the first fragment.
-fn echoes_on_wire(bed: &Testbed, mark: Mark) -> anyhow::Result<(usize, usize)> {
+/// Echo requests and replies on the tap since `fence`; of a fragmented one, the first fragment.
+fn echoes_on_wire(bed: &Testbed, fence: Fence) -> anyhow::Result<(usize, usize)> {
     let wire = bed.wire()?;
     let count = |wanted: fn(&Icmp) -> bool| {
-        wire.count(mark, |frame| frame.icmp().as_ref().is_some_and(wanted))
+        wire.count(fence, |frame| frame.icmp().as_ref().is_some_and(wanted))
     };
     Ok((
         count(|icmp| matches!(icmp, Icmp::EchoRequest { .. }))?,

@@ -11,7 +11,7 @@ use crate::net::bridge;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A MAC that no host here has.
 pub(super) const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
@@ -154,7 +154,7 @@ fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
     let wire = bed.wire()?;
     let mark = wire.mark()?;
     let unanswered = bed.ping_to(FOREIGN).interval(0.01).spawn()?;
-    let sent = Instant::now() + SENT.start().span();
+    let sent = SENT.start();
     wire.wait(mark, sent, |frame| frame.bytes.starts_with(&FOREIGN_MAC.0))
         .or_cannot_run(|| format!("send a frame for {FOREIGN_MAC}"))?;
     drop(unanswered);

@@ -112,7 +112,9 @@ fn pxe(bed: &mut Testbed) -> anyhow::Result<()> {
     })?;
     let rom = rom.as_str().unwrap_or_default().to_owned();
     ensure!(!rom.is_empty(), "QEMU has no boot ROM for {}", nic.device);
-    let mark = bed.wire()?.mark()?;
+    // The guest has not run yet.
+    let begin = bed.wire()?.mark()?.nothing_under_way();
+    let mark = begin.mark();
     bed.vm.call(&qapi::qmp::cont {})?;
     let client = await_client(bed, mark).map_err(|error| bed.vm.explain(error))?;
     if client == BootClient::Uefi && !bed.boot_file(netboot::EFI_PROGRAM)?.exists() {
@@ -132,7 +134,7 @@ fn pxe(bed: &mut Testbed) -> anyhow::Result<()> {
             })?;
         match before {
             // With the DHCP before it. What follows it is too much to keep.
-            None => conversation.extend(bed.wire()?.frames(mark)?),
+            None => conversation.extend(bed.wire()?.frames(begin)?),
             Some(_) => conversation.push(request),
         }
         before = Some(file);

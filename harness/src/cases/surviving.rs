@@ -19,7 +19,7 @@ use anyhow::{Context as _, ensure};
 pub(super) use probes::GROUP;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The VLAN that the guest joins.
 pub(super) const VLAN: u16 = 10;
@@ -305,7 +305,7 @@ impl State {
         let key = (u16::from(self.rounds), VLAN);
         let request = probe::tagged_echo(VLAN, (HOST_MAC, HOST_IN_VLAN), (self.mac, IN_VLAN), key)?;
         Sender::open()?.send(&request)?;
-        let limit = Instant::now() + deadline::FIRST_PING.start().span();
+        let limit = deadline::FIRST_PING.start();
         let replies = |frame: &Frame| {
             let reply =
                 matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
@@ -325,11 +325,11 @@ impl State {
         bed.expect_answered(&ping.dont_fragment(), 2)
             .with_context(|| format!("with the MTU at {mtu}"))?;
         let wire = bed.wire()?;
-        let mark = wire.mark()?;
+        let fence = bed.fence()?;
         transfer::from_guest(bed, HOST.into(), BLOCKS, Duration::ZERO)?;
         transfer::to_guest(bed, HOST.into(), BLOCKS, Duration::ZERO)?;
         let most = mtu as usize + ETHERNET;
-        let frames = wire.frames(mark)?;
+        let frames = wire.frames(fence)?;
         let off: Vec<&str> = self.off.iter().map(|(short, _)| *short).collect();
         for direction in [Direction::FromGuest, Direction::ToGuest] {
             let segments = (frames.iter())

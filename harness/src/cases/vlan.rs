@@ -11,8 +11,9 @@ use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::Backend;
 use crate::matrix::schema::Dialect;
+use crate::net::addr;
 use crate::net::audit::Witness;
-use crate::net::capture::{Capture, Mark};
+use crate::net::capture::{Capture, Fence};
 use crate::net::frame::Icmp;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
@@ -283,9 +284,18 @@ fn here<'a>(bed: &'a Testbed, link: &'a Link) -> Member<'a> {
     }
 }
 
+/// Moments of the guest's and the other guest's tap at which nothing is under way any more. What one has sent is at
+/// the other's tap when its own answer is at the host's, and may be answered then: so each is asked twice.
+fn fences(bed: &Testbed, peer: &Peer) -> anyhow::Result<[Fence; 2]> {
+    let others = addr::guest(peer.vm.spec.nics[0].place);
+    let both = || anyhow::Ok([bed.fence()?, start::fence(&peer.wire, others)?]);
+    both()?;
+    both()
+}
+
 /// Shows that a guest in one VLAN has no answer from a guest in another, and that it was asked.
 fn apart(bed: &Testbed, peer: &Peer, (here, there): (u16, u16)) -> anyhow::Result<()> {
-    let mark = peer.wire.mark()?;
+    let fence = fences(bed, peer)?[1];
     let seconds = deadline::SILENCE.start().span().as_secs_f64().ceil();
     let report = bed.guest_ping(&format!("-i 0.1 -w {seconds}"), THERE)?;
     ensure!(
@@ -294,14 +304,14 @@ fn apart(bed: &Testbed, peer: &Peer, (here, there): (u16, u16)) -> anyhow::Resul
         report.received,
         report.transmitted
     );
-    let asked = peer.wire.count(mark, |frame| {
+    let asked = peer.wire.count(fence, |frame| {
         let arp = frame.arp().filter(|arp| arp.request);
         arp.is_some_and(|arp| arp.target.1 == THERE) && frame.vlan_id() == Some(here)
     })?;
     ensure!(
         asked > 0,
         "the other guest's tap shows no ARP request for {THERE} in VLAN {here}: {}",
-        peer.wire.summary(mark)?
+        peer.wire.summary(fence.mark())?
     );
     Ok(())
 }
@@ -312,7 +322,7 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
         ("the guest's", bed.wire()?),
         ("the other guest's", &peer.wire),
     ];
-    let marks = [wires[0].1.mark()?, wires[1].1.mark()?];
+    let fences = fences(bed, peer)?;
     // e1000 holds frames back for 1 s after its filter was changed; then ping need not wait.
     let limit = deadline::FIRST_PING.start().span().as_secs_f64().ceil();
     let first = bed.guest_ping(&format!("-c 1 -W {limit}"), THERE)?;
@@ -322,28 +332,28 @@ fn together(bed: &Testbed, peer: &Peer, id: u16) -> anyhow::Result<()> {
         })
     });
     if let Err(error) = answered {
-        let seen = peer.wire.summary(marks[1])?;
+        let seen = peer.wire.summary(fences[1].mark())?;
         return Err(error.context(format!(
             "in VLAN {id} not all replies came back; the other guest's tap showed: {seen}"
         )));
     }
     let sent = 1 + sizes(bed).len() * COUNT as usize;
-    for ((whose, wire), mark) in wires.into_iter().zip(marks) {
-        expect_tagged((whose, wire), mark, (HERE, THERE), id, sent)?;
+    for ((whose, wire), fence) in wires.into_iter().zip(fences) {
+        expect_tagged((whose, wire), fence, (HERE, THERE), id, sent)?;
     }
     Ok(())
 }
 
 /// Shows that `sent` requests and as many replies between two addresses have the tag of `id` on a wire
-/// since `mark`, and none has another.
+/// since `fence`, and none has another.
 fn expect_tagged(
     (whose, wire): (&str, &Capture),
-    mark: Mark,
+    fence: Fence,
     ends: (Ipv4Addr, Ipv4Addr),
     id: u16,
     sent: usize,
 ) -> anyhow::Result<()> {
-    let mut found = tags(wire, mark, ends)?;
+    let mut found = tags(wire, fence, ends)?;
     let tagged = found.remove(&Some(id)).unwrap_or_default();
     // A request that waited for an answer to ARP may have come late from the VLAN before.
     ensure!(
@@ -360,15 +370,15 @@ fn sizes(bed: &Testbed) -> [u32; 2] {
     [SMALL, bed.cell.nic.default_mtu() - HEADERS]
 }
 
-/// Echoes between two addresses since `mark`, by VLAN tag.
+/// Echoes between two addresses since `fence`, by VLAN tag.
 fn tags(
     wire: &Capture,
-    mark: Mark,
+    fence: Fence,
     (one, other): (Ipv4Addr, Ipv4Addr),
 ) -> anyhow::Result<BTreeMap<Option<u16>, usize>> {
     let (one, other) = (IpAddr::from(one), IpAddr::from(other));
     let mut found = BTreeMap::new();
-    for frame in wire.frames(mark)? {
+    for frame in wire.frames(fence)? {
         let ours = frame
             .ip()
             .is_some_and(|ip| [(one, other), (other, one)].contains(&(ip.source, ip.destination)));
@@ -392,7 +402,7 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
         }
         here(bed, &link).join(id)?;
         bed.expect_rx_filter(&link, &[id])?;
-        let mark = bed.wire()?.mark()?;
+        let fence = bed.fence()?;
         start::first_reply(HERE, deadline::FIRST_PING)
             .with_context(|| format!("in VLAN {id} the guest does not answer the host"))?;
         for size in sizes(bed) {
@@ -401,7 +411,7 @@ fn vlan_host(bed: &mut Testbed) -> anyhow::Result<()> {
                 .with_context(|| format!("in VLAN {id}"))?;
         }
         let sent = COUNT as usize * sizes(bed).len();
-        expect_tagged(("the guest's", bed.wire()?), mark, (HOST, HERE), id, sent)?;
+        expect_tagged(("the guest's", bed.wire()?), fence, (HOST, HERE), id, sent)?;
         here(bed, &link).leave(id)?;
         bed.expect_rx_filter(&link, &[])?;
         if id == IDS[0] {

@@ -5,10 +5,11 @@ use crate::base::error::{CannotRun, OrCannotRun, Skip};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -58,9 +59,15 @@ pub fn remove_leftovers(folder: &Path) {
     }
 }
 
-/// How many things are kept that are no longer current: a run of an older state may still use the one
-/// before.
+/// How many things are kept that are not current, beside those in use.
 const KEPT: usize = 1;
+
+/// How long something stays current that was not asked for meanwhile: a build of another state shares the folder,
+/// and asks for what its own recipe makes.
+const STAYS: Duration = Duration::from_secs(14 * 24 * 3600);
+
+/// What this process uses, each locked until it ends.
+static IN_USE: Mutex<BTreeMap<PathBuf, Flock<File>>> = Mutex::new(BTreeMap::new());
 
 /// Which directory of a folder is current, and what it was made from.
 #[derive(Serialize, Deserialize)]
@@ -73,12 +80,37 @@ pub struct Current {
     pub hash: String,
 }
 
-/// The file that names the current directory of `suite`, or of the system's own.
-pub fn current_file(folder: &Path, suite: Option<&str>) -> PathBuf {
+/// The file that names the directory of `suite`, or of the system's own, that is current for a recipe.
+pub fn current_file(folder: &Path, suite: Option<&str>, recipe: &str) -> PathBuf {
+    let recipe = &recipe[..recipe.len().min(8)];
     folder.join(match suite {
-        None => "current.json".to_owned(),
-        Some(suite) => format!("current-{suite}.json"),
+        None => format!("current-{recipe}.json"),
+        Some(suite) => format!("current-{suite}-{recipe}.json"),
     })
+}
+
+/// Keeps a directory of `folder` from being removed by other processes, for as long as this one lives.
+fn hold(directory: &Path) -> Result<()> {
+    let mut in_use = IN_USE.lock();
+    if !in_use.contains_key(directory) {
+        let file = File::open(directory)?;
+        let lock = Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
+        in_use.insert(directory.to_owned(), lock);
+    }
+    Ok(())
+}
+
+/// Removes a directory of `folder`, unless a process uses it; whether it is gone.
+fn remove(directory: &Path) -> Result<bool> {
+    let file = File::open(directory)?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        // Locked while it goes: who takes it now finds it damaged.
+        Ok(_lock) => fs::remove_dir_all(directory)
+            .map(|()| true)
+            .map_err(Into::into),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(false),
+        Err((_, errno)) => Err(errno.into()),
+    }
 }
 
 /// What `load` makes of the directory that is current for these inputs; `damaged` is handed why it could
@@ -86,15 +118,30 @@ pub fn current_file(folder: &Path, suite: Option<&str>) -> PathBuf {
 pub fn cached<T>(
     folder: &Path,
     suite: Option<&str>,
+    recipe: &str,
     fingerprint: &str,
     load: impl FnOnce(&Path) -> Result<T>,
     damaged: impl FnOnce(&anyhow::Error),
 ) -> Option<T> {
-    let current: Current = read_json(&current_file(folder, suite)).ok()?;
+    let file = current_file(folder, suite, recipe);
+    let current: Current = read_json(&file).ok()?;
     if current.fingerprint != fingerprint {
         return None;
     }
-    load(&folder.join(current.hash)).inspect_err(damaged).ok()
+    // Only how long it stays current depends on it.
+    let _ = File::open(&file).and_then(|file| file.set_modified(SystemTime::now()));
+    used(&folder.join(current.hash), load)
+        .inspect_err(damaged)
+        .ok()
+}
+
+/// What `load` makes of a directory, which stays as long as this process.
+///
+/// # Errors
+/// The errors of `load`.
+pub fn used<T>(directory: &Path, load: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    hold(directory).with_context(|| format!("{} cannot be read", directory.display()))?;
+    load(directory)
 }
 
 /// What `load` makes of the last directory of the same recipe: for a machine whose package lists are gone
@@ -105,9 +152,9 @@ pub fn last<T>(
     recipe: &str,
     load: impl FnOnce(&Path) -> Result<T>,
 ) -> Option<T> {
-    let current: Current = read_json(&current_file(folder, suite)).ok()?;
+    let current: Current = read_json(&current_file(folder, suite, recipe)).ok()?;
     (current.recipe == recipe)
-        .then(|| load(&folder.join(current.hash)).ok())
+        .then(|| used(&folder.join(current.hash), load).ok())
         .flatten()
 }
 
@@ -125,16 +172,27 @@ pub fn make_current(
 ) -> Result<()> {
     let new = scratch.join("current.json");
     write_json(&new, current)?;
-    fs::rename(new, current_file(folder, suite))?;
+    fs::rename(new, current_file(folder, suite, &current.recipe))?;
     prune(folder, manifest)
 }
 
-/// Keeps the directories of `folder` with a `manifest` that are current, and the newest of the others.
+/// Whether a file was written or asked for within [`STAYS`], or is of the future.
+fn is_recent(file: &fs::DirEntry) -> bool {
+    let modified = file.metadata().and_then(|meta| meta.modified());
+    modified.is_ok_and(|at| {
+        SystemTime::now()
+            .duration_since(at)
+            .map_or(true, |age| age < STAYS)
+    })
+}
+
+/// Keeps the directories of `folder` with a `manifest` that are current or in use, and the newest of the others.
 fn prune(folder: &Path, manifest: &str) -> Result<()> {
     let entries: Vec<_> = fs::read_dir(folder)?.flatten().collect();
     let current: BTreeSet<PathBuf> = entries
         .iter()
         .filter(|entry| entry.file_name().to_string_lossy().starts_with("current"))
+        .filter(|entry| is_recent(entry))
         .filter_map(|entry| read_json::<Current>(&entry.path()).ok())
         .map(|current| folder.join(current.hash))
         .collect();
@@ -145,7 +203,7 @@ fn prune(folder: &Path, manifest: &str) -> Result<()> {
         .collect();
     others.sort();
     for (_, old) in others.iter().rev().skip(KEPT) {
-        fs::remove_dir_all(old)?;
+        remove(old)?;
     }
     Ok(())
 }
@@ -172,6 +230,8 @@ pub fn unavailable(what: &str, suite: &str, error: anyhow::Error) -> anyhow::Err
 pub fn publish(built: &Path, dir: &Path) -> Result<()> {
     if dir.exists() {
         fs::remove_dir_all(dir)?;
+        // The lock is on what is gone.
+        IN_USE.lock().remove(dir);
     }
     Ok(fs::rename(built, dir)?)
 }

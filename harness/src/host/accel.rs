@@ -8,6 +8,7 @@ use super::cache_file;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::json;
 use crate::base::kept::Kept;
+use crate::debian::folder::digest;
 use crate::guest::image::{GuestImage, KERNEL_CMDLINE, USERSPACE_MARK};
 use crate::settings::AccelChoice;
 use crate::vm::accel::Accel;
@@ -42,6 +43,9 @@ pub struct NotInTime(String);
 /// share the processors while they race.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// What the kernel says of its processors (proc_cpuinfo(5)).
+const CPUINFO: &str = "/proc/cpuinfo";
+
 /// How much of the serial console an error quotes, lines.
 const TAIL_LINES: usize = 15;
 
@@ -72,6 +76,8 @@ struct Key {
     qemu_modified: (i64, i64),
     image: String,
     host_kernel: String,
+    /// Digest of what the kernel says of the first processor. Another machine may have this one's disk.
+    processor: String,
     /// Empty where `/dev/kvm` opens, else why not.
     kvm_refusal: String,
 }
@@ -174,8 +180,28 @@ fn key(qemu: &Qemu, image: &GuestImage) -> Result<Key> {
         qemu_modified: (binary.mtime(), binary.mtime_nsec()),
         image: image.hash.clone(),
         host_kernel: host.release().to_string_lossy().into_owned(),
+        processor: processor(
+            &fs::read_to_string(CPUINFO).or_cannot_run(|| format!("read {CPUINFO}"))?,
+        ),
         kvm_refusal,
     })
+}
+
+/// Of the first processor in that text, what does not change while the machine runs.
+fn processor(cpuinfo: &str) -> String {
+    let of_first = cpuinfo.lines().take_while(|line| !line.trim().is_empty());
+    let lasting = of_first.filter(|line| {
+        let names = [
+            "vendor_id",
+            "cpu family",
+            "model",
+            "stepping",
+            "flags",
+            "vmx flags",
+        ];
+        names.iter().any(|name| line.starts_with(name))
+    });
+    digest(lasting)
 }
 
 fn cached(file: &Path, key: &Key) -> Option<Proven> {

@@ -10,6 +10,7 @@ pub mod properties;
 pub mod qemu_facts;
 pub mod qemus;
 pub mod vhost;
+pub mod zero_copy;
 
 use crate::vm::qemu::Qemu;
 use kernel_facts::KernelFacts;

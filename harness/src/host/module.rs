@@ -30,6 +30,7 @@ use crate::base::error::{CannotRun, OrCannotRun};
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use parking_lot::Mutex;
 use report::errln;
 use serde::{Deserialize, Serialize};
@@ -47,6 +48,9 @@ const PARAMETER: &str = "experimental_zcopytx";
 /// This program's first argument where it is a keeper; the second is the [`Module`] as JSON. No trial's
 /// name can hold a `/`.
 pub const KEEPER: &str = "nicmatrix/keeper";
+
+/// The lock of all who may reload the module of this machine, whatever directory their runs are in.
+const LOCK: &str = "/run/nicmatrix/vhost_net.lock";
 
 /// How long a module without a [`Hold`] may be in use, by a VM that is just ending.
 const IN_USE: Duration = Duration::from_secs(30);
@@ -84,12 +88,16 @@ struct Found {
 }
 
 impl Module {
-    /// This kernel's; its lock is in `host_cache`.
+    /// This kernel's. Root's lock is this machine's; another user, who cannot reload it, has one in `host_cache`.
     pub fn of_kernel(host_cache: &Path) -> Module {
+        let lock = match geteuid().is_root() {
+            true => LOCK.into(),
+            false => host_cache.join("vhost_net.lock"),
+        };
         Module {
             modprobe: "modprobe".into(),
             parameter: ZCOPYTX.into(),
-            lock: host_cache.join("vhost_net.lock"),
+            lock,
             // By this name it is the same program after it was built anew.
             keeper: vec!["/proc/self/exe".into(), KEEPER.into()],
         }
@@ -237,6 +245,9 @@ fn word(zcopytx: bool) -> &'static str {
 pub struct Reloader {
     module: Module,
     keeper: Mutex<Option<Child>>,
+    /// How often one who wanted the other value found the module held.
+    #[cfg(test)]
+    turned_away: std::sync::atomic::AtomicU32,
 }
 
 impl Reloader {
@@ -245,6 +256,8 @@ impl Reloader {
         Reloader {
             module,
             keeper: Mutex::default(),
+            #[cfg(test)]
+            turned_away: Default::default(),
         }
     }
 
@@ -266,6 +279,8 @@ impl Reloader {
                 }
             }
             let Some(mut lock) = module.try_alone()? else {
+                #[cfg(test)]
+                (self.turned_away).fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 // It comes free, or the parameter comes to read as wanted: no one call waits for both.
                 std::thread::sleep(AGAIN);
                 continue;

@@ -154,7 +154,7 @@ fn of(qemu: &Qemu, nics: &[&Nic], machine: Machine) -> anyhow::Result<Option<Str
         process.end();
         return Ok(None);
     };
-    if find::<Closed>(&error).is_none() || !process.await_end(BUILT.start().span()) {
+    if find::<Closed>(&error).is_none() || !process.await_end(BUILT.start()) {
         let words = format!("{}: {error:#}", qemu.program.display());
         return Err(CannotRun(words).into());
     }

@@ -14,7 +14,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// QEMU answers within 0.1 s; from a cold disk under full load it may take some seconds.
 const ANSWER: Limit = Limit {
@@ -22,9 +21,11 @@ const ANSWER: Limit = Limit {
     seconds: 20.0,
 };
 
-/// How long a program that has not answered as a QEMU may take to end by itself, with its last words on
-/// stderr.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// For a program that has not answered as a QEMU to end by itself, with its last words on stderr.
+const LAST_WORDS: Limit = Limit {
+    what: "the program's end",
+    seconds: 1.0,
+};
 
 /// Where builds of QEMU keep their modules. A module that comes or goes changes QEMU's devices, but not
 /// its binary.
@@ -204,11 +205,11 @@ fn ask(qemu: &Qemu, limit: Limit) -> anyhow::Result<Asked> {
         Ok(_) => {
             // Whether it quits or is killed in the end is all the same.
             let _ = wire.call(&qapi::qmp::quit {}, limit);
-            limit.start().span()
+            limit
         }
         Err(_) => LAST_WORDS,
     };
-    process.await_end(patience);
+    process.await_end(patience.start());
     process.end();
     let program = qemu.program.display();
     let answers = answers.map_err(|error| {

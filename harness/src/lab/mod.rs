@@ -258,7 +258,7 @@ impl Labs {
             directory,
             memory_mib,
             labs: Default::default(),
-            slots: [(); 2].map(|()| Slots::new(machine::carried(cpus, u64::MAX))),
+            slots: [(); 2].map(|()| Slots::new(machine::carried(cpus as f64, u64::MAX))),
             spent: Arc::default(),
         }
     }

@@ -10,6 +10,7 @@ use crate::testbed::stock::SuiteImages;
 use report::events::TrialEnded;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// From outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,7 +30,10 @@ pub enum ToLab {
         answer: Result<Answer, String>,
     },
     /// Sent once a second, for the interrupt that it is to the lab's kernel (see [`super::vm`]).
-    Alive,
+    Alive {
+        /// How long the lab's QEMU has been kept from running so far; no lab can see that itself.
+        delay: Duration,
+    },
 }
 
 /// From inside.

@@ -200,7 +200,7 @@ fn serve(stream: &UnixStream, lab: &Lab, hello: &Hello) -> Result<bool> {
                         trial: number,
                         answer,
                     },
-                    ToLab::Alive => continue,
+                    ToLab::Alive { .. } => continue,
                 };
                 lab.say(&message)?;
             }

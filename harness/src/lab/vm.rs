@@ -13,7 +13,8 @@ use super::LAB_SILENT;
 use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
 use super::protocol::{FromLab, Hello, ToLab};
 use crate::base::cpu;
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{self, Deadline};
+use crate::base::delay;
 use crate::base::error::OrCannotRun;
 use crate::base::lines::{Lines, MESSAGE, Unreadable};
 use crate::base::thread;
@@ -39,9 +40,6 @@ const TAIL_LINES: usize = 20;
 
 /// How often it is spoken to.
 const SPEAK: Duration = Duration::from_secs(1);
-
-/// How long a QEMU whose sockets are closed may take to end.
-const EXIT: Duration = Duration::from_millis(500);
 
 /// Messages of a trial that wait until they are taken. A trial asks for a guest and waits for the answer, so two
 /// are one too many already.
@@ -194,7 +192,7 @@ impl Lab {
     /// # Errors
     /// The deadline, or the lab's end, with what its console showed.
     pub fn wait_up(&self, deadline: Deadline) -> Result<Hello> {
-        let waited = self.state.wait(deadline.ends(), |state| {
+        let waited = self.state.wait(deadline, |state| {
             (state.hello.is_some() || state.ended).then(|| state.hello.clone())
         });
         match waited {
@@ -291,7 +289,7 @@ impl Lab {
     pub fn death(&self) -> anyhow::Error {
         let mut process = self.process.lock();
         // Its port closes a moment before the process has ended.
-        process.await_end(EXIT);
+        process.await_end(deadline::QEMU_EXIT.start());
         let ended = match process.death() {
             Some(death) => format!("its {death}"),
             None => "its connection was closed".into(),
@@ -330,7 +328,8 @@ fn keep(process: &Mutex<Process>, dropped: &Receiver<()>, port: &Port, state: &W
         // A lab that no longer reads is left alone: its port would fill up.
         if silence.is_some_and(|silence| silence <= limit) {
             // A lab that has ended is noticed by whoever listens to it.
-            let _ = port.say(&ToLab::Alive);
+            let delay = delay::meter().about();
+            let _ = port.say(&ToLab::Alive { delay });
         }
     }
     process.lock().end();
@@ -402,7 +401,11 @@ mod tests {
                 let port = Port(Mutex::new(ours));
                 let (process, state) = (&process, &state);
                 scope.spawn(move || keep(process, &dropped, &port, state));
-                let wait = SPEAK + SPEAK / 2;
+                // What is said is waited for; silence has to last.
+                let wait = match heard {
+                    Some(_) => Duration::from_secs(60),
+                    None => SPEAK + SPEAK / 2,
+                };
                 theirs.set_read_timeout(Some(wait)).expect("set");
                 let _ = BufReader::new(&theirs).read_line(&mut line);
                 drop(keeper);
@@ -411,7 +414,7 @@ mod tests {
         };
         let said = said_in(Some(Instant::now()));
         let message = serde_json::from_str::<ToLab>(&said).expect("a message");
-        assert!(matches!(message, ToLab::Alive), "{said}");
+        assert!(matches!(message, ToLab::Alive { .. }), "{said}");
         assert_eq!(said_in(None), "");
     }
 }

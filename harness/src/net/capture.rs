@@ -5,10 +5,11 @@ use super::audit::{Auditor, Witness};
 use super::frame::{Frame, summary};
 use super::ring::{Raw, Ring};
 use super::stamps::Stamps;
+use crate::base::deadline::Until;
 use crate::base::error::OrCannotRun as _;
 use crate::base::thread;
 use crate::base::watch::Watch;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::MutexGuard;
@@ -41,12 +42,25 @@ pub struct Capture {
     state: Arc<Watch<State>>,
 }
 
-/// A moment of a capture.
+/// A moment of a capture, from which on a frame can be waited for. Of what comes after it, some may still be an
+/// earlier step's: it was under way, in a queue of the guest or of QEMU. So nothing can be counted from it.
 #[derive(Debug, Clone, Copy)]
 pub struct Mark {
     /// Number of the first frame after it.
     frame: u64,
     dropped: u64,
+}
+
+/// A moment of a capture at which nothing of an earlier step was under way any more: what comes after it can be
+/// counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Fence(Mark);
+
+impl Fence {
+    /// The same moment, to wait from.
+    pub fn mark(self) -> Mark {
+        self.0
+    }
 }
 
 impl Mark {
@@ -56,6 +70,12 @@ impl Mark {
             frame: 0,
             dropped: 0,
         }
+    }
+
+    /// As a fence, for a moment at which no frame was under way: no guest ran yet, or its link was off. Otherwise see
+    /// [`Capture::behind`].
+    pub fn nothing_under_way(self) -> Fence {
+        Fence(self)
     }
 }
 
@@ -203,47 +223,86 @@ impl Capture {
         })
     }
 
-    /// Waits until `deadline` for the first frame since `mark` for which `wanted` is true. Where none
+    /// Waits until `until` for the first frame since `mark` for which `wanted` is true. Where none
     /// comes, the error is a [`NotSeen`].
     pub fn wait(
         &self,
         mark: Mark,
-        deadline: Instant,
+        until: impl Into<Until>,
         mut wanted: impl FnMut(&Frame) -> bool,
     ) -> Result<Frame> {
+        self.find(mark, until.into(), &mut wanted)
+            .map(|(frame, _)| frame)
+    }
+
+    /// Waits as [`Capture::wait`], and gives the moment right behind that frame. It must be one that comes after
+    /// all that was under way before `mark`: the answer to a request that was sent later, as a NIC takes things in
+    /// turn.
+    pub fn behind(
+        &self,
+        mark: Mark,
+        until: impl Into<Until>,
+        mut wanted: impl FnMut(&Frame) -> bool,
+    ) -> Result<Fence> {
+        self.find(mark, until.into(), &mut wanted)
+            .map(|(_, behind)| Fence(behind))
+    }
+
+    fn find(
+        &self,
+        mark: Mark,
+        until: Until,
+        wanted: &mut dyn FnMut(&Frame) -> bool,
+    ) -> Result<(Frame, Mark)> {
         let begun = Instant::now();
         let mut next = mark;
         let mut look = |state: &mut State| {
-            let found = state.since(next).find(|frame| wanted(frame)).cloned();
+            let begin = next.frame.max(state.first);
+            let mut numbered = (begin..).zip(state.since(next));
+            let found = numbered.find(|(_, frame)| wanted(frame));
+            let found = found.map(|(number, frame)| {
+                let behind = Mark {
+                    frame: number + 1,
+                    dropped: state.dropped,
+                };
+                (frame.clone(), behind)
+            });
             next.frame = state.end().max(mark.frame);
             found
         };
         drop(self.up_to_now()?);
-        if let Some(frame) = self.state.wait(deadline, &mut look) {
-            return Ok(frame);
+        if let Some(found) = self.state.wait(until, &mut look) {
+            return Ok(found);
         }
         let mut state = self.up_to_now()?;
         // It may have come just as the time was up.
-        if let Some(frame) = look(&mut state) {
-            return Ok(frame);
+        if let Some(found) = look(&mut state) {
+            return Ok(found);
         }
-        bail!(NotSeen {
+        let error = NotSeen {
             interface: self.interface.clone(),
             waited: begun.elapsed(),
             seen: summary(state.since(mark)),
             lost: state.lost(mark),
-        })
+        };
+        Err(until.excused(error.into()))
     }
 
-    /// How many frames since `mark` there are for which `wanted` is true; an error if frames were lost,
+    /// How many frames since `fence` there are for which `wanted` is true; an error if frames were lost,
     /// as the count would be wrong.
-    pub fn count(&self, mark: Mark, mut wanted: impl FnMut(&Frame) -> bool) -> Result<usize> {
-        let state = self.complete_since(mark)?;
-        Ok(state.since(mark).filter(|frame| wanted(frame)).count())
+    pub fn count(&self, fence: Fence, mut wanted: impl FnMut(&Frame) -> bool) -> Result<usize> {
+        let state = self.complete_since(fence.0)?;
+        Ok(state.since(fence.0).filter(|frame| wanted(frame)).count())
     }
 
-    /// All frames since `mark`; an error if some were lost.
-    pub fn frames(&self, mark: Mark) -> Result<Vec<Frame>> {
+    /// All frames since `fence`; an error if some were lost.
+    pub fn frames(&self, fence: Fence) -> Result<Vec<Frame>> {
+        self.frames_with_late(fence.0)
+    }
+
+    /// All frames since `mark`, for who tells an earlier step's from others by what is in them; an error if some
+    /// were lost.
+    pub fn frames_with_late(&self, mark: Mark) -> Result<Vec<Frame>> {
         let state = self.complete_since(mark)?;
         Ok(state.since(mark).cloned().collect())
     }

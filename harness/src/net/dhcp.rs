@@ -5,15 +5,19 @@ use super::bridge;
 use crate::base::child;
 use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
+use crate::base::deadline::{Limit, Until};
 use crate::base::error::{CannotRun, OrCannotRun as _};
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// From exec to listening: it takes some 10 ms, and this long only on a machine that is stuck.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const STARTED: Limit = Limit {
+    what: "dnsmasq to be ready",
+    seconds: 10.0,
+};
 
 /// What is kept of its log, bytes, beginning and end: a guest may ask for as many leases as it likes.
 const LOG: usize = 1 << 20;
@@ -49,9 +53,10 @@ impl NetBoot {
             words.push("--dhcp-match=set:uefi,option:client-arch,9".into());
             words.push(format!("--dhcp-boot=tag:uefi,tag:!ipxe,{program}"));
         }
-        if let Some(root) = &self.root {
+        if self.root.is_some() {
             words.push("--enable-tftp".into());
-            words.push(format!("--tftp-root={}", root.display()));
+            // Where it is started: a comma would end the name, and it takes none that is relative.
+            words.push("--tftp-root=/proc/self/cwd".into());
         }
         if self.ipv6 {
             words.push("--enable-ra".into());
@@ -102,6 +107,9 @@ impl Dhcp {
                 .map(|(mac, address)| format!("--dhcp-host={mac},{address}")),
         );
         command.args(boot.iter().flat_map(|boot| boot.arguments()));
+        if let Some(root) = boot.and_then(|boot| boot.root.as_ref()) {
+            command.current_dir(root);
+        }
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -111,16 +119,12 @@ impl Dhcp {
             .map_err(|e| child::spawn_error(&command, "dnsmasq-base", e))?;
         drop(command); // it holds the writing end, and we wait for its end
         let dhcp = Dhcp { server, log };
-        match dhcp.log.wait(Instant::now() + START_LIMIT, |log| {
-            log.contains(READY).then_some(())
-        }) {
+        let limit = STARTED.start();
+        let ready = |log: &str| log.contains(READY).then_some(());
+        match dhcp.log.wait(limit, ready) {
             Waited::Found(()) => Ok(dhcp),
             Waited::Ended => bail!("dnsmasq ended at once and said: {}", dhcp.log().trim()),
-            Waited::Elapsed => bail!(
-                "dnsmasq did not say \"{READY}\" within {} s; it said: {}",
-                START_LIMIT.as_secs(),
-                dhcp.log().trim()
-            ),
+            Waited::Elapsed => Err(limit.missed(format!("it said: {}", dhcp.log().trim()))),
         }
     }
 
@@ -130,9 +134,9 @@ impl Dhcp {
     }
 
     /// Waits until `mac` has been given an address.
-    pub fn wait_for_lease(&self, mac: Mac, deadline: Instant) -> Result<Ipv4Addr> {
-        let begun = Instant::now();
-        let waited = self.log.wait(deadline, |log| lease(log, mac));
+    pub fn wait_for_lease(&self, mac: Mac, until: impl Into<Until>) -> Result<Ipv4Addr> {
+        let (begun, until) = (Instant::now(), until.into());
+        let waited = self.log.wait(until, |log| lease(log, mac));
         let log = self.log();
         match waited {
             Waited::Found(address) => return Ok(address),
@@ -148,10 +152,10 @@ impl Dhcp {
         } else {
             said.join("\n")
         };
-        bail!(
+        Err(until.excused(anyhow!(
             "{mac} should have been given an address by DHCP; it was not within {:.1} s; the server's log:\n{said}",
             begun.elapsed().as_secs_f64()
-        )
+        )))
     }
 
     /// All that the server has logged.

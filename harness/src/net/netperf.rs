@@ -3,7 +3,7 @@
 use crate::base::child;
 use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
-use crate::base::deadline;
+use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, OrCannotRun as _};
 use anyhow::{Context as _, Result, bail, ensure};
 use report::events::Figure;
@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The plan's message sizes of its sweep, bytes (the last is the plan's own).
 pub const SIZES: [u32; 10] = [32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16834];
@@ -44,7 +44,10 @@ const PRINTED: usize = 64 << 10;
 const PORT: u16 = 12865;
 
 /// From exec to listening: some 5 ms, and this long only on a machine that is stuck.
-const START_LIMIT: Duration = Duration::from_secs(10);
+const STARTED: Limit = Limit {
+    what: "netserver to listen",
+    seconds: 10.0,
+};
 
 /// One of netperf's tests, as the plan calls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,19 +257,31 @@ impl Server {
             .stderr(Stdio::null());
         let spawned = command.spawn();
         let mut server = Server(spawned.map_err(|e| child::spawn_error(&command, "netperf", e))?);
-        let deadline = Instant::now() + START_LIMIT;
+        let limit = STARTED.start();
         while !listens()? {
             if let Some(status) = cpu::try_wait(&mut server.0)? {
                 bail!("netserver ended at once: {status}");
             }
-            ensure!(
-                Instant::now() < deadline,
-                "netserver did not listen within {} s",
-                START_LIMIT.as_secs()
-            );
+            if limit.left().is_none() {
+                return Err(limit.missed("nobody listens on its port"));
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
         Ok(server)
+    }
+
+    /// What was measured against it. Where that failed and it has ended, nothing is said of the NIC.
+    ///
+    /// # Errors
+    /// Those of `measured`.
+    pub fn answers_for<T>(&mut self, measured: Result<T>) -> Result<T> {
+        let ended = cpu::try_wait(&mut self.0).ok().flatten();
+        match ended {
+            Some(status) => measured.with_context(|| {
+                CannotRun(format!("the host's netserver ended meanwhile ({status})"))
+            }),
+            None => measured,
+        }
     }
 }
 
@@ -296,7 +311,7 @@ pub fn run(programs: &Path, arguments: &[String], more: Duration) -> Result<Stri
         .map_err(|e| child::spawn_error(&command, "netperf", e))?;
     let line = child::command_line(&command);
     drop(command); // it holds the writing end, and we wait for its end
-    let waited = printed.wait_end(Instant::now() + limit.span());
+    let waited = printed.wait_end(limit);
     if matches!(waited, Waited::Elapsed) {
         client.kill()?;
         cpu::wait(&mut client)?;

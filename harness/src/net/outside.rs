@@ -5,7 +5,7 @@ use super::bridge::{self, Bridge};
 use super::ip;
 use super::namespace::Namespace;
 use crate::base::error::OrCannotRun as _;
-use crate::base::thread;
+use crate::base::{delay, thread};
 use anyhow::{Result, anyhow};
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,7 +29,11 @@ impl Outside {
     pub fn plug(bridge: &Bridge, mac: Option<Mac>, address: Ipv4Addr) -> Result<Outside> {
         let (jobs, inbox) = channel::<Job>();
         let (report, entered) = channel();
-        let thread = thread::start("outside", move || live(&inbox, &report))?;
+        let meter = delay::meter();
+        let thread = thread::start("outside", move || {
+            delay::join(&meter);
+            live(&inbox, &report);
+        })?;
         let tid = entered
             .recv()
             .unwrap_or_else(|_| Err(anyhow!("its thread ended")))

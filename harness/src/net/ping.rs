@@ -4,8 +4,9 @@ use super::ping_report::PingReport;
 use crate::base::child;
 use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
+use crate::base::deadline::{Limit, Until};
 use crate::base::error::{CannotRun, OrCannotRun as _};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::net::IpAddr;
@@ -13,15 +14,21 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// ping waits up to 10 s for replies after its last request (`-W`); beyond that it hangs.
-const LINGER_LIMIT: Duration = Duration::from_secs(15);
+/// Beyond the pace of its requests: ping waits up to 10 s for replies after its last one (`-W`), and then hangs.
+const LINGERS: Limit = Limit {
+    what: "ping to end",
+    seconds: 15.0,
+};
 
 /// What is read of what ping prints, bytes: some 70 of them a reply, and no profile asks for more than some
 /// thousand of one ping.
 const PRINTED: usize = 16 << 20;
 
 /// From SIGINT to the statistics: ping prints them at once.
-const INTERRUPT_LIMIT: Duration = Duration::from_secs(5);
+const INTERRUPTED: Limit = Limit {
+    what: "ping to end after SIGINT",
+    seconds: 5.0,
+};
 
 /// A ping to be run.
 #[derive(Debug, Clone)]
@@ -32,7 +39,7 @@ pub struct Ping {
     size: Option<u32>,
     flood: bool,
     dont_fragment: bool,
-    deadline: Option<Duration>,
+    lasts: Option<Duration>,
 }
 
 impl Ping {
@@ -45,7 +52,7 @@ impl Ping {
             size: None,
             flood: false,
             dont_fragment: false,
-            deadline: None,
+            lasts: None,
         }
     }
 
@@ -86,8 +93,8 @@ impl Ping {
 
     /// Interrupts ping after this time, so that it still reports (its own `-w` would change how
     /// many requests it sends). By default: what its count takes, and 15 s.
-    pub fn deadline(mut self, after: Duration) -> Ping {
-        self.deadline = Some(after);
+    pub fn lasts(mut self, span: Duration) -> Ping {
+        self.lasts = Some(span);
         self
     }
 
@@ -114,7 +121,7 @@ impl Ping {
             command: line,
             process,
             output,
-            deadline: Instant::now() + self.longest(),
+            ends: self.ends(),
         })
     }
 
@@ -140,15 +147,20 @@ impl Ping {
         command
     }
 
-    fn longest(&self) -> Duration {
-        self.deadline.unwrap_or_else(|| {
-            let pace = if self.flood {
-                0.01
-            } else {
-                self.interval.unwrap_or(1.0).max(0.01)
-            };
-            Duration::from_secs_f64(pace) * self.count.unwrap_or(0) + LINGER_LIMIT
-        })
+    fn ends(&self) -> Until {
+        match self.lasts {
+            Some(span) => (Instant::now() + span).into(),
+            None => LINGERS.start_with(self.pace()).into(),
+        }
+    }
+
+    /// How long its requests take.
+    fn pace(&self) -> Duration {
+        let each = match self.flood {
+            true => 0.01,
+            false => self.interval.unwrap_or(1.0).max(0.01),
+        };
+        Duration::from_secs_f64(each) * self.count.unwrap_or(0)
     }
 }
 
@@ -157,7 +169,7 @@ pub struct RunningPing {
     command: String,
     process: Child,
     output: Collected,
-    deadline: Instant,
+    ends: Until,
 }
 
 impl RunningPing {
@@ -167,23 +179,23 @@ impl RunningPing {
     }
 
     /// Waits until there are `count` replies more than there are now.
-    pub fn wait_replies(&self, count: usize, deadline: Instant) -> Result<()> {
-        let begun = Instant::now();
+    pub fn wait_replies(&self, count: usize, until: impl Into<Until>) -> Result<()> {
+        let (begun, until) = (Instant::now(), until.into());
         let before = self.replies();
         let enough = |text: &str| (replies(text) >= before + count).then_some(());
-        let end = match self.output.wait(deadline, enough) {
+        let end = match self.output.wait(until, enough) {
             Waited::Found(()) => return Ok(()),
             Waited::Ended => "it ended",
             Waited::Elapsed => "the time was up",
         };
         let output = self.output.text();
-        bail!(
+        Err(until.excused(anyhow!(
             "`{}` should have had {count} more replies: {} came in {:.1} s, then {end}; it last printed: {}",
             self.command,
             replies(&output) - before,
             begun.elapsed().as_secs_f64(),
             output.trim().lines().last().unwrap_or("nothing"),
-        )
+        )))
     }
 
     /// Ends it with SIGINT: its report.
@@ -192,9 +204,9 @@ impl RunningPing {
         self.report()
     }
 
-    /// Waits for its end, and interrupts it at its deadline.
+    /// Waits for its end, and interrupts it when it has lasted long enough.
     pub fn finish(mut self) -> Result<PingReport> {
-        if let Waited::Elapsed = self.output.wait_end(self.deadline) {
+        if let Waited::Elapsed = self.output.wait_end(self.ends) {
             self.interrupt_process();
         }
         self.report()
@@ -209,12 +221,10 @@ impl RunningPing {
     }
 
     fn report(&mut self) -> Result<PingReport> {
-        if let Waited::Elapsed = self.output.wait_end(Instant::now() + INTERRUPT_LIMIT) {
-            Err(anyhow::anyhow!(
-                "it did not end within {} s of SIGINT",
-                INTERRUPT_LIMIT.as_secs()
-            ))
-            .or_cannot_run(|| format!("end `{}`", self.command))?;
+        let limit = INTERRUPTED.start();
+        if let Waited::Elapsed = self.output.wait_end(limit) {
+            Err(limit.missed("it still runs"))
+                .or_cannot_run(|| format!("end `{}`", self.command))?;
         }
         let printed = self.output.whole();
         let printed = printed.with_context(|| format!("`{}`", self.command))?;
@@ -261,7 +271,7 @@ mod tests {
             line(ping.clone().flood().dont_fragment()),
             "ping -n -f -c 10 -M do 198.18.0.2"
         );
-        assert_eq!(ping.longest(), Duration::from_secs(25));
+        assert_eq!(ping.pace(), Duration::from_secs(10));
     }
 
     #[test]

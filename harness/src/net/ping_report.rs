@@ -141,6 +141,13 @@ impl PingReport {
         )
     }
 
+    /// Whether the sender's own ping or kernel would not send, as what was asked for is too large.
+    pub fn is_refused_as_too_large(&self) -> bool {
+        let words = ["too large", "too long"];
+        let of_size = |why: &String| words.iter().any(|word| why.contains(word));
+        self.received == 0 && self.refused.as_ref().is_some_and(of_size)
+    }
+
     /// Whether all that is wrong is that some of `count` requests were not answered in time.
     pub fn lacks_only_replies(&self, count: u64) -> bool {
         self.has_only_clean(count) && self.received < count
@@ -418,6 +425,8 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
         ] {
             let report = parse(text);
             assert_eq!(report.refused.as_deref(), Some(why));
+            let of_size = why.contains("too l");
+            assert_eq!(report.is_refused_as_too_large(), of_size, "{why}");
             assert_eq!((report.transmitted, report.loss_percent), (0, 100.0));
             assert!(report.expect_all_answered(0).is_err());
         }
@@ -442,6 +451,10 @@ rtt min/avg/max/mdev = 0.051/0.059/0.068/0.008 ms
         );
         assert_eq!(report.refused.as_deref(), Some("sendmsg: Message too long"));
         assert_eq!((report.transmitted, report.received), (1, 0));
+        assert!(report.is_refused_as_too_large());
+        // A request that is merely lost.
+        let lost = parse("1 packets transmitted, 0 received, 100% packet loss, time 0ms\n");
+        assert!(!lost.is_refused_as_too_large());
     }
 
     #[test]

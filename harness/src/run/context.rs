@@ -7,6 +7,7 @@ use crate::base::error::{CannotRun, Skip};
 use crate::guest::image::{self, GuestImage};
 use crate::host::accel::{self, BOOT_DEADLINE, Proven};
 use crate::host::qemus::{Qemus, TestedQemu};
+use crate::host::zero_copy;
 use crate::lab::Outside;
 use crate::matrix::schema::{Guest, Profile};
 use crate::plan::{Action, PlannedTrial};
@@ -59,6 +60,7 @@ impl Context {
         selected: &[PlannedTrial],
     ) -> anyhow::Result<Context> {
         let say = |line: &str| errln!("{line}");
+        zero_copy::sweep();
         let images = images(&settings, selected)?;
         let used: BTreeSet<&str> = selected
             .iter()

@@ -27,6 +27,15 @@ const KEPT: usize = 20_000;
 /// with four processors.
 const QEMU_MIB: u64 = 160;
 
+/// Threads and processes that a trial has at once, this process's included.
+const TASKS: u32 = 64;
+
+/// Descriptors of this process that a trial has at once.
+const DESCRIPTORS: u32 = 64;
+
+/// Of both, what a trial in a lab has outside: a thread that listens.
+const OUTSIDE: u32 = 4;
+
 /// The least that is taken, of a processor: a guest that waits still has a clock.
 pub const LEAST: u32 = PROCESSOR / 10;
 
@@ -94,9 +103,15 @@ impl History {
             // The lab's, which has its own already.
             Host::Lab => 0,
         };
+        let (tasks, descriptors) = match trial.host {
+            Host::Direct => (TASKS, DESCRIPTORS),
+            Host::Lab => (OUTSIDE, OUTSIDE),
+        };
         Need {
             processors,
             memory_mib,
+            tasks,
+            descriptors,
         }
     }
 

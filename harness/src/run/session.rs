@@ -163,7 +163,7 @@ impl Session {
             progress,
             run,
             history,
-            slots: Slots::new(machine::spare()),
+            slots: Slots::shared(machine::spare()),
             begun: Instant::now(),
             cpu_before: cpu::of_process(),
             closed: Mutex::new(false),

@@ -5,8 +5,9 @@ use super::expected::{self, Held};
 use super::shell;
 use super::verdict::{judge, under_fault, with_witnesses};
 use crate::base::artifacts::Artifacts;
-use crate::base::deadline::{self, Deadline};
-use crate::base::error::CannotRun;
+use crate::base::deadline::{self, Deadline, Limit, Share};
+use crate::base::delay::{self, Meter};
+use crate::base::error::{CannotRun, find};
 use crate::base::{cpu, panics};
 use crate::cases::disruption;
 use crate::matrix::schema::Profile;
@@ -23,13 +24,16 @@ use report::expectation::Expectation;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 /// Lines of the serial console in a report.
 const TAIL_LINES: usize = 30;
-/// How long a trial whose VM was killed may take to notice.
-const AFTER_KILL: Duration = Duration::from_secs(20);
+/// How long a trial whose VM was killed may take to notice: at once, but for what the host's tools do meanwhile.
+const AFTER_KILL: Limit = Limit {
+    what: "the trial to notice that its VM was killed",
+    seconds: 20.0,
+};
 
 /// One try of a trial.
 struct Attempt {
@@ -155,9 +159,12 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
     // With a person at the console there is no limit.
     let limit = (!context.settings.shell).then(|| limit(trial, &context.profile));
     phases("starting", limit.as_ref().map(Deadline::span));
+    let (hand_over, handed_over) = mpsc::channel();
     let spawned = std::thread::Builder::new()
         .name(trial.name.clone())
         .spawn(move || {
+            // The receiver waits for it.
+            let _ = hand_over.send(delay::meter());
             let started = |started| *handle.lock() = Some(started);
             let mut attempt = attempt(&theirs, &shared, &run, &told, started);
             // The testbed is gone, and its children with it.
@@ -169,21 +176,26 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
         Ok(thread) => thread,
         Err(error) => return broken(format!("cannot start a thread for the trial: {error}")),
     };
+    let limit = limit.and_then(|limit| {
+        // A thread that panics before it sends its meter ends the channel below as well.
+        let meter = handed_over.recv().ok()?;
+        Some((limit.on(&meter), meter))
+    });
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-        Some(limit) => receiver.recv_timeout(limit.span()),
+        Some((limit, meter)) => receive(&receiver, limit, meter),
     };
     let mut attempt = match (received, limit) {
         (Ok(attempt), _) => attempt,
-        (Err(RecvTimeoutError::Timeout), Some(limit)) => {
+        (Err(RecvTimeoutError::Timeout), Some((limit, meter))) => {
             if let Some(handle) = &*vm.lock() {
                 handle.kill();
             }
-            let late = limit.missed("its VM was killed").to_string();
-            match receiver.recv_timeout(AFTER_KILL) {
+            let late = limit.missed_on(&meter, "its VM was killed");
+            match receive(&receiver, &AFTER_KILL.start().on(&meter), &meter) {
                 Ok(attempt) => outran(attempt, &late),
                 // The thread is left behind; its children end with the harness.
-                Err(_) => return broken(format!("{late}, and the trial still does not end")),
+                Err(_) => return broken(format!("{late:#}, and the trial still does not end")),
             }
         }
         (Err(_), _) => {
@@ -213,15 +225,33 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
     attempt
 }
 
+/// What the trial on the thread of `meter` sends before `limit` is over.
+fn receive<T>(
+    receiver: &Receiver<T>,
+    limit: &Deadline,
+    meter: &Meter,
+) -> Result<T, RecvTimeoutError> {
+    while let Some(left) = limit.left_on(meter) {
+        match receiver.recv_timeout(left) {
+            Err(RecvTimeoutError::Timeout) => {}
+            received => return received,
+        }
+    }
+    Err(RecvTimeoutError::Timeout)
+}
+
 /// An attempt that ended only because its time was up.
-fn outran(attempt: Attempt, late: &str) -> Attempt {
+fn outran(attempt: Attempt, late: &anyhow::Error) -> Attempt {
+    let is_hosts = find::<CannotRun>(late).is_some();
     let error = match attempt.error {
-        Some(error) => error.context(format!("{late}; it was at")),
-        None => anyhow!("{late}; it was at: {:?}", attempt.outcome),
+        Some(error) => error.context(format!("{late:#}; it was at")),
+        None => anyhow!("{late:#}; it was at: {:?}", attempt.outcome),
     };
+    let message = format!("{error:#}");
     Attempt {
-        outcome: Outcome::Failed {
-            message: format!("{error:#}"),
+        outcome: match is_hosts {
+            true => Outcome::Broken { message },
+            false => Outcome::Failed { message },
         },
         error: Some(error),
         ..attempt
@@ -275,9 +305,11 @@ fn attempt(
         Err(error) => return broken(format!("{error:#}")),
     };
     let directory = artifacts.dir().to_owned();
+    let share = Share::begin();
     let mut bed = match context.testbed(trial, artifacts, started) {
         Ok(bed) => bed,
         Err(error) => {
+            let error = share.excused(error);
             return Attempt {
                 outcome: judge(&error),
                 error: Some(error),
@@ -323,7 +355,7 @@ fn attempt(
         .map(|(after, before)| after.saturating_sub(before));
     let error = match result {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(with_witnesses(&bed, bed.vm.explain(error))),
+        Ok(Err(error)) => Some(with_witnesses(&bed, bed.vm.explain(error), &share)),
         Err(panic) => {
             let text = panics::words(&*panic);
             Some(CannotRun(format!("the case panicked: {text}")).into())
@@ -372,7 +404,7 @@ mod tests {
                 error,
                 ..super::broken(String::new())
             };
-            match outran(attempt, "waited 9 s").outcome {
+            match outran(attempt, &anyhow!("waited 9 s")).outcome {
                 Outcome::Failed { message } => message,
                 other => panic!("{other:?}"),
             }
@@ -383,6 +415,9 @@ mod tests {
             "waited 9 s; it was at: cannot plug: no tun"
         );
         assert_eq!(text(None), "waited 9 s; it was at: Passed");
+        let starved = anyhow!("waited 9 s").context(CannotRun("5 % of a processor".into()));
+        let outcome = outran(super::broken(String::new()), &starved).outcome;
+        assert!(matches!(outcome, Outcome::Broken { .. }), "{outcome:?}");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! From what went wrong in a trial to its verdict.
 
+use crate::base::deadline::Share;
 use crate::base::error::{CannotRun, Skip, find};
 use crate::cases::Fault;
 use crate::testbed::Testbed;
+use crate::vm::kernel_words::Stalled;
 use nix::errno::Errno;
 use report::events::Outcome;
 use report::repeats::Repeats;
@@ -15,10 +17,27 @@ use std::io;
 struct Witnessed(String);
 
 /// Adds what the guest's frames and its kernel showed: it explains most failures better than the check that
-/// failed.
-pub(super) fn with_witnesses(bed: &Testbed, error: anyhow::Error) -> anyhow::Error {
+/// failed. Where the host has hardly let the VM run, only what no want of time explains counts against the NIC.
+pub(super) fn with_witnesses(bed: &Testbed, error: anyhow::Error, share: &Share) -> anyhow::Error {
     let shown = [bed.expect_sound_frames(), bed.expect_quiet_kernel()];
-    (shown.into_iter().filter_map(Result::err)).fold(error, with_witness)
+    let shown = shown.into_iter().filter_map(Result::err).collect();
+    judged_by(shown, error, share.starved())
+}
+
+fn judged_by(
+    mut shown: Vec<anyhow::Error>,
+    error: anyhow::Error,
+    starved: Option<String>,
+) -> anyhow::Error {
+    if starved.is_some() {
+        shown.retain(|shown| find::<Stalled>(shown).is_none());
+    }
+    let against_nic = shown.iter().any(|shown| find::<CannotRun>(shown).is_none());
+    let error = shown.into_iter().fold(error, with_witness);
+    match starved {
+        Some(words) if !against_nic => error.context(CannotRun(words)),
+        _ => error,
+    }
 }
 
 fn with_witness(error: anyhow::Error, shown: anyhow::Error) -> anyhow::Error {
@@ -197,6 +216,27 @@ mod tests {
             with_witness(damage(), blind).to_string(),
             damage().to_string()
         );
+    }
+
+    #[test]
+    fn a_starved_vm_says_nothing_of_its_nic_unless_it_shows_what_no_want_of_time_explains() {
+        let said = |shown: Vec<anyhow::Error>, starved: bool| {
+            let words = starved.then(|| "the host gave the VM 5 % of a processor".to_owned());
+            judge(&judged_by(shown, anyhow!("0 of 3 replies"), words))
+        };
+        let is_broken = |outcome| matches!(outcome, Outcome::Broken { .. });
+        let stall = || anyhow!(Stalled("a soft lockup".into()));
+        let damage = || anyhow!("on the wire, all 3 TCP segments left the guest damaged");
+        assert!(is_broken(said(vec![], true)));
+        assert!(is_broken(said(vec![stall()], true)));
+        assert!(!is_broken(said(vec![damage()], true)));
+        assert!(!is_broken(said(vec![stall(), damage()], true)));
+        assert!(!is_broken(said(vec![stall()], false)));
+        assert!(!is_broken(said(vec![], false)));
+        // A case that has looked at the console itself.
+        let panic = "the guest's console shows a panic";
+        let error = judged_by(vec![anyhow!(panic)], anyhow!(panic), Some("5 %".into()));
+        assert!(!is_broken(judge(&error)));
     }
 
     #[test]

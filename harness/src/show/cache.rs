@@ -1,11 +1,11 @@
 //! `cache list` and `cache clear`: the saved guests, as text. Pure.
 
-use crate::vm::checkpoint::store::{Entry, LIMIT};
+use crate::vm::checkpoint::store::Entry;
 use std::fmt::Write;
 use std::time::SystemTime;
 
-/// All entries, the longest unused first, with a total.
-pub fn list(entries: &[Entry], now: SystemTime) -> String {
+/// All entries, the longest unused first, with a total, which is at most `limit` bytes.
+pub fn list(entries: &[Entry], limit: u64, now: SystemTime) -> String {
     let mut text = String::new();
     for entry in entries {
         let age = now.duration_since(entry.used).unwrap_or_default();
@@ -24,7 +24,7 @@ pub fn list(entries: &[Entry], now: SystemTime) -> String {
         "{:>6} MiB in {}, of at most {} MiB",
         mib(total),
         checkpoints(entries.len()),
-        mib(LIMIT)
+        mib(limit)
     );
     text
 }
@@ -81,7 +81,7 @@ mod tests {
             entry("half-made", 3, 200_000, now),
             entry("rhel9 with e1000 up", 151, 61, now),
         ];
-        insta::assert_snapshot!(list(&entries, now), @r"
+        insta::assert_snapshot!(list(&entries, 12 << 30, now), @r"
              3 MiB  used      2 d ago  half-made
            151 MiB  used    1 min ago  rhel9 with e1000 up
            154 MiB in 2 checkpoints, of at most 12288 MiB

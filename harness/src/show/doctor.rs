@@ -8,6 +8,7 @@ use crate::host::qemu_facts::{self, QemuFacts};
 use crate::matrix::load;
 use crate::settings::Settings;
 use crate::vm::accel::Accel;
+use crate::vm::checkpoint::store::Store;
 use crate::vm::qemu::Qemu;
 use report::errln;
 
@@ -24,6 +25,7 @@ pub fn examine(settings: &Settings) -> String {
             vhost(&kernel_facts::of_this_kernel(), &mut lines);
         }
     }
+    checkpoints(settings, &mut lines);
     let say = |line: &str| errln!("{line}");
     let image = match image::ensure(&settings.images(), None, &say) {
         Ok(image) => image,
@@ -59,6 +61,25 @@ pub fn examine(settings: &Settings) -> String {
         Err(error) => lines.lack("accelerator", &format!("{error:#}; no trial can run")),
     }
     lines.0
+}
+
+/// What saved guests take of the disk, and how far they may grow.
+fn checkpoints(settings: &Settings, lines: &mut Lines) {
+    let store = Store::new(settings.checkpoints());
+    let taken: u64 = store.list().iter().map(|entry| entry.bytes).sum();
+    let at = settings.checkpoints();
+    match store.limit() {
+        Ok(limit) => lines.ok(
+            "checkpoints",
+            &format!(
+                "{} MiB of at most {} MiB at {}; the longest unused go, also where the disk is full",
+                taken >> 20,
+                limit >> 20,
+                at.display()
+            ),
+        ),
+        Err(error) => lines.lack("checkpoints", &format!("{error:#}")),
+    }
 }
 
 fn models(settings: &Settings, facts: &QemuFacts, lines: &mut Lines) {

@@ -1,7 +1,7 @@
 //! Live migration: a second QEMU, with a tap of its own on the same bridge, that the guest moves to.
 
 use super::Testbed;
-use crate::base::deadline;
+use crate::base::deadline::{self, Until};
 use crate::base::error::OrCannotRun;
 use crate::base::words::quote;
 use crate::guest::agent::Agent;
@@ -15,7 +15,7 @@ use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::wire::EventMark;
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The first destination's tap; the source's and this one take turns.
 pub const TAP: &str = "tap1";
@@ -243,12 +243,12 @@ impl Testbed {
         self.host()?.mark()
     }
 
-    /// What has reached the host through the bridge since `mark`.
+    /// What has reached the host through the bridge since `mark`, late frames of an earlier step as well.
     ///
     /// # Errors
     /// When the capture lost some.
     pub fn on_bridge(&self, mark: Mark) -> anyhow::Result<Vec<Frame>> {
-        self.host()?.frames(mark)
+        self.host()?.frames_with_late(mark)
     }
 
     /// Waits until `limit` for a frame, since `mark`, that reaches the host through the bridge.
@@ -258,7 +258,7 @@ impl Testbed {
     pub fn await_on_bridge(
         &self,
         mark: Mark,
-        limit: Instant,
+        limit: impl Into<Until>,
         wanted: impl FnMut(&Frame) -> bool,
     ) -> anyhow::Result<Frame> {
         self.host()?.wait(mark, limit, wanted)
@@ -271,7 +271,7 @@ impl Testbed {
     /// After [`deadline::ANNOUNCED`], with what the tap showed.
     pub fn await_announcement(&self, mark: Mark, mac: Mac) -> anyhow::Result<Announcement> {
         let first = self.nic().mac;
-        let limit = Instant::now() + deadline::ANNOUNCED.start().span();
+        let limit = deadline::ANNOUNCED.start();
         let mut of_first = 0;
         let announces = |frame: &Frame| {
             of_first += u32::from(frame.announcement_of(first).is_some());

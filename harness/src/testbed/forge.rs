@@ -10,7 +10,6 @@ use serde_json::json;
 use std::io::Write as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
-use std::time::Instant;
 
 /// The filter's and its socket's name, which is the trial's own as its network is.
 const NAME: &str = "forge0";
@@ -68,7 +67,7 @@ impl Testbed {
             let length = (message.len() as u32).to_be_bytes();
             socket.write_all(&[&length[..], &message].concat())?;
         }
-        let limit = Instant::now() + ON_TAP.start().span();
+        let limit = ON_TAP.start();
         wire.wait(mark, limit, |frame| {
             frame.ethertype() == Some(probe::ETHERTYPE) && frame.src() == Some(nic.mac)
         })?;

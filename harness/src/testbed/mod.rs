@@ -31,6 +31,7 @@ use crate::net::capture::Capture;
 use crate::net::dhcp::Dhcp;
 use crate::net::namespace::Namespace;
 use crate::vm::cmdline::{Boot, NicSpec, VmSpec};
+use crate::vm::kernel_words;
 use crate::vm::process::{Handle, Vm};
 use crate::vm::standard::{self, Kit};
 use crate::vm::start_state::StartState;
@@ -386,7 +387,13 @@ impl Testbed {
     pub fn expect_quiet_kernel(&self) -> anyhow::Result<()> {
         match self.vm.serial.trouble() {
             None => Ok(()),
-            Some((kind, line)) => bail!("the guest's console shows a {kind}: {line}"),
+            Some((kind, line)) => {
+                let said = format!("the guest's console shows a {kind}: {line}");
+                Err(match kernel_words::is_of_time(kind) {
+                    true => kernel_words::Stalled(said).into(),
+                    false => anyhow::Error::msg(said),
+                })
+            }
         }
     }
 

@@ -3,13 +3,13 @@
 use super::{Testbed, start};
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, find};
+use crate::net::capture::Fence;
 use crate::net::echoes;
 use crate::net::frame::{Direction, Frame};
 use crate::net::ping::Ping;
 use crate::net::ping_report::PingReport;
 use anyhow::{Context as _, ensure};
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
 
 /// Between two requests of which the second is to find the ring empty again, seconds.
 const ONE_AT_A_TIME: f64 = 1.0;
@@ -37,6 +37,11 @@ impl Testbed {
         Err(self
             .vm
             .explain(deadline.missed(format!("{address} did not answer; the tap showed: {seen}"))))
+    }
+
+    /// A moment of the tap's capture at which nothing is under way any more, see [`start::fence`].
+    pub fn fence(&self) -> anyhow::Result<Fence> {
+        start::fence(self.wire()?, self.address())
     }
 
     /// A ping from the host to the NIC under test.
@@ -146,19 +151,15 @@ impl Testbed {
         let deadline = deadline::LATE_REPLY.start();
         loop {
             let now = host.mark()?;
-            let replies = echoes::to_ping(&host.frames(mark)?, ping.target(), count);
+            let replies = echoes::to_ping(&host.frames_with_late(mark)?, ping.target(), count);
             let once_each = may_be_late && replies.duplicates == 0;
             if once_each && replies.answered == count {
                 return Ok(());
             }
-            let left = deadline.left().filter(|_| once_each);
-            let more = |left| {
-                let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
-                host.wait(now, Instant::now() + left, from_guest).is_ok()
-            };
-            if !left.is_some_and(more) {
+            let from_guest = |f: &Frame| f.direction == Direction::FromGuest;
+            if !once_each || host.wait(now, deadline, from_guest).is_err() {
                 let came = format!("{replies} of {count} replies came back");
-                return Err(complaint.context(came));
+                return Err(deadline.excused(complaint.context(came)));
             }
         }
     }
@@ -169,7 +170,7 @@ impl Testbed {
     /// A reply; too few requests to mean anything.
     pub fn expect_silence(&self, target: Ipv4Addr, why: &str) -> anyhow::Result<()> {
         let silence = deadline::SILENCE.start().span();
-        let ping = Ping::new(target).interval(0.1).deadline(silence);
+        let ping = Ping::new(target).interval(0.1).lasts(silence);
         let report = ping.run()?;
         ensure!(
             report.received == 0 && report.transmitted > 0,

@@ -7,6 +7,8 @@ use crate::guest::agent::Agent;
 use crate::guest::network_manager;
 use crate::net::addr;
 use crate::net::bridge::Bridge;
+use crate::net::capture::{Capture, Fence};
+use crate::net::frame::Icmp;
 use crate::net::ping::Ping;
 use crate::vm::checkpoint::Mode;
 use crate::vm::cmdline::{Boot, NicSpec, Ram, VmSpec};
@@ -14,9 +16,10 @@ use crate::vm::process::{EndedAtStart, Handle, Vm};
 use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::start_state::StartState;
 use anyhow::anyhow;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Between two pings while the first reply is awaited, seconds: well below a trial's fixed cost.
 const FIRST_PING_INTERVAL: f64 = 0.02;
@@ -169,12 +172,38 @@ pub fn first_reply(address: Ipv4Addr, limit: Limit) -> anyhow::Result<()> {
 /// # Errors
 /// When ping itself does not work.
 pub fn answers(address: impl Into<IpAddr>, deadline: Deadline) -> anyhow::Result<bool> {
-    let running = Ping::new(address)
-        .interval(FIRST_PING_INTERVAL)
-        .deadline(deadline.span())
-        .spawn()?;
-    let replied = running.wait_replies(1, Instant::now() + deadline.span());
+    let running = Ping::new(address).interval(FIRST_PING_INTERVAL).spawn()?;
+    let replied = running.wait_replies(1, deadline);
     Ok(replied.is_ok())
+}
+
+/// A moment of `wire` at which nothing is under way any more between the host and a guest that answers by `address`:
+/// right behind the answer to one more request.
+///
+/// # Errors
+/// After [`deadline::FIRST_PING`].
+pub fn fence(wire: &Capture, address: Ipv4Addr) -> anyhow::Result<Fence> {
+    let limit = deadline::FIRST_PING.start();
+    // Any but the first is sent only where the one before it was lost.
+    let patience = deadline::LATE_REPLY.start().span();
+    loop {
+        let mark = wire.mark()?;
+        let asked = Ping::new(address).count(1).lasts(patience).run()?;
+        if asked.received > 0 {
+            let mut requests = BTreeSet::new();
+            return wire.behind(mark, limit, |frame| match frame.icmp() {
+                Some(Icmp::EchoRequest { id, seq }) => {
+                    requests.insert((id, seq));
+                    false
+                }
+                Some(Icmp::EchoReply { id, seq }) => requests.contains(&(id, seq)),
+                _ => false,
+            });
+        }
+        if limit.left().is_none() {
+            return Err(limit.missed(format!("{address} did not answer")));
+        }
+    }
 }
 
 fn did_not_come_up(vm: &Vm, source: &Source, error: anyhow::Error) -> anyhow::Error {

@@ -11,6 +11,27 @@ struct Word {
 /// The kind of message after which the task that met it is gone.
 pub(super) const OOPS: &str = "oops";
 
+/// Kinds of messages that a guest's kernel also prints where it got no processor for seconds: they compare
+/// clocks.
+const OF_TIME: [&str; 6] = [
+    "soft lockup",
+    "hard lockup",
+    "NETDEV WATCHDOG",
+    "RCU stall",
+    "hung task",
+    "transmit hang",
+];
+
+/// What a guest's kernel said, where that may come of a want of processors alone.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Stalled(pub String);
+
+/// Whether a message of that kind may come of a want of processors alone.
+pub fn is_of_time(kind: &str) -> bool {
+    OF_TIME.contains(&kind)
+}
+
 /// The first that matches tells. Beside each the place in Linux that says it, where that is one driver's or
 /// not plain from the words.
 const WORDS: &[Word] = &[
@@ -87,6 +108,14 @@ pub(super) fn classify(line: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_of_time_are_kinds() {
+        for kind in OF_TIME {
+            assert!(WORDS.iter().any(|word| word.kind == kind), "{kind}");
+        }
+        assert!(!is_of_time("panic"));
+    }
 
     #[test]
     fn trouble_is_told_from_chatter() {

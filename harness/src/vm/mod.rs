@@ -3,7 +3,7 @@
 pub mod accel;
 pub mod checkpoint;
 pub mod cmdline;
-mod kernel_words;
+pub mod kernel_words;
 pub mod process;
 pub mod qemu;
 pub mod serial;

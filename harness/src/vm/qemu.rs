@@ -3,7 +3,7 @@
 
 use crate::base::child::pdeath_command;
 use crate::base::collected::Collected;
-use crate::base::deadline::Limit;
+use crate::base::deadline::{Limit, Until};
 use crate::base::error::OrCannotRun;
 use crate::base::kept::Log;
 use crate::base::killed::OutOfMemory;
@@ -396,12 +396,12 @@ impl Process {
         self.death = Some((status, outside));
     }
 
-    /// Waits until it has ended by itself, at most for `limit`; whether it has. Its process id stays its
+    /// Waits until it has ended by itself, at most until `until`; whether it has. Its process id stays its
     /// own until it is asked for its [`Process::death`] or [ended](Process::end).
-    pub fn await_end(&self, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+    pub fn await_end(&self, until: impl Into<Until>) -> bool {
+        let until = until.into();
         while !self.has_ended() {
-            if Instant::now() >= deadline {
+            if until.left().is_none() {
                 return false;
             }
             std::thread::sleep(LOOK);
@@ -463,7 +463,7 @@ mod tests {
 
     fn death(command: QemuCommand) -> Death {
         let mut process = command.start().unwrap();
-        assert!(process.await_end(LONG));
+        assert!(process.await_end(Instant::now() + LONG));
         process.death().unwrap()
     }
 
@@ -562,7 +562,7 @@ mod tests {
         assert_eq!(process.stderr(), "one");
         assert_eq!(process.death(), None);
         io.write_all(b"\n").unwrap();
-        assert!(process.await_end(LONG));
+        assert!(process.await_end(Instant::now() + LONG));
         assert_eq!(process.death().unwrap().stderr, "one\ntwo");
     }
 
@@ -589,7 +589,7 @@ mod tests {
         let mut pid = [0; 16];
         let count = io.read(&mut pid).unwrap();
         let child = String::from_utf8_lossy(&pid[..count]).trim().to_owned();
-        assert!(!process.await_end(Duration::ZERO));
+        assert!(!process.await_end(Instant::now()));
         process.end();
         process.end();
         let death = process.death().unwrap();

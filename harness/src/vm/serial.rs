@@ -133,7 +133,7 @@ impl Serial {
 
     /// Waits until all that a dead QEMU's console printed is recorded, at most until `deadline`.
     pub fn await_end(&self, deadline: Deadline) {
-        (self.shared.state).wait(deadline.ends(), |state| state.closed.then_some(()));
+        (self.shared.state).wait(deadline, |state| state.closed.then_some(()));
     }
 
     /// Waits until `look` finds something in all that the console printed so far; `None` when the time
@@ -143,7 +143,7 @@ impl Serial {
         deadline: Deadline,
         mut look: impl FnMut(&str) -> Option<T>,
     ) -> Option<T> {
-        let waited = self.shared.state.wait(deadline.ends(), |state| {
+        let waited = self.shared.state.wait(deadline, |state| {
             let found = look(&state.printed.text());
             (found.is_some() || state.closed).then_some(found)
         });

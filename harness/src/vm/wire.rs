@@ -301,7 +301,7 @@ impl Wire {
         silent: &str,
         mut take: impl FnMut(&mut State) -> Option<T>,
     ) -> anyhow::Result<T> {
-        let waited = self.shared.state.wait(deadline.ends(), |state| {
+        let waited = self.shared.state.wait(deadline, |state| {
             take(state).map(Ok).or_else(|| {
                 let why = state.closed.as_ref()?;
                 Some(Err(Closed(why.clone()).into()))

@@ -1,11 +1,12 @@
 //! What a host does to a run says nothing of a NIC: the trial is broken and the exit code 3, never 0, 1 or a panic.
 
 use super::own::{self, ENDS, LOOK, Own, Process, Started, expect_words};
+use harness::base::cgroup;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -110,6 +111,70 @@ fn a_qemu_that_is_killed_is_the_hosts() {
         kill(qemu(&own), signal).expect("sent");
         expect_broken(&own, &mut started, &[words, "0 passed, 0 failed, 1 broken"]);
     }
+}
+
+/// A group of processes below this one's that together get a part of one processor; removed when it is dropped.
+struct Throttled(PathBuf);
+
+impl Throttled {
+    /// Why it cannot be made, where that is so.
+    fn to_percent(percent: u32) -> Result<Throttled, String> {
+        let groups = cgroup::of_process("cpu");
+        let own = groups
+            .directories
+            .first()
+            .ok_or("there are no groups for cpu")?;
+        let made = Throttled(own.join(format!("nicmatrix-test-{}", std::process::id())));
+        let write = |file: &str, text: &str| fs::write(made.0.join(file), text);
+        let microseconds = percent * 1000;
+        fs::create_dir(&made.0)
+            .and_then(|()| match groups.first_version {
+                true => write("cpu.cfs_quota_us", &microseconds.to_string()),
+                false => write("cpu.max", &format!("{microseconds} 100000")),
+            })
+            .map_err(|error| format!("{}: {error}", made.0.display()))?;
+        Ok(made)
+    }
+}
+
+impl Drop for Throttled {
+    fn drop(&mut self) {
+        // Where a test fails, its VM is still ending.
+        let deadline = Instant::now() + TRIAL_ENDS;
+        while fs::remove_dir(&self.0).is_err() && Instant::now() < deadline {
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+#[test]
+fn a_vm_that_gets_no_processor_is_the_hosts() {
+    let throttled = match Throttled::to_percent(1) {
+        Ok(throttled) => throttled,
+        Err(why) => return report::errln!("skipped: no VM can be throttled here: {why}"),
+    };
+    let own = Own::new();
+    let mut started = own.run(LONG, None);
+    own.await_vm(&mut started, VM_RUNS);
+    fs::write(throttled.0.join("cgroup.procs"), qemu(&own).to_string()).expect("moved");
+    let words = [
+        "the host gave the VM",
+        "% of a processor",
+        "0 passed, 0 failed, 1 broken",
+    ];
+    expect_broken(&own, &mut started, &words);
+}
+
+#[test]
+fn a_run_goes_by_any_path_and_locale_and_without_a_home() {
+    let own = Own::called(&format!("a, b \"c\" 'd' ü%s=; {}", "x".repeat(200)));
+    // It serves files by TFTP, saves and restores guests.
+    let trial = "pxe::virtio::rhel9::tap";
+    let bare = "exec env -u HOME -u TERM LC_ALL=tr_TR.UTF-8 LANG=tr_TR.UTF-8";
+    let mut started = under(&own, trial, bare);
+    let status = started.ended_within(TRIAL_ENDS);
+    assert_eq!(status.code(), Some(0), "{}", own.said());
+    expect_words(&own.said(), &["1 passed"]);
 }
 
 #[test]

@@ -87,6 +87,11 @@ pub struct Own {
 
 impl Own {
     pub fn new() -> Own {
+        Own::called("nicmatrix")
+    }
+
+    /// With that name for its `NICMATRIX_DIR`.
+    pub fn called(name: &str) -> Own {
         // Builds the image where it is missing, or waits for the test that does.
         let built = nicmatrix(&["image"]).output().expect("it runs");
         assert!(built.status.success(), "{built:?}");
@@ -102,10 +107,7 @@ impl Own {
         }
 
         let directory = tempfile::tempdir().expect("a directory");
-        let (own, tmp) = (
-            directory.path().join("nicmatrix"),
-            directory.path().join("tmp"),
-        );
+        let (own, tmp) = (directory.path().join(name), directory.path().join("tmp"));
         fs::create_dir_all(&own).expect("made");
         fs::create_dir(&tmp).expect("made");
         for name in ["images", "host", "qemus"] {
@@ -215,11 +217,58 @@ impl Own {
             .iter()
             .filter(|network| mounts.contains(*network));
         left.extend(named.map(|network| format!("{network} has a name")));
-        let files = fs::read_dir(&self.tmp).expect("TMPDIR").flatten();
-        left.extend(files.map(|file| file.path().display().to_string()));
+        let own = mounts.lines().filter(|line| line.contains(&self.dir));
+        left.extend(own.map(|line| format!("mounted: {line}")));
+        left.extend(names_in(&self.tmp));
+        left.extend(unfinished(Path::new(&self.dir)));
         left.extend(interfaces().difference(&was.interfaces).cloned());
+        left.extend(elsewhere().difference(&was.elsewhere).cloned());
         left
     }
+}
+
+fn names_in(directory: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().display().to_string())
+}
+
+/// What was being written below a directory when its writer ended. What runs share is a link there, and is others'
+/// as well.
+fn unfinished(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if [".tmp", ".build-"]
+            .iter()
+            .any(|begin| name.to_string_lossy().starts_with(begin))
+        {
+            found.push(entry.path().display().to_string());
+        } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(unfinished(&entry.path()));
+        }
+    }
+    found
+}
+
+/// What is named after the project, or QEMU's own, where nothing of a run belongs.
+fn elsewhere() -> BTreeSet<String> {
+    let directories = [
+        "/tmp",
+        "/var/tmp",
+        "/dev/shm",
+        "/run",
+        "/sys/kernel/tracing/instances",
+        "/sys/kernel/tracing/events/nicmatrix",
+    ];
+    let all = directories
+        .iter()
+        .flat_map(|directory| names_in(Path::new(directory)));
+    all.filter(|path| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        // QEMU's files for snapshots and for shared memory.
+        path.contains("nicmatrix") || name.starts_with("vl.") || name.starts_with("qemu")
+    })
+    .collect()
 }
 
 /// A run under way; killed when a test fails.
@@ -287,7 +336,7 @@ impl Process {
     }
 }
 
-pub fn interfaces() -> BTreeSet<String> {
+fn interfaces() -> BTreeSet<String> {
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten();
     let names = entries.flatten().map(|entry| entry.path());
     names.map(|path| path.display().to_string()).collect()
@@ -296,7 +345,20 @@ pub fn interfaces() -> BTreeSet<String> {
 /// What must be gone after a run.
 pub struct Traces {
     /// Of this machine, before the run.
-    pub interfaces: BTreeSet<String>,
+    interfaces: BTreeSet<String>,
+    /// Outside of the run's directories, before the run.
+    elsewhere: BTreeSet<String>,
     /// The trial's own.
     pub networks: BTreeSet<String>,
+}
+
+impl Traces {
+    /// Before a run.
+    pub fn before() -> Traces {
+        Traces {
+            interfaces: interfaces(),
+            elsewhere: elsewhere(),
+            networks: BTreeSet::new(),
+        }
+    }
 }

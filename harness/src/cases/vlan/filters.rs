@@ -29,7 +29,7 @@ pub(super) fn expect_only(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result
         return Ok(());
     }
     let sender = Sender::open()?;
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.fence()?;
     let before = received(bed, link)?;
     let all: Vec<u16> = (0..IDS).collect();
     for part in all.chunks(AT_ONCE) {
@@ -42,7 +42,7 @@ pub(super) fn expect_only(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result
     let taken = received(bed, link)? - before;
     // A tag of 0 has a priority alone, and is in no VLAN.
     let passes = |vlan: Option<u16>| [None, Some(0), Some(id)].contains(&vlan);
-    let may = bed.wire()?.count(mark, |frame| {
+    let may = bed.wire()?.count(fence, |frame| {
         frame.direction == Direction::ToGuest && passes(frame.vlan_id())
     })?;
     ensure!(

@@ -6,8 +6,8 @@
 //!
 //! | name | is |
 //! | --- | --- |
-//! | `HASH/` | an image; `manifest.json` is its [`GuestImage`] with the files' sizes |
-//! | `current.json`, `current-SUITE.json` | which image the present inputs make |
+//! | `HASH/` | an image; `manifest.json` is its [`GuestImage`] with the files' digests |
+//! | `current-RECIPE.json`, `current-SUITE-RECIPE.json` | which image the present inputs make, by a build's recipe |
 //! | `missing-SUITE.json` | why that suite's kernel could not be fetched, and when |
 //! | `lock` | held by the one process that builds |
 //! | `.build-*` | a build under way, or what a killed one left |
@@ -56,7 +56,7 @@ const NOT_UNPACKED: [&str; 2] = ["usr/share", "usr/include"];
 pub const USERSPACE_MARK: &str = "nicmatrix: userspace";
 
 /// Raised when the build changes in a way that its inputs do not show.
-const LAYOUT: u32 = 5;
+const LAYOUT: u32 = 6;
 
 /// A kernel and an initramfs that QEMU boots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,7 +121,7 @@ pub fn ensure(
     let suite = suite.filter(|suite| !is_own(suite));
     let recipe = recipe(suite);
     let fingerprint = fingerprint(&recipe);
-    if let Some(image) = store::cached(images_dir, suite, &fingerprint, &|_| ()) {
+    if let Some(image) = store::cached(images_dir, suite, &recipe, &fingerprint, &|_| ()) {
         return Ok(image);
     }
     let kernel = match suite {
@@ -133,10 +133,16 @@ pub fn ensure(
     };
     let _lock = folder::lock(images_dir, "building the guest image", progress)?;
     // Another process may have built it meanwhile.
-    if let Some(image) = store::cached(images_dir, suite, &fingerprint, progress) {
+    if let Some(image) = store::cached(images_dir, suite, &recipe, &fingerprint, progress) {
         return Ok(image);
     }
     folder::remove_leftovers(images_dir);
+    // Of one that lacks what could not be fetched a short while ago.
+    if lacked_lately(images_dir)
+        && let Some(image) = store::last(images_dir, suite, &recipe)
+    {
+        return Ok(image);
+    }
     let missing = suite.and_then(|suite| missing(images_dir, suite, &fingerprint));
     let error = match missing {
         Some(why) => Skip(why).into(),
@@ -199,7 +205,21 @@ fn make(
     let (apt, mut packages) = kernel.resolve(scratch.path(), progress)?;
     let netperf = match kernel {
         Kernel::Own { .. } => netperf(scratch.path(), progress)?,
-        Kernel::Of { .. } => None,
+        Kernel::Of { .. } => Netperf::NotHere,
+    };
+    let lacks = match (&netperf, kernel) {
+        (Netperf::NotFetched(why), _) => {
+            folder::note_missing(images_dir, NETPERF, &fingerprint_of_lists(), why)
+                .or_cannot_run(|| format!("write to {}", images_dir.display()))?;
+            true
+        }
+        // It has the userspace of the other.
+        (_, Kernel::Of { own, .. }) => own.host_programs.is_none() && suite::is_debian(),
+        _ => false,
+    };
+    let netperf = match netperf {
+        Netperf::Found(apt, package) => Some((apt, package)),
+        Netperf::NotHere | Netperf::NotFetched(_) => None,
     };
     let from_debian = packages.clone();
     packages.extend(netperf.iter().map(|(_, package)| package.clone()));
@@ -211,7 +231,7 @@ fn make(
     let parts = userspace.into_iter().chain(&lines).map(String::as_str);
     let hash = digest(std::iter::once(recipe).chain(parts));
     let dir = images_dir.join(&hash);
-    let image = match store::load(&dir) {
+    let image = match folder::used(&dir, store::load) {
         Ok(image) => image,
         Err(_) => {
             let root = scratch.path().join("root");
@@ -231,11 +251,16 @@ fn make(
             let built = build(kernel, scratch.path(), &root, lines, &hash, progress)
                 .or_cannot_run(|| format!("build the guest image in {}", images_dir.display()))?;
             folder::publish(&built, &dir).or_cannot_run(|| format!("write {}", dir.display()))?;
-            store::load(&dir).or_cannot_run(|| format!("read back {}", dir.display()))?
+            folder::used(&dir, store::load)
+                .or_cannot_run(|| format!("read back {}", dir.display()))?
         }
     };
     let current = Current {
-        fingerprint: fingerprint.into(),
+        fingerprint: match lacks {
+            // Not what these inputs make: it serves until the rest can be fetched.
+            true => String::new(),
+            false => fingerprint.into(),
+        },
         recipe: recipe.into(),
         hash,
     };
@@ -250,17 +275,43 @@ fn make(
     Ok(image)
 }
 
-/// This distribution's netperf, where it can be fetched: without it, cases that need it are skipped.
-fn netperf(scratch: &Path, progress: &dyn Fn(&str)) -> Result<Option<(Apt, Package)>> {
+/// This distribution's netperf: without it, cases that need it are skipped.
+enum Netperf {
+    Found(Apt, Package),
+    /// The distribution has none.
+    NotHere,
+    /// Its mirrors do not answer, and why.
+    NotFetched(String),
+}
+
+/// What is noted as missing where [`Netperf::NotFetched`]; no suite has that name.
+const NETPERF: &str = "netperf";
+
+fn netperf(scratch: &Path, progress: &dyn Fn(&str)) -> Result<Netperf> {
+    if !suite::is_debian() {
+        return Ok(Netperf::NotHere);
+    }
     let scratch = scratch.join("netperf");
     fs::create_dir(&scratch).or_cannot_run(|| format!("create {}", scratch.display()))?;
-    match suite::resolve_netperf(&scratch) {
-        Ok(found) => Ok(Some(found)),
+    Ok(match suite::resolve_netperf(&scratch) {
+        Ok((apt, package)) => Netperf::Found(apt, package),
         Err(error) => {
-            progress(&format!("no netperf in the guest image: {error:#}"));
-            Ok(None)
+            let why = format!("{error:#}");
+            progress(&format!(
+                "no netperf in the guest image, until another try in some minutes: {why}"
+            ));
+            Netperf::NotFetched(why)
         }
-    }
+    })
+}
+
+/// Whether netperf could not be fetched a short while ago.
+fn lacked_lately(images_dir: &Path) -> bool {
+    folder::noted_missing(images_dir, NETPERF, &fingerprint_of_lists()).is_some()
+}
+
+fn fingerprint_of_lists() -> String {
+    digest([of_lists()])
 }
 
 impl Kernel<'_> {

@@ -1,10 +1,11 @@
 //! What is kept in the images directory.
 
 use super::GuestImage;
+use crate::base::json;
+use crate::base::sealed::{self, Sealed};
 use crate::debian::folder::{self, read_json, write_json};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -24,18 +25,19 @@ struct Manifest {
     image: GuestImage,
     /// How much of the initramfs, in bytes, is the userspace; the modules follow.
     userspace: u64,
-    /// Bytes of each file, by its name.
-    sizes: BTreeMap<String, u64>,
+    /// All others of the directory.
+    files: Vec<Sealed>,
 }
 
 /// The image that is current for these inputs, if it is there and whole.
 pub fn cached(
     images_dir: &Path,
     suite: Option<&str>,
+    recipe: &str,
     fingerprint: &str,
     progress: &dyn Fn(&str),
 ) -> Option<GuestImage> {
-    folder::cached(images_dir, suite, fingerprint, load, |why| {
+    folder::cached(images_dir, suite, recipe, fingerprint, load, |why| {
         progress(&format!(
             "the guest image is damaged ({why:#}): building it again"
         ));
@@ -49,43 +51,43 @@ pub fn last(images_dir: &Path, suite: Option<&str>, recipe: &str) -> Option<Gues
 
 /// Writes the manifest of the files in `dir`.
 pub fn seal(dir: &Path, image: GuestImage, userspace: u64) -> Result<()> {
-    let mut sizes = BTreeMap::new();
+    let mut files = Vec::new();
     for name in [VMLINUX, BZIMAGE, INITRD, PACKED_INITRD, LAB_INITRD] {
-        if let Ok(meta) = fs::metadata(dir.join(name)) {
-            sizes.insert(name.to_owned(), meta.len());
+        if dir.join(name).exists() {
+            files.push(Sealed::of(dir, name, true)?);
         }
+    }
+    for entry in fs::read_dir(dir.join(HOST_PROGRAMS)).into_iter().flatten() {
+        let name = format!("{HOST_PROGRAMS}/{}", entry?.file_name().to_string_lossy());
+        files.push(Sealed::of(dir, &name, true)?);
     }
     let manifest = Manifest {
         image,
         userspace,
-        sizes,
+        files,
     };
     write_json(&dir.join(MANIFEST), &manifest)
 }
 
 /// Reads an image and checks that its files are whole.
 pub fn load(dir: &Path) -> Result<GuestImage> {
-    let Manifest {
-        mut image, sizes, ..
-    } = read_json(&dir.join(MANIFEST))?;
-    for (name, size) in &sizes {
-        let path = dir.join(name);
-        let found = fs::metadata(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?
-            .len();
-        anyhow::ensure!(
-            found == *size,
-            "{} has {found} bytes in place of {size}",
-            path.display()
-        );
+    let mut manifest: Manifest = read_json(&dir.join(MANIFEST))?;
+    let copied =
+        sealed::check(dir, &mut manifest.files).with_context(|| dir.display().to_string())?;
+    if copied {
+        // So that the next does not read them all. Where that cannot be written, it does.
+        let _ = json::write_whole(&dir.join(MANIFEST), &manifest);
     }
+    let Manifest {
+        mut image, files, ..
+    } = manifest;
+    let has = |name: &str| files.iter().any(|file| file.name == name);
     // The directory may have moved since.
-    image.vmlinux = sizes.contains_key(VMLINUX).then(|| dir.join(VMLINUX));
+    image.vmlinux = has(VMLINUX).then(|| dir.join(VMLINUX));
     image.bzimage = dir.join(BZIMAGE);
     image.initrd = dir.join(INITRD);
     image.packed_initrd = dir.join(PACKED_INITRD);
-    let lab = sizes.contains_key(LAB_INITRD);
-    image.lab_initrd = lab.then(|| dir.join(LAB_INITRD));
+    image.lab_initrd = has(LAB_INITRD).then(|| dir.join(LAB_INITRD));
     let programs = dir.join(HOST_PROGRAMS);
     image.host_programs = programs.is_dir().then_some(programs);
     Ok(image)

@@ -23,12 +23,15 @@ pub fn resolve(suite: &str, scratch: &Path) -> Result<(Apt, Vec<Package>)> {
     Ok((apt, packages))
 }
 
+/// Whether this system is Debian, which has netperf.
+pub fn is_debian() -> bool {
+    field(&os_release(), "ID") == Some("debian")
+}
+
 /// This system's netperf, which is of a component that few systems list; and the apt that knows it.
 pub fn resolve_netperf(scratch: &Path) -> Result<(Apt, Package)> {
     let os_release = os_release();
-    let suite = field(&os_release, "VERSION_CODENAME")
-        .filter(|_| field(&os_release, "ID") == Some("debian"))
-        .context("it can be fetched on Debian only")?;
+    let suite = field(&os_release, "VERSION_CODENAME").context("Debian's release has no name")?;
     let (name, component) = NETPERF;
     let apt = lists_of(&[suite], component, scratch)?;
     let version = version(name, &show(&apt, name)?)?;

@@ -39,8 +39,13 @@ fn kvm_loses_where_it_is_stuck_and_is_not_waited_for() {
 
 #[test]
 fn kvm_loses_where_qemu_refuses_it_and_the_reason_says_so() {
-    let late = "sleep 0.1; echo 'nicmatrix: userspace'; exec sleep 60";
-    let proven = race(boot(Accel::Kvm, REFUSED), boot(Accel::Tcg, late)).unwrap();
+    let kvm = boot(Accel::Kvm, REFUSED);
+    // In userspace once the other has ended, which is a zombie until the race has taken note.
+    let late = format!(
+        "while [ -e /proc/{0} ] && ! grep -qs 'State:.Z' /proc/{0}/status; do sleep 0.01; done; {UP}",
+        kvm.process.pid()
+    );
+    let proven = race(kvm, boot(Accel::Tcg, &late)).unwrap();
     assert_eq!(proven.accel, Accel::Tcg);
     assert!(
         proven.reason.contains("exit status: 3"),
@@ -114,6 +119,20 @@ fn the_tail_is_short_and_clean() {
 }
 
 #[test]
+fn another_processor_has_another_answer() {
+    let text = |model: &str, mhz: u32, flags: &str| {
+        format!(
+            "processor\t: 0\nvendor_id\t: A\nmodel name\t: {model}\ncpu MHz\t\t: {mhz}\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: other\n"
+        )
+    };
+    let of = |text: String| processor(&text);
+    let one = of(text("EPYC", 2400, "svm npt"));
+    assert_eq!(one, of(text("EPYC", 3100, "svm npt")));
+    assert_ne!(one, of(text("Xeon", 2400, "svm npt")));
+    assert_ne!(one, of(text("EPYC", 2400, "npt")));
+}
+
+#[test]
 fn the_answer_is_kept_for_what_it_depends_on() {
     let dir = tempfile::tempdir().unwrap();
     let mut qemu = qemu(dir.path().join("qemu"));
@@ -139,6 +158,11 @@ fn the_answer_is_kept_for_what_it_depends_on() {
     json::write_whole(&file, &entry).unwrap();
     let ask = |qemu: &Qemu, image: &GuestImage| cached(&file, &key(qemu, image).unwrap());
     assert_eq!(ask(&qemu, &image), Some(answer));
+    let elsewhere = Key {
+        processor: "another".into(),
+        ..key(&qemu, &image).unwrap()
+    };
+    assert_eq!(cached(&file, &elsewhere), None);
     qemu.firmware.push("pc-bios".into());
     assert_eq!(ask(&qemu, &image), None);
     qemu.firmware.clear();

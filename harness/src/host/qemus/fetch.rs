@@ -4,7 +4,7 @@
 //! | name | is |
 //! | --- | --- |
 //! | `HASH/` | the root that packages are unpacked into; `manifest.json` lists its files |
-//! | `current-SUITE.json` | which one the present package lists make |
+//! | `current-SUITE-RECIPE.json` | which one the present package lists make |
 //! | `missing-SUITE.json` | why that suite's QEMU could not be fetched, and when |
 //! | `lock` | held by the one process that fetches |
 //! | `.build-*` | a root that is being made, or what a killed process left |
@@ -86,13 +86,13 @@ struct Manifest {
 pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qemu> {
     let recipe = digest([LAYOUT, suite].into_iter().chain(PACKAGES).chain([SPICE]));
     let fingerprint = digest([&recipe, &packages::fingerprint()]);
-    if let Some(qemu) = cached(folder, suite, &fingerprint, &|_| ()) {
+    if let Some(qemu) = cached(folder, suite, &recipe, &fingerprint, &|_| ()) {
         return Ok(qemu);
     }
     let doing = format!("fetching the QEMU of Debian {suite}");
     let _lock = folder::lock(folder, &doing, progress)?;
     // Another process may have fetched it meanwhile.
-    if let Some(qemu) = cached(folder, suite, &fingerprint, progress) {
+    if let Some(qemu) = cached(folder, suite, &recipe, &fingerprint, progress) {
         return Ok(qemu);
     }
     folder::remove_leftovers(folder);
@@ -120,8 +120,14 @@ pub fn ensure(folder: &Path, suite: &str, progress: &dyn Fn(&str)) -> Result<Qem
 }
 
 /// The QEMU that is current for these lists, if it is there and whole.
-fn cached(folder: &Path, suite: &str, fingerprint: &str, progress: &dyn Fn(&str)) -> Option<Qemu> {
-    folder::cached(folder, Some(suite), fingerprint, load, |why| {
+fn cached(
+    folder: &Path,
+    suite: &str,
+    recipe: &str,
+    fingerprint: &str,
+    progress: &dyn Fn(&str),
+) -> Option<Qemu> {
+    folder::cached(folder, Some(suite), recipe, fingerprint, load, |why| {
         progress(&format!(
             "the QEMU of Debian {suite} is damaged ({why:#}): fetching it again"
         ));
@@ -147,7 +153,7 @@ fn make(
     let lines: Vec<String> = packages.iter().map(Package::to_string).collect();
     let hash = digest([LAYOUT].into_iter().chain(lines.iter().map(String::as_str)));
     let root = folder.join(&hash);
-    if load(&root).is_err() {
+    if folder::used(&root, load).is_err() {
         let (debs, new) = (scratch.join("debs"), scratch.join("root"));
         progress(&format!(
             "downloading the QEMU of Debian {suite} ({} packages, about 100 MB)",
@@ -159,7 +165,8 @@ fn make(
             .or_cannot_run(|| format!("unpack the packages in {}", debs.display()))?;
         folder::publish(&new, &root).or_cannot_run(|| format!("write {}", root.display()))?;
     }
-    let qemu = load(&root).or_cannot_run(|| format!("read back {}", root.display()))?;
+    let qemu =
+        folder::used(&root, load).or_cannot_run(|| format!("read back {}", root.display()))?;
     let current = Current {
         fingerprint: fingerprint.into(),
         recipe: recipe.into(),

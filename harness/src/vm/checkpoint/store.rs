@@ -4,19 +4,24 @@
 use super::{Checkpoint, Mode};
 use crate::base::error::OrCannotRun;
 use crate::base::json;
+use crate::base::sealed::{self, Sealed};
 use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What all checkpoints together may take on disk, bytes: some eighty of 150 MiB each, more than
 /// the full profile uses. The longest unused go first.
-pub const LIMIT: u64 = 12 << 30;
+const LIMIT: u64 = 12 << 30;
+/// No more than this part of the disk.
+const SHARE: u64 = 4;
+/// What stays free on the disk as long as a checkpoint can go, bytes: a few that are made at once, and what runs
+/// leave.
+const ROOM: u64 = 1 << 30;
 
 /// How long it is remembered that a checkpoint could not be made. QEMU, image and command line are
 /// in the key, so only a passing lack (of memory, of time) is worth another try.
@@ -42,24 +47,6 @@ struct Manifest {
 enum Outcome {
     Made { mode: Mode, files: Vec<Sealed> },
     Refused { why: String, unix_time: u64 },
-}
-
-/// A file as it was when the checkpoint was made.
-#[derive(Serialize, Deserialize, PartialEq)]
-struct Sealed {
-    name: String,
-    /// None in a disposable store.
-    sha256: Option<String>,
-    stamp: Stamp,
-}
-
-/// What changes whenever a file is written, and cannot be set back.
-#[derive(Serialize, Deserialize, PartialEq, Clone, Copy)]
-struct Stamp {
-    size: u64,
-    inode: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 /// One of the store, for `cache list`.
@@ -130,11 +117,12 @@ impl Store {
                         "the checkpoint of {what} cannot be used ({damaged:#}): making it again"
                     ));
                 }
+                self.evict(key, Disk::at(&self.directory)?);
                 let outcome = self.make(key, what, make)?;
                 if let Outcome::Refused { why, .. } = &outcome {
                     say(&format!("there is no checkpoint of {what}: {why}"));
                 }
-                self.evict(key);
+                self.evict(key, Disk::at(&self.directory)?);
                 outcome
             }
         };
@@ -180,7 +168,7 @@ impl Store {
         fs::create_dir(&scratch).or_cannot_run(cannot)?;
         let outcome = match make(&scratch)? {
             Ok(mode) => {
-                let seal = |name: &&str| seal(&scratch, name, self.digests);
+                let seal = |name: &&str| Sealed::of(&scratch, name, self.digests);
                 let sealed = mode.files().iter().map(seal);
                 let files = sealed.collect::<Result<_>>().or_cannot_run(cannot)?;
                 Outcome::Made { mode, files }
@@ -210,29 +198,13 @@ impl Store {
         let mut manifest = read_manifest(&directory)?;
         match &mut manifest.outcome {
             Outcome::Refused { unix_time, .. } => {
-                let age = now().saturating_sub(*unix_time);
-                ensure!(age < REFUSAL_HOLDS.as_secs(), "it is time to try again");
+                // None of one that was written down in the future: the clock was set back.
+                let age = now().checked_sub(*unix_time);
+                let holds = age.is_some_and(|age| age < REFUSAL_HOLDS.as_secs());
+                ensure!(holds, "it is time to try again");
             }
             Outcome::Made { files, .. } => {
-                let mut moved = false;
-                for file in files {
-                    let now = stamp(&directory.join(&file.name))?;
-                    if now == file.stamp {
-                        continue;
-                    }
-                    // A copy (a restored CI cache) has other stamps and the same content.
-                    let found = seal(&directory, &file.name, self.digests)?;
-                    ensure!(
-                        self.digests && found.sha256 == file.sha256,
-                        "its {} was altered: {} bytes now, {} when it was made",
-                        file.name,
-                        now.size,
-                        file.stamp.size
-                    );
-                    *file = found;
-                    moved = true;
-                }
-                if moved {
+                if sealed::check(&directory, files)? {
                     json::write_whole(&directory.join(MANIFEST), &manifest)?;
                 }
             }
@@ -329,49 +301,59 @@ impl Store {
         Ok(true)
     }
 
-    /// Removes the longest unused, and what killed runs left, until the rest is within the limit.
-    fn evict(&self, newest: &str) {
+    /// What all checkpoints together may take, bytes.
+    ///
+    /// # Errors
+    /// [`crate::base::error::CannotRun`]: a disk that cannot be asked.
+    pub fn limit(&self) -> Result<u64> {
+        let made = self.directory.ancestors().find(|above| above.exists());
+        Ok(Disk::at(made.unwrap_or(Path::new("/")))?.limit())
+    }
+
+    /// Removes the longest unused, and what killed runs left, until the rest is within the limit and there is room
+    /// on the disk.
+    fn evict(&self, newest: &str, disk: Disk) {
         let entries = self.list();
         let mut total: u64 = entries.iter().map(|entry| entry.bytes).sum();
+        let mut free = disk.free;
         for entry in entries.iter().filter(|entry| entry.key != newest) {
             let left_over = entry.key.starts_with('.');
-            if (left_over || total > LIMIT) && self.remove(&entry.key).unwrap_or(false) {
+            let must_go = left_over || total > disk.limit() || free < ROOM;
+            if must_go && self.remove(&entry.key).unwrap_or(false) {
                 total -= entry.bytes;
+                free += entry.bytes;
             }
         }
+    }
+}
+
+/// The disk that a store is on.
+#[derive(Clone, Copy)]
+struct Disk {
+    /// All of it, bytes.
+    size: u64,
+    /// What this user may still write, bytes.
+    free: u64,
+}
+
+impl Disk {
+    fn at(path: &Path) -> Result<Disk> {
+        let stat = nix::sys::statvfs::statvfs(path)
+            .or_cannot_run(|| format!("ask for the space at {}", path.display()))?;
+        Ok(Disk {
+            size: stat.blocks() * stat.fragment_size(),
+            free: stat.blocks_available() * stat.fragment_size(),
+        })
+    }
+
+    fn limit(self) -> u64 {
+        LIMIT.min(self.size / SHARE)
     }
 }
 
 /// The key that a directory of the store is named by, whole or not.
 fn key_of(name: &str) -> &str {
     name.trim_start_matches(BUILDING).trim_start_matches(GOING)
-}
-
-fn seal(directory: &Path, name: &str, digest: bool) -> Result<Sealed> {
-    let path = directory.join(name);
-    let sha256 = digest.then(|| sha256(&path)).transpose()?;
-    Ok(Sealed {
-        name: name.to_owned(),
-        sha256,
-        stamp: stamp(&path)?,
-    })
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("open {}", path.display()))?;
-    let mut hash = Sha256::new();
-    std::io::copy(&mut file, &mut hash).with_context(|| format!("read {}", path.display()))?;
-    Ok(format!("{:x}", hash.finalize()))
-}
-
-fn stamp(path: &Path) -> Result<Stamp> {
-    let m = fs::metadata(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    Ok(Stamp {
-        size: m.size(),
-        inode: m.ino(),
-        modified: (m.mtime(), m.mtime_nsec()),
-        changed: (m.ctime(), m.ctime_nsec()),
-    })
 }
 
 fn size(directory: &Path) -> u64 {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::debian::folder::{Current, current_file, make_current, publish, remove_leftovers};
+use nix::fcntl::{Flock, FlockArg};
 use std::cell::RefCell;
 use std::fs::File;
 use std::path::PathBuf;
@@ -14,7 +15,9 @@ fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
         (BZIMAGE, "bz"),
         (INITRD, "initramfs"),
         (PACKED_INITRD, "packed"),
+        ("host/netserver", "serves"),
     ] {
+        fs::create_dir_all(dir.join(HOST_PROGRAMS)).unwrap();
         fs::write(dir.join(name), text).unwrap();
     }
     let image = GuestImage {
@@ -34,7 +37,7 @@ fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
         recipe: recipe.into(),
         hash: "0123".into(),
     };
-    write_json(&current_file(images, None), &current).unwrap();
+    write_json(&current_file(images, None, recipe), &current).unwrap();
     dir
 }
 
@@ -42,12 +45,15 @@ fn made_up(images: &Path, fingerprint: &str, recipe: &str) -> PathBuf {
 fn a_cached_image_is_found_where_it_lies_now() {
     let images = tempfile::tempdir().unwrap();
     let dir = made_up(images.path(), "lists", "recipe");
-    let image = cached(images.path(), None, "lists", &|said| panic!("{said}")).unwrap();
+    let image = cached(images.path(), None, "recipe", "lists", &|said| {
+        panic!("{said}")
+    })
+    .unwrap();
     assert_eq!(image.vmlinux, Some(dir.join(VMLINUX)));
     assert_eq!(image.kernel(), dir.join(VMLINUX));
     assert_eq!(image.initrd, dir.join(INITRD));
     assert_eq!(image.packed_initrd, dir.join(PACKED_INITRD));
-    assert!(cached(images.path(), None, "newer lists", &|_| ()).is_none());
+    assert!(cached(images.path(), None, "recipe", "newer lists", &|_| ()).is_none());
 }
 
 #[test]
@@ -65,19 +71,23 @@ fn a_kernel_without_pvh_boots_as_bzimage() {
 #[test]
 fn damage_is_noticed_and_said() {
     for (name, what) in [
-        (INITRD, "has 4 bytes in place of 9"),
+        (INITRD, "its initrd was altered"),
+        ("host/netserver", "its host/netserver was altered"),
         (MANIFEST, "is not as it was written"),
     ] {
         let images = tempfile::tempdir().unwrap();
         let dir = made_up(images.path(), "lists", "recipe");
-        fs::write(dir.join(name), "{\"a\"").unwrap();
+        // As long as before.
+        let mut bytes = fs::read(dir.join(name)).unwrap();
+        bytes[0] ^= 1;
+        fs::write(dir.join(name), bytes).unwrap();
         let said = RefCell::new(String::new());
         let note = |text: &str| said.borrow_mut().push_str(text);
-        assert!(cached(images.path(), None, "lists", &note).is_none());
+        assert!(cached(images.path(), None, "recipe", "lists", &note).is_none());
         assert!(said.borrow().contains(what), "{}", said.borrow());
         fs::remove_file(dir.join(name)).unwrap();
         assert!(
-            cached(images.path(), None, "lists", &|_| ()).is_none(),
+            cached(images.path(), None, "recipe", "lists", &|_| ()).is_none(),
             "{name} missing"
         );
     }
@@ -147,4 +157,48 @@ fn a_killed_build_is_cleared_away() {
     remove_leftovers(images.path());
     assert!(!images.path().join(".build-abc").exists());
     assert!(load(&dir).is_ok());
+}
+
+#[test]
+fn builds_of_two_states_leave_each_other_what_they_use() {
+    let images = tempfile::tempdir().unwrap();
+    let dir = made_up(images.path(), "lists", "recipe");
+    let year_2000 = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_800);
+    for (age, name) in ["others", "younger", "held", "free"].iter().enumerate() {
+        let path = images.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::copy(dir.join(MANIFEST), path.join(MANIFEST)).unwrap();
+        let time = year_2000 - Duration::from_secs(age as u64);
+        File::open(&path).unwrap().set_modified(time).unwrap();
+    }
+    let held = File::open(images.path().join("held")).unwrap();
+    let held = Flock::lock(held, FlockArg::LockShared).unwrap();
+    let scratch = tempfile::tempdir_in(images.path()).unwrap();
+    let becomes_current = |recipe: &str, hash: &str| {
+        let current = Current {
+            fingerprint: "lists".into(),
+            recipe: recipe.into(),
+            hash: hash.into(),
+        };
+        make_current(images.path(), None, scratch.path(), MANIFEST, &current).unwrap();
+    };
+    let kept = |name: &str| images.path().join(name).exists();
+    becomes_current("other-recipe", "others");
+    assert!(kept("0123") && kept("others") && kept("younger") && kept("held"));
+    assert!(!kept("free"));
+    assert!(cached(images.path(), None, "recipe", "lists", &|_| ()).is_some());
+    // A build that has asked for nothing for long, and a process that has ended.
+    let file = File::open(current_file(images.path(), None, "other-recipe")).unwrap();
+    file.set_modified(year_2000).unwrap();
+    drop(held);
+    becomes_current("recipe", "0123");
+    assert!(kept("0123") && kept("others") && !kept("younger") && !kept("held"));
+}
+
+#[test]
+fn an_image_that_lacks_what_a_mirror_did_not_give_serves_but_is_not_current() {
+    let images = tempfile::tempdir().unwrap();
+    made_up(images.path(), "", "recipe");
+    assert!(cached(images.path(), None, "recipe", "lists", &|_| ()).is_none());
+    assert!(last(images.path(), None, "recipe").is_some());
 }

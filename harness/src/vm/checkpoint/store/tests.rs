@@ -218,3 +218,80 @@ fn what_is_in_use_is_not_cleared() {
     assert_eq!((gone.len(), kept.len()), (1, 0));
     assert!(!f.file(RAM).exists() && f.store().list().is_empty());
 }
+
+#[test]
+fn the_longest_unused_go_until_there_is_room_on_the_disk_and_its_share_is_kept() {
+    const MADE: u64 = 64 << 10;
+    let large = Disk {
+        size: 1 << 40,
+        free: ROOM,
+    };
+    let crowded = |lacks| Disk {
+        free: ROOM - lacks,
+        ..large
+    };
+    let small = Disk {
+        size: 2 * MADE * SHARE,
+        ..large
+    };
+    // The disk, and how many of four go: the last is the newest, and the second is in use.
+    for (disk, gone) in [
+        (large, &[][..]),
+        (crowded(1), &["0"]),
+        (crowded(MADE + 1), &["0", "2"]),
+        (crowded(ROOM), &["0", "2"]),
+        (small, &["0", "2"]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::new(directory.path().to_owned());
+        let keys = ["0", "1", "2", "3"];
+        let mut held = None;
+        for (age, key) in keys.iter().enumerate() {
+            let made = store.get(key, key, &|_| (), |directory| {
+                fs::write(directory.join(STATE), vec![1; MADE as usize - 4096])?;
+                Ok(Ok(Mode::Streamed))
+            });
+            let made = made.unwrap().unwrap();
+            let used = UNIX_EPOCH + Duration::from_secs(age as u64);
+            made._lock.as_ref().unwrap().set_modified(used).unwrap();
+            if *key == "1" {
+                held = Some(made);
+            }
+        }
+        store.evict("3", disk);
+        let left = keys
+            .iter()
+            .filter(|key| !directory.path().join(key).exists());
+        assert_eq!(left.copied().collect::<Vec<_>>(), gone);
+        drop(held);
+    }
+}
+
+#[test]
+fn a_refusal_of_long_ago_or_of_the_future_lapses() {
+    let f = Fixture::new();
+    let refuse = || {
+        let refused = f.store().get(KEY, "rhel9", &|_| (), |_| {
+            f.made.set(f.made.get() + 1);
+            Ok(Err("no memory".into()))
+        });
+        assert!(refused.unwrap().is_err());
+    };
+    refuse();
+    for (at, made) in [
+        (now() - 60, 1),
+        (now() - REFUSAL_HOLDS.as_secs() - 1, 2),
+        (now() + 3600, 3),
+    ] {
+        let manifest = Manifest {
+            what: "rhel9".into(),
+            outcome: Outcome::Refused {
+                why: "no memory".into(),
+                unix_time: at,
+            },
+        };
+        json::write_whole(&f.file(MANIFEST), &manifest).unwrap();
+        refuse();
+        assert_eq!(f.made.get(), made, "{at}");
+    }
+}
