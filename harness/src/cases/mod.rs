@@ -5,6 +5,7 @@
 //! [`all`].
 
 mod capture_size;
+mod counters;
 mod damage;
 pub mod disruption;
 mod driver;
@@ -207,6 +208,7 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::MTU_TRAFFIC,
         &under_traffic::OFFLOAD_TRAFFIC,
         &under_traffic::MULTIQUEUE_TRAFFIC,
+        &counters::COUNTERS,
     ];
     ALL
 }
