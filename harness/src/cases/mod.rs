@@ -17,6 +17,7 @@ mod mac_change;
 mod migrate;
 mod migrate_state;
 mod mtu;
+mod multicast;
 mod multiqueue;
 mod netperf;
 mod offload;
@@ -209,6 +210,7 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::OFFLOAD_TRAFFIC,
         &under_traffic::MULTIQUEUE_TRAFFIC,
         &counters::COUNTERS,
+        &multicast::MULTICAST,
     ];
     ALL
 }
