@@ -29,6 +29,7 @@ mod promisc;
 mod properties;
 mod pxe;
 mod refused;
+mod rx_checksum;
 mod surviving;
 mod transfer;
 mod udp_transfer;
@@ -211,6 +212,7 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::MULTIQUEUE_TRAFFIC,
         &counters::COUNTERS,
         &multicast::MULTICAST,
+        &rx_checksum::RX_CHECKSUM,
     ];
     ALL
 }
