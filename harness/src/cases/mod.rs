@@ -29,6 +29,7 @@ mod promisc;
 mod properties;
 mod pxe;
 mod refused;
+mod rings;
 mod rx_checksum;
 mod surviving;
 mod transfer;
@@ -213,6 +214,7 @@ pub fn all() -> &'static [&'static Case] {
         &counters::COUNTERS,
         &multicast::MULTICAST,
         &rx_checksum::RX_CHECKSUM,
+        &rings::RINGS,
     ];
     ALL
 }
