@@ -82,7 +82,7 @@ fn capture_size(bed: &mut Testbed) -> anyhow::Result<()> {
         .wire()?
         .behind(mark, deadline::FIRST_PING.start(), |frame| {
             let marked = frame
-                .ipv4()
+                .ip()
                 .is_some_and(|ip| ip.payload_length == (MARKER + ICMP) as u16);
             marked && matches!(frame.icmp(), Some(Icmp::EchoReply { .. }))
         })?;

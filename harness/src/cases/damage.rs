@@ -11,7 +11,7 @@ use crate::net::forged;
 const NOBODYS_VLAN: u16 = 77;
 
 /// A frame is put between NIC and tap.
-const FORGED: Fault = Fault {
+pub(super) const FORGED: Fault = Fault {
     applies: |cell| cell.backend == Backend::Tap && !tells_hashes(cell),
     ..IN_TRAFFIC
 };

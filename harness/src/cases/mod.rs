@@ -5,6 +5,7 @@
 //! [`all`].
 
 mod capture_size;
+mod counters;
 mod damage;
 pub mod disruption;
 mod driver;
@@ -17,6 +18,7 @@ mod mac_change;
 mod migrate;
 mod migrate_state;
 mod mtu;
+mod multicast;
 mod multiqueue;
 mod netperf;
 mod offload;
@@ -28,6 +30,8 @@ mod promisc;
 mod properties;
 mod pxe;
 mod refused;
+mod rings;
+mod rx_checksum;
 mod surviving;
 mod transfer;
 mod udp_transfer;
@@ -209,6 +213,10 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::OFFLOAD_TRAFFIC,
         &under_traffic::MULTIQUEUE_TRAFFIC,
         &ipv6::IPV6,
+        &counters::COUNTERS,
+        &multicast::MULTICAST,
+        &rx_checksum::RX_CHECKSUM,
+        &rings::RINGS,
     ];
     ALL
 }

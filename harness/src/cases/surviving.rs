@@ -16,7 +16,7 @@ use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
-pub(super) use probes::GROUP;
+pub(super) use probes::{GROUP, heard, watch};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -182,16 +182,46 @@ pub fn mac(name: &str) -> Result<Mac> {
         .parse()
 }
 
-/// Bytes that an interface has carried: received (on a tap, what the guest sent) and sent.
-pub fn carried(name: &str) -> Result<(u64, u64)> {
+/// What an interface has carried each way, frames and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Carried {
+    /// Received: on a tap, what the guest sent.
+    pub received: (u64, u64),
+    /// Sent: on a tap, what QEMU or vhost took for the guest.
+    pub sent: (u64, u64),
+}
+
+impl Carried {
+    /// What it has carried since it had carried `before`.
+    pub fn since(&self, before: &Carried) -> Carried {
+        let since = |now: (u64, u64), then: (u64, u64)| (now.0 - then.0, now.1 - then.1);
+        Carried {
+            received: since(self.received, before.received),
+            sent: since(self.sent, before.sent),
+        }
+    }
+}
+
+/// What an interface has carried since it was made.
+pub fn carried_frames(name: &str) -> Result<Carried> {
     let links = ip::json(&format!("-stats link show dev {name}"))?;
-    let bytes = |way: &str| {
-        let stats = links.first().map(|link| &link["stats64"][way]["bytes"]);
+    let count = |way: &str, what: &str| {
+        let stats = links.first().map(|link| &link["stats64"][way][what]);
         stats
             .and_then(serde_json::Value::as_u64)
-            .with_context(|| format!("`ip -stats link` shows no {way} bytes of {name}"))
+            .with_context(|| format!("`ip -stats link` shows no {way} {what} of {name}"))
     };
-    Ok((bytes("rx")?, bytes("tx")?))
+    let both = |way| anyhow::Ok((count(way, "packets")?, count(way, "bytes")?));
+    Ok(Carried {
+        received: both("rx")?,
+        sent: both("tx")?,
+    })
+}
+
+/// Bytes that an interface has carried: received (on a tap, what the guest sent) and sent.
+pub fn carried(name: &str) -> Result<(u64, u64)> {
+    let carried = carried_frames(name)?;
+    Ok((carried.received.1, carried.sent.1))
 }
 
 /// The host's neighbour table: who has `address`, as far as the host knows. `None` when it does

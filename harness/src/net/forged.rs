@@ -159,6 +159,25 @@ pub fn numbered(from: Mac) -> Result<Forged> {
     Ok(Forged::complete(bytes))
 }
 
+/// A sound datagram of the host's, of 60 bytes.
+pub fn from_host(to: Mac) -> Result<Forged> {
+    probe::datagram((to, guest(0)), 60).map(Forged::complete)
+}
+
+/// As [`from_host`], changed after its checksum was made.
+pub fn changed_from_host(to: Mac) -> Result<Forged> {
+    let datagram = probe::datagram((to, guest(0)), 60)?;
+    Ok(Forged::complete(probe::change_end(datagram)))
+}
+
+/// As [`changed_from_host`], of which a NIC says that it is sound.
+pub fn vouched_for(to: Mac) -> Result<Forged> {
+    const DATA_VALID: u8 = 2; // VIRTIO_NET_HDR_F_DATA_VALID
+    let mut forged = changed_from_host(to)?;
+    forged.left[0] = DATA_VALID;
+    Ok(forged)
+}
+
 /// A sound frame, to know by that those before it have passed.
 pub fn marker(from: Mac) -> Forged {
     foreign(from)

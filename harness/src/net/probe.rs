@@ -1,7 +1,7 @@
 //! Frames that the host puts on the bridge by hand, each known by the MAC that it comes from: shows which
 //! destinations a NIC takes frames for.
 
-use super::addr::Mac;
+use super::addr::{HOST, HOST_MAC, Mac};
 use super::bridge;
 use super::ring::bind;
 use crate::base::error::OrCannotRun as _;
@@ -86,6 +86,59 @@ pub fn tagged_echo(
     Ok(frame)
 }
 
+/// The discard service's port (RFC 863).
+const DISCARD: u16 = 9;
+/// Headers of Ethernet and IPv4, and with those of UDP and TCP, bytes.
+const IPV4_HEADERS: usize = 14 + 20;
+const UDP_HEADERS: usize = IPV4_HEADERS + 8;
+const TCP_HEADERS: usize = IPV4_HEADERS + 20;
+
+/// A frame of `length` bytes, at least 42: a UDP datagram of the host's for a port that nobody listens on.
+///
+/// # Errors
+/// For a `length` that has no room for the headers.
+pub fn datagram((to, target): (Mac, Ipv4Addr), length: usize) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    let payload = length.checked_sub(UDP_HEADERS);
+    let payload = payload.context("a datagram has headers of 42 bytes")?;
+    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
+        .ipv4(HOST.octets(), target.octets(), 64)
+        .udp(DISCARD, DISCARD)
+        .write(&mut frame, &vec![0; payload])?;
+    Ok(frame)
+}
+
+/// As [`datagram`], of at least 54 bytes: a TCP segment that asks for a connection with that port.
+///
+/// # Errors
+/// As there.
+pub fn segment((to, target): (Mac, Ipv4Addr), length: usize) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    let payload = length.checked_sub(TCP_HEADERS);
+    let payload = payload.context("a segment has headers of 54 bytes")?;
+    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
+        .ipv4(HOST.octets(), target.octets(), 64)
+        .tcp(DISCARD, DISCARD, 1, 1000)
+        .syn()
+        .write(&mut frame, &vec![0; payload])?;
+    Ok(frame)
+}
+
+/// Changes a bit of an IPv4 packet's header, after its checksum was made.
+pub fn change_header(mut frame: Vec<u8>) -> Vec<u8> {
+    const TIME_TO_LIVE: usize = 14 + 8;
+    frame[TIME_TO_LIVE] ^= 1;
+    frame
+}
+
+/// Changes a bit of the last byte of what an IPv4 packet carries, after its checksum was made.
+pub fn change_end(mut frame: Vec<u8>) -> Vec<u8> {
+    if let Some(last) = frame.last_mut() {
+        *last ^= 1;
+    }
+    frame
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +170,13 @@ mod tests {
         assert_eq!(frame.vlan_id(), Some(10));
         assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));
         assert!(tagged_echo(4096, ends.0, ends.1, (7, 8)).is_err());
+
+        let frame = read(datagram((there, target), 61).unwrap());
+        assert_eq!((frame.src(), frame.length), (Some(HOST_MAC), 61));
+        assert_eq!(frame.ip().map(|ip| ip.destination), Some(target.into()));
+        assert!(datagram((there, target), 41).is_err());
+        let frame = read(segment((there, target), 54).unwrap());
+        assert_eq!((frame.tcp_ports(), frame.length), (Some((9, 9)), 54));
+        assert!(segment((there, target), 53).is_err());
     }
 }

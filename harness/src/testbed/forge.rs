@@ -1,4 +1,5 @@
-//! Frames put between a NIC and its tap, as if the NIC had sent them: what no switch of QEMU's models breaks.
+//! Frames put between a NIC and its tap, as if the one or the other had sent them: what no switch of QEMU's
+//! models breaks.
 
 use super::Testbed;
 use crate::base::deadline::Limit;
@@ -16,6 +17,11 @@ const NAME: &str = "forge0";
 /// QEMU reads its socket in its main loop, milliseconds after it was written to.
 const ON_TAP: Limit = Limit {
     what: "a forged frame on the tap",
+    seconds: 10.0,
+};
+/// As [`ON_TAP`], and into the guest.
+const IN_GUEST: Limit = Limit {
+    what: "a forged frame in the guest",
     seconds: 10.0,
 };
 
@@ -42,6 +48,35 @@ impl Testbed {
     /// QEMU's refusal; when they do not come.
     pub fn forge(&self, frames: &[Forged]) -> anyhow::Result<()> {
         let nic = self.nic();
+        let wire = self.wire()?;
+        let mark = wire.mark()?;
+        let marked = [frames, &[forged::marker(nic.mac)]].concat();
+        self.redirect("rx", &marked)?;
+        let limit = ON_TAP.start();
+        wire.wait(mark, limit, |frame| {
+            frame.ethertype() == Some(probe::ETHERTYPE) && frame.src() == Some(nic.mac)
+        })?;
+        Ok(())
+    }
+
+    /// As [`Testbed::forge`], to the NIC under test, as if they came from its tap, and waits until its driver has
+    /// handed one up.
+    ///
+    /// # Errors
+    /// QEMU's refusal; when none is handed up.
+    pub fn forge_to_guest(&self, frames: &[Forged]) -> anyhow::Result<()> {
+        let file = format!("/sys/class/net/{}/statistics/rx_packets", self.link()?.name);
+        let read = format!("cat {file}");
+        let before = self.agent.sh(&read)?;
+        self.redirect("tx", frames)?;
+        let moved = format!("[ $({read}) -gt {} ]", before.trim());
+        self.agent.until(&moved, IN_GUEST, &read)
+    }
+
+    /// Has QEMU take `frames` for such as pass that queue of the NIC's netdev: `rx` is what the netdev gets, `tx`
+    /// what it sends.
+    fn redirect(&self, queue: &str, frames: &[Forged]) -> anyhow::Result<()> {
+        let nic = self.nic();
         let address = json!({ "type": "unix", "data": { "path": NAME, "abstract": true } });
         let socket = json!({ "addr": address, "server": true, "wait": false });
         let backend = json!({ "type": "socket", "data": socket });
@@ -51,26 +86,20 @@ impl Testbed {
             "qom-type": "filter-redirector",
             "id": format!("{NAME}-filter"),
             "netdev": nic.netdev_id(),
-            "queue": "rx",
+            "queue": queue,
             "indev": NAME,
         });
         self.vm.call_raw("object-add", filter)?;
         let address = SocketAddr::from_abstract_name(NAME)?;
         let mut socket = UnixStream::connect_addr(&address).context("QEMU's filter")?;
-        let wire = self.wire()?;
-        let mark = wire.mark()?;
         let room = header(nic);
-        for frame in frames.iter().chain([&forged::marker(nic.mac)]) {
+        for frame in frames {
             let mut message = frame.left.to_vec();
             message.resize(room, 0);
             message.extend(&frame.bytes);
             let length = (message.len() as u32).to_be_bytes();
             socket.write_all(&[&length[..], &message].concat())?;
         }
-        let limit = ON_TAP.start();
-        wire.wait(mark, limit, |frame| {
-            frame.ethertype() == Some(probe::ETHERTYPE) && frame.src() == Some(nic.mac)
-        })?;
         Ok(())
     }
 }

@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 /// QEMU's event after a change of it, sent once for each time that it was queried.
 const CHANGED: &str = "NIC_RX_FILTER_CHANGED";
 
+/// Addresses that QEMU's virtio-net has room for (`MAC_TABLE_ENTRIES`).
+const ROOM: usize = 64;
+
 /// Flags of an interface (kernel: uapi/linux/if.h).
 const PROMISC: u32 = 0x100;
 const ALLMULTI: u32 = 0x200;
@@ -20,6 +23,7 @@ const ALLMULTI: u32 = 0x200;
 struct Set {
     mac: Mac,
     flags: u32,
+    unicast: BTreeSet<Mac>,
     multicast: BTreeSet<Mac>,
     vlans: BTreeSet<i64>,
 }
@@ -47,13 +51,28 @@ impl Testbed {
     /// # Errors
     /// What differs, when it still does after [`deadline::RX_FILTER`].
     pub fn expect_rx_filter(&self, link: &Link, vlans: &[u16]) -> anyhow::Result<()> {
+        self.expect_rx_filter_with(link, vlans, &[])
+    }
+
+    /// As [`Testbed::expect_rx_filter`], of a guest that has set these further unicast addresses. QEMU has 64
+    /// addresses at most, unicast ones first; of what does not fit it says so, and has none.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn expect_rx_filter_with(
+        &self,
+        link: &Link,
+        vlans: &[u16],
+        unicast: &[Mac],
+    ) -> anyhow::Result<()> {
         let limit = deadline::RX_FILTER.start();
         loop {
             let mark = self.vm.qmp.mark();
             let Some(filter) = self.rx_filter()? else {
                 return Ok(());
             };
-            let set = self.set(link, vlans)?;
+            let mut set = self.set(link, vlans)?;
+            set.unicast.extend(unicast);
             let differences = set.differences(&filter);
             if differences.is_empty() {
                 return Ok(());
@@ -96,6 +115,7 @@ fn parse(text: &str, vlans: &[u16]) -> anyhow::Result<Set> {
     Ok(Set {
         mac: mac.parse()?,
         flags: u32::from_str_radix(flags.trim_start_matches("0x"), 16)?,
+        unicast: BTreeSet::new(),
         multicast: lines.map(group).collect::<anyhow::Result<_>>()?,
         vlans: vlans.iter().copied().map(i64::from).collect(),
     })
@@ -131,27 +151,34 @@ impl Set {
             format!("{:?}", qemu.multicast),
         );
         differ("unicast is", "normal".into(), format!("{:?}", qemu.unicast));
-        let groups: BTreeSet<String> = self.multicast.iter().map(Mac::to_string).collect();
+        let fitting = |set: &BTreeSet<Mac>, room: usize| -> BTreeSet<String> {
+            match set.len() <= room {
+                true => set.iter().map(Mac::to_string).collect(),
+                false => BTreeSet::new(),
+            }
+        };
+        let unicast = fitting(&self.unicast, ROOM);
+        let room = ROOM - unicast.len();
+        let overflow = |unicast: bool, multicast: bool| match (unicast, multicast) {
+            (false, false) => "none",
+            (true, false) => "unicast",
+            (false, true) => "multicast",
+            (true, true) => "both",
+        };
         differ(
             "the multicast groups are",
-            format!("{groups:?}"),
+            format!("{:?}", fitting(&self.multicast, room)),
             format!("{:?}", macs(&qemu.multicast_table)),
         );
         differ(
             "the further unicast addresses are",
-            "{}".into(),
+            format!("{unicast:?}"),
             format!("{:?}", macs(&qemu.unicast_table)),
         );
         differ(
             "tables that overflow are",
-            "none".into(),
-            match (qemu.unicast_overflow, qemu.multicast_overflow) {
-                (false, false) => "none",
-                (true, false) => "unicast",
-                (false, true) => "multicast",
-                (true, true) => "both",
-            }
-            .into(),
+            overflow(self.unicast.len() > ROOM, self.multicast.len() > room).into(),
+            overflow(qemu.unicast_overflow, qemu.multicast_overflow).into(),
         );
         // 0 is no VLAN, but the mark of frames with a priority alone: Linux lets them pass once it knows VLANs.
         let vlans: BTreeSet<i64> = qemu
@@ -213,6 +240,32 @@ mod tests {
         assert!(promiscuous.differences(&shown).is_empty());
         assert!(parse("52:54:00:00:00:01\n", &[]).is_err());
         assert!(parse("52:54:00:00:00:01\n0x1003\n3333\n", &[]).is_err());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_said_to_overflow_and_the_other_kind_stays() {
+        let many = |first: u8, count: u8| (0..count).map(move |n| Mac([first, 0, 0, 0, 0, n]));
+        let mut set = parse(TEXT, &[10]).unwrap();
+        set.unicast.extend(many(2, 63));
+        let unicast_table: Vec<String> = set.unicast.iter().map(Mac::to_string).collect();
+        let shown = RxFilterInfo {
+            multicast_overflow: true,
+            multicast_table: Vec::new(),
+            unicast_table,
+            ..filter()
+        };
+        assert!(set.differences(&shown).is_empty());
+        set.unicast.extend(many(6, 2));
+        let shown = RxFilterInfo {
+            unicast_overflow: true,
+            ..filter()
+        };
+        assert!(set.differences(&shown).is_empty());
+        let differences = set.differences(&filter()).join("; ");
+        assert_eq!(
+            differences,
+            "tables that overflow are unicast, QEMU has none"
+        );
     }
 
     #[test]

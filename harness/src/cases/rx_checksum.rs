@@ -1,0 +1,193 @@
+//! What a NIC says of the checksums of what it receives, and what its guest makes of that: frames that the host
+//! damages on purpose.
+
+use super::damage::FORGED;
+use super::faults;
+use super::offload::{self, State};
+use super::{Case, Fault, Moment, Red};
+use crate::base::deadline;
+use crate::guest::dialect::Op;
+use crate::guest::link::Link;
+use crate::net::bridge;
+use crate::net::forged;
+use crate::net::probe::{Sender, change_end, change_header, datagram, segment};
+use crate::testbed::Testbed;
+use anyhow::{Context as _, ensure};
+use std::collections::BTreeMap;
+
+/// Ethernet's header, bytes.
+const ETHERNET: usize = 14;
+
+/// Counters of the guest's kernel (/proc/net/snmp), and by how much they move with each round.
+const COUNTERS: [(&str, u64); 5] = [
+    ("Ip InHdrErrors", 2),
+    ("Udp InErrors", 3),
+    ("Udp NoPorts", 3),
+    ("Tcp InErrs", 3),
+    ("Tcp OutRsts", 3),
+];
+/// `ethtool -S` of e1000e, whose NIC looks at each frame's checksums while rx is on.
+const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 6), ("rx_csum_offload_errors", 8)];
+
+/// What the guest makes of checksums.
+pub static RX_CHECKSUM: Case = Case {
+    name: "rx_checksum",
+    passes: "UDP datagrams, TCP segments and IPv4 headers that the host damaged are dropped and counted by the guest, and sound ones of the same sizes are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
+    rearm: Some(faults::nothing),
+    ops: &[Op::Address],
+    seconds: |_| 20.0,
+    faults: &[
+        Fault {
+            name: "good_is_bad",
+            breaks: "the NIC hands up a datagram otherwise than it came",
+            inject: |bed| bed.forge_to_guest(&[forged::changed_from_host(bed.nic().mac)?]),
+            red: Red::Says("Udp InErrors moved by 4, not by 3"),
+            ..FORGED
+        },
+        Fault {
+            name: "vouched_for",
+            breaks: "the NIC says of a damaged datagram that its checksum is right",
+            applies: |cell| (FORGED.applies)(cell) && faults::virtio(cell),
+            inject: |bed| bed.forge_to_guest(&[forged::vouched_for(bed.nic().mac)?]),
+            red: Red::Says("Udp NoPorts moved by 4, not by 3"),
+            ..FORGED
+        },
+        Fault {
+            name: "uncounted",
+            breaks: "the NIC counts no frame with a wrong checksum",
+            applies: |cell| cell.nic.driver == "e1000e",
+            inject: |bed| {
+                let script = "[ \"$1\" = -S ] || exec \"$REAL\" \"$@\"\n\
+                              \"$REAL\" \"$@\" | sed 's/\\(csum_offload_errors: \\).*/\\10/'";
+                faults::wrap(bed, "ethtool", script)
+            },
+            red: Red::Says("rx_csum_offload_errors moved by"),
+            ..faults::AT_START
+        },
+        Fault {
+            name: "ignored",
+            breaks: "the guest's ethtool says that it switched offloads and does not",
+            applies: |cell| {
+                cell.nic.offloads.iter().any(|name| name == "rx") && !cell.nic.is_virtio()
+            },
+            inject: faults::switch_no_offload,
+            red: Red::Says("reads back"),
+            ..faults::AT_START
+        },
+    ],
+    run: rx_checksum,
+    ..Case::PLAIN
+};
+
+/// Sends sound and damaged frames with rx as it is, off, on, and as it was.
+fn rx_checksum(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    bridge::set_neighbour_permanent(bed.address(), bed.nic().mac)?;
+    let was = rx(bed, &link)?;
+    round(bed, &link, was.on).with_context(|| format!("with rx {}", word(was.on)))?;
+    if !was.fixed {
+        for on in [!was.on, was.on] {
+            let command = format!("ethtool -K {} rx {}", link.name, word(on));
+            bed.agent.sh(&command)?;
+            let now = rx(bed, &link)?.on;
+            ensure!(now == on, "after `{command}` rx reads back {}", word(now));
+            // e1000 resets, and so negotiates its link anew.
+            bed.reach(deadline::FIRST_PING)?;
+            round(bed, &link, on).with_context(|| format!("with rx switched {}", word(on)))?;
+        }
+    }
+    bridge::flush_neighbour(bed.address())?;
+    bed.expect_quiet_kernel()
+}
+
+fn rx(bed: &Testbed, link: &Link) -> anyhow::Result<State> {
+    let shown = bed.agent.sh(&format!("ethtool -k {}", link.name))?;
+    Ok(offload::parse(&shown)?["rx"])
+}
+
+fn word(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+/// Sends each kind of frame, and looks how the guest's counters have moved.
+fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
+    let before = read(bed, link)?;
+    bed.moment(Moment::Traffic)?;
+    let guest = (bed.nic().mac, bed.address());
+    let full = bed.cell.nic.default_mtu() as usize + ETHERNET;
+    let sender = Sender::open()?;
+    // The host does not pad the shortest. What a NIC or its tap puts behind a packet is not summed up.
+    for (udp, tcp) in [(43, 54), (60, 61), (full, full - 1)] {
+        for frame in [datagram(guest, udp)?, segment(guest, tcp)?] {
+            sender.send(&frame)?;
+            sender.send(&change_end(frame))?;
+        }
+        // Answered behind all of them, which is as many as each NIC has room for.
+        bed.expect_replies(1, 48)?;
+    }
+    for frame in [datagram(guest, 61)?, segment(guest, full)?] {
+        sender.send(&change_header(frame))?;
+    }
+    bed.expect_replies(1, 48)?;
+    let after = read(bed, link)?;
+    let by_nic = BY_NIC.into_iter().filter(|_| rx && link.driver == "e1000e");
+    for (name, expected) in COUNTERS.into_iter().chain(by_nic) {
+        let of = |counters: &BTreeMap<String, u64>| {
+            let counter = counters.get(name).copied();
+            counter.with_context(|| format!("the guest has no counter {name}"))
+        };
+        let moved = of(&after)? - of(&before)?;
+        // The NIC has its own word on pings as well.
+        let pings = name == "rx_csum_offload_good" && moved > expected;
+        ensure!(
+            moved == expected || pings,
+            "{name} moved by {moved}, not by {expected}"
+        );
+    }
+    Ok(())
+}
+
+/// The guest's counters of /proc/net/snmp and `ethtool -S`.
+fn read(bed: &Testbed, link: &Link) -> anyhow::Result<BTreeMap<String, u64>> {
+    let text = bed.agent.sh(&format!(
+        "cat /proc/net/snmp; ethtool -S {} 2>/dev/null; true",
+        link.name
+    ))?;
+    Ok(parse(&text))
+}
+
+/// A protocol's counters by its name and theirs, and others by theirs.
+fn parse(text: &str) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    let mut names: (&str, Vec<&str>) = ("", Vec::new());
+    for (label, rest) in text.lines().filter_map(|line| line.split_once(':')) {
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        let numbers: Vec<Option<u64>> = words.iter().map(|word| word.parse().ok()).collect();
+        if numbers.len() > 1 && label == names.0 {
+            let each = names.1.iter().zip(numbers);
+            counters.extend(each.filter_map(|(name, n)| Some((format!("{label} {name}"), n?))));
+        } else if let [Some(number)] = numbers[..] {
+            counters.insert(label.trim().to_owned(), number);
+        } else {
+            names = (label, words);
+        }
+    }
+    counters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_protocol_have_its_name() {
+        let text = "Ip: Forwarding DefaultTTL InReceives InHdrErrors\nIp: 2 64 9 1\n\
+                    Tcp: RtoAlgorithm MaxConn InErrs\nTcp: 1 -1 4\n\
+                    NIC statistics:\n     rx_csum_offload_errors: 3\n";
+        let counters = parse(text);
+        assert_eq!(counters["Ip InHdrErrors"], 1);
+        assert_eq!(counters["Tcp InErrs"], 4);
+        assert_eq!(counters["rx_csum_offload_errors"], 3);
+        assert!(!counters.contains_key("Tcp MaxConn"));
+    }
+}
