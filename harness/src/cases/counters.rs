@@ -160,6 +160,12 @@ fn counters(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.apply(Op::Down, &link, "")?;
     bed.apply(Op::Up, &link, "")?;
     bed.agent.sh(&knows)?;
+    // Until then the kernel drops what is sent, and some kernels count it.
+    let passes = format!(
+        "grep -qx 1 /sys/class/net/{dev}/carrier && ! ip link show dev {dev} | grep -q 'qdisc noop '"
+    );
+    let shows = format!("ip link show dev {dev}");
+    bed.agent.until(&passes, deadline::OPERSTATE, &shows)?;
     // The guest asks first: what comes for a NIC that is not up yet is nobody's.
     let asks = format!("ping -n -c 1 -W 1 {HOST} >/dev/null 2>&1");
     bed.agent.until(&asks, deadline::FIRST_PING, &asks)?;
