@@ -38,6 +38,17 @@ pub fn of_running(pid: u32) -> Option<Duration> {
     clock.now().ok().map(Duration::from)
 }
 
+/// How long the threads of the process of that pid have run so far or stood ready to run, and how often it waited
+/// for the disk to give it a page of its memory; none where the kernel does not count it.
+pub fn busy_so_far(pid: u32) -> Option<(Duration, u64)> {
+    let busy = of_running(pid)? + queued_so_far(pid)?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // proc_pid_stat(5): majflt is the tenth field behind the name, which is in brackets.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let faults = fields.split_whitespace().nth(9)?.parse().ok()?;
+    Some((busy, faults))
+}
+
 /// User and system time of this process alone, without its children.
 pub fn of_own_threads() -> Duration {
     getrusage(UsageWho::RUSAGE_SELF).map_or(Duration::ZERO, |usage| time(usage.as_ref()))
@@ -141,6 +152,20 @@ mod tests {
         command.args(["-c", BURN]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    #[test]
+    fn a_process_is_busy_while_it_runs_and_not_while_it_sleeps() {
+        let Some((before, _)) = busy_so_far(std::process::id()) else {
+            return;
+        };
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_millis(30) {
+            std::hint::spin_loop();
+        }
+        let (after, _) = busy_so_far(std::process::id()).unwrap();
+        assert!(after - before >= Duration::from_millis(20));
+        assert!(busy_so_far(u32::MAX).is_none());
     }
 
     /// As the shell's `times` tells: the kernel's account of what it took, and what its ended children

@@ -23,6 +23,7 @@ mod multiqueue;
 mod netperf;
 mod offload;
 mod offload_toggle;
+mod one_by_one;
 mod parallel_flood;
 mod pci_add;
 mod ping;
@@ -217,6 +218,7 @@ pub fn all() -> &'static [&'static Case] {
         &multicast::MULTICAST,
         &rx_checksum::RX_CHECKSUM,
         &rings::RINGS,
+        &one_by_one::ONE_BY_ONE,
     ];
     ALL
 }

@@ -44,6 +44,8 @@ struct Driver {
     /// Further unicast addresses that it takes; with more of them, or any where it takes none, it is in promiscuous
     /// mode (kernel: `__dev_set_rx_mode`).
     unicast: usize,
+    /// Whether it takes more of them; igb refuses them (igb_ndo_fdb_add).
+    more: bool,
 }
 
 /// Intel's have a hash of 4096 bits, for which the groups here are all different.
@@ -52,31 +54,37 @@ static DRIVERS: [Driver; 6] = [
         name: "virtio_net",
         filter: Filter::Exact(64),
         unicast: 64,
+        more: true,
     },
     Driver {
         name: "e1000",
         filter: Filter::Exact(4096),
         unicast: 14,
+        more: true,
     },
     Driver {
         name: "e1000e",
         filter: Filter::Exact(4096),
         unicast: 14,
+        more: true,
     },
     Driver {
         name: "igb",
         filter: Filter::Exact(4096),
         unicast: 14,
+        more: false,
     },
     Driver {
         name: "vmxnet3",
         filter: Filter::Exact(1000),
         unicast: 0,
+        more: true,
     },
     Driver {
         name: "cdc_ether",
         filter: Filter::Nothing,
         unicast: 0,
+        more: true,
     },
 ];
 
@@ -84,6 +92,7 @@ static OTHER: Driver = Driver {
     name: "",
     filter: Filter::Hash,
     unicast: 0,
+    more: true,
 };
 
 impl Driver {
@@ -214,14 +223,16 @@ fn multicast(bed: &mut Testbed) -> anyhow::Result<()> {
     let (few, more) = further.split_at(2);
     asked.add(bed, &dev, few)?;
     asked.expect(bed, &link, "with two further addresses")?;
-    asked.add(bed, &dev, more)?;
-    asked.expect(
-        bed,
-        &link,
-        "with more further addresses than the device has room for",
-    )?;
-    asked.remove(bed, &dev, more)?;
-    asked.expect(bed, &link, "with two further addresses again")?;
+    if Driver::of(&bed.cell).more {
+        asked.add(bed, &dev, more)?;
+        asked.expect(
+            bed,
+            &link,
+            "with more further addresses than the device has room for",
+        )?;
+        asked.remove(bed, &dev, more)?;
+        asked.expect(bed, &link, "with two further addresses again")?;
+    }
     asked.remove(bed, &dev, few)?;
     maddr(bed, "del", &dev, &GROUPS[1..])?;
     asked.leave(&GROUPS[1..]);

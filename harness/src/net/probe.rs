@@ -86,6 +86,19 @@ pub fn tagged_echo(
     Ok(frame)
 }
 
+/// An ICMP echo request of the host's.
+///
+/// # Errors
+/// None of a request so short.
+pub fn echo((to, target): (Mac, Ipv4Addr), (id, seq): (u16, u16)) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
+        .ipv4(HOST.octets(), target.octets(), 64)
+        .icmpv4_echo_request(id, seq)
+        .write(&mut frame, &[0; 32])?;
+    Ok(frame)
+}
+
 /// The discard service's port (RFC 863).
 const DISCARD: u16 = 9;
 /// Headers of Ethernet and IPv4, and with those of UDP and TCP, bytes.
@@ -170,6 +183,10 @@ mod tests {
         assert_eq!(frame.vlan_id(), Some(10));
         assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));
         assert!(tagged_echo(4096, ends.0, ends.1, (7, 8)).is_err());
+
+        let frame = read(echo((there, target), (7, 8)).unwrap());
+        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));
+        assert_eq!((frame.src(), frame.dst()), (Some(HOST_MAC), Some(there)));
 
         let frame = read(datagram((there, target), 61).unwrap());
         assert_eq!((frame.src(), frame.length), (Some(HOST_MAC), 61));

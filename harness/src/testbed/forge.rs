@@ -11,6 +11,7 @@ use serde_json::json;
 use std::io::Write as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixStream};
+use std::time::Duration;
 
 /// The filter's and its socket's name, which is the trial's own as its network is.
 const NAME: &str = "forge0";
@@ -71,6 +72,22 @@ impl Testbed {
         self.redirect("tx", frames)?;
         let moved = format!("[ $({read}) -gt {} ]", before.trim());
         self.agent.until(&moved, IN_GUEST, &read)
+    }
+
+    /// Has QEMU hold back what comes for the NIC under test, and let it go at the end of each such interval
+    /// (`filter-buffer`), which only a tap without vhost can have.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn hold_back(&self, interval: Duration) -> anyhow::Result<()> {
+        let filter = json!({
+            "qom-type": "filter-buffer",
+            "id": format!("{NAME}-buffer"),
+            "netdev": self.nic().netdev_id(),
+            "queue": "tx",
+            "interval": u32::try_from(interval.as_micros())?,
+        });
+        self.vm.call_raw("object-add", filter).map(drop)
     }
 
     /// Has QEMU take `frames` for such as pass that queue of the NIC's netdev: `rx` is what the netdev gets, `tx`

@@ -49,12 +49,15 @@ fn frames_are_told_apart_by_whom_they_are_for() {
         Meaning::RxMulticasts,
         Meaning::TxFrames,
         Meaning::TxBytes(-14),
+        Meaning::TxBytesOrMore(4),
+        Meaning::Errors,
         Meaning::TxUnicasts,
         Meaning::TxBroadcasts,
         Meaning::TxMulticasts,
     ]
-    .map(|meaning| crossed.sum(meaning));
-    assert_eq!(sums, [3, 312, 1, 1, 1, 1, 46, 1, 0, 0]);
+    .map(|meaning| crossed.sums(meaning)[0]);
+    assert_eq!(sums, [3, 312, 1, 1, 1, 1, 46, 60, 0, 1, 0, 0]);
+    assert_eq!(crossed.sums(Meaning::TxBytesOrMore(4)), [60, 64]);
     assert_eq!(
         crossed.to_string(),
         "3 frames to the guest and 1 from it crossed the tap"

@@ -1,0 +1,105 @@
+//! Pings of which each is sent once the one before was answered: an answer that a NIC keeps until something else
+//! comes by is late here, and hidden by the next ping anywhere else.
+
+use super::damage::FORGED;
+use super::{Case, Fault, Moment, Red, faults};
+use crate::base::cpu::busy_so_far;
+use crate::base::deadline;
+use crate::guest::dialect::Op;
+use crate::matrix::Backend;
+use crate::net::frame::{Direction, Icmp};
+use crate::net::probe::{Sender, echo};
+use crate::testbed::Testbed;
+use anyhow::{Context as _, bail};
+use std::time::{Duration, Instant};
+
+/// How many.
+const PINGS: u16 = 150;
+/// ICMP's identifier of them.
+const ID: u16 = 0x0b10;
+/// How long a ping may be on its way while QEMU neither runs nor waits for a processor. A guest answers within
+/// milliseconds of its own; timers by which drivers find out what they were not told have a second or two.
+const IDLE: Duration = Duration::from_millis(250);
+/// One may be late for a reason of the host's that nobody counts.
+const LATE: usize = 2;
+
+/// No answer waits for the next ping.
+pub static ONE_BY_ONE: Case = Case {
+    name: "one_by_one",
+    passes: "each of 150 pings, sent once the one before was answered, is answered without waiting while QEMU has nothing to do",
+    // Whether vhost's workers have something to do is not known of each VM alone.
+    applies: |cell| cell.backend == Backend::Tap,
+    rearm: Some(faults::nothing),
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            name: "held_back",
+            breaks: "what comes for the NIC reaches it at the end of each second",
+            inject: |bed| bed.hold_back(Duration::from_secs(1)),
+            red: Red::Says("were answered late"),
+            ..FORGED
+        },
+        Fault {
+            name: "kept",
+            breaks: "what comes for the NIC stays on its way for minutes",
+            inject: |bed| bed.hold_back(Duration::from_secs(600)),
+            red: Red::Says("was not answered"),
+            ..FORGED
+        },
+    ],
+    run: one_by_one,
+    ..Case::PLAIN
+};
+
+/// Sends the pings, and holds each one's time on its way against what QEMU did meanwhile. Times are the tap's, and
+/// QEMU is looked at before and after: what it did is never too little.
+fn one_by_one(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    bed.moment(Moment::Traffic)?;
+    let sender = Sender::open()?;
+    let guest = (bed.nic().mac, bed.address());
+    let pid = bed.vm.pid();
+    let mut late = Vec::new();
+    let mut all = Vec::new();
+    for seq in 1..=PINGS {
+        let wire = bed.wire()?;
+        let mark = wire.mark()?;
+        let before = busy_so_far(pid);
+        sender.send(&echo(guest, (ID, seq))?)?;
+        let limit = Instant::now() + deadline::FIRST_PING.start().span();
+        let request = wire.wait(mark, limit, |frame| {
+            frame.direction == Direction::ToGuest
+                && frame.icmp() == Some(Icmp::EchoRequest { id: ID, seq })
+        })?;
+        let reply = wire
+            .wait(mark, limit, |frame| {
+                frame.icmp() == Some(Icmp::EchoReply { id: ID, seq })
+            })
+            .with_context(|| format!("ping {seq} of {PINGS} was not answered"))?;
+        let took = reply.time.saturating_sub(request.time);
+        all.push(took);
+        let Some(((before, faults), (after, faults_now))) = before.zip(busy_so_far(pid)) else {
+            continue;
+        };
+        let busy = after.saturating_sub(before);
+        if took.saturating_sub(busy) > IDLE && faults == faults_now {
+            late.push(format!(
+                "ping {seq} took {:.3} s, in which QEMU ran or waited for a processor for {:.3} s",
+                took.as_secs_f64(),
+                busy.as_secs_f64()
+            ));
+        }
+        if late.len() >= LATE {
+            bail!("pings were answered late: {}", late.join("; "));
+        }
+    }
+    all.sort_unstable();
+    let millis = |at: usize| all.get(at).copied().unwrap_or_default().as_secs_f64() * 1000.0;
+    bed.notes.push(format!(
+        "half of {PINGS} pings took up to {:.1} ms, the longest {:.1} ms",
+        millis(all.len() / 2),
+        millis(all.len() - 1)
+    ));
+    bed.notes.extend(late);
+    bed.expect_quiet_kernel()
+}
