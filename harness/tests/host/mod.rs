@@ -194,7 +194,7 @@ fn a_vm_that_gets_no_processor_says_nothing_of_its_nic() {
 fn a_run_goes_by_any_path_and_locale_and_without_a_home() {
     let own = Own::called(&format!("a, b \"c\" 'd' ü%s=; {}", "x".repeat(200)));
     // It serves files by TFTP, saves and restores guests.
-    let trial = "pxe::virtio::rhel9::tap";
+    let trial = "pxe::virtio::rhel6::tap";
     let bare = "exec env -u HOME -u TERM LC_ALL=tr_TR.UTF-8 LANG=tr_TR.UTF-8";
     let mut started = under(&own, trial, bare);
     let status = started.ended_within(TRIAL_ENDS);
