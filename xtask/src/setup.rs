@@ -7,7 +7,6 @@ use report::flags::{Conditions, QemuChoice};
 use report::{errln, outln};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-
 use std::time::{Duration, Instant};
 
 const EXAMPLES: &str = "\
