@@ -345,6 +345,8 @@ fn listens() -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::error::find;
+    use std::process::Command;
 
     #[test]
     fn the_plans_command_lines() {
@@ -378,6 +380,25 @@ mod tests {
         -t TCP_CRR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
         -t UDP_RR -P 0 -4 -H 198.18.0.2 -l -100 -- -k KEYS
         ");
+    }
+
+    #[test]
+    fn a_netserver_that_ends_says_nothing_of_the_nic_and_one_that_runs_excuses_nothing() {
+        let server = |program: &str| Server(Command::new(program).arg("60").spawn().unwrap());
+        let failed = || Err::<(), _>(anyhow::anyhow!("`netperf` ended with exit status: 1"));
+        let is_hosts = |error: anyhow::Error| find::<CannotRun>(&error).is_some();
+        let mut running = server("sleep");
+        assert!(!is_hosts(running.answers_for(failed()).unwrap_err()));
+        running.answers_for(Ok(())).unwrap();
+        let mut ended = server("true");
+        while cpu::try_wait(&mut ended.0).unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        let error = ended.answers_for(failed()).unwrap_err();
+        let words = "the host's netserver ended meanwhile (exit status: 0): `netperf` ended";
+        assert!(format!("{error:#}").starts_with(words), "{error:#}");
+        assert!(is_hosts(error));
+        ended.answers_for(Ok(())).unwrap();
     }
 
     #[test]

@@ -263,6 +263,9 @@ fn elsewhere() -> BTreeSet<String> {
     let all = directories
         .iter()
         .flat_map(|directory| names_in(Path::new(directory)));
+    // What the runs of a machine share, which is there from the first on.
+    let shared = ["/dev/shm/nicmatrix-slots", "/run/nicmatrix"];
+    let all = all.filter(|path| !shared.contains(&&**path));
     all.filter(|path| {
         let name = path.rsplit('/').next().unwrap_or_default();
         // QEMU's files for snapshots and for shared memory.

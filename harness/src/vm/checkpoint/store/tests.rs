@@ -247,15 +247,17 @@ fn the_longest_unused_go_until_there_is_room_on_the_disk_and_its_share_is_kept()
         let keys = ["0", "1", "2", "3"];
         let mut held = None;
         for (age, key) in keys.iter().enumerate() {
-            let made = store.get(key, key, &|_| (), |directory| {
+            // Not by `get`, which looks at the disk that is there.
+            let made = store.make(key, key, |directory| {
                 fs::write(directory.join(STATE), vec![1; MADE as usize - 4096])?;
                 Ok(Ok(Mode::Streamed))
             });
-            let made = made.unwrap().unwrap();
+            made.unwrap();
+            let lock = store.lock(key, FlockArg::LockShared).unwrap();
             let used = UNIX_EPOCH + Duration::from_secs(age as u64);
-            made._lock.as_ref().unwrap().set_modified(used).unwrap();
+            lock.set_modified(used).unwrap();
             if *key == "1" {
-                held = Some(made);
+                held = Some(lock);
             }
         }
         store.evict("3", disk);
