@@ -147,6 +147,39 @@ pub static MULTICAST: Case = Case {
             ..FILTERED
         },
         Fault {
+            name: "never_at_all",
+            breaks: "the guest's ip says that it switched all-multicast mode on and does not",
+            inject: |bed| {
+                let script =
+                    "case \" $* \" in *' allmulticast on '*) exit;; esac; exec \"$REAL\" \"$@\"";
+                wrap(bed, "ip", script)
+            },
+            red: Red::Says("although it takes all"),
+            ..FILTERED
+        },
+        Fault {
+            name: "not_added",
+            breaks: "the guest's bridge says that it added further addresses and does not",
+            inject: |bed| {
+                let script = "lines=$(cat); case \"$lines\" in *52:54:*) exit;; esac\n\
+                              echo \"$lines\" | \"$REAL\" \"$@\"";
+                wrap(bed, "bridge", script)
+            },
+            red: Red::Says("does not see a frame for the further address"),
+            ..FILTERED
+        },
+        Fault {
+            name: "one_more",
+            breaks: "the guest has a further address that the case does not know of",
+            applies: faults::virtio,
+            inject: |bed| {
+                let add = "bridge fdb add 52:54:e0:00:00:01 dev DEV self permanent";
+                in_guest(bed, add).map(drop)
+            },
+            red: Red::Says("the further unicast addresses are"),
+            ..FILTERED
+        },
+        Fault {
             name: "takes_foreign",
             breaks: "the NIC takes the frames of all MACs",
             inject: |bed| in_guest(bed, "ip link set dev DEV promisc on").map(drop),
