@@ -147,6 +147,39 @@ pub static MULTICAST: Case = Case {
             ..FILTERED
         },
         Fault {
+            name: "never_at_all",
+            breaks: "the guest's ip says that it switched all-multicast mode on and does not",
+            inject: |bed| {
+                let script =
+                    "case \" $* \" in *' allmulticast on '*) exit;; esac; exec \"$REAL\" \"$@\"";
+                wrap(bed, "ip", script)
+            },
+            red: Red::Says("although it takes all"),
+            ..FILTERED
+        },
+        Fault {
+            name: "not_added",
+            breaks: "the guest's bridge says that it added further addresses and does not",
+            inject: |bed| {
+                let script = "lines=$(cat); case \"$lines\" in *52:54:*) exit;; esac\n\
+                              echo \"$lines\" | \"$REAL\" \"$@\"";
+                wrap(bed, "bridge", script)
+            },
+            red: Red::Says("does not see a frame for the further address"),
+            ..FILTERED
+        },
+        Fault {
+            name: "one_more",
+            breaks: "the guest has a further address that the case does not know of",
+            applies: faults::virtio,
+            inject: |bed| {
+                let add = "bridge fdb add 52:54:e0:00:00:01 dev DEV self permanent";
+                in_guest(bed, add).map(drop)
+            },
+            red: Red::Says("the further unicast addresses are"),
+            ..FILTERED
+        },
+        Fault {
             name: "takes_foreign",
             breaks: "the NIC takes the frames of all MACs",
             inject: |bed| in_guest(bed, "ip link set dev DEV promisc on").map(drop),
@@ -207,16 +240,6 @@ fn multicast(bed: &mut Testbed) -> anyhow::Result<()> {
     asked.leave(&GROUPS[..1]);
     asked.expect(bed, &link, "with one of three groups left")?;
 
-    let many: Vec<Mac> = (0..MANY)
-        .map(|n| Mac([0x01, 0x00, 0x5e, 0x20, 0x00, 0x80 + n]))
-        .collect();
-    fdb(bed, "add", &dev, &many)?;
-    asked.join(&many);
-    asked.expect(bed, &link, "with more groups than the device has room for")?;
-    fdb(bed, "del", &dev, &many)?;
-    asked.leave(&many);
-    asked.expect(bed, &link, "with many groups left")?;
-
     let further: Vec<Mac> = (0..MANY)
         .map(|n| Mac([0x52, 0x54, 0xe0, 0x00, 0x00, 0x80 + n]))
         .collect();
@@ -234,6 +257,17 @@ fn multicast(bed: &mut Testbed) -> anyhow::Result<()> {
         asked.expect(bed, &link, "with two further addresses again")?;
     }
     asked.remove(bed, &dev, few)?;
+
+    let many: Vec<Mac> = (0..MANY)
+        .map(|n| Mac([0x01, 0x00, 0x5e, 0x20, 0x00, 0x80 + n]))
+        .collect();
+    fdb(bed, "add", &dev, &many)?;
+    asked.join(&many);
+    asked.expect(bed, &link, "with more groups than the device has room for")?;
+    fdb(bed, "del", &dev, &many)?;
+    asked.leave(&many);
+    asked.expect(bed, &link, "with many groups left")?;
+
     maddr(bed, "del", &dev, &GROUPS[1..])?;
     asked.leave(&GROUPS[1..]);
     asked.expect(bed, &link, "with nothing joined again")?;
