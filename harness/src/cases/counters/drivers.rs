@@ -3,7 +3,7 @@
 
 use Meaning::{
     RxBroadcasts, RxBytes, RxFrames, RxMulticasts, RxUnicasts, TxBroadcasts, TxBytes,
-    TxBytesOrMore, TxFrames, TxMulticasts, TxUnicasts,
+    TxBytesOrMore, TxFrames, TxKicks, TxMulticasts, TxUnicasts,
 };
 
 /// What a counter counts. Bytes are those on the tap, and so many more for each frame.
@@ -20,6 +20,8 @@ pub(super) enum Meaning {
     TxBytes(i64),
     /// Either no more, or so many.
     TxBytesOrMore(i64),
+    /// How often the driver told the device of frames to send: at least once, and at most once a frame.
+    TxKicks,
     TxUnicasts,
     TxBroadcasts,
     TxMulticasts,
@@ -55,7 +57,7 @@ const PLAIN: Driver = Driver {
 static DRIVERS: [Driver; 8] = [
     Driver {
         name: "virtio_net",
-        // Since Linux 6.10 without "queue".
+        // Since Linux 6.10 without "queue"; 6.12 has the kicks alone of these.
         ethtool: &[
             ("rx_queue_#_packets", RxFrames),
             ("rx_queue_#_bytes", RxBytes(0)),
@@ -65,6 +67,8 @@ static DRIVERS: [Driver; 8] = [
             ("rx#_bytes", RxBytes(0)),
             ("tx#_packets", TxFrames),
             ("tx#_bytes", TxBytes(0)),
+            ("tx_queue_#_kicks", TxKicks),
+            ("tx#_kicks", TxKicks),
         ],
         ..PLAIN
     },

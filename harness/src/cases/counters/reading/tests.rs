@@ -8,7 +8,7 @@ fn text(rx: u64, tx: u64, queues: [u64; 2], errors: u64, interrupts: u64) -> Str
         "multicast:0\nrx_bytes:{bytes}\nrx_crc_errors:{errors}\nrx_packets:{rx}\ntx_bytes:{sent}\ntx_packets:{tx}\n--\n\
          \x20 eth0: {bytes} {rx} 0 0 0 0 0 0 {sent} {tx} 0 0 0 0 0 0\n--\n\
          NIC statistics:\n     rx_queue_0_packets: {first}\n     rx_queue_1_packets: {second}\n     \
-         rx_queue_0_drops: 0\n     tx_queue_0_kicks: 7\n--\n25\n26\n--\n\
+         rx_queue_0_drops: 0\n     tx_queue_0_kicks: {tx}\n--\n25\n26\n--\n\
          \x20           CPU0\n 24:          9   PCI-MSI 16384-edge      virtio0-config\n \
          25:          0   PCI-MSI 49152-edge      virtio1-config\n \
          26:        {interrupts}   PCI-MSI 49153-edge      virtio1-input.0\nNMI:          0   Non-maskable interrupts\n",
@@ -58,6 +58,8 @@ fn frames_are_told_apart_by_whom_they_are_for() {
     .map(|meaning| crossed.sums(meaning)[0]);
     assert_eq!(sums, [3, 312, 1, 1, 1, 1, 46, 60, 0, 1, 0, 0]);
     assert_eq!(crossed.sums(Meaning::TxBytesOrMore(4)), [60, 64]);
+    assert_eq!(crossed.sums(Meaning::TxKicks), [1, 1]);
+    assert_eq!(Crossed::of(&[]).sums(Meaning::TxKicks), [0, 0]);
     assert_eq!(
         crossed.to_string(),
         "3 frames to the guest and 1 from it crossed the tap"
@@ -85,7 +87,7 @@ fn what_was_counted_is_what_crossed_or_each_difference_is_said() {
     ];
     insta::assert_snapshot!(said.join("\n"), @r"
     rx_bytes moved by 200, not by 300; rx_packets moved by 2, not by 3; ethtool's rx_queue_#_packets moved by 2, not by 3
-    tx_bytes moved by 120, not by 60; tx_packets moved by 2, not by 1
+    tx_bytes moved by 120, not by 60; tx_packets moved by 2, not by 1; ethtool's tx_queue_#_kicks moved by 2, not by 1
     rx_crc_errors moved by 1, not by 0
     the guest counts no further interrupts of the NIC
     /proc/net/dev has 1299 where sysfs has 1300 rx_bytes
