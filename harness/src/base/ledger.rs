@@ -1,139 +1,161 @@
-//! What the runs on this machine use, in a file that they share: each writes down its own, and reads the others'.
+//! What the runs on this machine use: each says so in the name of a socket, and reads the others' names. The kernel
+//! takes a name away when its process ends, whatever ended it.
 
 use super::slots::Need;
 use anyhow::{Context as _, Result};
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use serde::{Deserialize, Serialize};
-use std::fs::{self, File};
-use std::io::{ErrorKind, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use parking_lot::Mutex;
+use std::fs;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Where all users of a machine may write, and which ends with its boot.
-const FILE: &str = "/dev/shm/nicmatrix-slots";
+/// What the names begin with. They are abstract ones (unix(7)), and so in no directory; each network namespace has
+/// its own, and so a container too, unless it has the machine's.
+const PREFIX: &str = "nicmatrix-slots/";
 
-/// What is read of it, bytes: some hundred a run, and another user may write what he likes.
-const MOST: u64 = 64 << 10;
+/// What is read of other names at most: another user may make as many as he likes.
+const MOST: usize = 64;
 
-/// The file, for this process.
+/// The names, for this process.
 pub struct Ledger {
-    file: PathBuf,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Entry {
-    process: u32,
-    /// When it was started, in ticks after the boot: another may get its number.
-    started: u64,
-    need: Need,
+    prefix: String,
+    own: Mutex<Option<(Need, UnixDatagram)>>,
 }
 
 impl Ledger {
     /// This machine's.
     pub fn of_machine() -> Ledger {
-        Ledger { file: FILE.into() }
+        Ledger::with(PREFIX.into())
     }
 
-    /// Writes down what this run uses now; what others use, each.
+    fn with(prefix: String) -> Ledger {
+        Ledger {
+            prefix,
+            own: Mutex::new(None),
+        }
+    }
+
+    /// Says what this run uses now; what others use, each.
     ///
     /// # Errors
-    /// A file that cannot be written.
+    /// A kernel that does not show its sockets, or refuses one.
     pub fn exchange(&self, own: Need) -> Result<Vec<Need>> {
-        let file = open(&self.file).with_context(|| self.file.display().to_string())?;
-        let mut file = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-        let mut text = String::new();
-        (&mut *file).take(MOST).read_to_string(&mut text)?;
-        // What cannot be read says nothing.
-        let mut entries: Vec<Entry> = serde_json::from_str(&text).unwrap_or_default();
-        let this = std::process::id();
-        entries
-            .retain(|entry| entry.process != this && started(entry.process) == Some(entry.started));
-        let others = entries.iter().map(|entry| entry.need).collect();
-        if own != Need::NONE
-            && let Some(started) = started(this)
-        {
-            entries.push(Entry {
-                process: this,
-                started,
-                need: own,
-            });
-        }
-        let text = serde_json::to_string(&entries)?;
-        file.rewind()?;
-        file.set_len(0)?;
-        file.write_all(text.as_bytes())?;
-        Ok(others)
+        self.say(own)?;
+        let file = "/proc/self/net/unix";
+        let sockets = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+        Ok(others(&sockets, &self.prefix, std::process::id()))
     }
-}
 
-fn open(path: &Path) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true);
-    options.custom_flags(OFlag::O_NOFOLLOW.bits());
-    loop {
-        // Not made where it is there: in such a directory the kernel refuses that to all but the file's owner.
-        match options.open(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            opened => return opened,
+    fn say(&self, need: Need) -> Result<()> {
+        let mut own = self.own.lock();
+        if own.as_ref().is_some_and(|(said, _)| *said == need) {
+            return Ok(());
         }
-        match options.clone().create_new(true).open(path) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Ok(file) => {
-                file.set_permissions(fs::Permissions::from_mode(0o666))?;
-                return Ok(file);
+        // The new name comes before the old one goes: others may see both, and take the larger.
+        *own = match need {
+            Need::NONE => None,
+            need => {
+                let name = format!("{}{}", self.prefix, name(std::process::id(), need));
+                let address = SocketAddr::from_abstract_name(&name)?;
+                let socket = UnixDatagram::bind_addr(&address).with_context(|| name)?;
+                Some((need, socket))
             }
-            refused => return refused,
-        }
+        };
+        Ok(())
     }
 }
 
-/// When a process was started (proc_pid_stat(5), field 22); nothing of one that has ended.
-fn started(process: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The second field, its name, may hold anything.
-    let (_, rest) = text.rsplit_once(") ")?;
-    rest.split(' ').nth(19)?.parse().ok()
+/// The process, and what it uses: thousandths of a processor, MiB, tasks. Descriptors are each run's own.
+fn name(process: u32, need: Need) -> String {
+    let Need {
+        processors,
+        memory_mib,
+        tasks,
+        descriptors: _,
+    } = need;
+    format!("{process}/{processors}/{memory_mib}/{tasks}")
+}
+
+fn parse(name: &str) -> Option<(u32, Need)> {
+    let mut parts = name.split('/');
+    let process = parts.next()?.parse().ok()?;
+    let need = Need {
+        processors: parts.next()?.parse().ok()?,
+        memory_mib: parts.next()?.parse().ok()?,
+        tasks: parts.next()?.parse().ok()?,
+        descriptors: 0,
+    };
+    parts.next().is_none().then_some((process, need))
+}
+
+/// What processes but `this` use, each, by the kernel's list of sockets (proc_pid_net(5)), in which an abstract name
+/// begins with `@`.
+fn others(sockets: &str, prefix: &str, this: u32) -> Vec<Need> {
+    let mut found: Vec<(u32, Need)> = Vec::new();
+    let names = sockets
+        .lines()
+        .filter_map(|line| line.split_once(" @")?.1.strip_prefix(prefix));
+    for (process, need) in names.filter_map(parse).take(MOST) {
+        match found.iter_mut().find(|(known, _)| *known == process) {
+            _ if process == this => {}
+            Some((_, known)) => *known = known.max(need),
+            None => found.push((process, need)),
+        }
+    }
+    found.into_iter().map(|(_, need)| need).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::process::Command;
+
+    fn need(processors: u32) -> Need {
+        Need {
+            processors,
+            memory_mib: 500,
+            tasks: 9,
+            descriptors: 0,
+        }
+    }
 
     #[test]
     fn each_sees_what_the_others_use_until_they_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger {
-            file: directory.path().join("slots"),
-        };
-        let need = |processors| Need {
-            processors,
-            ..Need::NONE
-        };
+        let prefix = format!("nicmatrix-test-{}/", std::process::id());
+        let ledger = Ledger::with(prefix.clone());
         assert_eq!(ledger.exchange(need(1)).unwrap(), []);
-        assert_eq!(ledger.exchange(need(2)).unwrap(), []);
-        let mut other = Command::new("sleep").arg("60").spawn().unwrap();
-        let entry = |process, started| Entry {
-            process,
-            started,
-            need: need(7),
+        let other = |process, processors| {
+            let name = format!("{prefix}{}", name(process, need(processors)));
+            let address = SocketAddr::from_abstract_name(name).unwrap();
+            UnixDatagram::bind_addr(&address).unwrap()
         };
-        let started = started(other.id()).unwrap();
-        let write = |entries: &[Entry]| {
-            fs::write(&ledger.file, serde_json::to_string(entries).unwrap()).unwrap();
+        let first = other(7, 3);
+        assert_eq!(ledger.exchange(need(2)).unwrap(), [need(3)]);
+        // It is about to use less.
+        let second = other(7, 1);
+        assert_eq!(ledger.exchange(need(2)).unwrap(), [need(3)]);
+        drop(first);
+        assert_eq!(ledger.exchange(Need::NONE).unwrap(), [need(1)]);
+        drop(second);
+        assert_eq!(ledger.exchange(Need::NONE).unwrap(), []);
+    }
+
+    #[test]
+    fn names_that_are_none_of_a_run_say_nothing() {
+        let list = "Num RefCount Protocol Flags Type St Inode Path\n\
+                    0: 00000002 00000000 00000000 0002 01 1 @p/8/1000/200/3\n\
+                    0: 00000002 00000000 00000000 0002 01 2 @p/8/1000/200\n\
+                    0: 00000002 00000000 00000000 0002 01 3 @p/9/1/2/3/4\n\
+                    0: 00000002 00000000 00000000 0002 01 4 @p/-1/x/2/3\n\
+                    0: 00000002 00000000 00000000 0002 01 5 /p/10/1/2/3\n\
+                    0: 00000002 00000000 00000000 0002 01 6\n\
+                    0: 00000002 00000000 00000000 0002 01 7 @p/11/1/2/3\n";
+        let eight = Need {
+            processors: 1000,
+            memory_mib: 200,
+            tasks: 3,
+            descriptors: 0,
         };
-        // The second is of a process that had this one's number before.
-        write(&[entry(other.id(), started), entry(other.id(), started - 1)]);
-        assert_eq!(ledger.exchange(need(3)).unwrap(), [need(7)]);
-        assert_eq!(ledger.exchange(Need::NONE).unwrap(), [need(7)]);
-        other.kill().unwrap();
-        other.wait().unwrap();
-        assert_eq!(ledger.exchange(need(4)).unwrap(), []);
-        for text in ["", "[{]", "\u{0}", "{\"a\": 1}"] {
-            fs::write(&ledger.file, text).unwrap();
-            assert_eq!(ledger.exchange(need(5)).unwrap(), [], "{text}");
-        }
-        let mode = fs::metadata(&ledger.file).unwrap().permissions().mode();
-        assert_eq!(mode & 0o666, 0o666);
+        assert_eq!(others(list, "p/", 11), [eight]);
+        assert_eq!(others(list, "p/", 8).len(), 1);
+        assert_eq!(others(list, "q/", 8), []);
     }
 }

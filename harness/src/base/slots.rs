@@ -7,7 +7,6 @@
 
 use super::ledger::Ledger;
 use super::watch::Watch;
-use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// One processor, in the units of [`Need::processors`].
@@ -25,7 +24,7 @@ const LOOKAHEAD: usize = 3;
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What a trial takes while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Need {
     /// Thousandths of a processor.
     pub processors: u32,
@@ -63,6 +62,11 @@ impl Need {
 
     fn min(self, other: Need) -> Need {
         self.with(other, Ord::min, Ord::min)
+    }
+
+    /// The larger of each.
+    pub fn max(self, other: Need) -> Need {
+        self.with(other, Ord::max, Ord::max)
     }
 
     fn plus(self, other: Need) -> Need {
@@ -187,7 +191,7 @@ impl Slots {
         if let Some(ledger) = &self.ledger
             && !recent
         {
-            // Where the file cannot be written, this run is alone.
+            // Where that cannot be asked, this run is alone.
             line.others = ledger.exchange(line.used).unwrap_or_default();
             line.looked = Some(Instant::now());
         }

@@ -264,8 +264,7 @@ fn elsewhere() -> BTreeSet<String> {
         .iter()
         .flat_map(|directory| names_in(Path::new(directory)));
     // What the runs of a machine share, which is there from the first on.
-    let shared = ["/dev/shm/nicmatrix-slots", "/run/nicmatrix"];
-    let all = all.filter(|path| !shared.contains(&&**path));
+    let all = all.filter(|path| path != "/run/nicmatrix");
     all.filter(|path| {
         let name = path.rsplit('/').next().unwrap_or_default();
         // QEMU's files for snapshots and for shared memory.
