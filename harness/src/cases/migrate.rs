@@ -1,6 +1,6 @@
 //! Plan item 17: the guest moves to another QEMU under traffic, and its NIC with it.
 
-use super::faults::IN_TRAFFIC;
+use super::faults::{AT_START, IN_TRAFFIC, virtio};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::{CannotRun, find};
@@ -26,7 +26,7 @@ const STREAM: usize = 10;
 pub static MIGRATE: Case = Case {
     name: "migrate",
     plan_item: "17",
-    passes: "under a stream of pings the source ends as completed and the destination runs the guest; its MAC is announced there, the stream resumes within bounds, boot id, uptime, MAC and address are the guest's own, QEMU shows the NIC; N times, to and fro",
+    passes: "under a stream of pings the source ends as completed and the destination runs the guest; its MAC is announced there, by virtio's guest itself as well, the stream resumes within bounds, boot id, uptime, MAC and address are the guest's own, QEMU shows the NIC; N times, to and fro",
     vm: |spec| spec.migratable = true,
     ops: &[Op::Address],
     seconds: |profile| {
@@ -35,6 +35,14 @@ pub static MIGRATE: Case = Case {
     },
     faults: &[
         DESTINATION_UNPLUGGED,
+        Fault {
+            name: "guest_not_asked",
+            breaks: "QEMU's NIC does not ask its driver for an announcement (guest_announce=off)",
+            applies: virtio,
+            vm: |spec, _| spec.nics[0].properties.push("guest_announce=off".into()),
+            red: Red::Says("the guest itself did not announce"),
+            ..AT_START
+        },
         Fault {
             name: "unannounced",
             breaks: "ARP and RARP that leave the destination's tap are dropped",
@@ -228,6 +236,9 @@ pub(super) fn once(
     bed.arrive(there)?;
 
     let announced = bed.await_announcement(mark, journey.mac)?;
+    if bed.cell.nic.is_virtio() {
+        bed.await_guest_announcement(mark, journey.mac)?;
+    }
     stream
         .wait_replies(STREAM, deadline::FIRST_PING.start())
         .context("the stream of pings does not resume")?;

@@ -34,6 +34,7 @@ mod refused;
 mod rings;
 mod rx_checksum;
 mod surviving;
+mod tap_gone;
 mod transfer;
 mod udp_transfer;
 mod under_traffic;
@@ -214,6 +215,7 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::OFFLOAD_TRAFFIC,
         &under_traffic::MULTIQUEUE_TRAFFIC,
         &ipv6::IPV6,
+        &tap_gone::TAP_GONE,
         &counters::COUNTERS,
         &multicast::MULTICAST,
         &rx_checksum::RX_CHECKSUM,

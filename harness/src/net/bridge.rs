@@ -127,6 +127,11 @@ impl Bridge {
     }
 }
 
+/// Deletes a tap, which QEMU may still have open.
+pub fn delete(tap: &str) -> Result<()> {
+    ip::run(&format!("link delete {tap}")).or_cannot_run(|| format!("delete {tap}"))
+}
+
 /// Whether the calling thread's network has an interface of that name.
 pub fn exists(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()

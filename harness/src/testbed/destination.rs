@@ -294,6 +294,26 @@ impl Testbed {
             }
         }
     }
+
+    /// Waits for the guest's own announcement of its address since `mark`: virtio asks its driver for one
+    /// (VIRTIO_NET_F_GUEST_ANNOUNCE), whatever QEMU has told the network by itself.
+    ///
+    /// # Errors
+    /// After [`deadline::ANNOUNCED`].
+    pub fn await_guest_announcement(&self, mark: Mark, mac: Mac) -> anyhow::Result<()> {
+        let address = self.address();
+        let of_guest = |frame: &Frame| {
+            let arp = frame.arp().filter(|_| frame.src() == Some(mac));
+            arp.is_some_and(|arp| arp.sender == (mac, address) && arp.target.1 == address)
+        };
+        (self
+            .host()?
+            .wait(mark, deadline::ANNOUNCED.start(), of_guest))
+        .with_context(|| {
+            format!("the guest itself did not announce {address} at {mac} by gratuitous ARP")
+        })?;
+        Ok(())
+    }
 }
 
 /// What told the network that a NIC has moved.
