@@ -233,11 +233,11 @@ impl Limit {
 
     /// Starts the clock with `more` on top, for work whose length is known.
     pub fn start_with(self, more: Duration) -> Deadline {
+        delay::meter().note();
         Deadline {
             limit: self,
             started: Instant::now(),
             span: Duration::from_secs_f64(self.seconds * speed()) + more,
-            delay_before: delay::meter().about(),
         }
     }
 }
@@ -250,27 +250,17 @@ pub struct Deadline {
     limit: Limit,
     started: Instant,
     span: Duration,
-    /// Of the thread's meter when it was started.
-    delay_before: Duration,
 }
 
 impl Deadline {
-    /// For what the thread of `meter` does from now on, to be asked with that meter.
-    pub fn on(self, meter: &Meter) -> Deadline {
-        Deadline {
-            delay_before: meter.about(),
-            ..self
-        }
-    }
-
     /// Time left, or `None` when it is over. It may be more later on: ask again.
     pub fn left(&self) -> Option<Duration> {
-        self.left_by(|| delay::meter().exact())
+        self.left_on(&delay::meter())
     }
 
     /// As [`Deadline::left`], for what the thread of `meter` does.
     pub fn left_on(&self, meter: &Meter) -> Option<Duration> {
-        self.left_by(|| meter.exact())
+        self.left_by(|| meter.since(self.started))
     }
 
     fn left_by(&self, delay: impl FnOnce() -> Duration) -> Option<Duration> {
@@ -282,16 +272,15 @@ impl Deadline {
         (passed < whole).then(|| (whole - passed).max(LOOK))
     }
 
-    /// How long it lasts when its thread's meter shows that delay.
-    fn stretched(&self, delay: Duration) -> Duration {
-        let delayed = delay.saturating_sub(self.delay_before);
+    /// How long it lasts with that delay since its start.
+    fn stretched(&self, delayed: Duration) -> Duration {
         self.span + delayed.min(self.span * (MOST - 1))
     }
 
     /// How long it lasts, by what the host has kept from running up to now: what is measured from outside may
     /// take no longer.
     pub fn allowed(&self) -> Duration {
-        self.stretched(delay::meter().exact())
+        self.stretched(delay::meter().since(self.started))
     }
 
     /// The whole span, of a host that lets everything run: how long something lasts that begins now, or what a
@@ -321,7 +310,7 @@ impl Deadline {
     }
 
     fn excused_on(&self, meter: &Meter, error: anyhow::Error) -> anyhow::Error {
-        let delayed = meter.exact().saturating_sub(self.delay_before);
+        let delayed = meter.since(self.started);
         match starved(self.started.elapsed(), delayed) {
             Some(words) => error.context(CannotRun(words)),
             None => error,
@@ -332,21 +321,20 @@ impl Deadline {
 /// How much the host lets run of what the calling thread has started, from a moment on.
 pub struct Share {
     begun: Instant,
-    delay_before: Duration,
 }
 
 impl Share {
     /// From now on.
     pub fn begin() -> Share {
+        delay::meter().note();
         Share {
             begun: Instant::now(),
-            delay_before: delay::meter().about(),
         }
     }
 
     /// What is to be said where that was so little up to now that nothing can be said of a NIC.
     pub fn starved(&self) -> Option<String> {
-        let delayed = delay::meter().exact().saturating_sub(self.delay_before);
+        let delayed = delay::meter().since(self.begun);
         starved(self.begun.elapsed(), delayed)
     }
 
@@ -485,7 +473,6 @@ mod tests {
             limit: FIRST_PING,
             started: Instant::now() - ago,
             span,
-            delay_before: Duration::from_secs(7),
         }
     }
 
@@ -493,7 +480,7 @@ mod tests {
     fn time_in_which_the_host_let_nothing_run_does_not_count_up_to_a_bound() {
         let seconds = Duration::from_secs;
         let left = |ago, delayed: u64| {
-            let left = begun(seconds(ago), seconds(10)).left_by(|| seconds(7 + delayed));
+            let left = begun(seconds(ago), seconds(10)).left_by(|| seconds(delayed));
             left.map(|left| left.as_secs_f64().round())
         };
         assert_eq!(left(4, 0), Some(6.0));

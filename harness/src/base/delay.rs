@@ -15,9 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// How old what was read may be where a wait begins: with one command after the other, reading anew for each
+/// How old the last look may be where a wait begins or is over: with one command after the other, looking anew for each
 /// would cost more than the commands.
 const FRESH: Duration = Duration::from_millis(250);
+
+/// Looks that are kept; then every other one goes, and what is asked of long ago begins a little earlier.
+const KEPT: usize = 1024;
 
 thread_local! {
     static METER: RefCell<Option<Arc<Meter>>> = const { RefCell::new(None) };
@@ -26,15 +29,23 @@ thread_local! {
 /// What the host of a lab has kept the lab from running, as it was told; nanoseconds.
 static OF_LAB: AtomicU64 = AtomicU64::new(0);
 
-/// Adds up how long a thread, and the processes that it started, were kept from running.
-pub struct Meter(Mutex<Read>);
+/// Knows how long a thread, and the processes that it started, were kept from running.
+pub struct Meter(Mutex<Looks>);
 
-struct Read {
+struct Looks {
+    /// Whether none of it counts any more.
+    disregarded: bool,
     /// Those that do the same work.
     threads: Vec<Pid>,
-    at: Instant,
-    total: Duration,
-    /// By process and thread, what the kernel has counted; nanoseconds.
+    /// In the order of time; there is one at least.
+    looks: Vec<Look>,
+}
+
+/// What the kernel had counted at a moment.
+#[derive(Debug, Default)]
+struct Look {
+    at: Option<Instant>,
+    /// By process and thread; nanoseconds.
     queued: HashMap<(u32, u32), u64>,
     /// By processor; in `USER_HZ`.
     stolen: Vec<u64>,
@@ -61,52 +72,77 @@ pub fn note_of_lab(delay: Duration) {
 
 impl Meter {
     fn new() -> Meter {
-        let mut read = Read {
-            threads: vec![nix::unistd::gettid()],
-            at: Instant::now(),
-            total: Duration::ZERO,
-            queued: HashMap::new(),
-            stolen: Vec::new(),
-            of_lab: 0,
-        };
-        read.again();
-        read.total = Duration::ZERO;
-        Meter(Mutex::new(read))
+        let threads = vec![nix::unistd::gettid()];
+        let looks = vec![Look::take(&threads)];
+        Meter(Mutex::new(Looks {
+            disregarded: false,
+            threads,
+            looks,
+        }))
     }
 
-    /// The delay so far, of which the last moments may be missing.
-    pub fn about(&self) -> Duration {
-        let mut read = self.0.lock();
-        if read.at.elapsed() > FRESH {
-            read.again();
+    /// Has the meter know of this moment: a wait begins.
+    pub fn note(&self) {
+        self.0.lock().refresh();
+    }
+
+    /// Has it show no delay from now on: what is waited for in vain is to be waited for no longer.
+    pub fn disregard(&self) {
+        self.0.lock().disregarded = true;
+    }
+
+    /// The delay since `begun`, of which the last moments may be missing: that of the one that was kept waiting the
+    /// longest, as one that waits for it waits as long.
+    pub fn since(&self, begun: Instant) -> Duration {
+        let mut looks = self.0.lock();
+        if looks.disregarded {
+            return Duration::ZERO;
         }
-        read.total
-    }
-
-    /// The delay so far.
-    pub fn exact(&self) -> Duration {
-        let mut read = self.0.lock();
-        read.again();
-        read.total
+        looks.refresh();
+        let after = looks.looks.partition_point(|look| look.at <= Some(begun));
+        let before = &looks.looks[after.saturating_sub(1)];
+        looks.looks.last().map_or(Duration::ZERO, |last| {
+            last.delay_since(before).min(begun.elapsed())
+        })
     }
 }
 
-impl Read {
-    /// Adds what has come since the last time: that of the one that was kept waiting the longest, as one that
-    /// waits for it waits as long.
-    fn again(&mut self) {
-        let now = Instant::now();
-        let queued = queued(&self.threads);
-        let of_lab = OF_LAB.load(Ordering::Relaxed);
-        let stolen = std::fs::read_to_string("/proc/stat").map_or(Vec::new(), |text| steal(&text));
-        let in_queue = queued
+impl Looks {
+    fn refresh(&mut self) {
+        let last = self.looks.last().and_then(|look| look.at);
+        if last.is_some_and(|at| at.elapsed() < FRESH) {
+            return;
+        }
+        if self.looks.len() >= KEPT {
+            let mut keep = false;
+            self.looks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        self.looks.push(Look::take(&self.threads));
+    }
+}
+
+impl Look {
+    fn take(threads: &[Pid]) -> Look {
+        Look {
+            at: Some(Instant::now()),
+            queued: queued(threads),
+            stolen: std::fs::read_to_string("/proc/stat").map_or(Vec::new(), |text| steal(&text)),
+            of_lab: OF_LAB.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What one that was started since then was kept waiting counts from its start.
+    fn delay_since(&self, before: &Look) -> Duration {
+        let in_queue = self
+            .queued
             .iter()
-            .map(|(id, nanos)| nanos.saturating_sub(self.queued.get(id).copied().unwrap_or(0)))
+            .map(|(id, nanos)| nanos.saturating_sub(before.queued.get(id).copied().unwrap_or(0)))
             .max();
-        let more = Duration::from_nanos(in_queue.unwrap_or(0) + of_lab - self.of_lab)
-            + since(&self.stolen, &stolen);
-        self.total += more.min(now - self.at);
-        (self.at, self.queued, self.stolen, self.of_lab) = (now, queued, stolen, of_lab);
+        let nanos = in_queue.unwrap_or(0) + self.of_lab.saturating_sub(before.of_lab);
+        Duration::from_nanos(nanos) + since(&before.stolen, &self.stolen)
     }
 }
 
@@ -188,15 +224,15 @@ mod tests {
             })
             .collect();
         let begun = Instant::now();
-        let before = meter.exact();
-        while meter.exact() - before < Duration::from_millis(50) {
+        meter.note();
+        while meter.since(begun) < Duration::from_millis(50) {
             assert!(
                 begun.elapsed() < Duration::from_secs(60),
                 "no delay is seen"
             );
             std::thread::sleep(Duration::from_millis(10));
         }
-        assert!(meter.exact() - before <= begun.elapsed());
+        assert!(meter.since(begun) <= begun.elapsed());
         // Another thread has started none of them.
         let seen = std::thread::spawn(move || {
             let alone = queued(&[nix::unistd::gettid()]).len();
@@ -204,9 +240,48 @@ mod tests {
             (alone, queued(&super::meter().0.lock().threads).len())
         });
         assert_eq!(seen.join().unwrap(), (1, 2 + 3));
+        let meter = super::meter();
+        assert!(meter.since(begun) > Duration::ZERO);
+        meter.disregard();
+        assert_eq!(meter.since(begun), Duration::ZERO);
         for child in looping.iter_mut().chain([&mut sleeping]) {
             cpu::end(child);
         }
+    }
+
+    #[test]
+    fn threads_that_wait_in_turns_do_not_add_up() {
+        let look = |first: u64, second: u64, of_lab| Look {
+            queued: [((1, 1), first), ((1, 2), second)].into(),
+            of_lab,
+            ..Look::default()
+        };
+        let looks = [look(5, 5, 0), look(9, 5, 0), look(9, 8, 0), look(10, 8, 2)];
+        let delays: Vec<u128> = looks
+            .iter()
+            .map(|look| look.delay_since(&looks[0]).as_nanos())
+            .collect();
+        assert_eq!(delays, [0, 4, 4, 7]);
+        // One that is new counts whole, one that has ended does not.
+        let other = Look {
+            queued: [((2, 1), 3)].into(),
+            ..Look::default()
+        };
+        assert_eq!(other.delay_since(&looks[0]).as_nanos(), 3);
+    }
+
+    #[test]
+    fn of_many_looks_every_other_one_is_kept() {
+        let mut looks = Looks {
+            disregarded: false,
+            threads: Vec::new(),
+            looks: (0..KEPT).map(|_| Look::default()).collect(),
+        };
+        looks.looks[KEPT - 1].at = Instant::now().checked_sub(FRESH * 2);
+        looks.refresh();
+        assert_eq!(looks.looks.len(), KEPT / 2 + 1);
+        looks.refresh();
+        assert_eq!(looks.looks.len(), KEPT / 2 + 1, "it is fresh");
     }
 
     #[test]

@@ -322,13 +322,14 @@ impl Drop for Lab {
 /// Keeps QEMU until the lab is dropped, and speaks to the lab meanwhile.
 fn keep(process: &Mutex<Process>, dropped: &Receiver<()>, port: &Port, state: &Watch<State>) {
     let limit = LAB_SILENT.start().span();
+    let begun = Instant::now();
     // Nothing is ever sent on the channel: either the time is up, or the lab was dropped.
     while dropped.recv_timeout(SPEAK) == Err(RecvTimeoutError::Timeout) {
         let silence = state.lock().silence();
         // A lab that no longer reads is left alone: its port would fill up.
         if silence.is_some_and(|silence| silence <= limit) {
             // A lab that has ended is noticed by whoever listens to it.
-            let delay = delay::meter().about();
+            let delay = delay::meter().since(begun);
             let _ = port.say(&ToLab::Alive { delay });
         }
     }

@@ -179,7 +179,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
     let limit = limit.and_then(|limit| {
         // A thread that panics before it sends its meter ends the channel below as well.
         let meter = handed_over.recv().ok()?;
-        Some((limit.on(&meter), meter))
+        Some((limit, meter))
     });
     let received = match &limit {
         None => receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -192,7 +192,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
                 handle.kill();
             }
             let late = limit.missed_on(&meter, "its VM was killed");
-            match receive(&receiver, &AFTER_KILL.start().on(&meter), &meter) {
+            match receive(&receiver, &AFTER_KILL.start(), &meter) {
                 Ok(attempt) => outran(attempt, &late),
                 // The thread is left behind; its children end with the harness.
                 Err(_) => return broken(format!("{late:#}, and the trial still does not end")),

@@ -17,6 +17,7 @@ pub mod stock;
 
 use crate::base::artifacts::Artifacts;
 use crate::base::deadline;
+use crate::base::delay;
 use crate::base::error::{OrCannotRun, Skip};
 use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
@@ -206,6 +207,8 @@ impl Testbed {
         match self.strike {
             Some(strike) if strike.moment == moment && !self.struck => {
                 self.struck = true;
+                // The case is to go red, and a busy host makes it no less so.
+                delay::meter().disregard();
                 (strike.inject)(self).or_cannot_run(|| format!("inject the fault {}", strike.name))
             }
             _ => Ok(()),
