@@ -52,7 +52,7 @@ impl Testbed {
         let wire = self.wire()?;
         let mark = wire.mark()?;
         let marked = [frames, &[forged::marker(nic.mac)]].concat();
-        self.redirect("rx", &marked)?;
+        let _open = self.redirect("rx", &marked)?;
         let limit = ON_TAP.start();
         wire.wait(mark, limit, |frame| {
             frame.ethertype() == Some(probe::ETHERTYPE) && frame.src() == Some(nic.mac)
@@ -69,7 +69,7 @@ impl Testbed {
         let file = format!("/sys/class/net/{}/statistics/rx_packets", self.link()?.name);
         let read = format!("cat {file}");
         let before = self.agent.sh(&read)?;
-        self.redirect("tx", frames)?;
+        let _open = self.redirect("tx", frames)?;
         let moved = format!("[ $({read}) -gt {} ]", before.trim());
         self.agent.until(&moved, IN_GUEST, &read)
     }
@@ -91,8 +91,8 @@ impl Testbed {
     }
 
     /// Has QEMU take `frames` for such as pass that queue of the NIC's netdev: `rx` is what the netdev gets, `tx`
-    /// what it sends.
-    fn redirect(&self, queue: &str, frames: &[Forged]) -> anyhow::Result<()> {
+    /// what it sends. QEMU forgets what it has not read when the socket is closed.
+    fn redirect(&self, queue: &str, frames: &[Forged]) -> anyhow::Result<UnixStream> {
         let nic = self.nic();
         let address = json!({ "type": "unix", "data": { "path": NAME, "abstract": true } });
         let socket = json!({ "addr": address, "server": true, "wait": false });
@@ -117,6 +117,6 @@ impl Testbed {
             let length = (message.len() as u32).to_be_bytes();
             socket.write_all(&[&length[..], &message].concat())?;
         }
-        Ok(())
+        Ok(socket)
     }
 }
