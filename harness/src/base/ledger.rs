@@ -1,7 +1,7 @@
 //! What the runs on this machine use: each says so in the name of a socket, and reads the others' names. The kernel
 //! takes a name away when its process ends, whatever ended it.
 
-use super::slots::Need;
+use super::need::Need;
 use anyhow::{Context as _, Result};
 use parking_lot::Mutex;
 use std::fs;

@@ -2,7 +2,7 @@
 //! the groups that this process is in.
 
 use crate::base::cgroup::{self, Groups};
-use crate::base::slots::{Need, PROCESSOR};
+use crate::base::need::{Need, PROCESSOR};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs;
 use std::path::Path;

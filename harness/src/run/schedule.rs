@@ -7,7 +7,7 @@
 
 use crate::base::error::OrCannotRun;
 use crate::base::json;
-use crate::base::slots::{Need, PROCESSOR};
+use crate::base::need::{Need, PROCESSOR};
 use crate::cases::Load;
 use crate::host::place::Host;
 use crate::plan::{Action, PlannedTrial};
