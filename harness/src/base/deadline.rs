@@ -314,10 +314,7 @@ impl Deadline {
 
     fn excused_on(&self, meter: &Meter, error: anyhow::Error) -> anyhow::Error {
         let delayed = meter.since(self.started);
-        match starved(self.started.elapsed(), delayed) {
-            Some(words) => error.context(CannotRun(words)),
-            None => error,
-        }
+        excused(error, starved(self.started.elapsed(), delayed))
     }
 }
 
@@ -343,10 +340,15 @@ impl Share {
 
     /// Adds that to an error.
     pub fn excused(&self, error: anyhow::Error) -> anyhow::Error {
-        match self.starved() {
-            Some(words) => error.context(CannotRun(words)),
-            None => error,
-        }
+        excused(error, self.starved())
+    }
+}
+
+/// Adds what is to be said of the host to an error, which then says nothing of a NIC.
+fn excused(error: anyhow::Error, starved: Option<String>) -> anyhow::Error {
+    match starved {
+        Some(words) => error.context(CannotRun(words)),
+        None => error,
     }
 }
 

@@ -42,9 +42,9 @@ struct Looks {
 }
 
 /// What the kernel had counted at a moment.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Look {
-    at: Option<Instant>,
+    at: Instant,
     /// By process and thread; nanoseconds.
     queued: HashMap<(u32, u32), u64>,
     /// By processor; in `USER_HZ`.
@@ -99,7 +99,7 @@ impl Meter {
             return Duration::ZERO;
         }
         looks.refresh();
-        let after = looks.looks.partition_point(|look| look.at <= Some(begun));
+        let after = looks.looks.partition_point(|look| look.at <= begun);
         let before = &looks.looks[after.saturating_sub(1)];
         looks.looks.last().map_or(Duration::ZERO, |last| {
             last.delay_since(before).min(begun.elapsed())
@@ -109,8 +109,8 @@ impl Meter {
 
 impl Looks {
     fn refresh(&mut self) {
-        let last = self.looks.last().and_then(|look| look.at);
-        if last.is_some_and(|at| at.elapsed() < FRESH) {
+        let last = self.looks.last();
+        if last.is_some_and(|look| look.at.elapsed() < FRESH) {
             return;
         }
         if self.looks.len() >= KEPT {
@@ -127,7 +127,7 @@ impl Looks {
 impl Look {
     fn take(threads: &[Pid]) -> Look {
         Look {
-            at: Some(Instant::now()),
+            at: Instant::now(),
             queued: queued(threads),
             stolen: std::fs::read_to_string("/proc/stat").map_or(Vec::new(), |text| steal(&text)),
             of_lab: OF_LAB.load(Ordering::Relaxed),
@@ -249,24 +249,26 @@ mod tests {
         }
     }
 
+    fn look(queued: &[((u32, u32), u64)], of_lab: u64) -> Look {
+        Look {
+            at: Instant::now(),
+            queued: queued.iter().copied().collect(),
+            stolen: Vec::new(),
+            of_lab,
+        }
+    }
+
     #[test]
     fn threads_that_wait_in_turns_do_not_add_up() {
-        let look = |first: u64, second: u64, of_lab| Look {
-            queued: [((1, 1), first), ((1, 2), second)].into(),
-            of_lab,
-            ..Look::default()
-        };
-        let looks = [look(5, 5, 0), look(9, 5, 0), look(9, 8, 0), look(10, 8, 2)];
+        let both = |first, second, of_lab| look(&[((1, 1), first), ((1, 2), second)], of_lab);
+        let looks = [both(5, 5, 0), both(9, 5, 0), both(9, 8, 0), both(10, 8, 2)];
         let delays: Vec<u128> = looks
             .iter()
             .map(|look| look.delay_since(&looks[0]).as_nanos())
             .collect();
         assert_eq!(delays, [0, 4, 4, 7]);
         // One that is new counts whole, one that has ended does not.
-        let other = Look {
-            queued: [((2, 1), 3)].into(),
-            ..Look::default()
-        };
+        let other = look(&[((2, 1), 3)], 0);
         assert_eq!(other.delay_since(&looks[0]).as_nanos(), 3);
     }
 
@@ -275,9 +277,9 @@ mod tests {
         let mut looks = Looks {
             disregarded: false,
             threads: Vec::new(),
-            looks: (0..KEPT).map(|_| Look::default()).collect(),
+            looks: (0..KEPT).map(|_| look(&[], 0)).collect(),
         };
-        looks.looks[KEPT - 1].at = Instant::now().checked_sub(FRESH * 2);
+        looks.looks[KEPT - 1].at -= FRESH * 2;
         looks.refresh();
         assert_eq!(looks.looks.len(), KEPT / 2 + 1);
         looks.refresh();
