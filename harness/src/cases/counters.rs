@@ -84,12 +84,7 @@ pub static COUNTERS: Case = Case {
         Fault {
             name: "table_frozen",
             breaks: "/proc/net/dev stands still",
-            inject: |bed| {
-                let script = "case \"$*\" in *' /proc/net/dev') ;; *) exec \"$REAL\" \"$@\";; esac\n\
-                              [ -e /tmp/table ] || \"$REAL\" \"$@\" >/tmp/table; cat /tmp/table";
-                wrap(bed, "grep", script)?;
-                in_guest(bed, "grep DEV: /proc/net/dev").map(drop)
-            },
+            inject: |bed| freeze(bed, "grep", "DEV: /proc/net/dev"),
             red: Red::Says("/proc/net/dev has"),
             ..FROZEN
         },
@@ -112,12 +107,7 @@ pub static COUNTERS: Case = Case {
             name: "ethtool_frozen",
             breaks: "what `ethtool -S` shows stands still",
             applies: |cell| !Driver::of(&cell.nic.driver).ethtool.is_empty(),
-            inject: |bed| {
-                let script = "[ \"$1\" = -S ] || exec \"$REAL\" \"$@\"\n\
-                              [ -e /tmp/frozen ] || \"$REAL\" \"$@\" >/tmp/frozen; cat /tmp/frozen";
-                wrap(bed, "ethtool", script)?;
-                in_guest(bed, "ethtool -S DEV").map(drop)
-            },
+            inject: |bed| freeze(bed, "ethtool", "-S DEV"),
             red: Red::Says("ethtool's"),
             ..FROZEN
         },
@@ -143,6 +133,18 @@ fn lay_over(bed: &Testbed, counter: &str, make: &str) -> anyhow::Result<()> {
          && mount --bind /tmp/{counter} $file"
     );
     in_guest(bed, &command).map(drop)
+}
+
+/// Has a program of the guest print what it prints now, whenever it is given these arguments; `DEV` is the NIC under
+/// test's interface.
+fn freeze(bed: &Testbed, program: &str, arguments: &str) -> anyhow::Result<()> {
+    let arguments = arguments.replace("DEV", &bed.link()?.name);
+    let script = format!(
+        "[ \"$*\" = '{arguments}' ] || exec \"$REAL\" \"$@\"\n\
+         [ -e /tmp/frozen ] || \"$REAL\" \"$@\" >/tmp/frozen; cat /tmp/frozen"
+    );
+    wrap(bed, program, &script)?;
+    bed.agent.sh(&format!("{program} {arguments}")).map(drop)
 }
 
 /// Reads the guest's counters while nothing crosses the tap, sends known frames both ways, and reads them again;

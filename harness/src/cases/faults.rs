@@ -158,8 +158,21 @@ pub fn wrap(bed: &Testbed, program: &str, script: &str) -> anyhow::Result<()> {
 /// # Errors
 /// As there.
 pub fn wrap_first(bed: &Testbed, command: &str, script: &str) -> anyhow::Result<()> {
-    let program = command.split(' ').next().unwrap_or_default();
-    wrap(bed, program, script)
+    wrap(bed, program(command), script)
+}
+
+/// What a command begins with.
+pub fn program(command: &str) -> &str {
+    command.split(' ').next().unwrap_or_default()
+}
+
+/// Has the guest's `program` succeed without doing anything where these words are among its arguments.
+///
+/// # Errors
+/// As of [`wrap`].
+pub fn ignore(bed: &Testbed, program: &str, words: &str) -> anyhow::Result<()> {
+    let script = format!("case \" $* \" in *' {words} '*) exit;; esac; exec \"$REAL\" \"$@\"");
+    wrap(bed, program, &script)
 }
 
 /// Has the guest's ethtool say that it switched offloads, and not do so.
@@ -167,7 +180,7 @@ pub fn wrap_first(bed: &Testbed, command: &str, script: &str) -> anyhow::Result<
 /// # Errors
 /// As of [`wrap`].
 pub fn switch_no_offload(bed: &mut Testbed) -> anyhow::Result<()> {
-    wrap(bed, "ethtool", "[ \"$1\" = -K ] || exec \"$REAL\" \"$@\"")
+    ignore(bed, "ethtool", "-K")
 }
 
 #[cfg(test)]

@@ -101,19 +101,11 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
             asked += bed.asked_until_answered(&ping, count)?;
         }
     }
-    let total = count * (INTERVALS.len() * SIZES.len()) as u32;
-    // Of what was asked twice some were answered twice.
-    let answered = total as usize..=asked as usize;
-    let (requests, replies) = echoes_on_wire(bed, fence)?;
-    ensure!(
-        requests == asked as usize && answered.contains(&replies),
-        "ping sent {asked} echo requests, of which {total} were to be answered, the tap shows {requests} requests and {replies} replies"
-    );
-    let seen = guest_echoes(bed)? - echoes;
-    ensure!(
-        seen == replies as u64,
-        "the tap shows {replies} echo replies, the guest's kernel counts {seen} requests"
-    );
+    let sent = Sent {
+        asked,
+        total: count * (INTERVALS.len() * SIZES.len()) as u32,
+    };
+    sent.expect_counted(bed, fence, || Ok(guest_echoes(bed)? - echoes))?;
     let fence = bed.fence()?;
     let report = bed.ping().count(2).interval(0.1).size(TOO_LARGE).run()?;
     let (requests, replies) = echoes_on_wire(bed, fence)?;
@@ -134,6 +126,38 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
     let why = report.refused.unwrap_or_default();
     bed.evidence(&format!("this host refuses -s {TOO_LARGE}: {why}"));
     Ok(())
+}
+
+/// How many echo requests ping has sent, and how many of them were to be answered; the others asked again.
+pub(super) struct Sent {
+    pub(super) asked: u32,
+    pub(super) total: u32,
+}
+
+impl Sent {
+    /// The tap must have carried them and their answers since `fence`, and the guest have counted as many as it
+    /// answered; `in_guest` says how many requests it has counted since then.
+    pub(super) fn expect_counted(
+        &self,
+        bed: &Testbed,
+        fence: Fence,
+        in_guest: impl FnOnce() -> anyhow::Result<u64>,
+    ) -> anyhow::Result<()> {
+        let Sent { asked, total } = *self;
+        // Of what was asked twice some were answered twice.
+        let answered = total as usize..=asked as usize;
+        let (requests, replies) = echoes_on_wire(bed, fence)?;
+        ensure!(
+            requests == asked as usize && answered.contains(&replies),
+            "ping sent {asked} echo requests, of which {total} were to be answered, the tap shows {requests} requests and {replies} replies"
+        );
+        let seen = in_guest()?;
+        ensure!(
+            seen == replies as u64,
+            "the tap shows {replies} echo replies, the guest's kernel counts {seen} requests"
+        );
+        Ok(())
+    }
 }
 
 /// Echo requests and replies on the tap since `fence`; of a fragmented one, the first fragment.

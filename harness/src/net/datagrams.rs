@@ -47,9 +47,9 @@ pub struct Arrived {
 }
 
 impl UdpSink {
-    /// Opens a port at the host's address for the file's first `size` bytes, in the calling thread's network. They come in pieces
-    /// of `piece` bytes, of which a datagram may hold several. (Two pieces within one block are the same: they
-    /// must be longer than half a block.)
+    /// Opens a port at the host's address for the file's first `size` bytes, in the calling thread's network. They
+    /// come in pieces of `piece` bytes, of which a datagram may hold several. (Two pieces within one block are the
+    /// same: they must be longer than half a block.)
     pub fn open(host: IpAddr, size: usize, piece: usize) -> Result<UdpSink> {
         let open = || {
             let socket = UdpSocket::bind((host, 0))?;
