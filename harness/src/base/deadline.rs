@@ -2,7 +2,7 @@
 //! what is waited for.
 
 use super::delay::{self, Meter};
-use super::error::CannotRun;
+use super::share::{excused, starved};
 use std::fmt::Display;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -221,10 +221,6 @@ impl Eq for Limit {}
 /// How many times its span a deadline lasts at most, where the host keeps what is waited for from running.
 const MOST: u32 = 4;
 
-/// Nothing can be said of a NIC where the host let run less than such a part of the time: the trials of one run keep
-/// each other from running for up to three quarters of it, and guests live through that.
-const SCANT: u32 = 10;
-
 /// Between two looks at how much the host has let run, once the span is over.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -316,52 +312,6 @@ impl Deadline {
         let delayed = meter.since(self.started);
         excused(error, starved(self.started.elapsed(), delayed))
     }
-}
-
-/// How much the host lets run of what the calling thread has started, from a moment on.
-pub struct Share {
-    begun: Instant,
-}
-
-impl Share {
-    /// From now on.
-    pub fn begin() -> Share {
-        delay::meter().note();
-        Share {
-            begun: Instant::now(),
-        }
-    }
-
-    /// What is to be said where that was so little up to now that nothing can be said of a NIC.
-    pub fn starved(&self) -> Option<String> {
-        let delayed = delay::meter().since(self.begun);
-        starved(self.begun.elapsed(), delayed)
-    }
-
-    /// Adds that to an error.
-    pub fn excused(&self, error: anyhow::Error) -> anyhow::Error {
-        excused(error, self.starved())
-    }
-}
-
-/// Adds what is to be said of the host to an error, which then says nothing of a NIC.
-fn excused(error: anyhow::Error, starved: Option<String>) -> anyhow::Error {
-    match starved {
-        Some(words) => error.context(CannotRun(words)),
-        None => error,
-    }
-}
-
-/// What is to be said where the host let run so little in that time that nothing can be said of a NIC.
-fn starved(time: Duration, delayed: Duration) -> Option<String> {
-    let ran = time.saturating_sub(delayed);
-    (ran * SCANT <= time && !time.is_zero()).then(|| {
-        let percent = 100.0 * ran.as_secs_f64() / time.as_secs_f64();
-        format!(
-            "the host gave the VM {percent:.0} % of a processor in {:.1} s",
-            time.as_secs_f64()
-        )
-    })
 }
 
 /// The end of a wait.
@@ -497,16 +447,5 @@ mod tests {
         // A meter that is asked is not asked before the span is over.
         let unasked = begun(seconds(1), seconds(10)).left_by(|| unreachable!());
         assert!(unasked.is_some());
-    }
-
-    #[test]
-    fn a_host_that_lets_run_no_more_than_a_tenth_is_named() {
-        let seconds = Duration::from_secs;
-        assert_eq!(starved(seconds(40), seconds(35)), None);
-        assert_eq!(
-            starved(seconds(40), seconds(38)).unwrap(),
-            "the host gave the VM 5 % of a processor in 40.0 s"
-        );
-        assert_eq!(starved(Duration::ZERO, Duration::ZERO), None);
     }
 }

@@ -17,6 +17,7 @@ pub mod need;
 pub mod output;
 pub mod panics;
 pub mod sealed;
+pub mod share;
 pub mod slots;
 pub mod thread;
 pub mod watch;

@@ -20,7 +20,7 @@ use anyhow::{Context as _, bail, ensure};
 use drivers::Driver;
 use reading::{Crossed, Reading};
 use std::net::Ipv4Addr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Headers of IPv4 and ICMP, and of Ethernet, bytes.
 const HEADERS: u32 = 28;
@@ -261,7 +261,7 @@ fn send_from_guest(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
         "ping -n -b -c 1 -W 1 -s 1 {BROADCAST} & ping -n -c 1 -W 1 -s 60 -I {} {GROUP}; wait",
         link.name
     ))?;
-    let limit = Instant::now() + SENT.start().span();
+    let limit = SENT.start();
     for target in [BROADCAST, GROUP] {
         wire.wait(mark, limit, |frame| {
             frame.direction == Direction::FromGuest

@@ -1,7 +1,7 @@
 //! From what went wrong in a trial to its verdict.
 
-use crate::base::deadline::Share;
 use crate::base::error::{CannotRun, Skip, find};
+use crate::base::share::Share;
 use crate::cases::Fault;
 use crate::testbed::Testbed;
 use crate::vm::kernel_words::Stalled;
