@@ -16,6 +16,7 @@ pub mod lines;
 pub mod need;
 pub mod output;
 pub mod panics;
+pub mod rights;
 pub mod sealed;
 pub mod share;
 pub mod slots;

@@ -75,6 +75,7 @@ pub(crate) mod tests {
                 devices: vec!["virtio-net-pci".into(), "e1000".into()],
                 machines: vec!["pc".into(), "q35".into()],
                 spice: true,
+                sandbox: true,
                 build: None,
                 uefi: Some("OVMF.fd".into()),
                 ipxe: Some("snponly.efi".into()),

@@ -57,6 +57,8 @@ pub struct QemuFacts {
     pub machines: Vec<String>,
     /// Whether it takes `-spice`.
     pub spice: bool,
+    /// Whether it takes `-sandbox`.
+    pub sandbox: bool,
     /// Which build it is, see `build_id`.
     pub build: Option<String>,
     /// OVMF: its own, or the one that is installed.
@@ -104,6 +106,7 @@ pub fn facts(qemu: &Qemu, cache_dir: &Path) -> anyhow::Result<QemuFacts> {
         devices: asked.devices,
         machines: asked.machines,
         spice: asked.spice,
+        sandbox: asked.sandbox,
         build: asked.build,
         uefi: (qemu.uefi.clone())
             .or_else(|| UEFI.map(PathBuf::from).into_iter().find(|f| f.is_file())),
@@ -130,6 +133,7 @@ struct Asked {
     devices: Vec<String>,
     machines: Vec<String>,
     spice: bool,
+    sandbox: bool,
     /// Of an earlier version's answers there is none.
     build: Option<String>,
 }
@@ -243,6 +247,7 @@ struct Answers {
     version: Value,
     machines: Value,
     devices: Value,
+    sandbox: bool,
 }
 
 fn converse(wire: &Wire, limit: Limit) -> anyhow::Result<Answers> {
@@ -258,6 +263,8 @@ fn converse(wire: &Wire, limit: Limit) -> anyhow::Result<Answers> {
             "human-monitor-command",
             json!({ "command-line": "device_add help" }),
         )?,
+        // A build or a kernel without seccomp has no such option.
+        sandbox: ask("query-command-line-options", json!({ "option": "sandbox" })).is_ok(),
     })
 }
 
@@ -277,6 +284,7 @@ fn understand(answers: &Answers) -> anyhow::Result<Asked> {
         version,
         machines,
         devices,
+        sandbox,
     } = answers;
     let number = |part: &str| {
         version["qemu"][part]
@@ -308,6 +316,7 @@ fn understand(answers: &Answers) -> anyhow::Result<Asked> {
         devices,
         machines,
         spice: false,
+        sandbox: *sandbox,
         build: None,
     })
 }

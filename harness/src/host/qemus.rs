@@ -136,8 +136,9 @@ impl Qemus {
     }
 }
 
-fn ask(settings: &Settings, qemu: Qemu) -> Result<TestedQemu> {
+fn ask(settings: &Settings, mut qemu: Qemu) -> Result<TestedQemu> {
     let facts = qemu_facts::facts(&qemu, &settings.host_cache())?;
+    qemu.sandbox = facts.sandbox;
     Ok(TestedQemu {
         qemu,
         facts,

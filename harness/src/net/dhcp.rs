@@ -7,7 +7,9 @@ use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
 use crate::base::deadline::{Limit, Until};
 use crate::base::error::{CannotRun, OrCannotRun as _};
+use crate::base::rights;
 use anyhow::{Result, anyhow, bail};
+use caps::Capability;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -21,6 +23,15 @@ const STARTED: Limit = Limit {
 
 /// What is kept of its log, bytes, beginning and end: a guest may ask for as many leases as it likes.
 const LOG: usize = 1 << 20;
+
+/// What it may do: listen on the ports of DHCP and TFTP, answer a client that has no address yet, and serve files out of
+/// directories that are their user's alone.
+const RIGHTS: [Capability; 4] = [
+    Capability::CAP_NET_BIND_SERVICE,
+    Capability::CAP_NET_RAW,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_DAC_READ_SEARCH,
+];
 
 /// What it logs last, when it can be asked.
 const READY: &str = "sockets bound exclusively to interface";
@@ -89,7 +100,7 @@ impl Dhcp {
         let (log, writer) = Collected::pipe(LOG, None)?;
         let mut command = child::pdeath_command("dnsmasq");
         command
-            // In the foreground, as the user we are: inside a user namespace there is no other.
+            // In the foreground, as the user that it is started as: its own change would let it outlive us.
             .args(["--no-daemon", "--log-facility=-", "--conf-file=/dev/null"])
             // No DNS, and none of this machine's configuration files.
             .args(["--port=0", "--no-hosts", "--no-resolv", "--leasefile-ro"])
@@ -114,6 +125,7 @@ impl Dhcp {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(writer);
+        rights::as_nobody(&mut command, &RIGHTS);
         let server = command
             .spawn()
             .map_err(|e| child::spawn_error(&command, "dnsmasq-base", e))?;

@@ -5,7 +5,9 @@ use crate::base::collected::{Collected, Waited};
 use crate::base::cpu;
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, OrCannotRun as _};
+use crate::base::rights;
 use anyhow::{Context as _, Result, bail, ensure};
+use caps::Capability;
 use report::events::Figure;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -255,6 +257,8 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        // It may be in a directory that is its user's alone.
+        rights::as_nobody(&mut command, &[Capability::CAP_DAC_READ_SEARCH]);
         let spawned = command.spawn();
         let mut server = Server(spawned.map_err(|e| child::spawn_error(&command, "netperf", e))?);
         let limit = STARTED.start();

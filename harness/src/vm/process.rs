@@ -9,12 +9,12 @@ use super::wire::{Closed, Wire};
 use crate::base::deadline;
 use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::base::thread;
-use crate::base::words;
 use anyhow::{Context, anyhow, bail};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
 use std::fmt;
 use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use std::time::{Duration, Instant};
 
 /// What the guest's console printed, in a trial's directory.
 pub const SERIAL_LOG: &str = "serial.log";
+
+/// What QEMU calls the file that a guest's state is written to.
+const STATE: &str = "state";
 
 /// A running QEMU.
 pub struct Vm {
@@ -186,8 +189,10 @@ impl Vm {
         )?;
         // The guest runs on until QEMU stops it: one that was stopped before is restored stopped.
         let mark = self.qmp.mark();
-        let uri = format!("exec:cat >{}", words::quote(&file.to_string_lossy()));
-        self.call_raw("migrate", json!({ "uri": uri }))?;
+        let state = File::create(file).or_cannot_run(|| format!("write {}", file.display()))?;
+        self.qmp.pass(state.as_fd())?;
+        self.call_raw("getfd", json!({ "fdname": STATE }))?;
+        self.call_raw("migrate", json!({ "uri": format!("fd:{STATE}") }))?;
         let ended = self
             .qmp
             .event(mark, deadline::SAVED.start(), |event| {

@@ -7,9 +7,10 @@ use crate::base::deadline::{Limit, Until};
 use crate::base::error::OrCannotRun;
 use crate::base::kept::Log;
 use crate::base::killed::OutOfMemory;
-use crate::base::{cpu, output, words};
+use crate::base::{cpu, output, rights, words};
 use crate::settings::Settings;
 use anyhow::anyhow;
+use caps::Capability;
 use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
@@ -39,6 +40,22 @@ const ANSWER: Limit = Limit {
 /// line for ever.
 const PRINTED: usize = 256 << 10;
 
+/// Has a QEMU refuse itself what no guest needs: to start programs, to become another user, to schedule itself.
+const SANDBOX: [&str; 2] = [
+    "-sandbox",
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+];
+
+/// What a QEMU keeps of root's capabilities: for files in an ordinary user's directories, also those that a lab writes,
+/// and for the program by which virtio's rss has the tap choose a queue.
+const RIGHTS: [Capability; 5] = [
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_CHOWN,
+    Capability::CAP_FOWNER,
+    Capability::CAP_BPF,
+    Capability::CAP_NET_ADMIN,
+];
+
 /// A QEMU that can be started.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Qemu {
@@ -50,6 +67,8 @@ pub struct Qemu {
     pub loader: Option<Loader>,
     /// The OVMF that comes with it; without one, the system's is taken.
     pub uefi: Option<PathBuf>,
+    /// Whether it confines itself ([`SANDBOX`]): not every build can.
+    pub sandbox: bool,
 }
 
 /// A dynamic loader (ld.so(8)) with its own libraries, for a program of another distribution.
@@ -77,6 +96,7 @@ impl Qemu {
             firmware: Vec::new(),
             loader: None,
             uefi: None,
+            sandbox: false,
         }
     }
 
@@ -87,6 +107,9 @@ impl Qemu {
             .flat_map(|directory| ["-L".into(), directory.into()])
             .collect();
         all.extend(arguments.into_iter().map(Into::into));
+        if self.sandbox {
+            all.extend(SANDBOX.map(Into::into));
+        }
         let program = match &self.loader {
             None => self.program.clone(),
             Some(loader) => {
@@ -254,6 +277,7 @@ impl QemuCommand {
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        rights::lessen(&mut command, &RIGHTS);
         command
     }
 }

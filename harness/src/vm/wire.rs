@@ -9,9 +9,11 @@ use crate::base::thread;
 use crate::base::watch::Watch;
 use crate::base::words;
 use anyhow::{Context, anyhow};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{IoSlice, Write};
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,6 +187,24 @@ impl Wire {
         let reply = self.call_raw(C::NAME, arguments, limit)?;
         serde_json::from_value(reply.clone())
             .with_context(|| format!("{} was answered with {reply}, which does not fit", C::NAME))
+    }
+
+    /// Sends an open file along, which the command that follows names.
+    ///
+    /// # Errors
+    /// When the socket does not take it.
+    pub fn pass(&self, file: BorrowedFd) -> anyhow::Result<()> {
+        let sender = self.sender.lock();
+        let files = [file.as_raw_fd()];
+        // It goes with a blank, which says nothing between two commands.
+        sendmsg::<()>(
+            sender.0.as_raw_fd(),
+            &[IoSlice::new(b" ")],
+            &[ControlMessage::ScmRights(&files)],
+            MsgFlags::empty(),
+            None,
+        )?;
+        Ok(())
     }
 
     /// Sends a command by name; for those that qapi's schema lacks.

@@ -36,6 +36,7 @@ fn qemu() -> (Qemu, QemuFacts) {
         devices: vec!["virtio-net-pci".into()],
         machines: vec!["q35".into()],
         spice: false,
+        sandbox: false,
         build: None,
         uefi: None,
     };

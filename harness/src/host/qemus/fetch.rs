@@ -257,13 +257,13 @@ fn load(root: &Path) -> Result<Qemu> {
     };
     let uefi = root.join(UEFI);
     Ok(Qemu {
-        program: root.join(PROGRAM),
         firmware: there(&FIRMWARE),
         loader: Some(Loader {
             program: root.join(LOADER),
             libraries: there(&[LIBRARIES]),
         }),
         uefi: uefi.is_file().then_some(uefi),
+        ..Qemu::at(root.join(PROGRAM))
     })
 }
 
