@@ -22,7 +22,7 @@ use crate::base::watch::Watch;
 use crate::vm::process::SERIAL_LOG;
 use crate::vm::qemu::{Process, Qemu, transcript};
 use crate::vm::serial::Serial;
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -58,13 +58,36 @@ pub struct Lab {
     pub started: Instant,
 }
 
-/// The lab's port: one message is written at a time.
-struct Port(Mutex<UnixStream>);
+/// The lab's port.
+struct Port {
+    /// One message is written at a time.
+    stream: Mutex<UnixStream>,
+    /// The same, for who does not wait until it is.
+    closed_by: UnixStream,
+}
 
 impl Port {
+    /// `patience` is how long a lab may not read before it counts as hung.
+    fn new(stream: UnixStream, patience: Duration) -> Result<Port> {
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Port {
+            closed_by: stream.try_clone()?,
+            stream: Mutex::new(stream),
+        })
+    }
+
+    /// Closes the port where the lab does not take the message: the rest of a line would be missing.
     fn say(&self, message: &ToLab) -> Result<()> {
         let line = serde_json::to_string(message)? + "\n";
-        Ok(self.0.lock().write_all(line.as_bytes())?)
+        let written = self.stream.lock().write_all(line.as_bytes());
+        if written.is_err() {
+            self.close();
+        }
+        written.context("it does not take a message")
+    }
+
+    fn close(&self) {
+        let _ = self.closed_by.shutdown(std::net::Shutdown::Both);
     }
 }
 
@@ -153,7 +176,7 @@ impl Lab {
         let console = command.socket(SERIAL_FD)?;
         let shell = command.socket(SHELL_FD)?;
         let (reader, recorder) = (port.try_clone()?, port.try_clone()?);
-        let port = Arc::new(Port(Mutex::new(port)));
+        let port = Arc::new(Port::new(port, LAB_SILENT.start().span())?);
         let state: Arc<Watch<State>> = Arc::default();
         let (kept_port, kept) = (port.clone(), state.clone());
         // QEMU is killed with the thread that starts it, and trials' threads end.
@@ -234,7 +257,8 @@ impl Lab {
     /// # Errors
     /// When the lab has ended.
     pub fn say(&self, message: &ToLab) -> Result<()> {
-        self.port.say(message).map_err(|_| self.death())
+        let said = self.port.say(message);
+        said.map_err(|error| self.death().context(format!("{error:#}")))
     }
 
     /// Joins `stream` to a shell inside, until it is closed. One at a time.
@@ -268,7 +292,7 @@ impl Lab {
 
     /// Closes its port, which ends the channels of all its trials. QEMU runs on until the lab is dropped.
     pub fn kill(&self) {
-        let _ = self.port.0.lock().shutdown(std::net::Shutdown::Both);
+        self.port.close();
     }
 
     /// The end of its console.
@@ -389,6 +413,41 @@ mod tests {
     }
 
     #[test]
+    fn a_lab_that_does_not_read_is_spoken_to_no_longer_than_it_may_hang() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let port = Port::new(ours, Duration::from_millis(50)).expect("a port");
+        let alive = ToLab::Alive {
+            delay: Duration::ZERO,
+        };
+        let said = (0..1 << 20).try_for_each(|_| port.say(&alive));
+        let error = format!("{:#}", said.expect_err("it is full"));
+        assert!(error.starts_with("it does not take a message: "), "{error}");
+        // It is closed: nothing follows the half of a message.
+        assert!(port.say(&alive).is_err());
+        drop(theirs);
+    }
+
+    #[test]
+    fn a_lab_that_hangs_is_ended_although_somebody_speaks_to_it() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let port = Port::new(ours, Duration::from_secs(600)).expect("a port");
+        std::thread::scope(|scope| {
+            let speaking = scope.spawn(|| {
+                let alive = ToLab::Alive {
+                    delay: Duration::ZERO,
+                };
+                (0..1 << 20).try_for_each(|_| port.say(&alive))
+            });
+            // Once it has begun to speak.
+            BufReader::new(&theirs)
+                .read_line(&mut String::new())
+                .expect("a message");
+            port.close();
+            assert!(speaking.join().expect("it ends").is_err());
+        });
+    }
+
+    #[test]
     fn a_lab_that_was_heard_is_spoken_to_and_one_that_was_not_is_left_alone() {
         let said_in = |heard| {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
@@ -399,7 +458,7 @@ mod tests {
             let process = Mutex::new(sleep.command(["60"]).start().expect("started"));
             let mut line = String::new();
             std::thread::scope(|scope| {
-                let port = Port(Mutex::new(ours));
+                let port = Port::new(ours, LAB_SILENT.start().span()).expect("a port");
                 let (process, state) = (&process, &state);
                 scope.spawn(move || keep(process, &dropped, &port, state));
                 // What is said is waited for; silence has to last.
