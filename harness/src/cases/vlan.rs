@@ -1,8 +1,9 @@
 //! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
 mod filters;
+mod priority;
 
-use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap_first};
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap, wrap_first};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::Skip;
@@ -52,10 +53,10 @@ const NOT_LEFT: Fault = Fault {
 pub static VLAN: Case = Case {
     name: "vlan",
     plan_item: "7",
-    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
+    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames, and with the priority that the sender gave it, on the taps and up to the guest's tcpdump; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
     load: Load::Waits,
     rearm: Some(faults::nothing),
-    ops: &[Op::Address, Op::VlanAdd, Op::VlanRemove],
+    ops: &[Op::Address, Op::VlanAdd, Op::VlanPriority, Op::VlanRemove],
     seconds: |_| 60.0,
     faults: &[
         Fault {
@@ -97,6 +98,24 @@ pub static VLAN: Case = Case {
             applies: filters::has_offload,
             inject: faults::switch_no_offload,
             red: Red::Says("did not take"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "priority_not_set",
+            breaks: "the guest's tool says that it set a priority for the VLAN and does not",
+            inject: priority::set_none,
+            red: Red::Says("requests with priority"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "priority_not_shown",
+            breaks: "the guest's tcpdump shows no priority",
+            applies: priority::hands_up,
+            inject: |bed| {
+                let script = "for word; do shift; [ $word = -e ] || set -- \"$@\" $word; done; exec \"$REAL\" \"$@\"";
+                wrap(bed, "tcpdump", script)
+            },
+            red: Red::Says("sent a frame with priority"),
             ..IN_TRAFFIC
         },
         NOT_LEFT,
@@ -261,6 +280,12 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         there.join(id)?;
         if id == first {
             filters::expect_only(bed, &link, id)?;
+            let [ours, theirs] = fences(bed, &peer)?;
+            let wires = [
+                ("the guest's", bed.wire()?, ours),
+                ("the other guest's", &peer.wire, theirs),
+            ];
+            priority::expect_kept(bed, (&link, &here(bed, &link)), wires, id)?;
         }
         bed.expect_rx_filter(&link, &[id])?;
         together(bed, &peer, id)?;

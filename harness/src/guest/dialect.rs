@@ -29,6 +29,8 @@ pub enum Op {
     PromiscOff,
     /// Join a VLAN, by its id: makes the interface `DEV.ID`.
     VlanAdd,
+    /// Set the priority of what is sent through such an interface (IEEE 802.1Q, 9.6: PCP).
+    VlanPriority,
     /// Leave it: removes that interface.
     VlanRemove,
     /// Ask DHCP for an address.
@@ -96,6 +98,11 @@ impl Dialect {
                 "modprobe 8021q && ip link add link {dev} name {dev}.{value} type vlan id {value}"
             ),
 
+            (Op::VlanPriority, Ifconfig) => format!("vconfig set_egress_map {dev} 0 {value}"),
+            (Op::VlanPriority, Ip) => {
+                format!("ip link set dev {dev} type vlan egress-qos-map 0:{value}")
+            }
+
             (Op::VlanRemove, Ifconfig) => format!("vconfig rem {dev}.{value}"),
             (Op::VlanRemove, Ip) => format!("ip link delete {dev}.{value}"),
 
@@ -157,6 +164,7 @@ mod tests {
             (Op::PromiscOn, ""),
             (Op::PromiscOff, ""),
             (Op::VlanAdd, "10"),
+            (Op::VlanPriority, "5"),
             (Op::VlanRemove, "10"),
             (Op::Dhcp, ""),
             (Op::Restart, ""),
@@ -194,6 +202,9 @@ mod tests {
             VlanAdd
             Rhel4 Rhel5 Rhel6: vconfig add eth0 10
             Rhel7 Rhel8 Rhel9 Rhel10: modprobe 8021q && ip link add link eth0 name eth0.10 type vlan id 10
+            VlanPriority
+            Rhel4 Rhel5 Rhel6: vconfig set_egress_map eth0 0 5
+            Rhel7 Rhel8 Rhel9 Rhel10: ip link set dev eth0 type vlan egress-qos-map 0:5
             VlanRemove
             Rhel4 Rhel5 Rhel6: vconfig rem eth0.10
             Rhel7 Rhel8 Rhel9 Rhel10: ip link delete eth0.10

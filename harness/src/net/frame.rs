@@ -182,6 +182,12 @@ impl Frame {
         self.sliced()?.vlan_ids().first().map(|id| id.value())
     }
 
+    /// Priority in the (outer) VLAN tag (IEEE 802.1Q, 9.6: PCP).
+    pub fn vlan_priority(&self) -> Option<u8> {
+        self.vlan_id()?;
+        self.bytes.get(ETHERTYPE_OFFSET + 2).map(|byte| byte >> 5)
+    }
+
     /// IP headers.
     pub fn ip(&self) -> Option<Ip> {
         self.ip_with_payload().map(|(header, _)| header)

@@ -58,7 +58,12 @@ pub fn probe(to: Mac, from: Mac) -> Vec<u8> {
     frame
 }
 
-/// A probe with the tag of VLAN `vlan` (IEEE 802.1Q, 9.6).
+/// A VLAN's id with a priority, which is the 3 bits before its 12 and one (IEEE 802.1Q, 9.6), as a tag has it.
+pub fn prioritized(vlan: u16, priority: u8) -> u16 {
+    u16::from(priority) << 13 | vlan
+}
+
+/// A probe with the tag of VLAN `vlan`, or with one that is [`prioritized`].
 pub fn tagged_probe(vlan: u16, to: Mac, from: Mac) -> Vec<u8> {
     let tag = [VLAN_TAG.to_be_bytes(), vlan.to_be_bytes()].concat();
     let mut frame = [&to.0[..], &from.0, &tag, &ETHERTYPE.to_be_bytes()].concat();
@@ -176,6 +181,12 @@ mod tests {
 
         let frame = read(tagged_probe(10, there, here));
         assert_eq!((frame.vlan_id(), frame.length), (Some(10), 64));
+        assert_eq!(frame.vlan_priority(), Some(0));
+        let frame = read(tagged_probe(prioritized(4094, 5), there, here));
+        assert_eq!(
+            (frame.vlan_id(), frame.vlan_priority()),
+            (Some(4094), Some(5))
+        );
 
         let (source, target) = (Ipv4Addr::new(198, 19, 0, 1), Ipv4Addr::new(198, 19, 0, 2));
         let ends = ((here, source), (there, target));
