@@ -1,9 +1,11 @@
 //! Plan item 7: 802.1Q VLANs, between two guests, and between guest and host.
 
+mod file;
 mod filters;
 mod priority;
 
 use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap, wrap_first};
+use super::transfer::APPENDED;
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::Skip;
@@ -53,7 +55,7 @@ const NOT_LEFT: Fault = Fault {
 pub static VLAN: Case = Case {
     name: "vlan",
     plan_item: "7",
-    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames, and with the priority that the sender gave it, on the taps and up to the guest's tcpdump; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
+    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames, and with the priority that the sender gave it, on the taps and up to the guest's tcpdump; a file crosses whole each way; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address, Op::VlanAdd, Op::VlanPriority, Op::VlanRemove],
@@ -118,6 +120,7 @@ pub static VLAN: Case = Case {
             red: Red::Says("sent a frame with priority"),
             ..IN_TRAFFIC
         },
+        APPENDED,
         NOT_LEFT,
     ],
     run: vlan,
@@ -290,6 +293,10 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         bed.expect_rx_filter(&link, &[id])?;
         together(bed, &peer, id)?;
         if id == second {
+            let ours = here(bed, &link);
+            file::expect_whole(&ours, &there, "the other guest")
+                .and_then(|()| file::expect_whole(&there, &ours, "the guest"))
+                .with_context(|| format!("in VLAN {id}"))?;
             filters::without_offload(bed, &link, || together(bed, &peer, id))?;
         }
         here(bed, &link).leave(id)?;

@@ -54,6 +54,16 @@ impl Dialect {
             Netcat::Ncat => format!("ncat -w {idle}s -i {idle}s --recv-only {host} {port}"),
         }
     }
+
+    /// The shell command that listens on a TCP port, takes one connection and receives to its standard output, and
+    /// gives up likewise once it is connected.
+    pub fn listen_tcp(self, port: u16, idle: Duration) -> String {
+        let idle = seconds(idle);
+        match self.netcat() {
+            Netcat::Openbsd => format!("nc -w {idle} -d -l {port}"),
+            Netcat::Ncat => format!("ncat -i {idle}s --recv-only -l {port}"),
+        }
+    }
 }
 
 fn seconds(idle: Duration) -> f64 {
@@ -73,6 +83,7 @@ mod tests {
                 dialect.send_udp(host, 1234),
                 dialect.send_tcp(host, 1234, idle),
                 dialect.receive_tcp(host, 1234, idle),
+                dialect.listen_tcp(1234, idle),
             ]
             .join("\n")
         };
@@ -80,11 +91,13 @@ mod tests {
         nc -u -q 0 198.18.0.1 1234
         nc -w 3 -N 198.18.0.1 1234
         nc -w 3 -d 198.18.0.1 1234
+        nc -w 3 -d -l 1234
         ");
         insta::assert_snapshot!(words(Rhel7), @r"
         ncat -u --send-only 198.18.0.1 1234
         ncat -w 3s -i 3s --send-only 198.18.0.1 1234
         ncat -w 3s -i 3s --recv-only 198.18.0.1 1234
+        ncat -i 3s --recv-only -l 1234
         ");
     }
 }

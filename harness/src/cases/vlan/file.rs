@@ -1,0 +1,62 @@
+//! Files from one guest to another in a VLAN: what a NIC cuts into segments, and sums up, then has a tag besides.
+
+use super::super::transfer::{limit, whole};
+use super::Member;
+use crate::base::deadline;
+use crate::guest::agent::said;
+use crate::net::transfer::{self, Crossed};
+use anyhow::{Context as _, ensure};
+use std::time::Duration;
+
+/// Long enough for some hundred full frames, KiB.
+const BLOCKS: u32 = 512;
+/// Where the receiver listens.
+const PORT: u16 = 5015;
+const SENT: &str = "/tmp/vlan-sent";
+const RECEIVED: &str = "/tmp/vlan-received";
+
+/// Shows that a file crosses whole from one guest to the other.
+///
+/// # Errors
+/// One that does not.
+pub(super) fn expect_whole(from: &Member, to: &Member, whose: &str) -> anyhow::Result<()> {
+    let idle = limit(BLOCKS, Duration::ZERO).span();
+    let write = transfer::write_command(BLOCKS, SENT);
+    from.agent.sh(&write)?;
+    let listen = format!("{} >{RECEIVED}", to.dialect.listen_tcp(PORT, idle));
+    let listening = to.agent.start(&listen)?;
+    // State 0A of /proc/net/tcp is LISTEN.
+    let listens = format!("grep -q ':{PORT:04X} 00000000:0000 0A ' /proc/net/tcp");
+    to.agent
+        .until(&listens, deadline::GUEST_COMMAND, "cat /proc/net/tcp")?;
+    let send = from.dialect.send_tcp(to.address.into(), PORT, idle);
+    let sent = from.agent.run_for(&format!("{send} <{SENT}"), idle)?;
+    ensure!(
+        sent.code == 0,
+        "`{send}` ended with {}: {}",
+        sent.code,
+        said(&sent)
+    );
+    let received = to.agent.finish(listening, idle)?;
+    ensure!(
+        received.code == 0,
+        "`{listen}` ended with {}: {}",
+        received.code,
+        said(&received)
+    );
+    let shown = to
+        .agent
+        .sh(&format!("wc -c <{RECEIVED} && sha256sum <{RECEIVED}"))?;
+    let mut words = shown.split_whitespace();
+    let crossed = Crossed {
+        bytes: words.next().unwrap_or_default().parse()?,
+        sha256: words.next().context("no hash")?.to_owned(),
+    };
+    let expected = whole(BLOCKS);
+    ensure!(
+        crossed == expected,
+        "the file of {expected} arrived at {whose} as {crossed}"
+    );
+    from.agent.sh(&format!("rm {SENT}"))?;
+    to.agent.sh(&format!("rm {RECEIVED}")).map(drop)
+}
