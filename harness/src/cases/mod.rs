@@ -30,6 +30,7 @@ mod ping;
 mod promisc;
 mod properties;
 mod pxe;
+mod receive_segments;
 mod refused;
 mod rings;
 mod rx_checksum;
@@ -221,6 +222,7 @@ pub fn all() -> &'static [&'static Case] {
         &rx_checksum::RX_CHECKSUM,
         &rings::RINGS,
         &one_by_one::ONE_BY_ONE,
+        &receive_segments::RECEIVE_SEGMENTS,
     ];
     ALL
 }

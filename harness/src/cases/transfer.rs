@@ -32,6 +32,21 @@ pub(super) const ALTERED: Fault = Fault {
     ..IN_TRAFFIC
 };
 
+/// What arrives is more than was sent.
+pub(super) const APPENDED: Fault = Fault {
+    name: "appended",
+    breaks: "the guest's netcat adds a byte to what it receives",
+    inject: |bed| {
+        let script =
+            format!("\"$REAL\" \"$@\" || exit; case \" $* \" in {RECEIVES}) printf x;; esac");
+        netcat::PROGRAMS
+            .iter()
+            .try_for_each(|program| wrap(bed, program, &script))
+    },
+    red: Red::Says("arrived at the guest as"),
+    ..IN_TRAFFIC
+};
+
 /// Plan item 15, by TCP.
 pub static TCP_TRANSFER: Case = Case {
     name: "tcp_transfer",
@@ -41,20 +56,7 @@ pub static TCP_TRANSFER: Case = Case {
     seconds,
     faults: &[
         ALTERED,
-        Fault {
-            name: "appended",
-            breaks: "the guest's netcat adds a byte to what it receives",
-            inject: |bed| {
-                let script = format!(
-                    "\"$REAL\" \"$@\" || exit; case \" $* \" in {RECEIVES}) printf x;; esac"
-                );
-                netcat::PROGRAMS
-                    .iter()
-                    .try_for_each(|program| wrap(bed, program, &script))
-            },
-            red: Red::Says("arrived at the guest as"),
-            ..IN_TRAFFIC
-        },
+        APPENDED,
         Fault {
             red: Red::Missed(deadline::TRANSFER),
             ..TAP_UNPLUGGED
