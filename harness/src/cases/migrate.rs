@@ -375,6 +375,7 @@ mod tests {
                 time: Duration::from_millis(milliseconds),
                 direction: Direction::FromGuest,
                 length: bytes.len(),
+                segment: None,
                 bytes: bytes.into(),
             }
         };

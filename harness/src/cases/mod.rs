@@ -25,6 +25,7 @@ mod offload;
 mod offload_toggle;
 mod one_by_one;
 mod parallel_flood;
+mod path_mtu;
 mod pci_add;
 mod ping;
 mod promisc;
@@ -223,6 +224,7 @@ pub fn all() -> &'static [&'static Case] {
         &rings::RINGS,
         &one_by_one::ONE_BY_ONE,
         &receive_segments::RECEIVE_SEGMENTS,
+        &path_mtu::PATH_MTU,
     ];
     ALL
 }

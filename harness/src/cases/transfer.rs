@@ -129,7 +129,17 @@ pub(super) fn from_guest(
     blocks: u32,
     more: Duration,
 ) -> anyhow::Result<Duration> {
-    let port = TcpPort::open(host)?;
+    from_guest_to(bed, host, &TcpPort::open(host)?, blocks, more)
+}
+
+/// As [`from_guest`], to a port that is open at that address.
+pub(super) fn from_guest_to(
+    bed: &Testbed,
+    host: IpAddr,
+    port: &TcpPort,
+    blocks: u32,
+    more: Duration,
+) -> anyhow::Result<Duration> {
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (before, _) = bridge::carried(&bed.nic().tap)?;
     let dialect = bed.cell.guest.dialect;
