@@ -14,6 +14,7 @@ mod features;
 mod hotplug;
 mod ipv6;
 mod link_status;
+mod link_transfer;
 mod mac_change;
 mod migrate;
 mod migrate_state;
@@ -179,6 +180,7 @@ pub fn all() -> &'static [&'static Case] {
         &link_status::LINK_STATUS,
         &link_status::LINK_STATUS_OFF,
         &link_status::LINK_STATUS_RESET,
+        &link_transfer::LINK_STATUS_TRANSFER,
         &ping::PING_SWEEP,
         &ping::PING_FLOOD,
         &pxe::PXE,

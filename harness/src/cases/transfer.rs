@@ -192,7 +192,7 @@ pub(super) fn to_guest(
     Ok(took)
 }
 
-fn whole(blocks: u32) -> Crossed {
+pub(super) fn whole(blocks: u32) -> Crossed {
     Crossed {
         bytes: u64::from(blocks) * BLOCK as u64,
         sha256: transfer::sha256(blocks),
@@ -209,7 +209,7 @@ fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
 }
 
 /// The host's result, once the guest's command has ended as well; where that failed, with what it said.
-fn ended<T>(
+pub(super) fn ended<T>(
     bed: &Testbed,
     running: Running,
     command: &str,
