@@ -127,7 +127,7 @@ pub static COUNTERS: Case = Case {
 };
 
 /// Lays a file over a counter of the guest's NIC; `make` makes it of the counter's own.
-fn lay_over(bed: &Testbed, counter: &str, make: &str) -> anyhow::Result<()> {
+pub(super) fn lay_over(bed: &Testbed, counter: &str, make: &str) -> anyhow::Result<()> {
     let command = format!(
         "file=/sys/class/net/DEV/statistics/{counter}; {{ {make} $file; }} >/tmp/{counter} \
          && mount --bind /tmp/{counter} $file"

@@ -84,7 +84,7 @@ const STATUS_OFF: Fault = Fault {
 };
 
 /// The link comes up again by itself.
-const LINK_ON: Fault = Fault {
+pub(super) const LINK_ON: Fault = Fault {
     name: "link_on",
     breaks: "QEMU has the link up again while it should be off",
     // Others negotiate for longer than the silence lasts.
@@ -168,7 +168,7 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
 }
 
 /// Pings may not be answered, and no frame of the guest may cross the tap.
-fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
+pub(super) fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
     // QEMU hands on nothing that it held when it took the link down.
     let fence = bed.wire()?.mark()?.nothing_under_way();
     bed.expect_silence(bed.address(), "the link is off")?;

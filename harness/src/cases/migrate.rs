@@ -15,6 +15,7 @@ use crate::testbed::destination::{self, Announcement};
 use crate::vm::process::RefusedInMonitor;
 use crate::vm::qemu::Qemu;
 use anyhow::{Context, ensure};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// Seconds between the echo requests that cross meanwhile.
@@ -181,6 +182,8 @@ pub(super) struct Journey {
     pub(super) whose: String,
     /// The NIC's MAC as the guest sees it.
     pub(super) mac: Mac,
+    /// A VLAN that the guest is in, and its address there.
+    pub(super) vlan: Option<(u16, Ipv4Addr)>,
 }
 
 impl Journey {
@@ -192,6 +195,7 @@ impl Journey {
             to: bed.own_qemu().clone(),
             whose: "the destination".into(),
             mac: bed.nic().mac,
+            vlan: None,
         }
     }
 }
@@ -237,7 +241,10 @@ pub(super) fn once(
 
     let announced = bed.await_announcement(mark, journey.mac)?;
     if bed.cell.nic.is_virtio() {
-        bed.await_guest_announcement(mark, journey.mac)?;
+        bed.await_guest_announcement(mark, journey.mac, bed.address(), None)?;
+        if let Some((id, address)) = journey.vlan {
+            bed.await_guest_announcement(mark, journey.mac, address, Some(id))?;
+        }
     }
     stream
         .wait_replies(STREAM, deadline::FIRST_PING.start())
@@ -375,6 +382,7 @@ mod tests {
                 time: Duration::from_millis(milliseconds),
                 direction: Direction::FromGuest,
                 length: bytes.len(),
+                segment: None,
                 bytes: bytes.into(),
             }
         };

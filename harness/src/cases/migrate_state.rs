@@ -6,7 +6,7 @@
 //! queues where it can have them, and judge much more. `migrate` in the `smoke` profile moves it once, for
 //! a third of the processor time.
 
-use super::faults::{self, AT_START};
+use super::faults::{self, AT_START, IN_TRAFFIC};
 use super::migrate::{self, Journey};
 use super::multiqueue::QUEUES;
 use super::promisc::TCPDUMP;
@@ -18,7 +18,7 @@ use crate::matrix::Cell;
 use crate::net::addr::Mac;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
-use crate::testbed::destination::Announcement;
+use crate::testbed::destination::{self, Announcement};
 use crate::vm::cmdline::VmSpec;
 use crate::vm::qemu::Qemu;
 use anyhow::{Context as _, ensure};
@@ -39,7 +39,7 @@ const OTHER_VM: Fault = Fault {
 pub static MIGRATE_STATE: Case = Case {
     name: "migrate_state",
     plan_item: "17",
-    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous mode comes along and can be ended there; the network is told of the guest's MAC",
+    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous mode comes along and can be ended there; the network is told of the guest's MAC, by virtio's guest itself in the VLAN as well",
     vm: state_vm,
     ops: &[
         Op::Address,
@@ -82,6 +82,14 @@ pub static MIGRATE_STATE: Case = Case {
             inject: |bed| sabotage::retag(&bed.nic().tap, VLAN, VLAN + 1),
             red: Red::Says("VLAN 10"),
             ..LOST
+        },
+        Fault {
+            name: "vlan_unannounced",
+            breaks: "frames with a VLAN's tag that leave the destination's tap are dropped",
+            applies: faults::virtio,
+            inject: |_| sabotage::drop_tagged(destination::TAP),
+            red: Red::Says("did not announce 198.19.0.2"),
+            ..IN_TRAFFIC
         },
         Fault {
             name: "group_lost",
@@ -301,6 +309,7 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
             to: to.clone(),
             whose: whose.into(),
             mac: state.mac,
+            vlan: state.in_vlan(),
         };
         let moved = format!("migration {round}");
         let announcement =

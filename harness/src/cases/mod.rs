@@ -14,6 +14,7 @@ mod features;
 mod hotplug;
 mod ipv6;
 mod link_status;
+mod link_transfer;
 mod mac_change;
 mod migrate;
 mod migrate_state;
@@ -25,11 +26,13 @@ mod offload;
 mod offload_toggle;
 mod one_by_one;
 mod parallel_flood;
+mod path_mtu;
 mod pci_add;
 mod ping;
 mod promisc;
 mod properties;
 mod pxe;
+mod receive_segments;
 mod refused;
 mod rings;
 mod rx_checksum;
@@ -177,6 +180,7 @@ pub fn all() -> &'static [&'static Case] {
         &link_status::LINK_STATUS,
         &link_status::LINK_STATUS_OFF,
         &link_status::LINK_STATUS_RESET,
+        &link_transfer::LINK_STATUS_TRANSFER,
         &ping::PING_SWEEP,
         &ping::PING_FLOOD,
         &pxe::PXE,
@@ -221,6 +225,8 @@ pub fn all() -> &'static [&'static Case] {
         &rx_checksum::RX_CHECKSUM,
         &rings::RINGS,
         &one_by_one::ONE_BY_ONE,
+        &receive_segments::RECEIVE_SEGMENTS,
+        &path_mtu::PATH_MTU,
     ];
     ALL
 }

@@ -334,7 +334,10 @@ impl Asked {
             let lost: Vec<&Mac> = macs.iter().filter(|mac| !seen[mac]).collect();
             ensure!(
                 lost.is_empty(),
-                "{when} the guest does not see a frame for {what}: {lost:?}"
+                "{when} the guest does not see a frame for {what}: of {} such {} are lost, as {:?}",
+                macs.len(),
+                lost.len(),
+                &lost[..lost.len().min(4)]
             );
             Ok(())
         };

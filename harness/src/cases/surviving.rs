@@ -166,6 +166,11 @@ impl State {
         Ok(state)
     }
 
+    /// The VLAN that the guest is in, and its address there.
+    pub(super) fn in_vlan(&self) -> Option<(u16, Ipv4Addr)> {
+        self.vlan.then_some((VLAN, IN_VLAN))
+    }
+
     /// Switches promiscuous mode.
     ///
     /// # Errors

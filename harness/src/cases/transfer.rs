@@ -32,7 +32,7 @@ pub(super) const ALTERED: Fault = Fault {
     ..IN_TRAFFIC
 };
 
-/// A file that is longer when it was received.
+/// What arrives is more than was sent.
 pub(super) const APPENDED: Fault = Fault {
     name: "appended",
     breaks: "the guest's netcat adds a byte to what it receives",
@@ -129,7 +129,17 @@ pub(super) fn from_guest(
     blocks: u32,
     more: Duration,
 ) -> anyhow::Result<Duration> {
-    let port = TcpPort::open(host)?;
+    from_guest_to(bed, host, &TcpPort::open(host)?, blocks, more)
+}
+
+/// As [`from_guest`], to a port that is open at that address.
+pub(super) fn from_guest_to(
+    bed: &Testbed,
+    host: IpAddr,
+    port: &TcpPort,
+    blocks: u32,
+    more: Duration,
+) -> anyhow::Result<Duration> {
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (before, _) = bridge::carried(&bed.nic().tap)?;
     let dialect = bed.cell.guest.dialect;
@@ -199,7 +209,7 @@ fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
 }
 
 /// The host's result, once the guest's command has ended as well; where that failed, with what it said.
-fn ended<T>(
+pub(super) fn ended<T>(
     bed: &Testbed,
     running: Running,
     command: &str,

@@ -162,6 +162,7 @@ mod tests {
             time: Duration::ZERO,
             direction: Direction::FromGuest,
             length: bytes.len(),
+            segment: None,
             bytes: bytes.into(),
         }
     }

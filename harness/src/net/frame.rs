@@ -39,6 +39,8 @@ pub struct Frame {
     /// Its length on the wire, with Ethernet header and VLAN tag, bytes. A frame that the sender
     /// left to the hardware to segment counts whole.
     pub length: usize,
+    /// Payload of the segments into which its receiver is to cut it, where its sender left it whole, bytes.
+    pub segment: Option<u16>,
     /// Its beginning, VLAN tag in place: all of it, or as much as the capture kept.
     pub bytes: Box<[u8]>,
 }
@@ -155,6 +157,9 @@ impl Dhcp {
 }
 
 const ETHERTYPE_OFFSET: usize = 12;
+/// Ethernet's header without a VLAN tag, and such a tag, bytes.
+const ETHERNET: usize = 14;
+const VLAN_TAG: usize = 4;
 /// EtherType of RFC 903.
 const RARP: u16 = 0x8035;
 
@@ -225,6 +230,18 @@ impl Frame {
     pub fn tcp_ports(&self) -> Option<(u16, u16)> {
         let tcp = TcpHeaderSlice::from_slice(self.transport(IpNumber::TCP)?).ok()?;
         Some((tcp.source_port(), tcp.destination_port()))
+    }
+
+    /// Of a TCP frame, the bytes of its IP packet, or of the longest that it is to be cut into.
+    pub fn tcp_packet(&self) -> Option<usize> {
+        let tcp = TcpHeaderSlice::from_slice(self.transport(IpNumber::TCP)?).ok()?;
+        let tags = self.sliced()?.vlan_ids().len();
+        let packet = self.length.checked_sub(ETHERNET + VLAN_TAG * tags)?;
+        let Some(segment) = self.segment else {
+            return Some(packet);
+        };
+        let headers = packet.checked_sub(self.ip()?.payload_length.into())? + tcp.slice().len();
+        Some(headers + usize::from(segment))
     }
 
     /// ARP.

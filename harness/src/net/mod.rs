@@ -7,6 +7,7 @@
 //!                                │      ├─ Dhcp (dnsmasq)
 //!                                │      ├─ SecondHost (sabotage)
 //!                                │      └─ Outside (a host in a namespace of its own)
+//!                                ├─ Beyond (another, to which the host routes)
 //!                                └─ Capture on br0 or a tap
 //! ```
 //!
@@ -14,6 +15,7 @@
 
 pub mod addr;
 pub mod audit;
+pub mod beyond;
 pub mod bridge;
 pub mod capture;
 pub mod datagrams;

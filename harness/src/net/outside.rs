@@ -16,7 +16,7 @@ pub(super) const INTERFACE: &str = "eth0";
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread in a network namespace of its own, joined to the bridge by a veth pair, until it is
+/// A thread in a network namespace of its own, joined to the trial's by a veth pair, until it is
 /// dropped.
 pub struct Outside {
     port: String,
@@ -27,6 +27,22 @@ pub struct Outside {
 impl Outside {
     /// Plugs it into `bridge`, with that MAC (else one of the kernel's choice) and address.
     pub fn plug(bridge: &Bridge, mac: Option<Mac>, address: Ipv4Addr) -> Result<Outside> {
+        let outside = Outside::start(bridge.mtu(), mac)?;
+        bridge.attach_tap(&outside.port)?;
+        outside.run(move || {
+            ip::batch(&[
+                format!("addr add {address}/{PREFIX_LEN} dev {INTERFACE}"),
+                format!("link set {INTERFACE} up"),
+            ])
+            .or_cannot_run(|| "set up the external host's interface".into())?;
+            bridge::await_link(INTERFACE)
+        })?;
+        bridge::await_link(&outside.port)?;
+        Ok(outside)
+    }
+
+    /// Starts it, with both ends of the pair down.
+    pub(super) fn start(mtu: u32, mac: Option<Mac>) -> Result<Outside> {
         let (jobs, inbox) = channel::<Job>();
         let (report, entered) = channel();
         let meter = delay::meter();
@@ -41,29 +57,17 @@ impl Outside {
         let port = format!("outside{tid}");
         let mac = mac.map_or_else(String::new, |mac| format!("address {mac} "));
         ip::run(&format!(
-            "link add {port} type veth peer name {INTERFACE} {mac}mtu {} netns {tid}",
-            bridge.mtu()
+            "link add {port} mtu {mtu} type veth peer name {INTERFACE} {mac}mtu {mtu} netns {tid}"
         ))
-        .or_cannot_run(|| "join the external host to the bridge".into())?;
-        let outside = Outside {
+        .or_cannot_run(|| "join the external host to the trial's network".into())?;
+        Ok(Outside {
             port,
             jobs: Some(jobs),
             thread: Some(thread),
-        };
-        bridge.attach_tap(&outside.port)?;
-        outside.run(move || {
-            ip::batch(&[
-                format!("addr add {address}/{PREFIX_LEN} dev {INTERFACE}"),
-                format!("link set {INTERFACE} up"),
-            ])
-            .or_cannot_run(|| "set up the external host's interface".into())?;
-            bridge::await_link(INTERFACE)
-        })?;
-        bridge::await_link(&outside.port)?;
-        Ok(outside)
+        })
     }
 
-    /// Its port on the bridge.
+    /// The trial's end of the pair: its port, where it is plugged into the bridge.
     pub fn port(&self) -> &str {
         &self.port
     }

@@ -168,6 +168,7 @@ mod tests {
             time: Duration::ZERO,
             direction: Direction::ToGuest,
             length: bytes.len(),
+            segment: None,
             bytes: bytes.into(),
         }
     }

@@ -57,6 +57,7 @@ impl Raw<'_> {
             time: self.time,
             direction: self.direction,
             length,
+            segment: self.left.segmentation.map(|left| left.size),
             bytes,
         }
     }

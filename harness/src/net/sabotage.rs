@@ -37,6 +37,19 @@ pub fn drop_advertisements(tap: &str) -> Result<()> {
         .or_cannot_run(|| format!("drop neighbour advertisements of {tap}"))
 }
 
+/// Drops what the host's kernel says of packets that are too long for a path (RFC 1191, RFC 8201).
+pub fn drop_too_big() -> Result<()> {
+    let rules = "table inet sabotage_too_big {
+            chain output {
+                type filter hook output priority 0
+                icmp type destination-unreachable drop
+                icmpv6 type packet-too-big drop
+            }
+        }
+";
+    load(rules).or_cannot_run(|| "drop what tells of packets that are too long".into())
+}
+
 /// Drops every frame with a VLAN tag that the guest sends through `tap`.
 pub fn drop_tagged(tap: &str) -> Result<()> {
     on_ingress(tap, "ether type vlan drop").or_cannot_run(|| format!("drop tagged frames of {tap}"))

@@ -5,6 +5,7 @@ use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -88,24 +89,17 @@ impl TcpPort {
 
     /// Takes a connection and reads it to its end.
     pub fn receive(&self, deadline: Deadline) -> Result<Crossed> {
-        let mut stream = self.accept(deadline)?;
-        let mut hash = Sha256::new();
-        let mut bytes = 0;
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            stream.set_read_timeout(Some(left(deadline, bytes)?))?;
-            match stream.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => {
-                    hash.update(&buffer[..count]);
-                    bytes += count as u64;
-                }
-                Err(e) if [ErrorKind::Interrupted, ErrorKind::WouldBlock].contains(&e.kind()) => {}
-                Err(e) => return Err(e).with_context(|| format!("after {bytes} bytes")),
-            }
-        }
-        let sha256 = format!("{:x}", hash.finalize());
-        Ok(Crossed { bytes, sha256 })
+        self.begin_to_receive(deadline)?.rest(deadline)
+    }
+
+    /// Takes a connection of which nothing has been read yet.
+    pub fn begin_to_receive(&self, deadline: Deadline) -> Result<Receiving> {
+        Ok(Receiving {
+            stream: self.accept(deadline)?,
+            hash: Sha256::new(),
+            bytes: 0,
+            buffer: vec![0; 1 << 18],
+        })
     }
 
     /// Takes a connection and sends the file of so many blocks.
@@ -142,6 +136,54 @@ impl TcpPort {
             Ok(_) => Ok(self.listener.accept()?.0),
             Err(e) => Err(e).or_cannot_run(|| "wait for a connection".into()),
         }
+    }
+}
+
+/// A connection that is read.
+pub struct Receiving {
+    stream: TcpStream,
+    hash: Sha256,
+    bytes: u64,
+    buffer: Vec<u8>,
+}
+
+impl Receiving {
+    /// Has the host's kernel keep no more than about so many bytes that were not read.
+    pub fn keep(&self, bytes: usize) -> Result<()> {
+        setsockopt(&self.stream, sockopt::RcvBuf, &bytes)
+            .or_cannot_run(|| "bound a connection's receive buffer".into())
+    }
+
+    /// Reads until at least so many bytes have crossed in all, or its end.
+    pub fn read_up_to(&mut self, bytes: u64, deadline: Deadline) -> Result<()> {
+        while self.bytes < bytes && self.read(deadline)? {}
+        Ok(())
+    }
+
+    /// Reads it to its end.
+    pub fn rest(mut self, deadline: Deadline) -> Result<Crossed> {
+        while self.read(deadline)? {}
+        let sha256 = format!("{:x}", self.hash.finalize());
+        Ok(Crossed {
+            bytes: self.bytes,
+            sha256,
+        })
+    }
+
+    /// Reads some of it; false at its end.
+    fn read(&mut self, deadline: Deadline) -> Result<bool> {
+        let bytes = self.bytes;
+        (self.stream).set_read_timeout(Some(left(deadline, bytes)?))?;
+        match self.stream.read(&mut self.buffer) {
+            Ok(0) => return Ok(false),
+            Ok(count) => {
+                self.hash.update(&self.buffer[..count]);
+                self.bytes += count as u64;
+            }
+            Err(e) if [ErrorKind::Interrupted, ErrorKind::WouldBlock].contains(&e.kind()) => {}
+            Err(e) => return Err(e).with_context(|| format!("after {bytes} bytes")),
+        }
+        Ok(true)
     }
 }
 

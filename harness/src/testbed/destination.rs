@@ -15,6 +15,7 @@ use crate::vm::qemu::{Qemu, transcript};
 use crate::vm::wire::EventMark;
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 /// The first destination's tap; the source's and this one take turns.
@@ -295,22 +296,32 @@ impl Testbed {
         }
     }
 
-    /// Waits for the guest's own announcement of its address since `mark`: virtio asks its driver for one
-    /// (VIRTIO_NET_F_GUEST_ANNOUNCE), whatever QEMU has told the network by itself.
+    /// Waits for the guest's own announcement of an address of its, in a VLAN or in none, since `mark`: virtio asks
+    /// its driver for one (VIRTIO_NET_F_GUEST_ANNOUNCE), whatever QEMU has told the network by itself, and Linux
+    /// announces what stands on the NIC as well (`vlan_device_event`).
     ///
     /// # Errors
     /// After [`deadline::ANNOUNCED`].
-    pub fn await_guest_announcement(&self, mark: Mark, mac: Mac) -> anyhow::Result<()> {
-        let address = self.address();
+    pub fn await_guest_announcement(
+        &self,
+        mark: Mark,
+        mac: Mac,
+        address: Ipv4Addr,
+        vlan: Option<u16>,
+    ) -> anyhow::Result<()> {
         let of_guest = |frame: &Frame| {
-            let arp = frame.arp().filter(|_| frame.src() == Some(mac));
+            let arp = frame.arp();
+            let arp = arp.filter(|_| frame.src() == Some(mac) && frame.vlan_id() == vlan);
             arp.is_some_and(|arp| arp.sender == (mac, address) && arp.target.1 == address)
         };
         (self
             .host()?
             .wait(mark, deadline::ANNOUNCED.start(), of_guest))
         .with_context(|| {
-            format!("the guest itself did not announce {address} at {mac} by gratuitous ARP")
+            let in_vlan = vlan.map_or_else(String::new, |id| format!(" in VLAN {id}"));
+            format!(
+                "the guest itself did not announce {address} at {mac}{in_vlan} by gratuitous ARP"
+            )
         })?;
         Ok(())
     }

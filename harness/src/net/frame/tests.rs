@@ -11,6 +11,7 @@ fn frame(bytes: Vec<u8>) -> Frame {
         time: Duration::ZERO,
         direction: Direction::FromGuest,
         length: bytes.len(),
+        segment: None,
         bytes: bytes.into(),
     }
 }
@@ -278,4 +279,27 @@ fn fragments_of_ipv6() {
         (second.icmp(), second.kind()),
         (None, "ICMPv6 fragment".into())
     );
+}
+
+#[test]
+fn a_tcp_frame_that_is_to_be_cut_tells_its_longest_packet() {
+    let tcp = |payload: usize| {
+        let builder = ether()
+            .ipv4([198, 18, 0, 2], [198, 18, 0, 1], 64)
+            .tcp(9, 10, 1, 1000);
+        written(|out| builder.write(out, &vec![0; payload]))
+    };
+    assert_eq!(tcp(1460).tcp_packet(), Some(1500));
+    let whole = Frame {
+        segment: Some(1260),
+        ..tcp(6300)
+    };
+    assert_eq!(whole.tcp_packet(), Some(1300));
+    let six = ether().ipv6([1; 16], [2; 16], 64).tcp(9, 10, 1, 1000);
+    let six = Frame {
+        segment: Some(1240),
+        ..written(|out| six.write(out, &[0; 6200]))
+    };
+    assert_eq!(six.tcp_packet(), Some(1300));
+    assert_eq!(echo(56).tcp_packet(), None);
 }

@@ -22,6 +22,7 @@ fn frame(direction: Direction, to: [u8; 6], length: usize) -> Frame {
         time: Duration::ZERO,
         direction,
         length,
+        segment: None,
         bytes: to.into(),
     }
 }
