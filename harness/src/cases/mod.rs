@@ -13,6 +13,7 @@ pub(crate) mod faults;
 mod features;
 mod hotplug;
 mod ipv6;
+mod link_settings;
 mod link_status;
 mod mac_change;
 mod migrate;
@@ -221,6 +222,7 @@ pub fn all() -> &'static [&'static Case] {
         &rx_checksum::RX_CHECKSUM,
         &rings::RINGS,
         &one_by_one::ONE_BY_ONE,
+        &link_settings::LINK_SETTINGS,
     ];
     ALL
 }
