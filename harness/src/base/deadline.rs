@@ -85,6 +85,11 @@ pub const OPERSTATE: Limit = Limit {
     what: "operstate to follow",
     seconds: 8.0,
 };
+/// Speed, duplex and negotiation after a change: e1000, e1000e and igb begin anew, and have a link after 2-4 s.
+pub const LINK_SETTINGS: Limit = Limit {
+    what: "the link's settings to follow",
+    seconds: 12.0,
+};
 /// A receive filter's way from the guest's kernel to the device: at once, or by the driver's queue of work.
 pub const RX_FILTER: Limit = Limit {
     what: "the receive filter to follow",

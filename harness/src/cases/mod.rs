@@ -13,6 +13,7 @@ pub(crate) mod faults;
 mod features;
 mod hotplug;
 mod ipv6;
+mod link_settings;
 mod link_status;
 mod link_transfer;
 mod mac_change;
@@ -227,6 +228,7 @@ pub fn all() -> &'static [&'static Case] {
         &one_by_one::ONE_BY_ONE,
         &receive_segments::RECEIVE_SEGMENTS,
         &path_mtu::PATH_MTU,
+        &link_settings::LINK_SETTINGS,
     ];
     ALL
 }

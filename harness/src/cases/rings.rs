@@ -16,7 +16,7 @@ use anyhow::{Context as _, ensure};
 use std::time::Duration;
 
 /// What crosses each way with each setting, MiB.
-const MIB: u32 = 1;
+pub(super) const MIB: u32 = 1;
 /// Pings of a full frame with each setting.
 const PINGS: u32 = 5;
 /// IPv4 and ICMP headers, bytes.
@@ -70,6 +70,18 @@ fn driver(cell: &Cell) -> Option<&'static Driver> {
     DRIVERS.iter().find(|driver| driver.name == cell.nic.driver)
 }
 
+/// Full frames are lost on the host.
+pub(super) const FULL_LOST: Fault = Fault {
+    name: "full_lost",
+    breaks: "packets as long as the MTU are dropped on the tap",
+    inject: |bed| {
+        let tap = bed.nic().tap.clone();
+        sabotage::drop_length(&tap, bed.cell.nic.default_mtu() as usize)
+    },
+    red: Red::Says("replies came back"),
+    ..IN_TRAFFIC
+};
+
 /// Rings and coalescing.
 pub static RINGS: Case = Case {
     name: "rings",
@@ -95,29 +107,20 @@ pub static RINGS: Case = Case {
             ..AT_START
         },
         ALTERED,
-        Fault {
-            name: "full_lost",
-            breaks: "packets as long as the MTU are dropped on the tap",
-            inject: |bed| {
-                let tap = bed.nic().tap.clone();
-                sabotage::drop_length(&tap, bed.cell.nic.default_mtu() as usize)
-            },
-            red: Red::Says("replies came back"),
-            ..IN_TRAFFIC
-        },
+        FULL_LOST,
     ],
     run: rings,
     ..Case::PLAIN
 };
 
 /// Received and sent, buffers.
-type Sizes = (u32, u32);
+pub(super) type Sizes = (u32, u32);
 
 /// What `ethtool -g` shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rings {
+pub(super) struct Rings {
     most: Sizes,
-    now: Sizes,
+    pub(super) now: Sizes,
 }
 
 fn rings(bed: &mut Testbed) -> anyhow::Result<()> {
@@ -137,7 +140,11 @@ fn rings(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
-fn read(bed: &Testbed, link: &Link) -> anyhow::Result<Rings> {
+/// What the guest has.
+///
+/// # Errors
+/// When its driver does not tell.
+pub(super) fn read(bed: &Testbed, link: &Link) -> anyhow::Result<Rings> {
     let text = bed.agent.sh(&format!("ethtool -g {}", link.name))?;
     parse(&text).with_context(|| format!("`ethtool -g` said: {text}"))
 }
@@ -198,8 +205,12 @@ fn hold_back(bed: &Testbed, link: &Link, usecs: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The NIC, which may have been started anew, answers full frames, and files cross.
-fn crosses(bed: &Testbed) -> anyhow::Result<()> {
+/// The NIC, which may have been started anew, answers full frames, and the file that the guest has crosses, and one
+/// to it, of [`MIB`] each.
+///
+/// # Errors
+/// What does not arrive, or not whole.
+pub(super) fn crosses(bed: &Testbed) -> anyhow::Result<()> {
     bed.reach(deadline::FIRST_PING)?;
     bed.expect_replies(PINGS, bed.cell.nic.default_mtu() - HEADERS)?;
     transfer::from_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
