@@ -34,6 +34,7 @@ mod pxe;
 mod refused;
 mod rings;
 mod rx_checksum;
+mod selftest;
 mod surviving;
 mod tap_gone;
 mod transfer;
@@ -223,6 +224,7 @@ pub fn all() -> &'static [&'static Case] {
         &rings::RINGS,
         &one_by_one::ONE_BY_ONE,
         &link_settings::LINK_SETTINGS,
+        &selftest::SELFTEST,
     ];
     ALL
 }
