@@ -36,6 +36,7 @@ mod rings;
 mod rx_checksum;
 mod selftest;
 mod surviving;
+mod suspend;
 mod tap_gone;
 mod transfer;
 mod udp_transfer;
@@ -225,6 +226,7 @@ pub fn all() -> &'static [&'static Case] {
         &one_by_one::ONE_BY_ONE,
         &link_settings::LINK_SETTINGS,
         &selftest::SELFTEST,
+        &suspend::SUSPEND,
     ];
     ALL
 }
