@@ -5,6 +5,7 @@
 //! [`all`].
 
 mod capture_size;
+mod channels;
 mod counters;
 mod damage;
 pub mod disruption;
@@ -33,6 +34,7 @@ mod properties;
 mod pxe;
 mod refused;
 mod rings;
+mod rss;
 mod rx_checksum;
 mod selftest;
 mod surviving;
@@ -227,6 +229,8 @@ pub fn all() -> &'static [&'static Case] {
         &link_settings::LINK_SETTINGS,
         &selftest::SELFTEST,
         &suspend::SUSPEND,
+        &rss::RSS,
+        &channels::CHANNELS,
     ];
     ALL
 }

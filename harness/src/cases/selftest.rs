@@ -168,7 +168,7 @@ fn test(bed: &mut Testbed, link: &Link, how: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lines such as `Link test   (on/offline)	 0`: name and result of each part.
+/// Lines such as `Link test   (on/offline)    0`: name and result of each part.
 fn parse(text: &str) -> Vec<(String, i64)> {
     let part = |line: &str| {
         let (name, rest) = line.split_once('(')?;
