@@ -90,6 +90,16 @@ pub const LINK_SETTINGS: Limit = Limit {
     what: "the link's settings to follow",
     seconds: 12.0,
 };
+/// From the command to QEMU's SUSPEND: 0.2 s under TCG, in which the guest freezes its processes and devices.
+pub const SUSPENDED: Limit = Limit {
+    what: "SUSPEND",
+    seconds: 20.0,
+};
+/// From `system_wakeup` to QEMU's WAKEUP: it resets its devices in between.
+pub const WOKEN: Limit = Limit {
+    what: "WAKEUP",
+    seconds: 10.0,
+};
 /// A receive filter's way from the guest's kernel to the device: at once, or by the driver's queue of work.
 pub const RX_FILTER: Limit = Limit {
     what: "the receive filter to follow",

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// Seconds between the echo requests that cross meanwhile.
 const INTERVAL: f64 = 0.01;
 /// Replies that show a stream.
-const STREAM: usize = 10;
+pub(super) const STREAM: usize = 10;
 
 /// Without SPICE.
 pub static MIGRATE: Case = Case {
@@ -275,13 +275,13 @@ pub(super) fn once(
 }
 
 /// What a guest keeps when it moves.
-struct Identity {
+pub(super) struct Identity {
     boot_id: String,
     uptime: f64,
 }
 
 impl Identity {
-    fn of(bed: &Testbed) -> anyhow::Result<Identity> {
+    pub(super) fn of(bed: &Testbed) -> anyhow::Result<Identity> {
         let text = bed
             .agent
             .sh("cat /proc/sys/kernel/random/boot_id /proc/uptime")?;
@@ -292,6 +292,20 @@ impl Identity {
             uptime: uptime.context("the guest has no uptime")?.parse()?,
         })
     }
+
+    /// Fails unless the same guest still runs.
+    pub(super) fn expect_same(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let is = Identity::of(bed)?;
+        ensure!(
+            is.boot_id == self.boot_id && is.uptime >= self.uptime,
+            "the guest is another one: boot id {} with {} s of uptime became {} with {} s",
+            self.boot_id,
+            self.uptime,
+            is.boot_id,
+            is.uptime
+        );
+        Ok(())
+    }
 }
 
 /// The same guest runs, with the same NIC, as it says and as QEMU does.
@@ -300,15 +314,7 @@ fn arrived(bed: &mut Testbed, was: &Identity, mac: Mac) -> anyhow::Result<()> {
         .await_anew()
         .map_err(|error| bed.vm.explain(error))
         .context("on the destination")?;
-    let is = Identity::of(bed)?;
-    ensure!(
-        is.boot_id == was.boot_id && is.uptime >= was.uptime,
-        "the guest is another one: boot id {} with {} s of uptime became {} with {} s",
-        was.boot_id,
-        was.uptime,
-        is.boot_id,
-        is.uptime
-    );
+    was.expect_same(bed)?;
     let link = link::await_link(&bed.agent, mac)?;
     let shown = bed
         .agent

@@ -257,7 +257,7 @@ const OTHER_MODEL: Fault = Fault {
 const LIVE_MAC: [&str; 5] = ["virtio_net", "8139cp", "e1000", "e1000e", "igb"];
 
 /// e100 takes no VLANs on an 82557.
-fn takes_vlans(cell: &Cell) -> bool {
+pub(super) fn takes_vlans(cell: &Cell) -> bool {
     cell.nic.device != "i82557b"
 }
 
@@ -265,6 +265,11 @@ fn takes_vlans(cell: &Cell) -> bool {
 /// device and its tap keep them apart.
 fn state_vm(spec: &mut VmSpec) {
     spec.migratable = true;
+    with_queues(spec);
+}
+
+/// As said of [`state_vm`], of the queues alone.
+pub(super) fn with_queues(spec: &mut VmSpec) {
     if let Some(nic) = spec.nics.first_mut()
         && nic.device.starts_with("virtio-net")
     {
@@ -274,7 +279,7 @@ fn state_vm(spec: &mut VmSpec) {
 }
 
 /// The NIC's interface, for a fault: its MAC may be the first or the one that the case set.
-fn under_new_mac(bed: &Testbed) -> anyhow::Result<Link> {
+pub(super) fn under_new_mac(bed: &Testbed) -> anyhow::Result<Link> {
     let driver = &bed.cell.nic.driver;
     let links = link::links(&bed.agent)?;
     let mut links = links.into_iter().filter(|link| link.driver == *driver);
@@ -284,7 +289,7 @@ fn under_new_mac(bed: &Testbed) -> anyhow::Result<Link> {
 }
 
 /// Runs a shell command on that interface, `DEV` in its text.
-fn set(bed: &Testbed, command: &str) -> anyhow::Result<()> {
+pub(super) fn set(bed: &Testbed, command: &str) -> anyhow::Result<()> {
     let link = under_new_mac(bed)?;
     bed.agent.sh(&command.replace("DEV", &link.name)).map(drop)
 }

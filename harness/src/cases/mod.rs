@@ -5,6 +5,7 @@
 //! [`all`].
 
 mod capture_size;
+mod channels;
 mod counters;
 mod damage;
 pub mod disruption;
@@ -36,8 +37,11 @@ mod pxe;
 mod receive_segments;
 mod refused;
 mod rings;
+mod rss;
 mod rx_checksum;
+mod selftest;
 mod surviving;
+mod suspend;
 mod tap_gone;
 mod transfer;
 mod udp_transfer;
@@ -229,6 +233,10 @@ pub fn all() -> &'static [&'static Case] {
         &receive_segments::RECEIVE_SEGMENTS,
         &path_mtu::PATH_MTU,
         &link_settings::LINK_SETTINGS,
+        &selftest::SELFTEST,
+        &suspend::SUSPEND,
+        &rss::RSS,
+        &channels::CHANNELS,
     ];
     ALL
 }

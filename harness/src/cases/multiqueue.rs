@@ -159,7 +159,7 @@ fn send_flows(bed: &Testbed) -> anyhow::Result<()> {
 }
 
 /// The "Combined" lines of `ethtool -l`: maximum, current.
-fn combined(text: &str) -> anyhow::Result<(u32, u32)> {
+pub(super) fn combined(text: &str) -> anyhow::Result<(u32, u32)> {
     let mut values = text
         .lines()
         .filter_map(|line| line.strip_prefix("Combined:"))

@@ -17,6 +17,7 @@ use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 pub(super) use probes::{GROUP, heard, watch};
+pub(super) use queues::each_carries;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -35,6 +36,9 @@ const ETHERNET: usize = 14;
 const HEADERS: u32 = 28;
 /// What crosses by TCP each way, KiB: enough that a kernel that may hand over more than the MTU does.
 const BLOCKS: u32 = 64;
+/// TCP connections from as many ports: enough that each of four queues gets some each way, but for one
+/// time in ten million.
+const FLOWS: u32 = 64;
 /// What is switched off where the NIC has it on: ethtool's short name, and the long one of `ethtool -k`.
 const OFFLOADS: [(&str, &str); 5] = [
     ("rx", "rx-checksumming"),
@@ -192,12 +196,19 @@ impl State {
     pub(super) fn expect(&mut self, bed: &Testbed) -> anyhow::Result<()> {
         self.expect_filters(bed)?;
         self.expect_rx_filter(bed)?;
+        self.expect_all_but_filters(bed)
+    }
+
+    /// As [`State::expect`], of what has nothing to do with which frames the NIC takes.
+    ///
+    /// # Errors
+    /// As [`State::expect`].
+    pub(super) fn expect_all_but_filters(&self, bed: &Testbed) -> anyhow::Result<()> {
         self.expect_in_guest(bed)?;
-        self.expect_sizes(bed)?;
         if bed.nic().queues > 1 {
-            self.expect_queues(bed)?;
+            each_carries(bed, &self.link, bed.nic().queues, FLOWS)?;
         }
-        Ok(())
+        self.expect_sizes(bed)
     }
 
     /// As [`State::expect`], of what promiscuous mode changes.
@@ -210,7 +221,10 @@ impl State {
     }
 
     /// What QEMU shows of it: on virtio its receive filter.
-    fn expect_rx_filter(&self, bed: &Testbed) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// What it shows instead.
+    pub(super) fn expect_rx_filter(&self, bed: &Testbed) -> anyhow::Result<()> {
         let Some(filter) = bed.rx_filter()? else {
             return Ok(());
         };

@@ -34,6 +34,7 @@ mod ring;
 pub mod sabotage;
 pub mod spice;
 mod stamps;
+pub mod toeplitz;
 pub mod transfer;
 pub mod tun;
 pub mod userns;

@@ -142,6 +142,20 @@ pub fn segment((to, target): (Mac, Ipv4Addr), length: usize) -> Result<Vec<u8>> 
     Ok(frame)
 }
 
+/// As [`segment`], the shortest, from one port for another.
+///
+/// # Errors
+/// None of a frame's own.
+pub fn opening((to, target): (Mac, Ipv4Addr), (from_port, to_port): (u16, u16)) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
+        .ipv4(HOST.octets(), target.octets(), 64)
+        .tcp(from_port, to_port, 1, 1000)
+        .syn()
+        .write(&mut frame, &[])?;
+    Ok(frame)
+}
+
 /// Changes a bit of an IPv4 packet's header, after its checksum was made.
 pub fn change_header(mut frame: Vec<u8>) -> Vec<u8> {
     const TIME_TO_LIVE: usize = 14 + 8;

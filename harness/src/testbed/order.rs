@@ -57,4 +57,8 @@ pub enum Moment {
     Arrived,
     /// The guest has come back from there.
     Returned,
+    /// The guest is suspended.
+    Asleep,
+    /// The guest was suspended, and runs again.
+    Awake,
 }

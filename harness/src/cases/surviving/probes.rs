@@ -72,7 +72,10 @@ pub(in crate::cases) fn watch(bed: &Testbed, dev: &str) -> anyhow::Result<()> {
 
 impl State {
     /// Fails unless the NIC takes the frames that it should, and no others.
-    pub(super) fn expect_filters(&mut self, bed: &Testbed) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Which it takes, or does not.
+    pub(in crate::cases) fn expect_filters(&mut self, bed: &Testbed) -> anyhow::Result<()> {
         let seen = self.probe(bed)?;
         let mode = match self.promiscuous {
             true => "in",

@@ -1,17 +1,14 @@
 //! Whether each of a NIC's queues carries frames, both ways.
 
-use super::State;
 use crate::base::deadline::Limit;
 use crate::cases::multiqueue::{Vector, vectors};
+use crate::guest::link::Link;
 use crate::testbed::Testbed;
 use anyhow::{anyhow, ensure};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 
-/// TCP connections from as many ports: enough that each of four queues gets some each way, but for one
-/// time in ten million.
-const FLOWS: u32 = 64;
 /// Nobody listens there (RFC 863), and the guest's kernel refuses each connection.
 const DISCARD: u16 = 9;
 /// A connection's refusal takes a millisecond; e1000 holds frames back for 1 s after its filter was
@@ -20,59 +17,64 @@ const REFUSAL: Limit = Limit {
     what: "the refusal of a connection",
     seconds: 5.0,
 };
-impl State {
-    /// Frames come in and go out by each queue.
-    pub(super) fn expect_queues(&self, bed: &Testbed) -> anyhow::Result<()> {
-        let queues = bed.nic().queues;
-        let dev = &self.link.name;
-        let look = format!(
-            "basename $(readlink -f {}); cat /proc/interrupts; tc -s qdisc show dev {dev}",
-            Testbed::device_directory(&self.link)
-        );
-        let counts = || -> anyhow::Result<_> {
-            let text = bed.agent.sh(&look)?;
-            let device = text.lines().next().unwrap_or_default();
-            Ok((vectors(&text, device), sent_by_queue(&text)))
+/// Frames come in and go out by each of the queues in use, when so many connections are tried.
+///
+/// # Errors
+/// By which nothing does.
+pub(in crate::cases) fn each_carries(
+    bed: &Testbed,
+    link: &Link,
+    queues: u32,
+    flows: u32,
+) -> anyhow::Result<()> {
+    let dev = &link.name;
+    let look = format!(
+        "basename $(readlink -f {}); cat /proc/interrupts; tc -s qdisc show dev {dev}",
+        Testbed::device_directory(link)
+    );
+    let counts = || -> anyhow::Result<_> {
+        let text = bed.agent.sh(&look)?;
+        let device = text.lines().next().unwrap_or_default();
+        Ok((vectors(&text, device), sent_by_queue(&text)))
+    };
+    let before = counts()?;
+    refused_flows(bed, flows)?;
+    let after = counts()?;
+    let mut idle = Vec::new();
+    for queue in 0..queues {
+        let interrupts = |vectors: &BTreeMap<String, Vector>| {
+            let vector = vectors.get(&format!("input.{queue}"));
+            vector.map_or(0, |vector| vector.count)
         };
-        let before = counts()?;
-        refused_flows(bed)?;
-        let after = counts()?;
-        let mut idle = Vec::new();
-        for queue in 0..queues {
-            let interrupts = |vectors: &BTreeMap<String, Vector>| {
-                let vector = vectors.get(&format!("input.{queue}"));
-                vector.map_or(0, |vector| vector.count)
-            };
-            if interrupts(&after.0) <= interrupts(&before.0) {
-                idle.push(format!("input.{queue}"));
-            }
-            // tc numbers them from 1.
-            let sent = |by: &BTreeMap<u32, u64>| by.get(&(queue + 1)).copied().unwrap_or(0);
-            if sent(&after.1) <= sent(&before.1) {
-                idle.push(format!("output.{queue}"));
-            }
+        if interrupts(&after.0) <= interrupts(&before.0) {
+            idle.push(format!("input.{queue}"));
         }
-        ensure!(
-            idle.is_empty(),
-            "{FLOWS} connections went by some of {queues} queues only; nothing moved on {}",
-            idle.join(", ")
-        );
-        Ok(())
+        // tc numbers them from 1.
+        let sent = |by: &BTreeMap<u32, u64>| by.get(&(queue + 1)).copied().unwrap_or(0);
+        if sent(&after.1) <= sent(&before.1) {
+            idle.push(format!("output.{queue}"));
+        }
     }
+    ensure!(
+        idle.is_empty(),
+        "{flows} connections went by some of {queues} queues only; nothing moved on {}",
+        idle.join(", ")
+    );
+    Ok(())
 }
 
 /// Connections from many ports, each of which the guest refuses: a frame in and a frame out.
-fn refused_flows(bed: &Testbed) -> anyhow::Result<()> {
+fn refused_flows(bed: &Testbed, flows: u32) -> anyhow::Result<()> {
     let target = SocketAddr::from((bed.address(), DISCARD));
     let limit = REFUSAL.start().span();
-    for flow in 1..=FLOWS {
+    for flow in 1..=flows {
         let connected = TcpStream::connect_timeout(&target, limit);
         let refused =
             matches!(&connected, Err(error) if error.kind() == ErrorKind::ConnectionRefused);
         if !refused {
             let what = connected.map_or_else(|error| error.to_string(), |_| "accepted".into());
             return Err(anyhow!(
-                "of {FLOWS} connections to {target}, the {flow}th was not refused: {what}"
+                "of {flows} connections to {target}, the {flow}th was not refused: {what}"
             ));
         }
     }

@@ -93,6 +93,14 @@ impl GuestImage {
     }
 }
 
+/// A built image's kernel as a boot loader takes it, by its 16-bit setup code; another kernel is given back as it is.
+pub fn with_setup_code(kernel: &Path) -> PathBuf {
+    match kernel.ends_with(VMLINUX) {
+        true => kernel.with_file_name(BZIMAGE),
+        false => kernel.to_owned(),
+    }
+}
+
 /// Whose kernel an image has.
 enum Kernel<'a> {
     /// The system's own, with which the userspace is built.
