@@ -43,11 +43,11 @@ pub static RSS: Case = Case {
             breaks: "the guest shows another key than its NIC has",
             inject: |bed| {
                 // igb has the kernel's own and does not show it.
-                let key = "sed 's/^..:/5a:/; s/:..:/:a5:/' /proc/sys/net/core/netdev_rss_key >/tmp/key && \
+                let key = "sed 's/[0-7]/8/g' /proc/sys/net/core/netdev_rss_key >/tmp/key && \
                            mount --bind /tmp/key /proc/sys/net/core/netdev_rss_key";
                 bed.agent.sh(key)?;
                 let script = "[ \"$1\" = -x ] || exec \"$REAL\" \"$@\"\n\
-                              \"$REAL\" \"$@\" | sed '/:..:..:/{s/^..:/5a:/; s/:..:/:a5:/}'";
+                              \"$REAL\" \"$@\" | sed '/:..:..:/s/[0-7]/8/g'";
                 wrap(bed, "ethtool", script)
             },
             red: Red::Says("should have been on queue"),
@@ -64,7 +64,7 @@ pub static RSS: Case = Case {
             name: "other_table",
             breaks: "the guest's table has one queue alone when the flows come",
             inject: |bed| in_guest(bed, "ethtool -X DEV equal 1").map(drop),
-            red: Red::Says("should have been on queue"),
+            red: Red::Says("with the table as it was"),
             ..IN_TRAFFIC
         },
     ],
@@ -103,7 +103,8 @@ fn rss(bed: &mut Testbed) -> anyhow::Result<()> {
     let was = Spread::read(bed, &link)?;
     was.expect_on(QUEUES)?;
     bed.moment(Moment::Traffic)?;
-    expect_flows(bed, &link, &was).context("with the table as it was")?;
+    // A driver may not have told its NIC of it yet: judged last.
+    let first = expect_flows(bed, &link, &was).context("with the table as it was");
     for (table, queues) in TABLES {
         let command = format!("ethtool -X {} {table}", link.name);
         bed.agent.sh(&command)?;
@@ -112,7 +113,8 @@ fn rss(bed: &mut Testbed) -> anyhow::Result<()> {
             .and_then(|()| expect_flows(bed, &link, &spread))
             .with_context(|| format!("after `{command}`"))?;
     }
-    bed.expect_quiet_kernel()
+    bed.expect_quiet_kernel()?;
+    first
 }
 
 /// How the guest has its NIC spread flows.
