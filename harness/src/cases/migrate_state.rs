@@ -39,7 +39,7 @@ const OTHER_VM: Fault = Fault {
 pub static MIGRATE_STATE: Case = Case {
     name: "migrate_state",
     plan_item: "17",
-    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous mode comes along and can be ended there; the network is told of the guest's MAC, by virtio's guest itself in the VLAN as well",
+    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous and all-multicast mode come along and can be ended there; the network is told of the guest's MAC, by virtio's guest itself in the VLAN as well",
     vm: state_vm,
     ops: &[
         Op::Address,
@@ -163,6 +163,15 @@ pub static MIGRATE_STATE: Case = Case {
                 bed.apply(Op::PromiscOff, &link, "")
             },
             red: Red::Says("in promiscuous mode the guest does not see"),
+            ..LOST
+        },
+        Fault {
+            name: "all_multicast_lost",
+            breaks: "all-multicast mode is off when the guest has come back",
+            applies: faults::virtio,
+            moment: Moment::Returned,
+            inject: |bed| set(bed, "ip link set dev DEV allmulticast off"),
+            red: Red::Says("query-rx-filter has normal multicasts"),
             ..LOST
         },
         Fault {

@@ -17,6 +17,7 @@ use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 pub(super) use probes::{GROUP, heard, watch};
+use qapi::qmp::RxState;
 pub(super) use queues::each_carries;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -175,7 +176,7 @@ impl State {
         self.vlan.then_some((VLAN, IN_VLAN))
     }
 
-    /// Switches promiscuous mode.
+    /// Switches promiscuous mode, and all-multicast mode with it, which the one hides on the wire: QEMU shows both.
     ///
     /// # Errors
     /// The guest's refusal.
@@ -185,6 +186,9 @@ impl State {
             false => Op::PromiscOff,
         };
         bed.apply(op, &self.link, "")?;
+        let word = if on { "on" } else { "off" };
+        let all = format!("ip link set dev {} allmulticast {word}", self.link.name);
+        bed.agent.sh(&all)?;
         self.promiscuous = on;
         Ok(())
     }
@@ -244,6 +248,12 @@ impl State {
             "promiscuous mode is {}, QEMU's query-rx-filter says {}",
             self.promiscuous,
             filter.promiscuous
+        );
+        ensure!(
+            (filter.multicast == RxState::all) == self.promiscuous,
+            "all-multicast mode is {}, QEMU's query-rx-filter has {:?} multicasts",
+            self.promiscuous,
+            filter.multicast
         );
         Ok(())
     }
