@@ -18,8 +18,8 @@ const NO_REGISTERS: Option<&str> =
     Some("QEMU's model has no room for what the driver writes to this register");
 const NO_LOOPBACK: Option<&str> = Some("QEMU's model sends to its network, and not back to itself");
 
-/// Drivers that test their NICs, with the parts of the test in their order (seen with Linux 5.10, 6.1 and 6.12 on QEMU 7.2,
-/// 10.0 and 11.1).
+/// Drivers that test their NICs, with the parts of the test in their order (seen of e1000 and e1000e on QEMU 7.2 with Linux
+/// 5.10, 6.1 and 6.12, of igb on 10.0 and 11.1).
 static DRIVERS: [(&str, &[Part]); 5] = [
     (
         "e1000",
