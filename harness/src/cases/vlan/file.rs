@@ -8,8 +8,8 @@ use crate::net::transfer::{self, Crossed};
 use anyhow::{Context as _, ensure};
 use std::time::Duration;
 
-/// Long enough for some hundred full frames, KiB.
-const BLOCKS: u32 = 512;
+/// Long enough for a hundred full frames, KiB.
+const BLOCKS: u32 = 144;
 /// Where the receiver listens.
 const PORT: u16 = 5015;
 const SENT: &str = "/tmp/vlan-sent";
