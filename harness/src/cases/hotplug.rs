@@ -2,8 +2,8 @@
 
 use super::faults::{self, AT_START, BLACKLISTED, IN_TRAFFIC, TAP_UNPLUGGED};
 use super::{Case, Fault, Moment, Red, StartState, pci_add};
-use crate::base::deadline;
-use crate::base::error::find;
+use crate::base::deadline::{self, Limit};
+use crate::base::error::{OrCannotRun as _, find};
 use crate::base::words;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
@@ -15,11 +15,36 @@ use crate::vm::wire::Refused;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 /// What a tap's descriptor is open on.
 pub(super) const TUN: &str = "/dev/net/tun";
 
+/// What waits until no thread reads it any more (RCU) is closed milliseconds after the NIC has gone.
+const CLOSED: Limit = Limit {
+    what: "QEMU to close what it had opened for the NIC",
+    seconds: 5.0,
+};
+/// Between two looks at its descriptors.
+const LOOK: Duration = Duration::from_millis(5);
+
 const FAULTS: &[Fault] = &[
+    Fault {
+        name: "descriptor_kept",
+        breaks: "QEMU opens a file and does not close it",
+        moment: Moment::Unplug,
+        inject: |bed| {
+            let file = File::open("/dev/null").or_cannot_run(|| "open /dev/null".into())?;
+            bed.vm.qmp.pass(file.as_fd())?;
+            bed.vm
+                .call_raw("getfd", json!({ "fdname": "kept" }))
+                .map(drop)
+        },
+        red: Red::Missed(CLOSED),
+        ..IN_TRAFFIC
+    },
     BLACKLISTED,
     TAP_UNPLUGGED,
     Fault {
@@ -57,7 +82,7 @@ const FAULTS: &[Fault] = &[
 pub static HOTPLUG_QMP: Case = Case {
     name: "hotplug_qmp",
     plan_item: "1",
-    passes: "QEMU lists the NIC, the guest gains that MAC, traffic flows; unplugged in both orders of netdev_del and device_del, DEVICE_DELETED arrives, the guest loses that MAC, tap and descriptor are gone; over QMP, N cycles",
+    passes: "QEMU lists the NIC, the guest gains that MAC, traffic flows; unplugged in both orders of netdev_del and device_del, DEVICE_DELETED arrives, the guest loses that MAC, tap and descriptors are gone; over QMP, N cycles",
     start_state: StartState::ColdDriver,
     rearm: Some(faults::nothing),
     vm: plugged_later,
@@ -116,6 +141,7 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
     let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
     bed.agent.sh(&make_ready)?;
+    let before = bed.vm.descriptors()?;
     for cycle in 1..=bed.profile.hotplug_cycles {
         for order in [Order::NetdevFirst, Order::DeviceFirst] {
             let words = match order {
@@ -125,10 +151,32 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
             plug(bed, monitor)
                 .and_then(|plugged| unplug(bed, monitor, order, &plugged))
                 .and_then(|()| link::await_no_link(&bed.agent, mac))
+                .and_then(|()| expect_none_kept(bed, &before))
                 .with_context(|| format!("cycle {cycle}, {words}"))?;
         }
     }
     bed.expect_quiet_kernel()
+}
+
+/// QEMU has closed all that it opened for the NIC: what it keeps of each plug, a host that lives long runs out of.
+fn expect_none_kept(bed: &Testbed, before: &BTreeMap<String, usize>) -> anyhow::Result<()> {
+    let limit = CLOSED.start();
+    loop {
+        let mut more = bed.vm.descriptors()?;
+        for (kind, count) in &mut more {
+            *count -= before.get(kind).copied().unwrap_or_default().min(*count);
+        }
+        more.retain(|_, count| *count > 0);
+        if more.is_empty() {
+            return Ok(());
+        }
+        if limit.left().is_none() {
+            return Err(limit.missed(format!(
+                "it has these more than before the NIC was plugged: {more:?}"
+            )));
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// A NIC that was plugged.

@@ -4,7 +4,8 @@ use crate::cases;
 use crate::guest::image;
 use crate::host::accel::{self, BOOT_DEADLINE};
 use crate::host::kernel_facts::{self, KernelFacts};
-use crate::host::qemu_facts::{self, QemuFacts};
+use crate::host::qemu_facts::QemuFacts;
+use crate::host::qemus::Qemus;
 use crate::matrix::load;
 use crate::settings::Settings;
 use crate::vm::accel::Accel;
@@ -15,16 +16,20 @@ use report::errln;
 /// Examines QEMU, vhost, the guest image and the accelerator, building and proving what is not yet.
 pub fn examine(settings: &Settings) -> String {
     let mut lines = Lines(String::new());
-    let qemu = Qemu::default_of(settings);
-    match qemu_facts::facts(&qemu, &settings.host_cache()) {
-        Err(error) => lines.lack("QEMU", &format!("{error:#}; no trial can run")),
-        Ok(facts) => {
-            let at = qemu.program.display();
-            lines.ok("QEMU", &format!("{} at {at}", facts.version));
-            models(settings, &facts, &mut lines);
-            vhost(&kernel_facts::of_this_kernel(), &mut lines);
+    // As a run starts it, whose proof of the accelerator this is.
+    let qemu = match Qemus::default_of(settings) {
+        Err(error) => {
+            lines.lack("QEMU", &format!("{error:#}; no trial can run"));
+            Qemu::default_of(settings)
         }
-    }
+        Ok(Qemus { default, .. }) => {
+            let (at, facts) = (default.qemu.program.display(), &default.facts);
+            lines.ok("QEMU", &format!("{} at {at}", facts.version));
+            models(settings, facts, &mut lines);
+            vhost(&kernel_facts::of_this_kernel(), &mut lines);
+            default.qemu
+        }
+    };
     checkpoints(settings, &mut lines);
     let say = |line: &str| errln!("{line}");
     let image = match image::ensure(&settings.images(), None, &say) {

@@ -12,6 +12,7 @@ use crate::base::thread;
 use anyhow::{Context, anyhow, bail};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -347,19 +348,35 @@ impl Vm {
         line.split_whitespace().next()?.parse().ok()
     }
 
-    /// How many of QEMU's descriptors are open on `path`.
+    /// How many descriptors QEMU has open, by what they are open on: a path, or a kind without its number, such as
+    /// `socket` or `anon_inode:[eventfd]`.
     ///
     /// # Errors
     /// When QEMU's descriptors cannot be listed.
-    pub fn open_files(&self, path: &str) -> anyhow::Result<usize> {
+    pub fn descriptors(&self) -> anyhow::Result<BTreeMap<String, usize>> {
         let directory = format!("/proc/{}/fd", self.pid());
-        let mut count = 0;
+        let mut found = BTreeMap::new();
         for entry in std::fs::read_dir(&directory).or_cannot_run(|| format!("list {directory}"))? {
             // A descriptor may be closed while the directory is read.
-            let target = std::fs::read_link(entry?.path());
-            count += usize::from(target.is_ok_and(|to| to == Path::new(path)));
+            let Ok(target) = std::fs::read_link(entry?.path()) else {
+                continue;
+            };
+            let target = target.to_string_lossy();
+            let numbered = target
+                .split_once(":[")
+                .filter(|(_, inode)| inode.starts_with(|c: char| c.is_ascii_digit()));
+            let kind = numbered.map_or(&*target, |(kind, _)| kind);
+            *found.entry(kind.to_owned()).or_default() += 1;
         }
-        Ok(count)
+        Ok(found)
+    }
+
+    /// How many of them are open on `path`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_files(&self, path: &str) -> anyhow::Result<usize> {
+        Ok(self.descriptors()?.get(path).copied().unwrap_or_default())
     }
 
     fn process(&self) -> MutexGuard<'_, Process> {
