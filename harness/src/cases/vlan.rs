@@ -7,6 +7,7 @@ mod refused;
 
 pub(super) use refused::VLAN_REFUSED;
 
+use super::damage::FORGED;
 use super::faults::{self, AT_START, IN_TRAFFIC, wrap, wrap_first};
 use super::transfer::APPENDED;
 use super::{Case, Fault, Load, Moment, Red};
@@ -20,6 +21,7 @@ use crate::matrix::schema::Dialect;
 use crate::net::addr;
 use crate::net::audit::Witness;
 use crate::net::capture::{Capture, Fence};
+use crate::net::forged;
 use crate::net::frame::Icmp;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
@@ -122,6 +124,14 @@ pub static VLAN: Case = Case {
             ..IN_TRAFFIC
         },
         APPENDED,
+        Fault {
+            name: "tag_lost",
+            breaks: "the guest's NIC sends a segment of a file without the VLAN's tag",
+            moment: Moment::Crossed,
+            inject: |bed| bed.forge(&[forged::untagged(bed.nic().mac, HERE, THERE)?]),
+            red: Red::Says("crossed the guest's tap with that tag, and 1 without it"),
+            ..FORGED
+        },
         NOT_LEFT,
     ],
     run: vlan,
@@ -262,9 +272,13 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         bed.expect_rx_filter(&link, &[id])?;
         together(bed, &peer, id)?;
         if id == second {
+            let fence = fences(bed, &peer)?[0];
             let ours = here(bed, &link);
-            file::expect_whole(&ours, &there, "the other guest")
-                .and_then(|()| file::expect_whole(&there, &ours, "the guest"))
+            let crossed = file::expect_whole(&ours, &there, "the other guest")
+                .and_then(|()| file::expect_whole(&there, &ours, "the guest"));
+            bed.moment(Moment::Crossed)?;
+            crossed
+                .and_then(|()| file::expect_tagged(bed.wire()?, fence, id))
                 .with_context(|| format!("in VLAN {id}"))?;
             filters::without_offload(bed, &link, || together(bed, &peer, id))?;
         }

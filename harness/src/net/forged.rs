@@ -6,6 +6,7 @@ use super::probe;
 use super::vnet_header::{SIZE, TCPV4};
 use anyhow::Result;
 use etherparse::{Ipv4Header, PacketBuilder};
+use std::net::Ipv4Addr;
 
 /// The discard service's port (RFC 863).
 const DISCARD: u16 = 9;
@@ -62,6 +63,16 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Forged {
 /// A TCP segment, changed after its checksum was made.
 pub fn changed_tcp(from: Mac) -> Result<Forged> {
     Ok(flipped(tcp(from, PAYLOAD)?, TRANSPORT + 20 + PAYLOAD - 1))
+}
+
+/// A TCP segment of a guest in a VLAN, without its tag.
+pub fn untagged(from: Mac, source: Ipv4Addr, target: Ipv4Addr) -> Result<Forged> {
+    let mut bytes = Vec::new();
+    PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+        .ipv4(source.octets(), target.octets(), 64)
+        .tcp(DISCARD, DISCARD, 1, 1000)
+        .write(&mut bytes, &[])?;
+    Ok(Forged::complete(bytes))
 }
 
 /// As [`changed_tcp`], over IPv6.

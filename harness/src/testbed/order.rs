@@ -61,4 +61,6 @@ pub enum Moment {
     Asleep,
     /// The guest was suspended, and runs again.
     Awake,
+    /// Files have crossed, and their frames have not been looked at.
+    Crossed,
 }

@@ -1,11 +1,13 @@
 //! Files from one guest to another in a VLAN: what a NIC cuts into segments, and sums up, then has a tag besides.
 
 use super::super::transfer::{limit, whole};
-use super::Member;
+use super::{HERE, Member, THERE};
 use crate::base::deadline;
 use crate::guest::agent::said;
+use crate::net::capture::{Capture, Fence};
 use crate::net::transfer::{self, Crossed};
 use anyhow::{Context as _, ensure};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Long enough for a hundred full frames, KiB.
@@ -59,4 +61,28 @@ pub(super) fn expect_whole(from: &Member, to: &Member, whose: &str) -> anyhow::R
     );
     from.agent.sh(&format!("rm {SENT}"))?;
     to.agent.sh(&format!("rm {RECEIVED}")).map(drop)
+}
+
+/// Shows that each frame of the files had the VLAN's tag on the guest's tap: what has lost it is lost, and TCP sends it
+/// again.
+///
+/// # Errors
+/// Frames that had another, or none.
+pub(super) fn expect_tagged(wire: &Capture, fence: Fence, id: u16) -> anyhow::Result<()> {
+    let ends = [HERE, THERE].map(IpAddr::from);
+    let frames = wire.frames(fence)?;
+    let (mut tagged, mut strays) = (0, 0);
+    for frame in &frames {
+        let ours = frame.ip().is_some_and(|ip| ends.contains(&ip.source));
+        match ours && frame.tcp_ports().is_some() {
+            true if frame.vlan_id() == Some(id) => tagged += 1,
+            true => strays += 1,
+            false => {}
+        }
+    }
+    ensure!(
+        strays == 0 && tagged > 0,
+        "of the files' frames {tagged} crossed the guest's tap with that tag, and {strays} without it"
+    );
+    Ok(())
 }
