@@ -7,7 +7,6 @@ use super::rings::{self, MIB};
 use super::transfer::{self, ALTERED};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
-use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::{Link, fields};
 use crate::matrix::Cell;
@@ -134,13 +133,7 @@ fn link_settings(bed: &mut Testbed) -> anyhow::Result<()> {
     restart(bed, &link, driver)?;
     for (settings, expected) in driver.changes {
         let command = format!("ethtool -s {} {settings}", link.name);
-        let output = bed.agent.run(&command)?;
-        ensure!(
-            output.code == 0,
-            "`{command}` ended with {}: {}",
-            output.code,
-            said(&output)
-        );
+        bed.agent.sh(&command)?;
         expect_link(bed, &link, expected)
             .and_then(|()| rings::crosses(bed))
             .with_context(|| format!("after `{command}`"))?;

@@ -37,9 +37,13 @@ impl Forged {
 }
 
 fn tcp(from: Mac, payload: usize) -> Result<Vec<u8>> {
+    tcp_between(from, (guest(0), HOST), payload)
+}
+
+fn tcp_between(from: Mac, ends: (Ipv4Addr, Ipv4Addr), payload: usize) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(from.0, HOST_MAC.0)
-        .ipv4(guest(0).octets(), HOST.octets(), 64)
+        .ipv4(ends.0.octets(), ends.1.octets(), 64)
         .tcp(DISCARD, DISCARD, 1, 1000)
         .write(&mut bytes, &vec![0; payload])?;
     Ok(bytes)
@@ -67,12 +71,7 @@ pub fn changed_tcp(from: Mac) -> Result<Forged> {
 
 /// A TCP segment of a guest in a VLAN, without its tag.
 pub fn untagged(from: Mac, source: Ipv4Addr, target: Ipv4Addr) -> Result<Forged> {
-    let mut bytes = Vec::new();
-    PacketBuilder::ethernet2(from.0, HOST_MAC.0)
-        .ipv4(source.octets(), target.octets(), 64)
-        .tcp(DISCARD, DISCARD, 1, 1000)
-        .write(&mut bytes, &[])?;
-    Ok(Forged::complete(bytes))
+    tcp_between(from, (source, target), 0).map(Forged::complete)
 }
 
 /// As [`changed_tcp`], over IPv6.
