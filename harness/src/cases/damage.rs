@@ -138,6 +138,15 @@ pub(super) const SENT_TWICE: Fault = Fault {
     ..FORGED
 };
 
+/// The NIC hands up a datagram otherwise than it came.
+pub(super) const CHANGED_TO_GUEST: Fault = Fault {
+    name: "changed_to_guest",
+    breaks: "the NIC hands up a datagram otherwise than it came",
+    inject: |bed| bed.forge_to_guest(&[forged::changed_from_host(bed.nic().mac)?]),
+    red: Red::Says("Udp InCsumErrors 1"),
+    ..FORGED
+};
+
 /// The guest's kernel complains of the NIC.
 pub(super) const HANG_TOLD: Fault = Fault {
     name: "hang_told",

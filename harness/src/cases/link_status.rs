@@ -20,7 +20,7 @@ pub static LINK_STATUS: Case = Case {
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
-    faults: &[STATUS_OFF, LINK_ON, TAP_UNPLUGGED],
+    faults: &[STATUS_OFF, LINK_ON, RECEIVES, TAP_UNPLUGGED],
     run: link_status,
     ..Case::PLAIN
 };
@@ -81,6 +81,24 @@ const STATUS_OFF: Fault = Fault {
     vm: |spec, _| spec.nics[0].properties.push("status=off".into()),
     red: Red::Missed(deadline::OPERSTATE),
     ..AT_START
+};
+
+/// The NIC hands up what it should not hear.
+const RECEIVES: Fault = Fault {
+    name: "receives",
+    breaks: "the guest's NIC counts further received frames while its link is off",
+    applies: faults::virtio,
+    inject: |bed| {
+        let counted = format!("/sys/class/net/{}/statistics/rx_packets", bed.link()?.name);
+        bed.agent
+            .sh(&format!(
+                "mount --bind /sys/class/net/lo/statistics/rx_packets {counted} && \
+                 {{ ip link set dev lo up; ping -i 0.2 127.0.0.1 >/dev/null 2>&1 </dev/null & }}"
+            ))
+            .map(drop)
+    },
+    red: Red::Says("the guest's rx_packets moved"),
+    ..IN_TRAFFIC
 };
 
 /// The link comes up again by itself.
@@ -167,8 +185,14 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.reach(deadline::FIRST_PING)
 }
 
-/// Pings may not be answered, and no frame of the guest may cross the tap.
+/// Pings may not be answered, no frame of the guest may cross the tap, and the guest may receive none: the host's
+/// requests and its ARP reach the tap all the while.
 pub(super) fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
+    let received = || {
+        let file = format!("/sys/class/net/{}/statistics/rx_packets", bed.link()?.name);
+        anyhow::Ok(bed.agent.sh(&format!("cat {file}"))?.trim().to_owned())
+    };
+    let before = received()?;
     // QEMU hands on nothing that it held when it took the link down.
     let fence = bed.wire()?.mark()?.nothing_under_way();
     bed.expect_silence(bed.address(), "the link is off")?;
@@ -178,6 +202,11 @@ pub(super) fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
     ensure!(
         heard == 0,
         "{heard} frames of the guest crossed its tap although the link is off"
+    );
+    let after = received()?;
+    ensure!(
+        after == before,
+        "the guest's rx_packets moved from {before} to {after} although the link is off"
     );
     Ok(())
 }

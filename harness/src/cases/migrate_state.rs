@@ -312,7 +312,7 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
     let link = bed.up()?;
     let mut state = State::set(bed, &link)?;
     (state.expect(bed))
-        .and_then(|()| state.expect_vlan(bed))
+        .and_then(|()| state.expect_vlans(bed))
         .context("before the guest was moved anywhere")?;
     bed.notes.push(state.to_string());
     let (mut vlan_lost, mut announced) = (None, Ok(()));
@@ -340,7 +340,7 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
         }
         state.expect(bed).with_context(|| moved.clone())?;
         if vlan_lost.is_none()
-            && let Err(error) = state.expect_vlan(bed)
+            && let Err(error) = state.expect_vlans(bed)
         {
             vlan_lost = Some(error.context(moved));
         }

@@ -10,10 +10,12 @@ mod counters;
 mod damage;
 pub mod disruption;
 mod driver;
+mod driver_reload;
 pub(crate) mod faults;
 mod features;
 mod hotplug;
 mod ipv6;
+mod link_migrate;
 mod link_settings;
 mod link_status;
 mod link_transfer;
@@ -81,6 +83,8 @@ pub struct Case {
     /// Whether it moves the guest to another QEMU: it has a trial `NAME@to_QEMU` for each other QEMU of the
     /// run, and none without one.
     pub across: bool,
+    /// Whether it sends the guest damaged frames, which each other trial's guest must not count.
+    pub damages: bool,
     /// What it needs of the VM beyond the standard one.
     pub vm: fn(&mut VmSpec),
     /// How much longer than [`deadline::TRIAL`] it may take, seconds on the reference host.
@@ -108,6 +112,7 @@ impl Case {
         load: Load::Busy,
         rearm: None,
         across: false,
+        damages: false,
         vm: |_| (),
         seconds: |_| 0.0,
         ops: &[],
@@ -186,6 +191,7 @@ pub fn all() -> &'static [&'static Case] {
         &link_status::LINK_STATUS_OFF,
         &link_status::LINK_STATUS_RESET,
         &link_transfer::LINK_STATUS_TRANSFER,
+        &link_migrate::LINK_STATUS_MIGRATE,
         &ping::PING_SWEEP,
         &ping::PING_FLOOD,
         &pxe::PXE,
@@ -235,6 +241,7 @@ pub fn all() -> &'static [&'static Case] {
         &link_settings::LINK_SETTINGS,
         &selftest::SELFTEST,
         &suspend::SUSPEND,
+        &driver_reload::DRIVER_RELOAD,
         &rss::RSS,
         &channels::CHANNELS,
     ];

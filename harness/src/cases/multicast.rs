@@ -329,12 +329,16 @@ impl Asked {
     fn expect(&mut self, bed: &mut Testbed, link: &Link, when: &str) -> anyhow::Result<()> {
         self.rounds += 1;
         let other = |number| Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x60 + number]);
-        let foreign = |number| {
-            let Mac([a, b, c, d, e, _]) = FOREIGN_MAC;
-            Mac([a, b, c, d, e, 0x60 + number])
+        // Six differ from the guest's own in one byte each.
+        let near = |byte: u8| {
+            let Mac(mut mac) = bed.nic().mac;
+            mac[usize::from(byte)] ^= 0x04;
+            Mac(mac)
         };
+        let Mac([a, b, c, d, e, _]) = FOREIGN_MAC;
+        let far = |number| Mac([a, b, c, d, e, 0x60 + number]);
         let others: Vec<Mac> = (0..OTHERS).map(other).collect();
-        let foreign: Vec<Mac> = (0..OTHERS).map(foreign).collect();
+        let foreign: Vec<Mac> = (0..6).map(near).chain((6..OTHERS).map(far)).collect();
         let targets = [
             &[bed.nic().mac][..],
             &self.groups,

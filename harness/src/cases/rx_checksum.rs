@@ -12,6 +12,7 @@ use crate::net::bridge;
 use crate::net::forged;
 use crate::net::probe::{Sender, change_end, change_header, datagram, segment};
 use crate::testbed::Testbed;
+use crate::testbed::reception::counters;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 
@@ -34,6 +35,7 @@ pub static RX_CHECKSUM: Case = Case {
     name: "rx_checksum",
     passes: "UDP datagrams, TCP segments and IPv4 headers that the host damaged are dropped and counted by the guest, and sound ones of the same sizes are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
     rearm: Some(faults::nothing),
+    damages: true,
     ops: &[Op::Address],
     seconds: |_| 20.0,
     faults: &[
@@ -153,41 +155,5 @@ fn read(bed: &Testbed, link: &Link) -> anyhow::Result<BTreeMap<String, u64>> {
         "cat /proc/net/snmp; ethtool -S {} 2>/dev/null; true",
         link.name
     ))?;
-    Ok(parse(&text))
-}
-
-/// A protocol's counters by its name and theirs, and others by theirs.
-fn parse(text: &str) -> BTreeMap<String, u64> {
-    let mut counters = BTreeMap::new();
-    let mut names: (&str, Vec<&str>) = ("", Vec::new());
-    for (label, rest) in text.lines().filter_map(|line| line.split_once(':')) {
-        let words: Vec<&str> = rest.split_whitespace().collect();
-        let numbers: Vec<Option<u64>> = words.iter().map(|word| word.parse().ok()).collect();
-        if numbers.len() > 1 && label == names.0 {
-            let each = names.1.iter().zip(numbers);
-            counters.extend(each.filter_map(|(name, n)| Some((format!("{label} {name}"), n?))));
-        } else if let [Some(number)] = numbers[..] {
-            counters.insert(label.trim().to_owned(), number);
-        } else {
-            names = (label, words);
-        }
-    }
-    counters
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counters_of_a_protocol_have_its_name() {
-        let text = "Ip: Forwarding DefaultTTL InReceives InHdrErrors\nIp: 2 64 9 1\n\
-                    Tcp: RtoAlgorithm MaxConn InErrs\nTcp: 1 -1 4\n\
-                    NIC statistics:\n     rx_csum_offload_errors: 3\n";
-        let counters = parse(text);
-        assert_eq!(counters["Ip InHdrErrors"], 1);
-        assert_eq!(counters["Tcp InErrs"], 4);
-        assert_eq!(counters["rx_csum_offload_errors"], 3);
-        assert!(!counters.contains_key("Tcp MaxConn"));
-    }
+    Ok(counters(&text))
 }

@@ -1,7 +1,8 @@
 //! What a guest has told its NIC, and what must still hold of the NIC when the guest has moved elsewhere:
-//! its MAC, a VLAN, a multicast group, promiscuous mode, its queues, its offloads, its MTU. Each is seen
+//! its MAC, VLANs, multicast groups, promiscuous mode, its queues, its offloads, its MTU. Each is seen
 //! on the wire, by QEMU where QEMU shows it, and by the guest.
 
+mod forgotten;
 mod probes;
 mod queues;
 
@@ -9,13 +10,14 @@ use super::transfer;
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::Backend;
+use crate::matrix::{Backend, Cell};
 use crate::net::addr::{HOST, HOST_MAC, Mac};
 use crate::net::bridge;
 use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
+use probes::GROUPS;
 pub(super) use probes::{GROUP, heard, watch};
 use qapi::qmp::RxState;
 pub(super) use queues::each_carries;
@@ -26,9 +28,10 @@ use std::time::Duration;
 
 /// The VLAN that the guest joins.
 pub(super) const VLAN: u16 = 10;
-/// The guest's address in it, and the host's: outside the bridge's own network.
-const IN_VLAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 2);
-const HOST_IN_VLAN: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+/// Those that it joins in all: in each half of a filter of 4096 bits one.
+const VLANS: [u16; 2] = [VLAN, 3010];
+/// A further unicast address of the NIC's.
+const FURTHER: Mac = Mac([0x52, 0x54, 0xe0, 0x00, 0x00, 0x77]);
 /// An MTU above Ethernet's, for which the driver sets up its NIC otherwise, and one below, for a NIC whose
 /// largest is Ethernet's own.
 const LARGE_MTU: u32 = 4000;
@@ -53,6 +56,20 @@ const OFFLOADS: [(&str, &str); 5] = [
     ("rx-gro-hw", "rx-gro-hw"),
 ];
 
+/// The guest's address in a VLAN, and the host's: outside the bridge's own network.
+fn addresses(vlan: u16) -> (Ipv4Addr, Ipv4Addr) {
+    let net = if vlan == VLAN { 0 } else { 1 };
+    (
+        Ipv4Addr::new(198, 19, net, 2),
+        Ipv4Addr::new(198, 19, net, 1),
+    )
+}
+
+/// Whether the NIC has a filter with room for further unicast addresses; another is promiscuous with them.
+pub(super) fn takes_further(cell: &Cell) -> bool {
+    ["virtio_net", "e1000", "e1000e", "igb"].contains(&cell.nic.driver.as_str())
+}
+
 /// What the guest has told its NIC.
 pub(super) struct State {
     /// The NIC's interface as it was before.
@@ -60,8 +77,10 @@ pub(super) struct State {
     /// The MAC that the guest set; the first where the NIC takes no other.
     pub(super) mac: Mac,
     first: Mac,
+    /// A further unicast address, where the NIC has room for such.
+    further: Option<Mac>,
     mtu: u32,
-    /// Whether the driver takes VLANs, and the guest is in [`VLAN`].
+    /// Whether the driver takes VLANs, and the guest is in [`VLANS`].
     vlan: bool,
     /// Short and long names of what was switched off.
     off: Vec<(&'static str, &'static str)>,
@@ -83,12 +102,15 @@ impl fmt::Display for State {
         if self.mac == self.first {
             f.write_str(" (the first, the NIC takes no other)")?;
         }
+        if let Some(further) = self.further {
+            write!(f, ", further {further}")?;
+        }
         write!(f, ", MTU {}", self.mtu)?;
         match self.vlan {
-            true => write!(f, ", VLAN {VLAN}")?,
+            true => write!(f, ", VLANs {VLANS:?}")?,
             false => f.write_str(", no VLAN (the driver takes none)")?,
         }
-        write!(f, ", group {GROUP}")?;
+        write!(f, ", {} groups", GROUPS.len())?;
         if !self.filters_groups {
             f.write_str(" (the NIC passes other groups as well)")?;
         }
@@ -140,15 +162,14 @@ impl State {
             ));
         }
         script.push(bed.command(Op::Up, link, ""));
-        if vlan {
-            let inner = format!("{dev}.{VLAN}");
+        for id in VLANS.into_iter().filter(|_| vlan) {
+            let inner = format!("{dev}.{id}");
             let dialect = bed.cell.guest.dialect;
+            let (guest, host) = addresses(id);
             script.extend([
-                bed.command(Op::VlanAdd, link, &VLAN.to_string()),
-                dialect.command(Op::Address, &inner, &format!("{IN_VLAN}/24")),
-                format!(
-                    "ip neigh replace {HOST_IN_VLAN} lladdr {HOST_MAC} nud permanent dev {inner}"
-                ),
+                bed.command(Op::VlanAdd, link, &id.to_string()),
+                dialect.command(Op::Address, &inner, &format!("{guest}/24")),
+                format!("ip neigh replace {host} lladdr {HOST_MAC} nud permanent dev {inner}"),
             ]);
         }
         if ["e1000", "e1000e", "igb"].contains(&link.driver.as_str()) {
@@ -157,7 +178,9 @@ impl State {
                     .map(|last: u8| format!("ip maddr add 01:00:5e:13:00:{last} dev {dev}")),
             );
         }
-        script.push(format!("ip maddr add {GROUP} dev {dev}"));
+        let further = takes_further(&bed.cell).then_some(FURTHER);
+        script.extend(further.map(|mac| format!("bridge fdb add {mac} dev {dev} self permanent")));
+        script.extend(GROUPS.map(|group| format!("ip maddr add {group} dev {dev}")));
         bed.agent.sh(&script.join(" && "))?;
         probes::watch(bed, dev)?;
         transfer::make_file(bed, BLOCKS)?;
@@ -168,6 +191,7 @@ impl State {
             link: link.clone(),
             mac,
             first,
+            further,
             mtu,
             vlan,
             off,
@@ -181,9 +205,9 @@ impl State {
         Ok(state)
     }
 
-    /// The VLAN that the guest is in, and its address there.
+    /// A VLAN that the guest is in, and its address there.
     pub(super) fn in_vlan(&self) -> Option<(u16, Ipv4Addr)> {
-        self.vlan.then_some((VLAN, IN_VLAN))
+        self.vlan.then_some((VLAN, addresses(VLAN).0))
     }
 
     /// Switches promiscuous mode, and all-multicast mode with it, which the one hides on the wire: QEMU shows both.
@@ -203,7 +227,7 @@ impl State {
         Ok(())
     }
 
-    /// Fails unless all of it holds, but for the VLAN.
+    /// Fails unless all of it holds, but for the VLANs.
     ///
     /// # Errors
     /// What does not hold, as the wire, QEMU or the guest shows it.
@@ -249,10 +273,21 @@ impl State {
             filter.main_mac
         );
         let groups = &filter.multicast_table;
-        ensure!(
-            groups.iter().any(|group| group.parse().ok() == Some(GROUP)),
-            "the multicast group that the guest joined is {GROUP}, QEMU's query-rx-filter has {groups:?}"
-        );
+        for joined in GROUPS {
+            ensure!(
+                groups
+                    .iter()
+                    .any(|group| group.parse().ok() == Some(joined)),
+                "the guest joined the multicast group {joined}, QEMU's query-rx-filter has {groups:?}"
+            );
+        }
+        let unicast = &filter.unicast_table;
+        if let Some(further) = self.further {
+            ensure!(
+                unicast.iter().any(|mac| mac.parse().ok() == Some(further)),
+                "the guest set the further MAC {further}, QEMU's query-rx-filter has {unicast:?}"
+            );
+        }
         ensure!(
             filter.promiscuous == self.promiscuous,
             "promiscuous mode is {}, QEMU's query-rx-filter says {}",
@@ -271,12 +306,11 @@ impl State {
     /// What the guest's kernel shows of it.
     fn expect_in_guest(&self, bed: &Testbed) -> anyhow::Result<()> {
         let dev = &self.link.name;
-        let group = GROUP.to_string().replace(':', "");
         let text = bed.agent.sh(&format!(
             "cd /sys/class/net/{dev}; read -r mac <address; read -r mtu <mtu; read -r flags <flags\n\
              echo mac: $mac; echo mtu: $mtu; echo flags: $flags\n\
-             [ -e /proc/net/vlan/{dev}.{VLAN} ] && echo vlan: joined\n\
-             grep -q {group} /proc/net/dev_mcast && echo group: joined\n\
+             ls /proc/net/vlan 2>/dev/null | sed -n 's/^{dev}\\.\\(.*\\)/vlan \\1: joined/p'\n\
+             awk '$2 == \"{dev}\" {{ print \"group \" $5 \": joined\" }}' /proc/net/dev_mcast\n\
              ethtool -k {dev}; ethtool -l {dev} 2>/dev/null; true"
         ))?;
         let fields = link::fields(&text);
@@ -300,14 +334,18 @@ impl State {
             "promiscuous mode is {}, the guest's flags of {dev} are {flags:#x}",
             self.promiscuous
         );
-        ensure!(
-            !self.vlan || get("vlan") == "joined",
-            "the guest joined VLAN {VLAN} and has no {dev}.{VLAN} any more"
-        );
-        ensure!(
-            get("group") == "joined",
-            "the guest joined the multicast group {GROUP} and its /proc/net/dev_mcast does not show it"
-        );
+        for id in VLANS.into_iter().filter(|_| self.vlan) {
+            ensure!(
+                get(&format!("vlan {id}")) == "joined",
+                "the guest joined VLAN {id} and has no {dev}.{id} any more"
+            );
+        }
+        for group in GROUPS {
+            ensure!(
+                get(&format!("group {}", group.to_string().replace(':', ""))) == "joined",
+                "the guest joined the multicast group {group} and its /proc/net/dev_mcast does not show it"
+            );
+        }
         for (short, long) in &self.off {
             ensure!(
                 get(long).starts_with("off"),
@@ -324,35 +362,38 @@ impl State {
         Ok(())
     }
 
-    /// Fails unless the NIC takes a request with the VLAN's tag, and the reply has that tag. It is apart from
+    /// Fails unless the NIC takes a request with each VLAN's tag, and the reply has that tag. It is apart from
     /// all else: a QEMU that is known to lose VLANs is still to be judged by the rest.
     ///
     /// # Errors
     /// What QEMU or the host's end of the bridge shows instead.
-    pub(super) fn expect_vlan(&self, bed: &Testbed) -> anyhow::Result<()> {
-        if !self.vlan {
-            return Ok(());
-        }
+    pub(super) fn expect_vlans(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let joined = VLANS.into_iter().filter(|_| self.vlan);
         if let Some(filter) = bed.rx_filter()? {
-            ensure!(
-                filter.vlan_table.contains(&i64::from(VLAN)),
-                "the guest is in VLAN {VLAN}, QEMU's query-rx-filter has {:?}",
-                filter.vlan_table
-            );
+            for id in joined.clone() {
+                ensure!(
+                    filter.vlan_table.contains(&i64::from(id)),
+                    "the guest is in VLAN {id}, QEMU's query-rx-filter has {:?}",
+                    filter.vlan_table
+                );
+            }
         }
-        let mark = bed.bridge_mark()?;
-        let key = (u16::from(self.rounds), VLAN);
-        let request = probe::tagged_echo(VLAN, (HOST_MAC, HOST_IN_VLAN), (self.mac, IN_VLAN), key)?;
-        Sender::open()?.send(&request)?;
-        let limit = deadline::FIRST_PING.start();
-        let replies = |frame: &Frame| {
-            let reply =
-                matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
-            reply && frame.vlan_id() == Some(VLAN)
-        };
-        bed.await_on_bridge(mark, limit, replies).with_context(|| {
-            format!("in VLAN {VLAN} no reply with that tag came back to an echo request")
-        })?;
+        for id in joined {
+            let mark = bed.bridge_mark()?;
+            let key = (u16::from(self.rounds), id);
+            let (guest, host) = addresses(id);
+            let request = probe::tagged_echo(id, (HOST_MAC, host), (self.mac, guest), key)?;
+            Sender::open()?.send(&request)?;
+            let limit = deadline::FIRST_PING.start();
+            let replies = |frame: &Frame| {
+                let reply =
+                    matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
+                reply && frame.vlan_id() == Some(id)
+            };
+            bed.await_on_bridge(mark, limit, replies).with_context(|| {
+                format!("in VLAN {id} no reply with that tag came back to an echo request")
+            })?;
+        }
         Ok(())
     }
 

@@ -146,14 +146,14 @@ fn suspend(bed: &mut Testbed) -> anyhow::Result<()> {
     let was = Identity::of(bed)?;
     let mut state = State::set(bed, &link)?;
     (state.expect(bed))
-        .and_then(|()| state.expect_vlan(bed))
+        .and_then(|()| state.expect_vlans(bed))
         .context("before the guest slept")?;
     bed.notes.push(state.to_string());
     once(bed, &was)?;
     state.expect_all_but_filters(bed)?;
     state.expect_filters(bed)?;
     state.expect_rx_filter(bed)?;
-    state.expect_vlan(bed)?;
+    state.expect_vlans(bed)?;
     bed.expect_quiet_kernel()
 }
 

@@ -62,6 +62,7 @@ pub static TCP_TRANSFER: Case = Case {
             ..TAP_UNPLUGGED
         },
         damage::CHANGED_TCP,
+        damage::CHANGED_TO_GUEST,
         damage::CHANGED_UDP,
         damage::CHANGED_ICMP,
         damage::CHANGED_IPV4,

@@ -1,6 +1,9 @@
 //! A captured frame, and what it is.
 
+mod arp;
+
 use super::addr::Mac;
+pub use arp::Arp;
 use etherparse::{
     Icmpv4Slice, Icmpv4Type, Icmpv6Slice, Icmpv6Type, IpNumber, Ipv6ExtensionSlice, LaxIpv6Slice,
     LaxNetSlice, LaxSlicedPacket, TcpHeaderSlice, UdpHeaderSlice,
@@ -100,17 +103,6 @@ pub enum Icmp {
         /// Code.
         code: u8,
     },
-}
-
-/// Of an ARP packet for IPv4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arp {
-    /// Whether it asks; else it answers.
-    pub request: bool,
-    /// Who sends.
-    pub sender: (Mac, Ipv4Addr),
-    /// Whom it is for; the MAC means nothing in a request.
-    pub target: (Mac, Ipv4Addr),
 }
 
 /// Of a DHCP message.
@@ -244,19 +236,6 @@ impl Frame {
         Some(headers + usize::from(segment))
     }
 
-    /// ARP.
-    pub fn arp(&self) -> Option<Arp> {
-        let Some(LaxNetSlice::Arp(arp)) = self.sliced()?.net else {
-            return None;
-        };
-        let arp = arp.to_packet().try_eth_ipv4().ok()?;
-        Some(Arp {
-            request: arp.operation == etherparse::ArpOperation::REQUEST,
-            sender: (Mac(arp.sender_mac), arp.sender_ipv4_addr()),
-            target: (Mac(arp.target_mac), arp.target_ipv4_addr()),
-        })
-    }
-
     /// DHCP (RFC 2131), by its ports and its cookie.
     pub fn dhcp(&self) -> Option<Dhcp> {
         let (67 | 68, 67 | 68) = self.udp_ports()? else {
@@ -296,19 +275,6 @@ impl Frame {
                 (false, false) => None,
             },
         })
-    }
-
-    /// Whether it tells the network where `mac` is, and how: "RARP", as QEMU does after a migration,
-    /// or "gratuitous ARP", as a guest does.
-    pub fn announcement_of(&self, mac: Mac) -> Option<&'static str> {
-        if self.src() != Some(mac) {
-            return None;
-        }
-        if self.ethertype() == Some(RARP) {
-            return Some("RARP");
-        }
-        let arp = self.arp()?;
-        (arp.sender.1 == arp.target.1).then_some("gratuitous ARP")
     }
 
     /// The file that a TFTP read request (RFC 1350) names.

@@ -10,6 +10,7 @@ pub mod netboot;
 pub mod order;
 pub mod peer;
 mod reach;
+pub mod reception;
 mod rx_filter;
 pub mod source;
 pub mod start;

@@ -11,8 +11,20 @@ use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeSet;
 
-/// The multicast group that the guest joins, and one that it does not.
-pub(in crate::cases) const GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x01]);
+/// The multicast groups that the guest joins: in each eighth of a filter one, by the CRC of which Realtek's chips have
+/// 64 bits and by the bits of which Intel's have 4096.
+pub(super) const GROUPS: [Mac; 8] = [
+    GROUP,
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x06, 0x22]),
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x08, 0x42]),
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x04, 0x62]),
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x03, 0x82]),
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x07, 0xa2]),
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x01, 0xc2]),
+    Mac([0x01, 0x00, 0x5e, 0x12, 0x05, 0xe2]),
+];
+/// The first of them, and one that the guest does not join. No bit of theirs is that of 224.0.0.1, which each guest is in.
+pub(in crate::cases) const GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x02, 0x02]);
 const OTHER_GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x7e]);
 /// In the guest: what tcpdump shows of the probes.
 const SEEN: &str = "/tmp/nicmatrix-probes";
@@ -29,31 +41,6 @@ fn at_once(driver: &str) -> usize {
         "ne2k-pci" => 7,
         _ => 28,
     }
-}
-
-/// Where a probe is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Target {
-    /// The MAC that the guest set.
-    Own,
-    /// The NIC's first MAC.
-    First,
-    /// The multicast group that the guest has joined.
-    Joined,
-    /// Another group.
-    OtherGroup,
-    /// A MAC of nobody here.
-    Foreign,
-}
-
-impl Target {
-    const ALL: [Target; 5] = [
-        Target::Own,
-        Target::First,
-        Target::Joined,
-        Target::OtherGroup,
-        Target::Foreign,
-    ];
 }
 
 /// Has a tcpdump in the guest show the probes that reach its interface `dev`, until the guest ends.
@@ -82,7 +69,7 @@ impl State {
             false => "outside",
         };
         let (mac, first) = (self.mac, self.first);
-        let hears = |target, expected: bool, what: &str| {
+        let hears = |target: Mac, expected: bool, what: &str| {
             let heard = seen.contains(&target);
             let word = match heard {
                 true => "sees",
@@ -94,50 +81,44 @@ impl State {
             );
             Ok(())
         };
-        hears(
-            Target::Own,
-            true,
-            &format!("{mac}, the MAC that the guest set"),
-        )?;
-        hears(
-            Target::Joined,
-            true,
-            &format!("{GROUP}, the multicast group that it joined"),
-        )?;
+        hears(mac, true, &format!("{mac}, the MAC that the guest set"))?;
+        if let Some(further) = self.further {
+            let what = format!("{further}, the further MAC that the guest set");
+            hears(further, true, &what)?;
+        }
+        for group in GROUPS {
+            let what = format!("{group}, the multicast group that it joined");
+            hears(group, true, &what)?;
+        }
         if self.promiscuous || self.filters {
             let what = format!("the foreign MAC {FOREIGN_MAC}");
-            hears(Target::Foreign, self.promiscuous, &what)?;
+            hears(FOREIGN_MAC, self.promiscuous, &what)?;
         }
         if mac != first && (self.promiscuous || self.filters) {
             let what = format!("{first}, the first MAC, and {mac} is the MAC that the guest set");
-            hears(Target::First, self.promiscuous, &what)?;
+            hears(first, self.promiscuous, &what)?;
         }
         if self.promiscuous || self.filters_groups {
             let what = format!("{OTHER_GROUP}, a multicast group that it did not join");
-            hears(Target::OtherGroup, self.promiscuous, &what)?;
+            hears(OTHER_GROUP, self.promiscuous, &what)?;
         }
         Ok(())
     }
 
     /// Whether a frame for a multicast group that was not joined stays outside now.
     pub(super) fn keeps_groups_out(&mut self, bed: &Testbed) -> anyhow::Result<bool> {
-        Ok(!self.probe(bed)?.contains(&Target::OtherGroup))
+        Ok(!self.probe(bed)?.contains(&OTHER_GROUP))
     }
 
-    /// Sends a probe to each target; those that the guest sees.
-    fn probe(&mut self, bed: &Testbed) -> anyhow::Result<BTreeSet<Target>> {
+    /// Sends a probe to each MAC that the NIC should take or should not; those that the guest sees.
+    pub(super) fn probe(&mut self, bed: &Testbed) -> anyhow::Result<BTreeSet<Mac>> {
         self.rounds += 1;
-        let macs = Target::ALL.map(|target| match target {
-            Target::Own => self.mac,
-            Target::First => self.first,
-            Target::Joined => GROUP,
-            Target::OtherGroup => OTHER_GROUP,
-            Target::Foreign => FOREIGN_MAC,
-        });
+        let mut macs = vec![self.mac, self.first, OTHER_GROUP, FOREIGN_MAC];
+        macs.extend(GROUPS.into_iter().chain(self.further));
         let heard = heard(bed, self.rounds, &macs)?;
-        let targets = Target::ALL.into_iter().zip(heard);
-        Ok(targets
-            .filter_map(|(target, heard)| heard.then_some(target))
+        let seen = macs.into_iter().zip(heard);
+        Ok(seen
+            .filter_map(|(mac, heard)| heard.then_some(mac))
             .collect())
     }
 }
@@ -180,4 +161,36 @@ pub(in crate::cases) fn heard(
         heard.extend((0..targets.len()).map(|number| shown.contains(&from(number).to_string())));
     }
     Ok(heard)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The CRC of a MAC by which chips of Realtek, AMD and National choose a bit, with its first bit first.
+    fn crc(mac: Mac) -> u32 {
+        let bits = mac
+            .0
+            .iter()
+            .flat_map(|byte| (0..8).map(move |n| (byte >> n) & 1));
+        bits.fold(u32::MAX, |crc, bit| {
+            let carry = (crc >> 31) ^ u32::from(bit);
+            (crc << 1) ^ (carry * 0x04c1_1db7)
+        })
+    }
+
+    #[test]
+    fn each_eighth_of_a_filter_has_a_group() {
+        let each: Vec<u32> = (0..8).collect();
+        let realtek = GROUPS.map(|group| crc(group) >> 29);
+        let intel = GROUPS.map(|group| u32::from(group.0[5] >> 5));
+        assert_eq!((realtek.to_vec(), intel.to_vec()), (each.clone(), each));
+        let everybody = Mac([0x01, 0x00, 0x5e, 0, 0, 1]);
+        for group in GROUPS {
+            for other in [OTHER_GROUP, everybody] {
+                assert_ne!(crc(group) >> 26, crc(other) >> 26, "{group}, {other}");
+                assert_ne!(group.0[4..], other.0[4..], "{group}, {other}");
+            }
+        }
+    }
 }

@@ -138,12 +138,26 @@ fn vlan_arp_udp_tcp_and_the_rest() {
 #[test]
 fn a_mac_is_announced_by_rarp_and_by_gratuitous_arp() {
     let mut rarp = [[0xff; 6], GUEST].concat();
-    rarp.extend([0x80, 0x35]);
-    rarp.extend([0; 46]);
-    let rarp = frame(rarp);
-    assert_eq!(rarp.announcement_of(Mac(GUEST)), Some("RARP"));
-    assert_eq!(rarp.announcement_of(Mac(HOST)), None);
-    assert_eq!(rarp.kind(), "RARP");
+    rarp.extend([0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    for mac in [GUEST, GUEST] {
+        rarp.extend(mac);
+        rarp.extend([0; 4]);
+    }
+    rarp.extend([0; 18]);
+    let whole = frame(rarp.clone());
+    assert_eq!(whole.announcement_of(Mac(GUEST)), Some("RARP"));
+    assert_eq!(whole.announcement_of(Mac(HOST)), None);
+    assert_eq!(whole.kind(), "RARP");
+    for (byte, what) in [
+        (0, "not to everybody"),
+        (21, "no request"),
+        (27, "another sender"),
+        (37, "another target"),
+    ] {
+        let mut other = rarp.clone();
+        other[byte] ^= 1;
+        assert_eq!(frame(other).announcement_of(Mac(GUEST)), None, "{what}");
+    }
     let arp = |target: [u8; 4]| {
         let mut bytes = [[0xff; 6], GUEST].concat();
         bytes.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);

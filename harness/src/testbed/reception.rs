@@ -1,0 +1,98 @@
+//! What the guest says of the frames that reached it: none of them may have been damaged.
+
+use super::Testbed;
+use anyhow::ensure;
+use std::collections::BTreeMap;
+
+/// The guest's kernel's counters (/proc/net/snmp, /proc/net/snmp6), and each NIC's (`ethtool -S`).
+const SHOW: &str = "cat /proc/net/snmp /proc/net/snmp6 2>/dev/null; \
+    for nic in /sys/class/net/*/device; do nic=${nic%/device}; ethtool -S ${nic##*/} 2>/dev/null; done; true";
+
+impl Testbed {
+    /// Fails when the guest has counted a frame, to it, whose checksum was wrong or that was cut off: TCP sends again
+    /// what is damaged, and the case would not see it. The host sends none, but for a case that
+    /// [says so](crate::cases::Case::damages).
+    ///
+    /// # Errors
+    /// The counters that have moved.
+    pub fn expect_sound_reception(&self) -> anyhow::Result<()> {
+        let moved: Vec<String> = counters(&self.agent.sh(SHOW)?)
+            .into_iter()
+            .filter(|(name, count)| *count > 0 && tells_damage(name))
+            .map(|(name, count)| format!("{name} {count}"))
+            .collect();
+        ensure!(
+            moved.is_empty(),
+            "of the frames that reached the guest some were damaged, as it has counted: {}",
+            moved.join(", ")
+        );
+        Ok(())
+    }
+}
+
+/// Whether a counter moves for damaged frames alone.
+fn tells_damage(name: &str) -> bool {
+    let kernels = [
+        "InCsumErrors",
+        "Ip InHdrErrors",
+        "Ip6InHdrErrors",
+        "Ip InTruncatedPkts",
+        "Ip6InTruncatedPkts",
+    ];
+    // QEMU's e1000e counts each frame that the host has not padded as too short, and hands it up.
+    let drivers = ["rx_csum_offload_errors", "rx_crc_errors", "rx_align_errors"];
+    kernels.iter().any(|end| name.ends_with(end)) || drivers.contains(&name)
+}
+
+/// Counters of /proc/net/snmp, by a protocol's name and theirs, and others, a line each, by theirs.
+pub fn counters(text: &str) -> BTreeMap<String, u64> {
+    let mut counters = BTreeMap::new();
+    let mut names: (&str, Vec<&str>) = ("", Vec::new());
+    for line in text.lines() {
+        if let Some((label, rest)) = line.split_once(':') {
+            let words: Vec<&str> = rest.split_whitespace().collect();
+            let numbers: Vec<Option<u64>> = words.iter().map(|word| word.parse().ok()).collect();
+            if numbers.len() > 1 && label == names.0 {
+                let each = names.1.iter().zip(numbers);
+                counters.extend(each.filter_map(|(name, n)| Some((format!("{label} {name}"), n?))));
+            } else if let [Some(number)] = numbers[..] {
+                counters.insert(label.trim().to_owned(), number);
+            } else {
+                names = (label, words);
+            }
+        } else if let Some((name, Ok(number))) = line
+            .split_once(char::is_whitespace)
+            .map(|(name, n)| (name, n.trim().parse()))
+        {
+            counters.insert(name.to_owned(), number);
+        }
+    }
+    counters
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_a_protocol_have_its_name() {
+        let text = "Ip: Forwarding DefaultTTL InReceives InHdrErrors\nIp: 2 64 9 1\n\
+                    Tcp: RtoAlgorithm MaxConn InErrs InCsumErrors\nTcp: 1 -1 4 3\n\
+                    Udp6InCsumErrors                \t2\n\
+                    NIC statistics:\n     rx_csum_offload_errors: 3\n     rx_csum_offload_good: 3\n";
+        let counters = counters(text);
+        assert_eq!(counters["Ip InHdrErrors"], 1);
+        assert_eq!(counters["Tcp InErrs"], 4);
+        assert!(!counters.contains_key("Tcp MaxConn"));
+        let damage: Vec<&String> = counters.keys().filter(|name| tells_damage(name)).collect();
+        assert_eq!(
+            damage,
+            [
+                "Ip InHdrErrors",
+                "Tcp InCsumErrors",
+                "Udp6InCsumErrors",
+                "rx_csum_offload_errors"
+            ]
+        );
+    }
+}
