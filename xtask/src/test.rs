@@ -2,6 +2,7 @@
 
 mod agreement;
 mod archive;
+mod faults;
 mod linters;
 mod tally;
 
@@ -22,13 +23,13 @@ use xshell::{Shell, cmd};
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask test
-  cargo xtask test --whole         compare every trial where two ways of running must agree, as nightly
+  cargo xtask test --whole         every fault on every NIC, and every trial where two ways of running must agree, as nightly
   cargo xtask test --no-install    fail rather than install packages";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Where two ways of running must agree, compare each trial, not one of each NIC, guest and case
+    /// Show each fault on each NIC, and where two ways of running must agree, compare each trial
     #[arg(long)]
     whole: bool,
     /// Never install packages: fail and say what is missing
@@ -158,6 +159,9 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     report.step("faults", || {
         let mut flags = ours(workspace);
         flags.selection.faults = true;
+        if !args.whole {
+            faults::choose(workspace, &harness, &mut flags)?;
+        }
         let (run, success) = matrix(workspace, &harness, flags)?;
         Ok((Tally::of(&run).judged(success), ()))
     })?;

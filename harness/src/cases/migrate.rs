@@ -51,6 +51,22 @@ pub static MIGRATE: Case = Case {
             red: Red::Says("no announcement of"),
             ..IN_TRAFFIC
         },
+        Fault {
+            name: "qemu_mute",
+            breaks: "RARP that leaves the destination's tap is dropped",
+            applies: virtio,
+            inject: |_| sabotage::drop_rarp(destination::TAP),
+            red: Red::Says("QEMU itself did not announce"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "announced_wrongly",
+            breaks: "RARP that leaves the destination's tap names another MAC than its sender's",
+            applies: virtio,
+            inject: |_| sabotage::change_rarp(destination::TAP),
+            red: Red::Says("QEMU itself did not announce"),
+            ..IN_TRAFFIC
+        },
         CANCELLED,
     ],
     run: migrate,
@@ -251,7 +267,9 @@ pub(super) fn once(
         .context("the stream of pings does not resume")?;
     let report = stream.interrupt()?;
     bed.settle()?;
-    let gap = longest_gap(&bed.on_bridge(mark)?);
+    let frames = bed.on_bridge(mark)?;
+    announced_by_qemu(&frames, [journey.mac, bed.nic().mac])?;
+    let gap = longest_gap(&frames);
     let qemus = facts["downtime"].as_u64().unwrap_or_default();
     let mib = facts["ram"]["transferred"].as_u64().unwrap_or_default() >> 20;
     bed.notes.push(format!(
@@ -272,6 +290,20 @@ pub(super) fn once(
     );
     arrived(bed, &was, journey.mac)?;
     Ok(announced)
+}
+
+/// QEMU announces each NIC, whether its guest does or not: all RARP must say to everybody where one of these MACs is.
+fn announced_by_qemu(frames: &[Frame], macs: [Mac; 2]) -> anyhow::Result<()> {
+    let rarp: Vec<&Frame> = frames.iter().filter(|frame| frame.is_rarp()).collect();
+    let sound = |frame: &&&Frame| macs.iter().any(|mac| frame.announcement_of(*mac).is_some());
+    let told = rarp.iter().filter(sound).count();
+    ensure!(
+        told > 0 && told == rarp.len(),
+        "QEMU itself did not announce {}: of {} RARP frames {told} say to everybody where a NIC of the guest's is",
+        macs[0],
+        rarp.len()
+    );
+    Ok(())
 }
 
 /// What a guest keeps when it moves.

@@ -76,6 +76,17 @@ pub fn drop_announcements(tap: &str) -> Result<()> {
         .or_cannot_run(|| format!("drop ARP and RARP of {tap}"))
 }
 
+/// Drops QEMU's part of that.
+pub fn drop_rarp(tap: &str) -> Result<()> {
+    on_ingress(tap, "meta protocol 0x8035 drop").or_cannot_run(|| format!("drop RARP of {tap}"))
+}
+
+/// Has RARP that leaves `tap` name another MAC as its sender.
+pub fn change_rarp(tap: &str) -> Result<()> {
+    on_ingress(tap, "meta protocol 0x8035 @nh,64,48 set 0x020000000001")
+        .or_cannot_run(|| format!("change RARP of {tap}"))
+}
+
 /// Drops what comes to the host for a TCP port.
 pub fn drop_tcp(port: u16) -> Result<()> {
     let rules = format!(

@@ -51,12 +51,17 @@ impl Frame {
         (arp.sender.1 == arp.target.1).then_some("gratuitous ARP")
     }
 
+    /// RARP, whatever it says.
+    pub fn is_rarp(&self) -> bool {
+        self.ethertype() == Some(RARP)
+    }
+
     /// A RARP request (RFC 903), which is laid out as ARP is.
     fn rarp_request(&self) -> Option<Arp> {
         let message = self.bytes.get(ETHERTYPE_OFFSET + 2..)?;
         let rarp = ArpPacketSlice::from_slice(message).ok()?.to_packet();
         let rarp = rarp.try_eth_ipv4().ok()?;
-        let asks = self.ethertype() == Some(RARP) && rarp.operation == RARP_REQUEST;
+        let asks = self.is_rarp() && rarp.operation == RARP_REQUEST;
         asks.then(|| rarp.into())
     }
 }

@@ -1,0 +1,95 @@
+//! Which faults are shown at each change: not each on each NIC.
+
+use crate::build::Harness;
+use crate::settings::hand_over;
+use crate::{Workspace, child};
+use anyhow::{Result, ensure};
+use report::flags::Flags;
+use report::name::TrialName;
+use report::outln;
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// Has `flags` name, of all faults that they select, [a part](part).
+pub fn choose(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Result<()> {
+    let mut list = Command::new(&harness.nicmatrix);
+    list.arg("list");
+    hand_over(&mut list, workspace, flags)?;
+    let (status, text) = child::output(list, false)?;
+    ensure!(
+        status.success(),
+        "`nicmatrix list` ended with {status}: {text}"
+    );
+    let all: Vec<TrialName> = text
+        .lines()
+        .filter_map(|line| TrialName::parse(line.split_whitespace().next()?))
+        .collect();
+    let part = part(&all);
+    outln!(
+        "{} of {} faults: each on one NIC at least, and on each NIC and backend one of each case; nightly all of them",
+        part.len(),
+        all.len()
+    );
+    flags.only.exact = true;
+    flags.only.filter = part.iter().map(ToString::to_string).collect();
+    Ok(())
+}
+
+/// Of `all` a part in which each case has each of its faults, and on each NIC and backend one of them.
+fn part(all: &[TrialName]) -> Vec<&TrialName> {
+    let shows = |name: &TrialName| {
+        let cell = format!("{} on {} by {}", name.case, name.nic, name.backend);
+        [name.row(), cell]
+    };
+    let mut seen = BTreeSet::new();
+    let mut chosen = BTreeSet::new();
+    // First those that show both a fault and a cell that no other has shown.
+    for least in [2, 1] {
+        for (index, name) in all.iter().enumerate() {
+            let shows = shows(name);
+            let new = shows.iter().filter(|thing| !seen.contains(*thing));
+            if new.count() >= least {
+                seen.extend(shows);
+                chosen.insert(index);
+            }
+        }
+    }
+    chosen.into_iter().map(|index| &all[index]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_and_each_cell_is_shown_once_and_few_more() {
+        let names = |names: &[&str]| -> Vec<TrialName> {
+            names
+                .iter()
+                .map(|name| TrialName::parse(name).unwrap())
+                .collect()
+        };
+        let all = names(&[
+            "vlan!retagged::e1000::rhel6::tap",
+            "vlan!retagged::virtio::rhel6::tap",
+            "vlan!retagged::virtio::rhel6::vhost",
+            "vlan!dropped::e1000::rhel9::tap",
+            "vlan!dropped::virtio::rhel9::tap",
+            "vlan!unfiltered::virtio::rhel10::tap",
+            "mtu_max!small::e1000::rhel6::tap",
+            "mtu_max!small::virtio::rhel6::tap",
+        ]);
+        let part: Vec<String> = part(&all).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            part,
+            [
+                "vlan!retagged::e1000::rhel6::tap",
+                "vlan!retagged::virtio::rhel6::vhost",
+                "vlan!dropped::virtio::rhel9::tap",
+                "vlan!unfiltered::virtio::rhel10::tap",
+                "mtu_max!small::e1000::rhel6::tap",
+                "mtu_max!small::virtio::rhel6::tap",
+            ]
+        );
+    }
+}
