@@ -9,7 +9,7 @@ use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline::{self, Limit};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::net::addr::{HOST, HOST_MAC, Mac};
+use crate::net::addr::{HOST, Mac};
 use crate::net::bridge;
 use crate::net::capture::Mark;
 use crate::net::forged;
@@ -156,9 +156,7 @@ fn counters(bed: &mut Testbed) -> anyhow::Result<()> {
     let dev = &link.name;
     let driver = Driver::of(&link.driver);
     // Without ARP, whose frames are shorter than Ethernet's shortest.
-    let knows = format!("ip neigh replace {HOST} lladdr {HOST_MAC} nud permanent dev {dev}");
-    bed.agent.sh(&knows)?;
-    bridge::set_neighbour_permanent(bed.address(), bed.nic().mac)?;
+    bed.know_each_other(&link)?;
     let start = begin(bed, &link)?;
     bed.moment(Moment::Traffic)?;
     send_to_guest(bed)?;
@@ -175,7 +173,7 @@ fn counters(bed: &mut Testbed) -> anyhow::Result<()> {
 
     bed.apply(Op::Down, &link, "")?;
     bed.apply(Op::Up, &link, "")?;
-    bed.agent.sh(&knows)?;
+    bed.know_each_other(&link)?;
     // The guest asks first, once it has a link: what comes before is nobody's, and what it sends before is dropped.
     let asks = format!(
         "cd /sys/class/net/{dev} && grep -q 1 carrier && grep -qE 'up|unknown' operstate \

@@ -31,6 +31,7 @@ mod offload_toggle;
 mod one_by_one;
 mod parallel_flood;
 mod path_mtu;
+mod paused;
 mod pci_add;
 mod ping;
 mod promisc;
@@ -42,6 +43,7 @@ mod rings;
 mod rss;
 mod rx_checksum;
 mod selftest;
+mod stacked;
 mod surviving;
 mod suspend;
 mod tap_gone;
@@ -242,6 +244,8 @@ pub fn all() -> &'static [&'static Case] {
         &selftest::SELFTEST,
         &suspend::SUSPEND,
         &driver_reload::DRIVER_RELOAD,
+        &paused::PAUSED,
+        &stacked::STACKED,
         &rss::RSS,
         &channels::CHANNELS,
     ];

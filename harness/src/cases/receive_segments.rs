@@ -11,7 +11,7 @@ use crate::base::error::Skip;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::Cell;
-use crate::net::addr::{HOST, HOST_MAC, Mac};
+use crate::net::addr::{HOST, Mac};
 use crate::net::bridge;
 use crate::net::capture::Fence;
 use crate::net::frame::{Direction, Frame};
@@ -170,11 +170,7 @@ fn receive_segments(bed: &mut Testbed) -> anyhow::Result<()> {
     let before = read(bed, &link)?;
     let by_nic = switch_of_nic(bed, &before)?;
     // Nothing but the file is to cross.
-    bridge::set_neighbour_permanent(bed.address(), bed.nic().mac)?;
-    bed.agent.sh(&format!(
-        "ip neigh replace {HOST} lladdr {HOST_MAC} nud permanent dev {}",
-        link.name
-    ))?;
+    bed.know_each_other(&link)?;
     watch(bed, &link)?;
     let mut state = State {
         by_nic: by_nic.map(|switch| (switch, true)),

@@ -8,8 +8,7 @@ use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::Cell;
 use crate::matrix::schema::Dialect;
-use crate::net::addr::{HOST, HOST_MAC};
-use crate::net::bridge;
+use crate::net::addr::HOST;
 use crate::net::probe::{self, Sender};
 use crate::net::toeplitz;
 use crate::testbed::Testbed;
@@ -95,11 +94,7 @@ fn rss_vm(spec: &mut VmSpec) {
 /// again with other tables.
 fn rss(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
-    bridge::set_neighbour_permanent(bed.address(), bed.nic().mac)?;
-    bed.agent.sh(&format!(
-        "ip neigh replace {HOST} lladdr {HOST_MAC} nud permanent dev {}",
-        link.name
-    ))?;
+    bed.know_each_other(&link)?;
     let was = Spread::read(bed, &link)?;
     was.expect_on(QUEUES)?;
     bed.moment(Moment::Traffic)?;

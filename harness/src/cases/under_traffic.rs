@@ -8,7 +8,7 @@ use crate::base::deadline;
 use crate::guest::agent::said;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::net::addr::{HOST, HOST_MAC};
+use crate::net::addr::HOST;
 use crate::net::transfer::blocks;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
@@ -136,10 +136,7 @@ struct Change {
 fn under_traffic(bed: &mut Testbed, link: &Link, changes: &[Change; 2]) -> anyhow::Result<()> {
     transfer::make_file(bed, blocks(MIB))?;
     // ARP gives up after 3 s, and a link that is negotiated anew may take longer; TCP does not.
-    bed.agent.sh(&format!(
-        "ip neigh replace {HOST} lladdr {HOST_MAC} nud permanent dev {}",
-        link.name
-    ))?;
+    bed.know_each_other(link)?;
     bed.moment(Moment::Traffic)?;
     let changing = bed.agent.start(&script(changes))?;
     let limit = deadline::CHANGES.start();

@@ -72,7 +72,7 @@ impl Mark {
         }
     }
 
-    /// As a fence, for a moment at which no frame was under way: no guest ran yet, or its link was off. Otherwise see
+    /// As a fence, for a moment at which no frame was under way: no guest ran yet, it was paused, or its link was off. Otherwise see
     /// [`Capture::behind`].
     pub fn nothing_under_way(self) -> Fence {
         Fence(self)

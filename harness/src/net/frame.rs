@@ -179,6 +179,17 @@ impl Frame {
         self.sliced()?.vlan_ids().first().map(|id| id.value())
     }
 
+    /// Its VLAN tags, the outer one first: protocol and id of each.
+    pub fn tags(&self) -> Vec<(u16, u16)> {
+        let ids = self.sliced().map(|sliced| sliced.vlan_ids());
+        let tagged = ids.iter().flatten().enumerate().filter_map(|(nth, id)| {
+            let at = ETHERTYPE_OFFSET + 4 * nth;
+            let protocol = self.bytes.get(at..at + 2)?;
+            Some((u16::from_be_bytes([protocol[0], protocol[1]]), id.value()))
+        });
+        tagged.collect()
+    }
+
     /// Priority in the (outer) VLAN tag (IEEE 802.1Q, 9.6: PCP).
     pub fn vlan_priority(&self) -> Option<u8> {
         self.vlan_id()?;

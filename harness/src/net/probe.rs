@@ -15,7 +15,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 pub const ETHERTYPE: u16 = 0x88b5;
 
 /// EtherType of a VLAN's tag (IEEE 802.1Q, 9.6).
-const VLAN_TAG: u16 = 0x8100;
+pub const VLAN_TAG: u16 = 0x8100;
+/// A service provider's tag (IEEE 802.1ad), before that.
+pub const PROVIDER_TAG: u16 = 0x88a8;
 
 /// Ethernet's shortest frame without its checksum, bytes.
 const SHORTEST: usize = 60;
@@ -88,6 +90,27 @@ pub fn tagged_echo(
         .ipv4(source.octets(), target.octets(), 64)
         .icmpv4_echo_request(id, seq)
         .write(&mut frame, &[0; 32])?;
+    Ok(frame)
+}
+
+/// As [`tagged_echo`], with `payload` bytes in a VLAN of 802.1Q that is in one of 802.1ad, whose id comes first.
+///
+/// # Errors
+/// For an id of more than 12 bits.
+pub fn echo_in_two_vlans(
+    [outer, inner]: [u16; 2],
+    (from, source): (Mac, Ipv4Addr),
+    (to, target): (Mac, Ipv4Addr),
+    (id, seq): (u16, u16),
+    payload: usize,
+) -> Result<Vec<u8>> {
+    let mut frame = Vec::new();
+    let vlan = |id| VlanId::try_new(id).context("a VLAN's id has 12 bits");
+    PacketBuilder::ethernet2(from.0, to.0)
+        .double_vlan(vlan(outer)?, vlan(inner)?)
+        .ipv4(source.octets(), target.octets(), 64)
+        .icmpv4_echo_request(id, seq)
+        .write(&mut frame, &vec![0; payload])?;
     Ok(frame)
 }
 
@@ -209,6 +232,11 @@ mod tests {
         assert_eq!(frame.vlan_id(), Some(10));
         assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));
         assert!(tagged_echo(4096, ends.0, ends.1, (7, 8)).is_err());
+
+        let frame = read(echo_in_two_vlans([20, 30], ends.0, ends.1, (7, 8), 1468).unwrap());
+        assert_eq!(frame.tags(), [(PROVIDER_TAG, 20), (VLAN_TAG, 30)]);
+        assert_eq!((frame.ethertype(), frame.length), (Some(0x800), 1518));
+        assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));
 
         let frame = read(echo((there, target), (7, 8)).unwrap());
         assert_eq!(frame.icmp(), Some(Icmp::EchoRequest { id: 7, seq: 8 }));

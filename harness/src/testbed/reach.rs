@@ -3,6 +3,9 @@
 use super::{Testbed, start};
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, find};
+use crate::guest::link::Link;
+use crate::net::addr::{HOST, HOST_MAC};
+use crate::net::bridge;
 use crate::net::capture::Fence;
 use crate::net::echoes;
 use crate::net::frame::{Direction, Frame};
@@ -89,6 +92,21 @@ impl Testbed {
     pub fn expect_replies(&self, count: u32, size: u32) -> anyhow::Result<()> {
         let ping = self.ping().count(count).size(size).interval(0.01);
         self.expect_answered(&ping, count)
+    }
+
+    /// Has host and guest know each other's MAC without asking by ARP, the guest on the interface `link`, the host until
+    /// [`bridge::flush_neighbour`].
+    ///
+    /// # Errors
+    /// What the host or the guest refuses.
+    pub fn know_each_other(&self, link: &Link) -> anyhow::Result<()> {
+        bridge::set_neighbour_permanent(self.address(), self.nic().mac)?;
+        let dev = &link.name;
+        self.agent
+            .sh(&format!(
+                "ip neigh replace {HOST} lladdr {HOST_MAC} nud permanent dev {dev}"
+            ))
+            .map(drop)
     }
 
     /// Runs `ping` and demands a reply to each of its `count` requests. ping leaves two round trips

@@ -11,12 +11,14 @@ use std::process::{Command, Stdio};
 
 /// Drivers of every PCI and USB NIC that QEMU has, of the channels to the guest, and what the cases
 /// load by name. A kernel may have one built in, or lack it.
-pub const MODULES: [&str; 31] = [
+pub const MODULES: [&str; 34] = [
     "8021q",
     "8139cp",
     "8139too",
     "acpiphp",
     "af_packet",
+    "bonding",
+    "bridge",
     "cdc_ether",
     "e100",
     "e1000",
@@ -24,6 +26,7 @@ pub const MODULES: [&str; 31] = [
     "ehci_pci",
     "igb",
     "igbvf",
+    "macvlan",
     "ne2k_pci",
     "ohci_pci",
     "pciehp",

@@ -105,6 +105,7 @@ fn vlan_arp_udp_tcp_and_the_rest() {
         (tagged.vlan_id(), tagged.ethertype()),
         (Some(10), Some(0x806))
     );
+    assert_eq!(tagged.tags(), [(0x8100, 10)]);
     let seen = tagged.arp().unwrap();
     assert_eq!(seen.sender, (Mac(GUEST), "198.18.0.2".parse().unwrap()));
     assert_eq!(

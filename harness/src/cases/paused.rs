@@ -1,0 +1,115 @@
+//! A machine that is paused under traffic: what comes meanwhile waits, and is answered when it goes on.
+
+use super::faults::IN_TRAFFIC;
+use super::migrate::{Identity, STREAM};
+use super::{Case, Fault, Load, Moment, Red};
+use crate::base::deadline::{self, Limit};
+use crate::guest::dialect::Op;
+use crate::net::capture::Mark;
+use crate::net::frame::{Direction, Frame, Icmp};
+use crate::testbed::Testbed;
+use anyhow::{Context as _, ensure};
+use qapi::qmp::RunState;
+
+/// Seconds between the echo requests that go on meanwhile.
+const INTERVAL: f64 = 0.05;
+/// So many of them reach the tap of the paused machine: more than a NIC or QEMU takes in beforehand, and fewer than the
+/// 1000 frames that the tap's queue has room for.
+const REQUESTS: usize = 20;
+/// As many take a second.
+const REACH_TAP: Limit = Limit {
+    what: "requests on the tap of a paused machine",
+    seconds: 10.0,
+};
+/// The stream outlives both waits.
+const LASTS: [Limit; 4] = [
+    deadline::FIRST_PING,
+    REACH_TAP,
+    deadline::FIRST_PING,
+    deadline::FIRST_PING,
+];
+
+/// Beyond the plan.
+pub static PAUSED: Case = Case {
+    name: "paused",
+    passes: "under a stream of pings the machine is paused by `stop`: it sends nothing, while requests go on reaching its tap; after `cont` each of these is answered, the stream goes on, and the guest is the same",
+    load: Load::Waits,
+    ops: &[Op::Address],
+    seconds: |_| 20.0,
+    faults: &[
+        Fault {
+            name: "runs_on",
+            breaks: "the machine goes on while it should be paused",
+            inject: |bed| bed.vm.call(&qapi::qmp::cont {}).map(drop),
+            red: Red::Says("although the machine is paused"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "link_off",
+            breaks: "the NIC's link is off when the machine goes on, so that QEMU drops what has waited",
+            inject: |bed| bed.set_link(false),
+            red: Red::Says("sent while the machine was paused"),
+            ..IN_TRAFFIC
+        },
+    ],
+    run: paused,
+    ..Case::PLAIN
+};
+
+fn paused(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    let was = Identity::of(bed)?;
+    let lasts = LASTS.iter().map(|limit| limit.start().span()).sum();
+    let stream = bed.ping().interval(INTERVAL).lasts(lasts).spawn()?;
+    stream.wait_replies(STREAM, deadline::FIRST_PING.start())?;
+    bed.vm.call(&qapi::qmp::stop {})?;
+    let (requests, mark) = while_paused(bed)?;
+    bed.vm.call(&qapi::qmp::cont {})?;
+    let wire = bed.wire()?;
+    let limit = deadline::FIRST_PING.start();
+    for request in requests {
+        let answers = |frame: &Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == request);
+        wire.wait(mark, limit, answers).with_context(|| {
+            format!(
+                "request {} of the stream, sent while the machine was paused, was not answered when it went on",
+                request.1
+            )
+        })?;
+    }
+    let answered = stream.replies();
+    stream
+        .wait_replies(answered + STREAM, deadline::FIRST_PING.start())
+        .context("the stream of pings does not go on")?;
+    stream.interrupt()?;
+    was.expect_same(bed)?;
+    bed.expect_quiet_kernel()
+}
+
+/// Has the stream go on for a while, and looks that nothing comes from the paused machine: the requests' identifiers and
+/// sequence numbers, and the moment before them.
+fn while_paused(bed: &mut Testbed) -> anyhow::Result<(Vec<(u16, u16)>, Mark)> {
+    let state = bed.vm.call(&qapi::qmp::query_status {})?.status;
+    ensure!(
+        state == RunState::paused,
+        "after `stop` QEMU's query-status says {state:?}"
+    );
+    let mark = bed.wire()?.mark()?;
+    bed.moment(Moment::Traffic)?;
+    let wire = bed.wire()?;
+    let mut requests = Vec::new();
+    wire.wait(mark, REACH_TAP.start(), |frame| {
+        if let Some(Icmp::EchoRequest { id, seq }) = frame.icmp() {
+            requests.push((id, seq));
+        }
+        requests.len() == REQUESTS
+    })
+    .with_context(|| format!("of {REQUESTS} requests"))?;
+    let heard = wire.count(mark.nothing_under_way(), |frame| {
+        frame.direction == Direction::FromGuest
+    })?;
+    ensure!(
+        heard == 0,
+        "{heard} frames of the guest crossed its tap although the machine is paused"
+    );
+    Ok((requests, mark))
+}
