@@ -55,13 +55,16 @@ fn an_added_qemu_runs_beside_the_default_one() {
 }
 
 #[test]
-fn a_suites_qemu_is_fetched_and_tested() {
+fn a_suites_qemu_is_fetched_and_tested_and_saves_guests() {
     let own = Own::new();
-    let (code, text) = run(&own, "trixie");
-    assert_eq!(code, Some(0), "{text}");
-    match NOT_TO_FETCH.iter().any(|why| text.contains(why)) {
-        true => expect_words(&text, &["0 passed, 0 failed, 1 skipped"]),
-        false => expect_words(&text, &["1 passed, 0 failed, 0 skipped", "QEMU 10."]),
+    for (suite, version) in [("trixie", "QEMU 10."), ("backports", "QEMU 11.")] {
+        let (code, text) = run(&own, suite);
+        assert_eq!(code, Some(0), "{text}");
+        match NOT_TO_FETCH.iter().any(|why| text.contains(why)) {
+            true => expect_words(&text, &["0 passed, 0 failed, 1 skipped"]),
+            false => expect_words(&text, &["1 passed, 0 failed, 0 skipped", version]),
+        }
+        assert!(!text.contains("there is no checkpoint"), "{text}");
     }
 }
 

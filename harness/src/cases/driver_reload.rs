@@ -90,9 +90,12 @@ pub static DRIVER_RELOAD: Case = Case {
         state.set_promiscuous(bed, true)?;
         bed.notes.push(state.to_string());
         let driver = &bed.cell.nic.driver;
+        // Requests come all the while.
+        let stream = bed.ping().interval(0.01).spawn()?;
         bed.agent
             .sh(&format!("modprobe -r {driver} && modprobe {driver}"))
             .context("the guest's driver was unloaded and loaded again")?;
+        drop(stream);
         bed.moment(Moment::Reloaded)?;
         state.expect_forgotten(bed)?;
         bed.expect_quiet_kernel()

@@ -104,7 +104,7 @@ const DESTINATION_UNPLUGGED: Fault = Fault {
     ..IN_TRAFFIC
 };
 
-const CANCELLED: Fault = Fault {
+pub(super) const CANCELLED: Fault = Fault {
     name: "cancelled",
     breaks: "the migration is cancelled under way",
     moment: Moment::Migrating,

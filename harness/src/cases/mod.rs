@@ -11,6 +11,7 @@ mod damage;
 pub mod disruption;
 mod driver;
 mod driver_reload;
+mod every_size;
 pub(crate) mod faults;
 mod features;
 mod hotplug;
@@ -22,6 +23,7 @@ mod link_transfer;
 mod mac_change;
 mod migrate;
 mod migrate_state;
+mod migrate_transfer;
 mod mtu;
 mod multicast;
 mod multiqueue;
@@ -216,6 +218,7 @@ pub fn all() -> &'static [&'static Case] {
         &capture_size::CAPTURE_SIZE,
         &migrate::MIGRATE,
         &migrate::SPICE_MIGRATE,
+        &migrate_transfer::MIGRATE_TRANSFER,
         &migrate_state::MIGRATE_STATE,
         &migrate_state::MIGRATE_ACROSS,
         &zcopy::ZCOPY,
@@ -244,6 +247,7 @@ pub fn all() -> &'static [&'static Case] {
         &selftest::SELFTEST,
         &suspend::SUSPEND,
         &driver_reload::DRIVER_RELOAD,
+        &every_size::EVERY_SIZE,
         &paused::PAUSED,
         &stacked::STACKED,
         &rss::RSS,

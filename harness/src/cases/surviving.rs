@@ -18,7 +18,7 @@ use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use probes::GROUPS;
-pub(super) use probes::{GROUP, heard, watch};
+pub(super) use probes::{GROUP, at_once, heard, watch};
 use qapi::qmp::RxState;
 pub(super) use queues::each_carries;
 use std::fmt;

@@ -24,8 +24,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes held, up to which frames are kept as captured (some 1,940 bytes each).
-const WHOLE: usize = 2 << 20;
+/// Bytes held, up to which frames are kept as captured (some 1,940 bytes each): an echo of each length and its answer have room.
+const WHOLE: usize = 3 << 20;
 /// Bytes kept of each frame beyond that: every header, and a DHCP message's fixed part.
 const SNAP: usize = 512;
 /// Bytes held, from which on the oldest frames make room for new ones.

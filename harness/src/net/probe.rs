@@ -20,7 +20,7 @@ pub const VLAN_TAG: u16 = 0x8100;
 pub const PROVIDER_TAG: u16 = 0x88a8;
 
 /// Ethernet's shortest frame without its checksum, bytes.
-const SHORTEST: usize = 60;
+pub const SHORTEST: usize = 60;
 
 /// Sends from the host's end of the bridge, which passes a frame on as any other.
 pub struct Sender(OwnedFd);
@@ -118,12 +118,24 @@ pub fn echo_in_two_vlans(
 ///
 /// # Errors
 /// None of a request so short.
-pub fn echo((to, target): (Mac, Ipv4Addr), (id, seq): (u16, u16)) -> Result<Vec<u8>> {
+pub fn echo(to: (Mac, Ipv4Addr), key: (u16, u16)) -> Result<Vec<u8>> {
+    echo_with(to, key, &[0; 32])
+}
+
+/// As [`echo`], with this payload.
+///
+/// # Errors
+/// For one that is longer than an IPv4 packet.
+pub fn echo_with(
+    (to, target): (Mac, Ipv4Addr),
+    (id, seq): (u16, u16),
+    payload: &[u8],
+) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(HOST_MAC.0, to.0)
         .ipv4(HOST.octets(), target.octets(), 64)
         .icmpv4_echo_request(id, seq)
-        .write(&mut frame, &[0; 32])?;
+        .write(&mut frame, payload)?;
     Ok(frame)
 }
 

@@ -87,6 +87,22 @@ pub fn change_rarp(tap: &str) -> Result<()> {
         .or_cannot_run(|| format!("change RARP of {tap}"))
 }
 
+/// Drops what the guest sends through `tap` in IP packets of so many bytes.
+pub fn drop_of_length(tap: &str, bytes: u16) -> Result<()> {
+    on_ingress(tap, &format!("ip length {bytes} drop"))
+        .or_cannot_run(|| format!("drop packets of {bytes} bytes of {tap}"))
+}
+
+/// Has such packets of ICMP have these two words 26 bytes behind the IP header. Where they are what was there in the
+/// other order, no checksum shows it.
+pub fn set_in_length(tap: &str, bytes: u16, [one, other]: [u16; 2]) -> Result<()> {
+    on_ingress(
+        tap,
+        &format!("ip length {bytes} @th,208,16 set {one:#x} @th,224,16 set {other:#x}"),
+    )
+    .or_cannot_run(|| format!("change packets of {bytes} bytes of {tap}"))
+}
+
 /// Drops what comes to the host for a TCP port.
 pub fn drop_tcp(port: u16) -> Result<()> {
     let rules = format!(

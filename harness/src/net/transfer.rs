@@ -160,6 +160,11 @@ impl Receiving {
         Ok(())
     }
 
+    /// How many have crossed so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Reads it to its end.
     pub fn rest(mut self, deadline: Deadline) -> Result<Crossed> {
         while self.read(deadline)? {}

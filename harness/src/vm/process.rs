@@ -190,9 +190,14 @@ impl Vm {
         )?;
         // The guest runs on until QEMU stops it: one that was stopped before is restored stopped.
         let mark = self.qmp.mark();
-        let state = File::create(file).or_cannot_run(|| format!("write {}", file.display()))?;
-        self.qmp.pass(state.as_fd())?;
+        let cannot = || format!("write {}", file.display());
+        let mut state = File::create(file).or_cannot_run(cannot)?;
+        // QEMU has no way to the file, and from 11 on takes none that is open.
+        let (mut stream, for_qemu) = std::io::pipe().or_cannot_run(cannot)?;
+        self.qmp.pass(for_qemu.as_fd())?;
         self.call_raw("getfd", json!({ "fdname": STATE }))?;
+        drop(for_qemu);
+        let written = thread::start("save", move || std::io::copy(&mut stream, &mut state))?;
         self.call_raw("migrate", json!({ "uri": format!("fd:{STATE}") }))?;
         let ended = self
             .qmp
@@ -208,10 +213,16 @@ impl Vm {
             bail!("QEMU could not save the guest: {why}");
         }
         self.call(&qapi::qmp::quit {})?;
-        match self.await_death() {
-            Some(_) => Ok(()),
-            None => bail!("QEMU did not end after it had saved the guest"),
+        if self.await_death().is_none() {
+            bail!("QEMU did not end after it had saved the guest");
         }
+        // With QEMU its end of the pipe has gone.
+        let copied = written.join().map_err(|_| anyhow!("the thread panicked"));
+        copied
+            .or_cannot_run(cannot)?
+            .or_cannot_run(cannot)
+            .map(drop)?;
+        Ok(())
     }
 
     /// Leaves memory that is in a file out of the stream.

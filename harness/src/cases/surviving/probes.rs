@@ -36,7 +36,7 @@ const ON_TAP: Limit = Limit {
 
 /// Probes sent at once, with the one behind them: pcnet has room for 32. Of ne2k_pci's ring the driver takes nine
 /// frames at an interrupt, and what is left stays there.
-fn at_once(driver: &str) -> usize {
+pub(in crate::cases) fn at_once(driver: &str) -> usize {
     match driver {
         "ne2k-pci" => 7,
         _ => 28,

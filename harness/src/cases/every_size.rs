@@ -1,0 +1,112 @@
+//! A frame of each length there is, both ways: a device may go wrong at one of them.
+
+use super::faults::IN_TRAFFIC;
+use super::surviving::at_once;
+use super::{Case, Fault, Moment, Red};
+use crate::base::deadline;
+use crate::guest::dialect::Op;
+use crate::net::bridge;
+use crate::net::frame::{Frame, Icmp};
+use crate::net::probe::{self, Sender};
+use crate::net::sabotage;
+use crate::testbed::Testbed;
+use anyhow::{Context as _, ensure};
+use std::collections::BTreeMap;
+
+/// The echo requests' identifier.
+const ID: u16 = 0x5125;
+/// Ethernet's header, and with those of IPv4 and ICMP, bytes.
+const ETHERNET: usize = 14;
+const HEADERS: usize = ETHERNET + 20 + 8;
+/// The lengths that the faults choose, bytes of the IP packet.
+const LOST: u16 = 777;
+const CHANGED: u16 = 901;
+
+/// Beyond the plan.
+pub static EVERY_SIZE: Case = Case {
+    name: "every_size",
+    passes: "an echo request of each length, from an empty one to a frame that the NIC's MTU just allows, is answered once, by as many bytes, each of them as it was sent",
+    ops: &[Op::Address],
+    seconds: |_| 30.0,
+    faults: &[
+        Fault {
+            name: "one_lost",
+            breaks: "what the guest sends in packets of 777 bytes is dropped",
+            inject: |bed| sabotage::drop_of_length(&bed.nic().tap, LOST),
+            red: Red::Says("a frame of 791 bytes"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "one_changed",
+            breaks: "what the guest sends in packets of 901 bytes has two words of its payload swapped, which no checksum shows",
+            inject: |bed| {
+                let frame = ETHERNET + usize::from(CHANGED);
+                let word = |at| u16::from_be_bytes([byte(at, frame), byte(at + 1, frame)]);
+                sabotage::set_in_length(&bed.nic().tap, CHANGED, [word(62), word(60)])
+            },
+            red: Red::Says(
+                "the echo of 915 bytes came back otherwise than it was sent, from byte 60 on",
+            ),
+            ..IN_TRAFFIC
+        },
+    ],
+    run: every_size,
+    ..Case::PLAIN
+};
+
+fn every_size(bed: &mut Testbed) -> anyhow::Result<()> {
+    bed.up()?;
+    bridge::set_neighbour_permanent(bed.address(), bed.nic().mac)?;
+    bed.moment(Moment::Traffic)?;
+    let longest = ETHERNET + bed.cell.nic.default_mtu() as usize;
+    let lengths: Vec<usize> = (HEADERS..=longest).collect();
+    // As many at once as each NIC has room for.
+    for part in lengths.chunks(at_once(&bed.cell.nic.driver)) {
+        answered(bed, part)?;
+    }
+    bridge::flush_neighbour(bed.address())?;
+    bed.expect_quiet_kernel()
+}
+
+/// What a frame of so many bytes has at `at`.
+fn byte(at: usize, length: usize) -> u8 {
+    (at * 7 + length) as u8
+}
+
+/// Sends a request of each of `lengths`, which tell them apart, and looks at what comes back.
+fn answered(bed: &Testbed, lengths: &[usize]) -> anyhow::Result<()> {
+    let sender = Sender::open()?;
+    let target = (bed.nic().mac, bed.address());
+    let mark = bed.bridge_mark()?;
+    let mut sent = BTreeMap::new();
+    for length in lengths {
+        let key = (ID, u16::try_from(*length)?);
+        let payload: Vec<u8> = (HEADERS..*length).map(|at| byte(at, *length)).collect();
+        sender.send(&probe::echo_with(target, key, &payload)?)?;
+        sent.insert(key, payload);
+    }
+    let limit = deadline::FIRST_PING.start();
+    for (key, payload) in sent {
+        let length = payload.len() + HEADERS;
+        let answers = |frame: &Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
+        let reply = bed.await_on_bridge(mark, limit, answers).with_context(|| {
+            format!("an echo request in a frame of {length} bytes was not answered")
+        })?;
+        let back = reply.bytes.get(HEADERS..length).unwrap_or_default();
+        let differs = (back.iter().zip(&payload)).position(|(back, sent)| back != sent);
+        let from = differs.or((back.len() != payload.len()).then_some(back.len()));
+        ensure!(
+            from.is_none(),
+            "the echo of {length} bytes came back otherwise than it was sent, from byte {} on, in a frame of {} bytes",
+            from.unwrap_or_default() + HEADERS,
+            reply.length
+        );
+        // Ethernet's shortest frame is longer than the shortest of these.
+        ensure!(
+            reply.length == length || reply.length == probe::SHORTEST && length < probe::SHORTEST,
+            "the echo of {length} bytes came back in a frame of {} bytes",
+            reply.length
+        );
+    }
+    Ok(())
+}
