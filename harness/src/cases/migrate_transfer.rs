@@ -2,15 +2,14 @@
 
 use super::migrate::{self, CANCELLED};
 use super::transfer::{self, SENT};
-use super::{Case, Fault, Red, faults::AT_START, faults::wrap};
+use super::{Case, Moment};
 use crate::base::deadline::{self, Deadline};
 use crate::base::delay;
 use crate::guest::dialect::Op;
-use crate::guest::netcat;
 use crate::net::addr::HOST;
 use crate::net::transfer::{BLOCK, Crossed, Receiving, TcpPort, blocks};
 use crate::testbed::Testbed;
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -31,19 +30,7 @@ pub static MIGRATE_TRANSFER: Case = Case {
     vm: |spec| spec.migratable = true,
     ops: &[Op::Address],
     seconds: |_| deadline::TRANSFER.seconds + 60.0,
-    faults: &[
-        Fault {
-            name: "changed",
-            breaks: "the guest's netcat sends another file than it was given",
-            inject: |bed| {
-                let mut programs = netcat::PROGRAMS.iter();
-                programs.try_for_each(|program| wrap(bed, program, "tr 0 1 | \"$REAL\" \"$@\""))
-            },
-            red: Red::Says("arrived at the host as"),
-            ..AT_START
-        },
-        CANCELLED,
-    ],
+    faults: &[transfer::CHANGED, CANCELLED],
     run: migrate_transfer,
     ..Case::PLAIN
 };
@@ -72,7 +59,7 @@ fn migrate_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
         });
         let arrived = bed
             .migrate(&migrate::command(), &there, |bed| {
-                bed.moment(super::Moment::Migrating)
+                bed.moment(Moment::Migrating)
             })
             .and_then(|_| bed.arrive(there))
             .and_then(|()| {
@@ -90,11 +77,7 @@ fn migrate_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
         .context("on the destination")?;
     bed.settle()?;
     let crossed = transfer::ended(bed, sending, &command, Ok(crossed))?;
-    let expected = transfer::whole(blocks);
-    ensure!(
-        crossed == expected,
-        "the guest's file of {expected} arrived at the host as {crossed}"
-    );
+    transfer::expect_whole(&crossed, blocks)?;
     bed.notes.push(format!(
         "{before} bytes crossed before the guest had arrived, {} afterwards",
         crossed.bytes - before

@@ -1,6 +1,6 @@
 //! Plan item 15: a big file through netcat by TCP, both ways.
 
-use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED, wrap};
+use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Moment, Red, damage};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Running, said};
@@ -30,6 +30,18 @@ pub(super) const ALTERED: Fault = Fault {
     },
     red: Red::Says("arrived at the host as"),
     ..IN_TRAFFIC
+};
+
+/// The guest sends another file from the start.
+pub(super) const CHANGED: Fault = Fault {
+    name: "changed",
+    breaks: "the guest's netcat sends another file than it was given",
+    inject: |bed| {
+        let mut programs = netcat::PROGRAMS.iter();
+        programs.try_for_each(|program| wrap(bed, program, "tr 0 1 | \"$REAL\" \"$@\""))
+    },
+    red: Red::Says("arrived at the host as"),
+    ..AT_START
 };
 
 /// What arrives is more than was sent.
@@ -150,13 +162,9 @@ pub(super) fn from_guest_to(
     let received = port.receive(limit);
     let crossed = ended(bed, sending, &command, received)?;
     let took = begun.elapsed();
-    let expected = whole(blocks);
-    ensure!(
-        crossed == expected,
-        "the guest's file of {expected} arrived at the host as {crossed}"
-    );
+    expect_whole(&crossed, blocks)?;
     let (after, _) = bridge::carried(&bed.nic().tap)?;
-    carried_all(after - before, &expected)?;
+    carried_all(after - before, &crossed)?;
     Ok(took)
 }
 
@@ -205,6 +213,16 @@ fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
         bytes >= file.bytes,
         "a file of {} bytes crossed, but the tap carried {bytes}",
         file.bytes
+    );
+    Ok(())
+}
+
+/// Fails unless what came to the host from the guest is the file of so many blocks.
+pub(super) fn expect_whole(crossed: &Crossed, blocks: u32) -> anyhow::Result<()> {
+    let expected = whole(blocks);
+    ensure!(
+        *crossed == expected,
+        "the guest's file of {expected} arrived at the host as {crossed}"
     );
     Ok(())
 }
