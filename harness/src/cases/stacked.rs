@@ -19,15 +19,20 @@ use std::net::Ipv4Addr;
 const TAGS: [u16; 2] = [20, 30];
 /// The guest's address there, and the host's.
 const IN_TAGS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 19, 0, 2), Ipv4Addr::new(198, 19, 0, 1)];
-/// Bytes of ICMP: a small echo, and one that with both tags is as long as a full frame with one.
-const PAYLOADS: [usize; 2] = [32, 1468];
+/// Bytes of ICMP of a small echo.
+const SMALL: usize = 32;
+/// Headers of IPv4 and ICMP, and a tag, bytes: with both tags a packet shorter by a tag than the MTU is as long as a full
+/// frame with one.
+const HEADERS: u32 = 28;
+const TAG: u32 = 4;
 /// Of what stands on the NIC, where it has a MAC of its own.
 const OTHER_MAC: Mac = Mac([0x52, 0x54, 0xe0, 0x00, 0x00, 0x55]);
 
 /// An interface on the NIC that has frames of its own MAC.
 struct Upper {
     what: &'static str,
-    /// Commands in the guest, `DEV` for the NIC, `TOP` for the interface.
+    /// Commands in the guest, `DEV` for the NIC, `TOP` for the interface, which gets the MAC `MAC` and, where it does not
+    /// take the NIC's, the MTU `MTU`.
     make: &'static [&'static str],
     unmake: &'static [&'static str],
 }
@@ -42,7 +47,7 @@ const UPPERS: [Upper; 3] = [
         what: "a bond",
         make: &[
             "ip link set dev DEV down",
-            "ip link add TOP address MAC type bond mode active-backup miimon 100",
+            "ip link add TOP address MAC mtu MTU type bond mode active-backup miimon 100",
             "ip link set dev DEV master TOP",
         ],
         unmake: &["ip link set dev DEV nomaster", "ip link del TOP"],
@@ -126,9 +131,11 @@ fn in_two_vlans(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
          ip addr add {guest}/24 dev {dev}.c && ip neigh replace {host} lladdr {HOST_MAC} nud permanent dev {dev}.c"
     ))?;
     // Linux lets a raw socket send 4 bytes beyond the MTU for a tag of 802.1Q alone.
-    bed.bridge.set_mtu(bridge::MTU + 4)?;
+    let mtu = bed.cell.nic.default_mtu();
+    bed.bridge.set_mtu(mtu + TAG)?;
+    let longest = usize::try_from(mtu - TAG - HEADERS)?;
     let sender = Sender::open()?;
-    for (seq, payload) in (1..).zip(PAYLOADS) {
+    for (seq, payload) in (1..).zip([SMALL, longest]) {
         let key = (outer, seq);
         let echo = probe::echo_in_two_vlans(TAGS, (HOST_MAC, host), (mac, guest), key, payload)?;
         let mark = bed.bridge_mark()?;
@@ -157,6 +164,7 @@ fn on_top(bed: &mut Testbed, link: &Link, upper: &Upper) -> anyhow::Result<()> {
         text.replace("DEV", &link.name)
             .replace("TOP", "top")
             .replace("MAC", &OTHER_MAC.to_string())
+            .replace("MTU", &link.mtu.to_string())
     };
     bed.witness.allow_mac(OTHER_MAC);
     let mut script = vec![format!("ip addr flush dev {}", link.name)];

@@ -262,12 +262,7 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
         there.join(id)?;
         if id == first {
             filters::expect_only(bed, &link, id)?;
-            let [ours, theirs] = fences(bed, &peer)?;
-            let wires = [
-                ("the guest's", bed.wire()?, ours),
-                ("the other guest's", &peer.wire, theirs),
-            ];
-            priority::expect_kept(bed, (&link, &here(bed, &link)), wires, id)?;
+            priority_kept(bed, &peer, &link, id)?;
         }
         bed.expect_rx_filter(&link, &[id])?;
         together(bed, &peer, id)?;
@@ -281,12 +276,26 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
                 .and_then(|()| file::expect_tagged(bed.wire()?, fence, id))
                 .with_context(|| format!("in VLAN {id}"))?;
             filters::without_offload(bed, &link, || together(bed, &peer, id))?;
+            if filters::has_offload(&bed.cell) {
+                priority_kept(bed, &peer, &link, id)
+                    .context("with the offloads for VLANs switched on again")?;
+            }
         }
         here(bed, &link).leave(id)?;
         there.leave(id)?;
         bed.expect_rx_filter(&link, &[])?;
     }
     bed.expect_quiet_kernel()
+}
+
+/// Shows that a frame's priority is kept, on both taps and up to the guest.
+fn priority_kept(bed: &Testbed, peer: &Peer, link: &Link, id: u16) -> anyhow::Result<()> {
+    let [ours, theirs] = fences(bed, peer)?;
+    let wires = [
+        ("the guest's", bed.wire()?, ours),
+        ("the other guest's", &peer.wire, theirs),
+    ];
+    priority::expect_kept(bed, (link, &here(bed, link)), wires, id)
 }
 
 fn here<'a>(bed: &'a Testbed, link: &'a Link) -> Member<'a> {
