@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 /// each other from running for up to three quarters of it, and guests live through that.
 const SCANT: u32 = 10;
 
+/// So long kept from running, a guest's kernel may complain of a stall by the host's doing: RCU does after 21 s.
+const STALLS: Duration = Duration::from_secs(10);
+
 /// How much the host lets run of what the calling thread has started, from a moment on.
 pub struct Share {
     begun: Instant,
@@ -29,6 +32,12 @@ impl Share {
         starved(self.begun.elapsed(), delayed)
     }
 
+    /// As [`Share::starved`], of a guest whose kernel has complained of a stall.
+    pub fn stalled(&self) -> Option<String> {
+        let delayed = delay::meter().since(self.begun);
+        (delayed >= STALLS).then(|| gave(self.begun.elapsed(), delayed))
+    }
+
     /// Adds that to an error.
     pub fn excused(&self, error: anyhow::Error) -> anyhow::Error {
         excused(error, self.starved())
@@ -46,13 +55,16 @@ pub(super) fn excused(error: anyhow::Error, starved: Option<String>) -> anyhow::
 /// What is to be said where the host let run so little in that time that nothing can be said of a NIC.
 pub(super) fn starved(time: Duration, delayed: Duration) -> Option<String> {
     let ran = time.saturating_sub(delayed);
-    (ran * SCANT <= time && !time.is_zero()).then(|| {
-        let percent = 100.0 * ran.as_secs_f64() / time.as_secs_f64();
-        format!(
-            "the host gave the VM {percent:.0} % of a processor in {:.1} s",
-            time.as_secs_f64()
-        )
-    })
+    (ran * SCANT <= time && !time.is_zero()).then(|| gave(time, delayed))
+}
+
+fn gave(time: Duration, delayed: Duration) -> String {
+    let ran = time.saturating_sub(delayed);
+    let percent = 100.0 * ran.as_secs_f64() / time.as_secs_f64();
+    format!(
+        "the host gave the VM {percent:.0} % of a processor in {:.1} s",
+        time.as_secs_f64()
+    )
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ struct Witnessed(String);
 pub(super) fn with_witnesses(bed: &Testbed, error: anyhow::Error, share: &Share) -> anyhow::Error {
     let shown = [bed.expect_sound_frames(), bed.expect_quiet_kernel()];
     let shown = shown.into_iter().filter_map(Result::err).collect();
-    judged_by(shown, error, share.starved())
+    let stalled = find::<Stalled>(&error).and_then(|_| share.stalled());
+    judged_by(shown, error, share.starved().or(stalled))
 }
 
 fn judged_by(
