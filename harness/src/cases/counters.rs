@@ -173,7 +173,7 @@ fn counters(bed: &mut Testbed) -> anyhow::Result<()> {
 
     bed.apply(Op::Down, &link, "")?;
     bed.apply(Op::Up, &link, "")?;
-    bed.know_each_other(&link)?;
+    bed.know_host(&link)?;
     // The guest asks first, once it has a link: what comes before is nobody's, and what it sends before is dropped.
     let asks = format!(
         "cd /sys/class/net/{dev} && grep -q 1 carrier && grep -qE 'up|unknown' operstate \

@@ -68,10 +68,7 @@ pub(super) fn boot_anew(
         })
         .map_err(|error| bed.vm.explain(error))?;
     // SeaBIOS resets once more by itself.
-    bed.agent
-        .await_anew()
-        .map_err(|error| bed.vm.explain(error))
-        .context("after the reset")?;
+    bed.await_guest().context("after the reset")?;
     on_reboot("shutdown")?;
     as_new(bed)
 }

@@ -1,8 +1,8 @@
 //! A NIC whose driver is unloaded and loaded again: of what the guest told it nothing is left.
 
 use super::faults::{self, AT_START};
-use super::migrate_state::{set, takes_vlans, under_new_mac, with_queues};
-use super::surviving::{GROUP, State, VLAN, takes_further};
+use super::migrate_state::{set, takes_vlans, with_queues};
+use super::surviving::{GROUP, State, VLAN, takes_further, under_new_mac};
 use super::{Case, Fault, Moment, Red};
 use crate::guest::dialect::Op;
 use anyhow::Context as _;

@@ -80,15 +80,15 @@ fn answered(bed: &Testbed, lengths: &[usize]) -> anyhow::Result<()> {
     let mark = bed.bridge_mark()?;
     let mut sent = BTreeMap::new();
     for length in lengths {
-        let key = (ID, u16::try_from(*length)?);
+        let seq = u16::try_from(*length)?;
         let payload: Vec<u8> = (HEADERS..*length).map(|at| byte(at, *length)).collect();
-        sender.send(&probe::echo_with(target, key, &payload)?)?;
-        sent.insert(key, payload);
+        sender.send(&probe::echo_with(target, (ID, seq), &payload)?)?;
+        sent.insert(seq, payload);
     }
     let limit = deadline::FIRST_PING.start();
-    for (key, payload) in sent {
+    for (seq, payload) in sent {
         let length = payload.len() + HEADERS;
-        let answers = |frame: &Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
+        let answers = |frame: &Frame| frame.icmp() == Some(Icmp::EchoReply { id: ID, seq });
         let reply = bed.await_on_bridge(mark, limit, answers).with_context(|| {
             format!("an echo request in a frame of {length} bytes was not answered")
         })?;

@@ -50,10 +50,7 @@ fn link_status_migrate(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.ready_to_leave()?;
     bed.migrate(&migrate::command(), &there, |_| Ok(()))?;
     bed.arrive(there)?;
-    bed.agent
-        .await_anew()
-        .map_err(|error| bed.vm.explain(error))
-        .context("on the destination")?;
+    bed.await_guest().context("on the destination")?;
     bed.settle()?;
     bed.moment(Moment::Arrived)?;
     expect_off(bed).context("the link was off when the guest left")?;

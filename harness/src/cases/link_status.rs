@@ -8,7 +8,6 @@ use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr;
-use crate::net::frame::Direction;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 
@@ -89,7 +88,7 @@ const RECEIVES: Fault = Fault {
     breaks: "the guest's NIC counts further received frames while its link is off",
     applies: faults::virtio,
     inject: |bed| {
-        let counted = format!("/sys/class/net/{}/statistics/rx_packets", bed.link()?.name);
+        let counted = Testbed::rx_packets(&bed.link()?);
         bed.agent
             .sh(&format!(
                 "mount --bind /sys/class/net/lo/statistics/rx_packets {counted} && \
@@ -188,22 +187,13 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
 /// Pings may not be answered, no frame of the guest may cross the tap, and the guest may receive none: the host's
 /// requests and its ARP reach the tap all the while.
 pub(super) fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
-    let received = || {
-        let file = format!("/sys/class/net/{}/statistics/rx_packets", bed.link()?.name);
-        anyhow::Ok(bed.agent.sh(&format!("cat {file}"))?.trim().to_owned())
-    };
-    let before = received()?;
+    let link = bed.link()?;
+    let before = bed.frames_taken(&link)?;
     // QEMU hands on nothing that it held when it took the link down.
     let fence = bed.wire()?.mark()?.nothing_under_way();
     bed.expect_silence(bed.address(), "the link is off")?;
-    let heard = bed
-        .wire()?
-        .count(fence, |frame| frame.direction == Direction::FromGuest)?;
-    ensure!(
-        heard == 0,
-        "{heard} frames of the guest crossed its tap although the link is off"
-    );
-    let after = received()?;
+    bed.expect_nothing_sent(fence, "the link is off")?;
+    let after = bed.frames_taken(&link)?;
     ensure!(
         after == before,
         "the guest's rx_packets moved from {before} to {after} although the link is off"

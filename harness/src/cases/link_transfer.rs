@@ -2,7 +2,7 @@
 
 use super::faults::TAP_UNPLUGGED;
 use super::link_status::{LINK_ON, expect_off};
-use super::transfer::{self, SENT};
+use super::transfer;
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline::{self, Deadline};
 use crate::base::error::CannotRun;
@@ -50,10 +50,7 @@ fn link_status_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     // What the off lasts, and what a link takes that is negotiated anew.
     let more = deadline::SILENCE.start().span() + deadline::FIRST_PING.start().span();
     let limit = transfer::limit(blocks, more);
-    let dialect = bed.cell.guest.dialect;
-    let netcat = dialect.send_tcp(HOST.into(), port.number(), limit.span());
-    let command = format!("{netcat} <{SENT}");
-    let sending = bed.agent.start(&command)?;
+    let (sending, command) = transfer::begin_to_send(bed, HOST.into(), &port, limit)?;
     let received = off_amid(bed, &port, limit);
     let crossed = transfer::ended(bed, sending, &command, received)?;
     transfer::expect_whole(&crossed, blocks)?;

@@ -342,10 +342,7 @@ impl Identity {
 
 /// The same guest runs, with the same NIC, as it says and as QEMU does.
 fn arrived(bed: &mut Testbed, was: &Identity, mac: Mac) -> anyhow::Result<()> {
-    bed.agent
-        .await_anew()
-        .map_err(|error| bed.vm.explain(error))
-        .context("on the destination")?;
+    bed.await_guest().context("on the destination")?;
     was.expect_same(bed)?;
     let link = link::await_link(&bed.agent, mac)?;
     let shown = bed

@@ -10,10 +10,9 @@ use super::faults::{self, AT_START, IN_TRAFFIC};
 use super::migrate::{self, Journey};
 use super::multiqueue::QUEUES;
 use super::promisc::TCPDUMP;
-use super::surviving::{GROUP, State, VLAN};
+use super::surviving::{GROUP, State, VLAN, under_new_mac};
 use super::{Case, Fault, Moment, Red};
 use crate::guest::dialect::Op;
-use crate::guest::link::{self, Link};
 use crate::matrix::Cell;
 use crate::net::addr::Mac;
 use crate::net::sabotage;
@@ -287,17 +286,7 @@ pub(super) fn with_queues(spec: &mut VmSpec) {
     }
 }
 
-/// The NIC's interface, for a fault: its MAC may be the first or the one that the case set.
-pub(super) fn under_new_mac(bed: &Testbed) -> anyhow::Result<Link> {
-    let driver = &bed.cell.nic.driver;
-    let links = link::links(&bed.agent)?;
-    let mut links = links.into_iter().filter(|link| link.driver == *driver);
-    links
-        .next()
-        .with_context(|| format!("the guest has no NIC of {driver}"))
-}
-
-/// Runs a shell command on that interface, `DEV` in its text.
+/// Runs a shell command on the NIC's interface, `DEV` in its text, whatever its MAC is.
 pub(super) fn set(bed: &Testbed, command: &str) -> anyhow::Result<()> {
     let link = under_new_mac(bed)?;
     bed.agent.sh(&command.replace("DEV", &link.name)).map(drop)

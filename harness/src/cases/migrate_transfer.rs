@@ -1,7 +1,7 @@
 //! Plan item 17 under load: a guest that moves amid a file that it sends, which goes on where it arrives.
 
 use super::migrate::{self, CANCELLED};
-use super::transfer::{self, SENT};
+use super::transfer;
 use super::{Case, Moment};
 use crate::base::deadline::{self, Deadline};
 use crate::base::delay;
@@ -44,10 +44,7 @@ fn migrate_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     let port = TcpPort::open(HOST.into())?;
     let more = deadline::MIGRATED.start().span() + deadline::ARRIVED.start().span();
     let limit = transfer::limit(blocks, more);
-    let dialect = bed.cell.guest.dialect;
-    let netcat = dialect.send_tcp(HOST.into(), port.number(), limit.span());
-    let command = format!("{netcat} <{SENT}");
-    let sending = bed.agent.start(&command)?;
+    let (sending, command) = transfer::begin_to_send(bed, HOST.into(), &port, limit)?;
     let receiving = port.begin_to_receive(limit)?;
     receiving.keep(HELD)?;
 
@@ -62,11 +59,7 @@ fn migrate_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
                 bed.moment(Moment::Migrating)
             })
             .and_then(|_| bed.arrive(there))
-            .and_then(|()| {
-                bed.agent
-                    .await_anew()
-                    .map_err(|error| bed.vm.explain(error))
-            });
+            .and_then(|()| bed.await_guest());
         moved.store(true, Ordering::Release);
         let received = reading.join();
         (arrived, received)

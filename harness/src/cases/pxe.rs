@@ -142,9 +142,7 @@ fn pxe(bed: &mut Testbed) -> anyhow::Result<()> {
     let pcap = bed.artifacts.dir().join("netboot.pcap");
     capture::write_frames(&conversation, &pcap)?;
     await_userspace(bed, client).map_err(|error| bed.vm.explain(error))?;
-    bed.agent
-        .await_anew()
-        .map_err(|error| bed.vm.explain(error))?;
+    bed.await_guest()?;
     bed.boot = bed.vm.started.elapsed();
     bed.notes.push(format!(
         "booted by {rom} in {:.1} s; first to ask was {client}",

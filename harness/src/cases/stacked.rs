@@ -34,14 +34,15 @@ struct Upper {
     /// Commands in the guest, `DEV` for the NIC, `TOP` for the interface, which gets the MAC `MAC` and, where it does not
     /// take the NIC's, the MTU `MTU`.
     make: &'static [&'static str],
-    unmake: &'static [&'static str],
+    /// Whether the NIC takes its MAC; else the NIC is promiscuous, or takes a further one.
+    gives_mac: bool,
 }
 
 const UPPERS: [Upper; 3] = [
     Upper {
         what: "a macvlan",
         make: &["ip link add link DEV name TOP address MAC type macvlan mode private"],
-        unmake: &["ip link del TOP"],
+        gives_mac: false,
     },
     Upper {
         what: "a bond",
@@ -50,7 +51,7 @@ const UPPERS: [Upper; 3] = [
             "ip link add TOP address MAC mtu MTU type bond mode active-backup miimon 100",
             "ip link set dev DEV master TOP",
         ],
-        unmake: &["ip link set dev DEV nomaster", "ip link del TOP"],
+        gives_mac: true,
     },
     Upper {
         what: "a bridge",
@@ -58,7 +59,7 @@ const UPPERS: [Upper; 3] = [
             "ip link add TOP address MAC type bridge",
             "ip link set dev DEV master TOP",
         ],
-        unmake: &["ip link set dev DEV nomaster", "ip link del TOP"],
+        gives_mac: false,
     },
 ];
 
@@ -108,9 +109,8 @@ fn stacked(bed: &mut Testbed) -> anyhow::Result<()> {
          echo 1 >/proc/sys/net/ipv4/conf/{}/arp_ignore",
         link.name
     ))?;
-    // A bond has its NIC take its MAC; with the others it is promiscuous, or takes a further one.
     let takes_mac = bed.cell.nic.takes_mac;
-    let takes = |upper: &&Upper| takes_mac || upper.what != "a bond";
+    let takes = |upper: &&Upper| takes_mac || !upper.gives_mac;
     for upper in UPPERS.iter().filter(takes) {
         on_top(bed, &link, upper).with_context(|| format!("on {}", upper.what))?;
     }
@@ -136,12 +136,12 @@ fn in_two_vlans(bed: &mut Testbed, link: &Link) -> anyhow::Result<()> {
     let longest = usize::try_from(mtu - TAG - HEADERS)?;
     let sender = Sender::open()?;
     for (seq, payload) in (1..).zip([SMALL, longest]) {
-        let key = (outer, seq);
-        let echo = probe::echo_in_two_vlans(TAGS, (HOST_MAC, host), (mac, guest), key, payload)?;
+        let echo =
+            probe::echo_in_two_vlans(TAGS, (HOST_MAC, host), (mac, guest), (outer, seq), payload)?;
         let mark = bed.bridge_mark()?;
         sender.send(&echo)?;
         let answers = |frame: &Frame| {
-            matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key)
+            frame.icmp() == Some(Icmp::EchoReply { id: outer, seq })
                 && frame.tags() == [(probe::PROVIDER_TAG, outer), (probe::VLAN_TAG, inner)]
                 && frame.length == echo.len()
         };
@@ -176,9 +176,9 @@ fn on_top(bed: &mut Testbed, link: &Link, upper: &Upper) -> anyhow::Result<()> {
     bed.agent.sh(&script.join(" && "))?;
     reached_under(bed, OTHER_MAC)?;
 
-    let mut script: Vec<String> = upper.unmake.iter().map(|text| command(text)).collect();
-    script.push(format!("ip link set dev {} up", link.name));
-    bed.agent.sh(&script.join(" && "))?;
+    let dev = &link.name;
+    bed.agent
+        .sh(&format!("ip link del top && ip link set dev {dev} up"))?;
     bed.apply(Op::Address, link, &address)?;
     reached_under(bed, bed.nic().mac).context("when it is gone")?;
     bed.expect_rx_filter(link, &[])

@@ -70,6 +70,15 @@ pub(super) fn takes_further(cell: &Cell) -> bool {
     ["virtio_net", "e1000", "e1000e", "igb"].contains(&cell.nic.driver.as_str())
 }
 
+/// The NIC's interface by its driver: its MAC may be the first or the one that the case set.
+pub(super) fn under_new_mac(bed: &Testbed) -> anyhow::Result<Link> {
+    let driver = &bed.cell.nic.driver;
+    let mut links = link::links(&bed.agent)?.into_iter();
+    links
+        .find(|link| link.driver == *driver)
+        .with_context(|| format!("the guest has no NIC of {driver}"))
+}
+
 /// What the guest has told its NIC.
 pub(super) struct State {
     /// The NIC's interface as it was before.
@@ -378,18 +387,16 @@ impl State {
                 );
             }
         }
+        let (sender, round) = (Sender::open()?, u16::from(self.rounds));
         for id in joined {
             let mark = bed.bridge_mark()?;
-            let key = (u16::from(self.rounds), id);
             let (guest, host) = addresses(id);
-            let request = probe::tagged_echo(id, (HOST_MAC, host), (self.mac, guest), key)?;
-            Sender::open()?.send(&request)?;
+            let request = probe::tagged_echo(id, (HOST_MAC, host), (self.mac, guest), (round, id))?;
+            sender.send(&request)?;
             let limit = deadline::FIRST_PING.start();
-            let replies = |frame: &Frame| {
-                let reply =
-                    matches!(frame.icmp(), Some(Icmp::EchoReply { id, seq }) if (id, seq) == key);
-                reply && frame.vlan_id() == Some(id)
-            };
+            let reply = Icmp::EchoReply { id: round, seq: id };
+            let replies =
+                |frame: &Frame| frame.icmp() == Some(reply) && frame.vlan_id() == Some(id);
             bed.await_on_bridge(mark, limit, replies).with_context(|| {
                 format!("in VLAN {id} no reply with that tag came back to an echo request")
             })?;

@@ -3,8 +3,8 @@
 
 use super::faults::AT_START;
 use super::migrate::{Identity, STREAM};
-use super::migrate_state::{set, takes_vlans, under_new_mac, with_queues};
-use super::surviving::{State, VLAN};
+use super::migrate_state::{set, takes_vlans, with_queues};
+use super::surviving::{State, VLAN, under_new_mac};
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::base::error::Skip;
@@ -165,10 +165,7 @@ fn once(bed: &mut Testbed, was: &Identity) -> anyhow::Result<()> {
     bed.moment(Moment::Asleep)?;
     bed.expect_silence(bed.address(), "it sleeps")?;
     wake(bed)?;
-    bed.agent
-        .await_anew()
-        .map_err(|error| bed.vm.explain(error))
-        .context("after `system_wakeup`")?;
+    bed.await_guest().context("after `system_wakeup`")?;
     let output = bed.agent.finish(sleeping, Duration::ZERO)?;
     ensure!(
         output.code == 0,

@@ -155,10 +155,7 @@ pub(super) fn from_guest_to(
 ) -> anyhow::Result<Duration> {
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (before, _) = bridge::carried(&bed.nic().tap)?;
-    let dialect = bed.cell.guest.dialect;
-    let netcat = dialect.send_tcp(host, port.number(), limit.span());
-    let command = format!("{netcat} <{SENT}");
-    let sending = bed.agent.start(&command)?;
+    let (sending, command) = begin_to_send(bed, host, port, limit)?;
     let received = port.receive(limit);
     let crossed = ended(bed, sending, &command, received)?;
     let took = begun.elapsed();
@@ -215,6 +212,19 @@ fn carried_all(bytes: u64, file: &Crossed) -> anyhow::Result<()> {
         file.bytes
     );
     Ok(())
+}
+
+/// Has the guest begin to send its file to a port of the host's: the command that runs, and its text.
+pub(super) fn begin_to_send(
+    bed: &Testbed,
+    host: IpAddr,
+    port: &TcpPort,
+    limit: Deadline,
+) -> anyhow::Result<(Running, String)> {
+    let dialect = bed.cell.guest.dialect;
+    let netcat = dialect.send_tcp(host, port.number(), limit.span());
+    let command = format!("{netcat} <{SENT}");
+    Ok((bed.agent.start(&command)?, command))
 }
 
 /// Fails unless what came to the host from the guest is the file of so many blocks.

@@ -136,7 +136,7 @@ struct Change {
 fn under_traffic(bed: &mut Testbed, link: &Link, changes: &[Change; 2]) -> anyhow::Result<()> {
     transfer::make_file(bed, blocks(MIB))?;
     // ARP gives up after 3 s, and a link that is negotiated anew may take longer; TCP does not.
-    bed.know_each_other(link)?;
+    bed.know_host(link)?;
     bed.moment(Moment::Traffic)?;
     let changing = bed.agent.start(&script(changes))?;
     let limit = deadline::CHANGES.start();

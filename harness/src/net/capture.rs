@@ -24,7 +24,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Bytes held, up to which frames are kept as captured (some 1,940 bytes each): an echo of each length and its answer have room.
+/// Bytes held, up to which frames are kept as captured (some 1,940 bytes each): an echo of each length and its answer
+/// have room.
 const WHOLE: usize = 3 << 20;
 /// Bytes kept of each frame beyond that: every header, and a DHCP message's fixed part.
 const SNAP: usize = 512;
@@ -72,8 +73,8 @@ impl Mark {
         }
     }
 
-    /// As a fence, for a moment at which no frame was under way: no guest ran yet, it was paused, or its link was off. Otherwise see
-    /// [`Capture::behind`].
+    /// As a fence, for a moment at which no frame was under way: no guest ran yet, it was paused, or its link was off.
+    /// Otherwise see [`Capture::behind`].
     pub fn nothing_under_way(self) -> Fence {
         Fence(self)
     }

@@ -6,7 +6,7 @@ use super::bridge;
 use super::ring::bind;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
-use etherparse::{PacketBuilder, VlanId};
+use etherparse::{PacketBuilder, PacketBuilderStep, VlanHeader, VlanId};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -81,16 +81,10 @@ pub fn tagged_echo(
     vlan: u16,
     (from, source): (Mac, Ipv4Addr),
     (to, target): (Mac, Ipv4Addr),
-    (id, seq): (u16, u16),
+    key: (u16, u16),
 ) -> Result<Vec<u8>> {
-    let mut frame = Vec::new();
-    let vlan = VlanId::try_new(vlan).context("a VLAN's id has 12 bits")?;
-    PacketBuilder::ethernet2(from.0, to.0)
-        .single_vlan(vlan)
-        .ipv4(source.octets(), target.octets(), 64)
-        .icmpv4_echo_request(id, seq)
-        .write(&mut frame, &[0; 32])?;
-    Ok(frame)
+    let tagged = PacketBuilder::ethernet2(from.0, to.0).single_vlan(vlan_id(vlan)?);
+    echo_behind(tagged, (source, target), key, 32)
 }
 
 /// As [`tagged_echo`], with `payload` bytes in a VLAN of 802.1Q that is in one of 802.1ad, whose id comes first.
@@ -101,13 +95,27 @@ pub fn echo_in_two_vlans(
     [outer, inner]: [u16; 2],
     (from, source): (Mac, Ipv4Addr),
     (to, target): (Mac, Ipv4Addr),
+    key: (u16, u16),
+    payload: usize,
+) -> Result<Vec<u8>> {
+    let tagged =
+        PacketBuilder::ethernet2(from.0, to.0).double_vlan(vlan_id(outer)?, vlan_id(inner)?);
+    echo_behind(tagged, (source, target), key, payload)
+}
+
+fn vlan_id(id: u16) -> Result<VlanId> {
+    VlanId::try_new(id).context("a VLAN's id has 12 bits")
+}
+
+/// An ICMP echo request behind these tags.
+fn echo_behind(
+    tagged: PacketBuilderStep<VlanHeader>,
+    (source, target): (Ipv4Addr, Ipv4Addr),
     (id, seq): (u16, u16),
     payload: usize,
 ) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    let vlan = |id| VlanId::try_new(id).context("a VLAN's id has 12 bits");
-    PacketBuilder::ethernet2(from.0, to.0)
-        .double_vlan(vlan(outer)?, vlan(inner)?)
+    tagged
         .ipv4(source.octets(), target.octets(), 64)
         .icmpv4_echo_request(id, seq)
         .write(&mut frame, &vec![0; payload])?;

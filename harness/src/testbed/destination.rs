@@ -222,9 +222,7 @@ impl Testbed {
         if !self.vm.call(&qapi::qmp::query_status {})?.running {
             self.vm.call(&qapi::qmp::cont {})?;
         }
-        self.agent
-            .await_anew()
-            .map_err(|error| self.vm.explain(error))?;
+        self.await_guest()?;
         self.reach(deadline::FIRST_PING)
     }
 

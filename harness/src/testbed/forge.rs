@@ -66,8 +66,7 @@ impl Testbed {
     /// # Errors
     /// QEMU's refusal; when none is handed up.
     pub fn forge_to_guest(&self, frames: &[Forged]) -> anyhow::Result<()> {
-        let file = format!("/sys/class/net/{}/statistics/rx_packets", self.link()?.name);
-        let read = format!("cat {file}");
+        let read = format!("cat {}", Testbed::rx_packets(&self.link()?));
         let before = self.agent.sh(&read)?;
         let _open = self.redirect("tx", frames)?;
         let moved = format!("[ $({read}) -gt {} ]", before.trim());

@@ -57,6 +57,28 @@ impl Testbed {
         Ping::new(target)
     }
 
+    /// Waits until the guest's agent answers: the guest boots, wakes, or runs where it has moved to.
+    ///
+    /// # Errors
+    /// Its silence; QEMU's end, with what QEMU said.
+    pub fn await_guest(&self) -> anyhow::Result<()> {
+        let answers = self.agent.await_anew();
+        answers.map_err(|error| self.vm.explain(error))
+    }
+
+    /// Fails when a frame of the guest has crossed its tap since `fence`, `although` what these words say.
+    ///
+    /// # Errors
+    /// How many have; what the capture lost.
+    pub fn expect_nothing_sent(&self, fence: Fence, although: &str) -> anyhow::Result<()> {
+        let heard = (self.wire()?).count(fence, |frame| frame.direction == Direction::FromGuest)?;
+        ensure!(
+            heard == 0,
+            "{heard} frames of the guest crossed its tap although {although}"
+        );
+        Ok(())
+    }
+
     /// A ping in the guest, with `options` of iputils.
     pub fn guest_ping(
         &self,
@@ -101,6 +123,14 @@ impl Testbed {
     /// What the host or the guest refuses.
     pub fn know_each_other(&self, link: &Link) -> anyhow::Result<()> {
         bridge::set_neighbour_permanent(self.address(), self.nic().mac)?;
+        self.know_host(link)
+    }
+
+    /// The guest's half of [`Testbed::know_each_other`], which it forgets when its interface goes down.
+    ///
+    /// # Errors
+    /// What the guest refuses.
+    pub fn know_host(&self, link: &Link) -> anyhow::Result<()> {
         let dev = &link.name;
         self.agent
             .sh(&format!(

@@ -1,7 +1,8 @@
 //! What the guest says of the frames that reached it: none of them may have been damaged.
 
 use super::Testbed;
-use anyhow::ensure;
+use crate::guest::link::Link;
+use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 
 /// The guest's kernel's counters (/proc/net/snmp, /proc/net/snmp6), and each NIC's (`ethtool -S`).
@@ -9,6 +10,21 @@ const SHOW: &str = "cat /proc/net/snmp /proc/net/snmp6 2>/dev/null; \
     for nic in /sys/class/net/*/device; do nic=${nic%/device}; ethtool -S ${nic##*/} 2>/dev/null; done; true";
 
 impl Testbed {
+    /// Where the guest says how many frames its driver has taken from a NIC.
+    pub fn rx_packets(link: &Link) -> String {
+        format!("/sys/class/net/{}/statistics/rx_packets", link.name)
+    }
+
+    /// Frames that the guest's driver has taken from a NIC.
+    ///
+    /// # Errors
+    /// When the guest does not say.
+    pub fn frames_taken(&self, link: &Link) -> anyhow::Result<u64> {
+        let file = Testbed::rx_packets(link);
+        let count = self.agent.sh(&format!("cat {file}"))?;
+        (count.trim().parse()).with_context(|| format!("the guest's {file} is {count:?}"))
+    }
+
     /// Fails when the guest has counted a frame, to it, whose checksum was wrong or that was cut off: TCP sends again
     /// what is damaged, and the case would not see it. The host sends none, but for a case that
     /// [says so](crate::cases::Case::damages).

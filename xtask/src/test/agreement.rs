@@ -21,13 +21,32 @@ pub fn restored(run: &Results) -> Results {
 pub fn covering<const N: usize>(run: &Results, shows: impl Fn(&Trial) -> [String; N]) -> Results {
     let mut trials: Vec<&Trial> = run.trials.iter().filter(judged_here).collect();
     trials.sort_by(|a, b| a.end.seconds.total_cmp(&b.end.seconds));
-    let mut seen = BTreeSet::new();
-    // Each thing is noted, so all of them are: `any` would stop at the first new one.
-    let new = |trial: &&Trial| shows(trial).map(|thing| seen.insert(thing)).contains(&true);
+    let part = cover(&trials, |trial| shows(trial), &[1]);
     Results {
-        trials: trials.into_iter().filter(new).cloned().collect(),
+        trials: part.into_iter().map(|trial| (*trial).clone()).collect(),
         ..Results::default()
     }
+}
+
+/// Of `all`, in their order, a part in which each of the things that `shows` names of one occurs at least once: each of
+/// `least` goes through all of them for those with so many new things.
+pub fn cover<'a, T, const N: usize>(
+    all: &'a [T],
+    shows: impl Fn(&T) -> [String; N],
+    least: &[usize],
+) -> Vec<&'a T> {
+    let (mut seen, mut chosen) = (BTreeSet::new(), BTreeSet::new());
+    for least in least {
+        for (index, one) in all.iter().enumerate() {
+            let shows = shows(one);
+            let new = shows.iter().filter(|thing| !seen.contains(*thing));
+            if new.count() >= *least {
+                seen.extend(shows);
+                chosen.insert(index);
+            }
+        }
+    }
+    chosen.into_iter().map(|index| &all[index]).collect()
 }
 
 fn judged_here(trial: &&Trial) -> bool {

@@ -1,5 +1,6 @@
 //! Which faults are shown at each change: not each on each NIC.
 
+use super::agreement::cover;
 use crate::build::Harness;
 use crate::settings::hand_over;
 use crate::{Workspace, child};
@@ -7,7 +8,6 @@ use anyhow::{Result, ensure};
 use report::flags::Flags;
 use report::name::TrialName;
 use report::outln;
-use std::collections::BTreeSet;
 use std::process::Command;
 
 /// Has `flags` name, of all faults that they select, [a part](part).
@@ -41,20 +41,8 @@ fn part(all: &[TrialName]) -> Vec<&TrialName> {
         let cell = format!("{} on {} by {}", name.case, name.nic, name.backend);
         [name.row(), cell]
     };
-    let mut seen = BTreeSet::new();
-    let mut chosen = BTreeSet::new();
     // First those that show both a fault and a cell that no other has shown.
-    for least in [2, 1] {
-        for (index, name) in all.iter().enumerate() {
-            let shows = shows(name);
-            let new = shows.iter().filter(|thing| !seen.contains(*thing));
-            if new.count() >= least {
-                seen.extend(shows);
-                chosen.insert(index);
-            }
-        }
-    }
-    chosen.into_iter().map(|index| &all[index]).collect()
+    cover(all, shows, &[2, 1])
 }
 
 #[cfg(test)]

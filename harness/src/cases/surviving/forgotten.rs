@@ -1,11 +1,11 @@
 //! That a NIC has forgotten all of it, once its driver was loaded anew.
 
-use super::{GROUPS, State, watch};
+use super::{GROUPS, State, under_new_mac, watch};
 use crate::base::deadline;
 use crate::guest::link::{self, Link};
 use crate::net::bridge;
 use crate::testbed::Testbed;
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 
 impl State {
     /// Fails unless the NIC, whose driver begins anew, is as it was before [`State::set`].
@@ -13,7 +13,7 @@ impl State {
     /// # Errors
     /// What is left of it, as the guest, QEMU or the wire shows it.
     pub(in crate::cases) fn expect_forgotten(mut self, bed: &mut Testbed) -> anyhow::Result<()> {
-        let link = by_driver(bed)?;
+        let link = await_driver(bed)?;
         self.expect_own(bed, &link)?;
         bed.addressed = false;
         bridge::flush_neighbour(bed.address())?;
@@ -103,17 +103,11 @@ impl State {
     }
 }
 
-/// The one interface of the driver under test, whatever its MAC.
-fn by_driver(bed: &Testbed) -> anyhow::Result<Link> {
+/// The NIC's interface, once its driver has made one.
+fn await_driver(bed: &Testbed) -> anyhow::Result<Link> {
     let driver = &bed.cell.nic.driver;
-    let shows = format!("ls -d /sys/bus/*/drivers/{driver}/*/net/*");
-    bed.agent.until(
-        &format!("{shows} >/dev/null 2>&1"),
-        deadline::LINK_APPEARS,
-        "ls /sys/class/net",
-    )?;
-    let mut links = link::links(&bed.agent)?.into_iter();
-    links
-        .find(|link| link.driver == *driver)
-        .with_context(|| format!("the guest has no NIC of {driver}"))
+    let shows = format!("ls -d /sys/bus/*/drivers/{driver}/*/net/* >/dev/null 2>&1");
+    bed.agent
+        .until(&shows, deadline::LINK_APPEARS, "ls /sys/class/net")?;
+    under_new_mac(bed)
 }

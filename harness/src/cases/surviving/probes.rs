@@ -23,7 +23,8 @@ pub(super) const GROUPS: [Mac; 8] = [
     Mac([0x01, 0x00, 0x5e, 0x12, 0x01, 0xc2]),
     Mac([0x01, 0x00, 0x5e, 0x12, 0x05, 0xe2]),
 ];
-/// The first of them, and one that the guest does not join. No bit of theirs is that of 224.0.0.1, which each guest is in.
+/// The first of them, and one that the guest does not join. No bit of theirs is that of 224.0.0.1, which each guest is
+/// in.
 pub(in crate::cases) const GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x02, 0x02]);
 const OTHER_GROUP: Mac = Mac([0x01, 0x00, 0x5e, 0x12, 0x00, 0x7e]);
 /// In the guest: what tcpdump shows of the probes.

@@ -39,7 +39,7 @@ pub(super) fn expect_only(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result
     }
     let sender = Sender::open()?;
     let fence = bed.fence()?;
-    let before = received(bed, link)?;
+    let before = bed.frames_taken(link)?;
     let all: Vec<u16> = (0..IDS).collect();
     for part in all.chunks(AT_ONCE) {
         for vlan in part {
@@ -48,7 +48,7 @@ pub(super) fn expect_only(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result
         // Answered once the queue is empty.
         bed.expect_replies(1, 48)?;
     }
-    let taken = received(bed, link)? - before;
+    let taken = bed.frames_taken(link)? - before;
     // A tag of 0 has a priority alone, and is in no VLAN.
     let passes = |vlan: Option<u16>| [None, Some(0), Some(id)].contains(&vlan);
     let may = bed.wire()?.count(fence, |frame| {
@@ -59,16 +59,6 @@ pub(super) fn expect_only(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result
         "the guest is in VLAN {id}, and of frames of all {IDS} VLANs and {may} others its NIC handed up {taken}"
     );
     Ok(())
-}
-
-/// Frames that the guest's driver has taken from its NIC.
-fn received(bed: &Testbed, link: &Link) -> anyhow::Result<u64> {
-    let file = format!("/sys/class/net/{}/statistics/rx_packets", link.name);
-    let count = bed.agent.sh(&format!("cat {file}"))?;
-    count
-        .trim()
-        .parse()
-        .with_context(|| format!("the guest's {file} is {count:?}"))
 }
 
 /// Does `again` with the offloads switched off that the guest's driver lets it switch, and has them on again
