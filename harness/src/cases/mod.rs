@@ -14,6 +14,7 @@ mod driver_reload;
 mod every_size;
 pub(crate) mod faults;
 mod features;
+mod forward;
 mod hotplug;
 mod ipv6;
 mod link_migrate;
@@ -250,6 +251,7 @@ pub fn all() -> &'static [&'static Case] {
         &every_size::EVERY_SIZE,
         &paused::PAUSED,
         &stacked::STACKED,
+        &forward::FORWARD,
         &rss::RSS,
         &channels::CHANNELS,
     ];

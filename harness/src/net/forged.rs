@@ -3,7 +3,7 @@
 
 use super::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST, Mac, guest};
 use super::probe;
-use super::vnet_header::{SIZE, TCPV4};
+use super::vnet_header::{Partial, SIZE, Segmentation, TCPV4, VnetHeader, pseudo_sum};
 use anyhow::Result;
 use etherparse::{Ipv4Header, PacketBuilder};
 use std::net::Ipv4Addr;
@@ -17,6 +17,11 @@ const LONG: usize = 60_000;
 /// Where IPv4's header and what it carries begin in a frame, bytes.
 const NETWORK: usize = 14;
 const TRANSPORT: usize = NETWORK + 20;
+/// Where TCP's checksum is.
+const TCP_SUM: Partial = Partial {
+    start: TRANSPORT as u16,
+    offset: 16,
+};
 
 /// A frame, and the header by which it is handed to a tap (`struct virtio_net_hdr`).
 #[derive(Debug, Clone)]
@@ -28,7 +33,8 @@ pub struct Forged {
 }
 
 impl Forged {
-    fn complete(bytes: Vec<u8>) -> Forged {
+    /// One of which nothing is left to do.
+    pub fn complete(bytes: Vec<u8>) -> Forged {
         Forged {
             left: [0; SIZE],
             bytes,
@@ -120,32 +126,36 @@ pub fn never_cut(from: Mac) -> Result<Forged> {
 
 /// A segment that is to be cut into such as are longer than an MTU of 1,500.
 pub fn cut_too_long(from: Mac) -> Result<Forged> {
-    const NEEDS_CSUM: u8 = 1;
+    let header = VnetHeader {
+        partial: Some(TCP_SUM),
+        segmentation: Some(Segmentation {
+            kind: TCPV4,
+            size: 9000,
+        }),
+    };
     let mut bytes = tcp(from, LONG)?;
-    // What is left to complete is the sum of the pseudo header.
-    let sum = (bytes[NETWORK + 12..TRANSPORT].chunks(2))
-        .chain([&[0, 6][..], &((LONG + 20) as u16).to_be_bytes()])
-        .fold(0u32, |sum, word| {
-            sum + u32::from(u16::from_be_bytes([word[0], word[1]]))
-        });
-    let folded = ((sum & 0xffff) + (sum >> 16)) as u16;
-    bytes[TRANSPORT + 16..TRANSPORT + 18].copy_from_slice(&folded.to_be_bytes());
-    let mut left = [0; SIZE];
-    left[..2].copy_from_slice(&[NEEDS_CSUM, TCPV4]);
-    let fields = [TRANSPORT + 20, 9000, TRANSPORT, 16];
-    for (to, field) in left[2..].chunks_mut(2).zip(fields) {
-        to.copy_from_slice(&(field as u16).to_ne_bytes());
-    }
-    Ok(Forged { left, bytes })
+    let sum = pseudo_sum(&bytes[NETWORK + 12..TRANSPORT], 6, (LONG + 20) as u16);
+    let at = TRANSPORT + usize::from(TCP_SUM.offset);
+    bytes[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+    Ok(Forged {
+        left: header.bytes((TRANSPORT + 20) as u16),
+        bytes,
+    })
 }
 
 /// A segment whose checksum is left to the tap, at a wrong place: the tap's host does not look at it.
 pub fn completed_elsewhere(from: Mac) -> Result<Forged> {
-    let Forged { mut left, .. } = cut_too_long(from)?;
-    left[1] = 0;
-    left[6..8].copy_from_slice(&((TRANSPORT + 2) as u16).to_ne_bytes());
-    let bytes = tcp(from, PAYLOAD)?;
-    Ok(Forged { left, bytes })
+    let header = VnetHeader {
+        partial: Some(Partial {
+            start: TCP_SUM.start + 2,
+            ..TCP_SUM
+        }),
+        segmentation: None,
+    };
+    Ok(Forged {
+        left: header.bytes(0),
+        bytes: tcp(from, PAYLOAD)?,
+    })
 }
 
 /// A frame without content, of a MAC that nobody has.

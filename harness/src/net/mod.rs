@@ -31,6 +31,7 @@ pub mod ping;
 pub mod ping_report;
 pub mod probe;
 mod ring;
+pub mod routed;
 pub mod sabotage;
 pub mod spice;
 mod stamps;

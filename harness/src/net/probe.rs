@@ -3,7 +3,7 @@
 
 use super::addr::{HOST, HOST_MAC, Mac};
 use super::bridge;
-use super::ring::bind;
+use super::ring::{bind, set_option};
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use etherparse::{PacketBuilder, PacketBuilderStep, VlanHeader, VlanId};
@@ -43,6 +43,16 @@ impl Sender {
         open()
             .or_cannot_run(|| format!("send frames on {}", bridge::NAME))
             .map(Sender)
+    }
+
+    /// As [`Sender::open`], of frames with a `struct virtio_net_hdr` before each, which says what of it is left to who
+    /// takes it.
+    pub fn open_with_headers() -> Result<Sender> {
+        let sender = Sender::open()?;
+        let on: libc::c_int = 1;
+        set_option(&sender.0, libc::PACKET_VNET_HDR, &on)
+            .or_cannot_run(|| format!("send frames on {} that are not complete", bridge::NAME))?;
+        Ok(sender)
     }
 
     /// Sends a frame, whole with its Ethernet header.

@@ -231,7 +231,7 @@ pub(super) fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> Result<()> {
     Ok(())
 }
 
-fn set_option<T>(socket: &OwnedFd, name: libc::c_int, value: &T) -> Result<(), Errno> {
+pub(super) fn set_option<T>(socket: &OwnedFd, name: libc::c_int, value: &T) -> Result<(), Errno> {
     let size = size_of::<T>() as libc::socklen_t;
     // SAFETY: `value` outlives the call and its size is given.
     Errno::result(unsafe {

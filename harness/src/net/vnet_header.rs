@@ -58,6 +58,36 @@ impl VnetHeader {
             segmentation,
         }
     }
+
+    /// The kernel's bytes of it, in the host's order. Before the payload of a frame that is to be segmented there are
+    /// `headers` bytes.
+    pub(super) fn bytes(self, headers: u16) -> [u8; SIZE] {
+        let flags = if self.partial.is_some() {
+            NEEDS_CSUM
+        } else {
+            0
+        };
+        let (kind, size) = self.segmentation.map_or((0, 0), |s| (s.kind, s.size));
+        let (start, offset) = self.partial.map_or((0, 0), |p| (p.start, p.offset));
+        let headers = if kind == 0 { 0 } else { headers };
+        let mut bytes = [0; SIZE];
+        bytes[..2].copy_from_slice(&[flags, kind]);
+        for (to, field) in bytes[2..].chunks_mut(2).zip([headers, size, start, offset]) {
+            to.copy_from_slice(&field.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
+/// The sum of a pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), which stands where a checksum is left to be completed:
+/// of both addresses, the protocol, and the bytes from its header on.
+pub(super) fn pseudo_sum(addresses: &[u8], protocol: u8, length: u16) -> u16 {
+    let words = addresses
+        .chunks(2)
+        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let sum = words.sum::<u32>() + u32::from(protocol) + u32::from(length);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    ((folded & 0xffff) + (folded >> 16)) as u16
 }
 
 #[cfg(test)]
@@ -82,5 +112,7 @@ mod tests {
             }),
         };
         assert_eq!(read, expected);
+        assert_eq!(VnetHeader::parse(read.bytes(54)), expected);
+        assert_eq!(VnetHeader::default().bytes(54), [0; SIZE]);
     }
 }
