@@ -6,7 +6,7 @@ use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::{deadline, delay};
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::schema::Profile;
+use crate::matrix::schema::{ETHERNET_MTU, Profile};
 use crate::net::addr;
 use crate::net::bridge;
 use crate::net::capture::{Capture, Fence};
@@ -173,7 +173,10 @@ fn lanes(bed: &Testbed) -> anyhow::Result<Vec<Lane>> {
             wire: match nic.place {
                 // The testbed has it judged already.
                 0 => Capture::start(&nic.tap)?,
-                _ => Capture::of_guest(&nic.tap, &bed.witness)?,
+                _ => {
+                    bed.witness.allow_mtu(ETHERNET_MTU);
+                    Capture::of_guest(&nic.tap, &bed.witness)?
+                }
             },
             nic: nic.clone(),
         });

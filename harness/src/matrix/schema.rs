@@ -65,7 +65,7 @@ impl Nic {
 }
 
 /// Ethernet's own MTU, bytes.
-const ETHERNET_MTU: u32 = 1500;
+pub const ETHERNET_MTU: u32 = 1500;
 
 /// What the kernel's vhost-net does not offer, so that QEMU withdraws it from the guest: packed
 /// rings (drivers/vhost/vhost.c knows split ones), and what QEMU computes for each packet that it receives.
