@@ -7,7 +7,7 @@ use super::{Case, Fault, Moment, Red};
 use crate::base::deadline::Limit;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::net::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST, Mac};
+use crate::net::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST};
 use crate::net::forged::Forged;
 use crate::net::frame::{Direction, Frame};
 use crate::net::probe::Sender;
@@ -49,30 +49,21 @@ pub static FORWARD: Case = Case {
         Fault {
             name: "changed",
             breaks: "a byte of a packet is another when the NIC sends it",
-            inject: |bed| {
-                let packet = first_left_to_cut(bed)?;
-                forge(bed, packet.piece(macs(bed), 0, &packet.bytes(1, 600))?)
-            },
+            inject: |bed| forge_part(bed, 0, (1, 600)),
             red: Red::Says("byte 0 of its payload is another"),
             ..SPOILED
         },
         Fault {
             name: "twice",
             breaks: "the NIC sends a part of a packet twice",
-            inject: |bed| {
-                let packet = first_left_to_cut(bed)?;
-                forge(bed, packet.piece(macs(bed), 700, &packet.bytes(700, 700))?)
-            },
+            inject: |bed| forge_part(bed, 700, (700, 700)),
             red: Red::Says("came back twice"),
             ..SPOILED
         },
         Fault {
             name: "cut_otherwise",
             breaks: "the NIC cuts a packet into other segments than it was to",
-            inject: |bed| {
-                let packet = first_left_to_cut(bed)?;
-                forge(bed, packet.piece(macs(bed), 0, &packet.bytes(0, 701))?)
-            },
+            inject: |bed| forge_part(bed, 0, (0, 701)),
             red: Red::Says("701 bytes of payload in a segment"),
             ..SPOILED
         },
@@ -237,18 +228,13 @@ fn came_back_once(packet: &Packet, frames: &[Frame]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn macs(bed: &Testbed) -> (Mac, Mac) {
-    (bed.nic().mac, HOST_MAC)
-}
-
-/// The first packet that is left to be cut.
-fn first_left_to_cut(bed: &Testbed) -> anyhow::Result<Packet> {
+/// Has QEMU take a part of the first packet that is left to be cut for one that the NIC sent: at byte `at` so many bytes of
+/// the payload from `from` on.
+fn forge_part(bed: &Testbed, at: usize, (from, length): (usize, usize)) -> anyhow::Result<()> {
     let packets = packets(bed);
-    let cut = (packets.into_iter()).find(|packet| matches!(packet.left, Left::Segments(_)));
-    cut.context("no packet is left to be cut")
-}
-
-/// Has QEMU take a complete frame for one that the NIC sent.
-fn forge(bed: &Testbed, bytes: Vec<u8>) -> anyhow::Result<()> {
+    let cut = (packets.iter()).find(|packet| matches!(packet.left, Left::Segments(_)));
+    let packet = cut.context("no packet is left to be cut")?;
+    let macs = (bed.nic().mac, HOST_MAC);
+    let bytes = packet.piece(macs, at, &packet.bytes(from, length))?;
     bed.forge(&[Forged::complete(bytes)])
 }
