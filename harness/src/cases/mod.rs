@@ -54,6 +54,7 @@ mod transfer;
 mod udp_transfer;
 mod under_traffic;
 mod vlan;
+mod xdp;
 mod zcopy;
 
 use crate::base::deadline::{Limit, Missed};
@@ -252,6 +253,7 @@ pub fn all() -> &'static [&'static Case] {
         &paused::PAUSED,
         &stacked::STACKED,
         &forward::FORWARD,
+        &xdp::XDP,
         &rss::RSS,
         &channels::CHANNELS,
     ];

@@ -7,3 +7,4 @@ pub mod image;
 pub mod link;
 pub mod netcat;
 pub mod network_manager;
+pub mod xdp;

@@ -6,7 +6,10 @@ use super::bridge;
 use super::ring::{bind, set_option};
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
-use etherparse::{PacketBuilder, PacketBuilderStep, VlanHeader, VlanId};
+use etherparse::{
+    IpDscp, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep,
+    VlanHeader, VlanId,
+};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -152,6 +155,26 @@ pub fn echo_with(
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(HOST_MAC.0, to.0)
         .ipv4(HOST.octets(), target.octets(), 64)
+        .icmpv4_echo_request(id, seq)
+        .write(&mut frame, payload)?;
+    Ok(frame)
+}
+
+/// As [`echo_with`], of this type of service.
+///
+/// # Errors
+/// As there.
+pub fn echo_of_service(
+    (to, target): (Mac, Ipv4Addr),
+    (id, seq): (u16, u16),
+    service: u8,
+    payload: &[u8],
+) -> Result<Vec<u8>> {
+    let mut header = Ipv4Header::new(0, 64, IpNumber::ICMP, HOST.octets(), target.octets())?;
+    header.dscp = IpDscp::try_new(service >> 2)?;
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
+        .ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
         .icmpv4_echo_request(id, seq)
         .write(&mut frame, payload)?;
     Ok(frame)
