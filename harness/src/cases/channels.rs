@@ -21,8 +21,8 @@ const COUNTS: [u32; 4] = [QUEUES, 5, 1, QUEUES];
 const FLOWS: u32 = 512;
 /// The longest ring in which QEMU has received frames wait, and the only one for frames to a tap, buffers.
 const RINGS: (u32, u32) = (1024, 256);
-/// As [`RINGS`], where each buffer must hold the longest segment, and Linux fills all of them: four pages in five of
-/// what the longest rings would take are never used.
+/// As [`RINGS`], where each buffer must hold the longest segment, and Linux fills all of them: sixteen of the longest rings
+/// do not fit the guest's memory.
 const RINGS_UNMERGED: (u32, u32) = (256, 256);
 /// What sixteen rings of buffers take of the guest's memory, MiB; without merging some 68 KiB a buffer.
 const MORE_MEMORY: u32 = 384;

@@ -8,7 +8,7 @@ use super::{Case, Fault, Load, Moment, Red};
 use crate::base::words::quote;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::matrix::{Backend, Cell};
+use crate::matrix::Cell;
 use crate::net::addr::Mac;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
@@ -104,9 +104,9 @@ impl Driver {
     }
 }
 
-/// Whether QEMU's model applies a filter to what its guest gets. With vhost the host's kernel gives it all.
+/// Whether QEMU's model applies a filter to what its guest gets.
 fn filters(cell: &Cell) -> bool {
-    cell.backend == Backend::Tap && Driver::of(cell).filter != Filter::Nothing
+    cell.backend.filters() && Driver::of(cell).filter != Filter::Nothing
 }
 
 const FILTERED: Fault = Fault {

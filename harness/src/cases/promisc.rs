@@ -6,7 +6,6 @@ use crate::base::deadline::Limit;
 use crate::base::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::matrix::Backend;
 use crate::net::addr::Mac;
 use crate::net::bridge;
 use crate::testbed::Testbed;
@@ -120,8 +119,7 @@ fn means_something(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     ] {
         bed.apply(op, link, "")?;
         let seen = sees_foreign(bed, link)?;
-        // vhost takes what the tap gives it, and leaves the choice to the guest's kernel.
-        let filters = bed.cell.backend == Backend::Tap;
+        let filters = bed.cell.backend.filters();
         ensure!(
             seen == promiscuous || (seen && !filters),
             "{} promiscuous mode the guest {} a frame for the foreign MAC {FOREIGN_MAC}",

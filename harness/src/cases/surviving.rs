@@ -10,7 +10,7 @@ use super::transfer;
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::matrix::{Backend, Cell};
+use crate::matrix::Cell;
 use crate::net::addr::{HOST, HOST_MAC, Mac};
 use crate::net::bridge;
 use crate::net::frame::{Direction, Frame, Icmp};
@@ -205,8 +205,7 @@ impl State {
             vlan,
             off,
             promiscuous: false,
-            // vhost takes what the tap gives it, and leaves the choice to the guest's kernel.
-            filters: bed.cell.backend == Backend::Tap,
+            filters: bed.cell.backend.filters(),
             filters_groups: false,
             rounds: 0,
         };

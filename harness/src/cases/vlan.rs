@@ -92,7 +92,7 @@ pub static VLAN: Case = Case {
         Fault {
             name: "no_filter",
             breaks: "QEMU's NIC has no VLAN filter (ctrl_vlan=off), so it passes frames of every VLAN",
-            applies: |cell| faults::virtio(cell) && cell.backend == Backend::Tap,
+            applies: |cell| faults::virtio(cell) && cell.backend.filters(),
             vm: |spec, _| spec.nics[0].properties.push("ctrl_vlan=off".into()),
             red: Red::Says("VLANs"),
             ..AT_START

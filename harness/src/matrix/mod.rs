@@ -38,6 +38,12 @@ impl Backend {
         }
     }
 
+    /// Whether QEMU's NIC chooses by MAC and VLAN what its guest gets. vhost takes what the tap gives it, and leaves the
+    /// choice to the guest's kernel.
+    pub fn filters(self) -> bool {
+        self == Backend::Tap
+    }
+
     /// The backend of that name.
     pub fn from_name(name: &str) -> Option<Backend> {
         Backend::ALL.into_iter().find(|b| b.name() == name)

@@ -2,7 +2,7 @@
 //! puts them on.
 
 use crate::guest::link::Link;
-use crate::matrix::{Backend, Cell};
+use crate::matrix::Cell;
 use crate::net::addr::HOST_MAC;
 use crate::net::frame::Direction;
 use crate::net::probe::{Sender, tagged_probe};
@@ -26,9 +26,7 @@ pub(super) fn has_offload(cell: &Cell) -> bool {
 pub(super) fn has_filter(cell: &Cell) -> bool {
     // Linux's e1000e has an 82574's filter off; of vmxnet3 one frame more came up (seen on 7.2), which is not known.
     let filters = ["e1000", "igb"];
-    // vhost takes what the tap gives it.
-    cell.backend == Backend::Tap
-        && (cell.nic.is_virtio() || filters.contains(&cell.nic.name.as_str()))
+    cell.backend.filters() && (cell.nic.is_virtio() || filters.contains(&cell.nic.name.as_str()))
 }
 
 /// Sends the guest's NIC a frame of each VLAN. Where it filters by VLAN those of `id` alone may reach the guest's
