@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the harness's own figures, by measurement.
 
 mod build;
+mod many;
 mod processor;
 mod restores;
 
@@ -15,8 +16,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
+use std::process::{Command, ExitCode};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,12 +24,6 @@ Examples:
   cargo xtask bench --soak 1000    and restore a guest a thousand times; one failure ends it
   cargo xtask bench --qemus default trixie backports
   cargo xtask bench --runs 30 --json bench.json --accel tcg";
-
-/// Enough for a median of something that takes milliseconds.
-const LISTINGS: usize = 20;
-
-/// The trials of the large matrix.
-const MANY_TRIALS: usize = 10_000;
 
 /// Trials that do little besides start.
 const SMALL: &str = "ping_flood::";
@@ -178,22 +172,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         figures.push(bench.soak(&smoke, times.get())?);
     }
 
-    let default = bench.matrix_file();
-    let (times, count) = bench.listings(&default)?;
-    figures.push(Figure::of("--list, default matrix", "ms", times)?.at_most(100.0));
-    let large = bench.large_matrix(&default, count)?;
-    let (times, count) = bench.listings(&large)?;
-    ensure!(
-        count >= MANY_TRIALS,
-        "expected {MANY_TRIALS} trials of the large matrix, found {count}"
-    );
-    figures.push(Figure::of("--list, 10,000 trials", "ms", times)?.at_most(100.0));
-    let (times, count) = bench.on(&the_same_thrice()).listings(&large)?;
-    ensure!(
-        count >= 3 * MANY_TRIALS,
-        "expected three times {MANY_TRIALS} trials on three QEMUs, found {count}"
-    );
-    figures.push(Figure::of("--list, 10,000 trials on three QEMUs", "ms", times)?.at_most(100.0));
+    figures.extend(bench.many(&smoke)?);
 
     figures.extend(by_case(&smoke.trials)?);
     figures.extend(processor::by_case(&smoke.trials)?);
@@ -273,11 +252,6 @@ struct Bench<'a> {
     flags: Flags,
 }
 
-/// The default QEMU under two further names: as much to plan as three, wherever this runs.
-fn the_same_thrice() -> [QemuChoice; 2] {
-    ["second", "third"].map(|name| QemuChoice::Added(name.into(), "qemu-system-x86_64".into()))
-}
-
 impl Bench<'_> {
     /// The same on other QEMUs.
     fn on(&self, qemus: &[QemuChoice]) -> Bench<'_> {
@@ -337,71 +311,12 @@ impl Bench<'_> {
         Ok(up)
     }
 
-    /// Times `--list`, in milliseconds, and counts what it lists.
-    fn listings(&self, matrix: &Path) -> Result<(Vec<f64>, usize)> {
-        let mut times = Vec::new();
-        let mut count = 0;
-        for _ in 0..LISTINGS {
-            let mut flags = self.flags.clone();
-            flags.conditions.matrix = Some(matrix.to_owned());
-            let mut command = self.command(&self.harness.matrix, &flags)?;
-            command.arg("--list").stderr(Stdio::inherit());
-            let begun = Instant::now();
-            let output = command.output().context("cannot list the trials")?;
-            times.push(begun.elapsed().as_secs_f64() * 1000.0);
-            if !output.status.success() {
-                bail!("listing {} ended with {}", matrix.display(), output.status);
-            }
-            let listed = String::from_utf8_lossy(&output.stdout);
-            count = listed
-                .lines()
-                .filter(|line| line.ends_with(": test"))
-                .count();
-        }
-        Ok((times, count))
-    }
-
     fn matrix_file(&self) -> PathBuf {
         let given = self.flags.conditions.matrix.as_deref();
         self.workspace
             .root
             .join(given.unwrap_or(DEFAULT_MATRIX.as_ref()))
     }
-
-    /// Writes a matrix like `file`, which makes `count` trials, with enough guests for
-    /// [`MANY_TRIALS`].
-    fn large_matrix(&self, file: &Path, count: usize) -> Result<PathBuf> {
-        let text = std::fs::read_to_string(file)
-            .with_context(|| format!("cannot read {}", file.display()))?;
-        let large = multiply_guests(&text, MANY_TRIALS.div_ceil(count.max(1)))?;
-        let path = self.workspace.harness_dir().join("bench-matrix.toml");
-        std::fs::write(&path, large).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(path)
-    }
-}
-
-/// The matrix with every guest `times` times, the copies named after it.
-fn multiply_guests(matrix: &str, times: usize) -> Result<String> {
-    let mut matrix: toml::Table = matrix.parse()?;
-    let guests = matrix
-        .get_mut("guests")
-        .and_then(|g| g.as_table_mut())
-        .context("no [guests]")?;
-    let mut names = Vec::new();
-    for (name, guest) in guests.clone() {
-        names.push(name.clone().into());
-        for copy in 1..times {
-            let name = format!("{name}x{copy}");
-            guests.insert(name.clone(), guest.clone());
-            names.push(name.into());
-        }
-    }
-    let axes = matrix
-        .get_mut("axes")
-        .and_then(|a| a.as_table_mut())
-        .context("no [axes]")?;
-    axes.insert("guest".into(), toml::Value::Array(names));
-    Ok(matrix.to_string())
 }
 
 #[cfg(test)]
@@ -480,18 +395,5 @@ mod tests {
             .collect();
         assert_eq!(medians, [3.0, 0.5, 26.0]);
         assert!(of_labs(&trials[..2]).unwrap().is_empty());
-    }
-
-    #[test]
-    fn guests_are_multiplied_and_the_rest_is_kept() {
-        let matrix = "[axes]\nguest = [\"a\", \"b\"]\nnic = [\"n\"]\n\
-                      [guests.a]\nmemory = 1\n[guests.b]\nmemory = 2\n";
-        let large: toml::Table = multiply_guests(matrix, 3).unwrap().parse().unwrap();
-        let expected: toml::Table = "guest = [\"a\", \"ax1\", \"ax2\", \"b\", \"bx1\", \"bx2\"]\n\
-                                     nic = [\"n\"]\n"
-            .parse()
-            .unwrap();
-        assert_eq!(large["axes"], toml::Value::Table(expected));
-        assert_eq!(large["guests"]["bx2"]["memory"].as_integer(), Some(2));
     }
 }
