@@ -7,10 +7,15 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 use time::OffsetDateTime;
 
-/// Runs kept in the runs directory: enough to compare a week of nightly runs by hand.
+/// Runs kept in the runs directory, however old they are: enough to compare a week of nightly runs by hand.
 const RUNS_KEPT: usize = 20;
+/// A younger run is kept as well: a day's many short ones do not take last night's, nor Monday's Friday's.
+const KEPT_FOR: Duration = Duration::from_secs(4 * 24 * 3600);
+/// Of those, at most: what is left of a run is some MiB.
+const YOUNG_KEPT: usize = 500;
 
 /// In every run's directory; its lock is held, shared, by each process of that run.
 const LOCK: &str = ".lock";
@@ -140,7 +145,14 @@ fn prune(runs: &Path) {
         .collect();
     found.sort();
     found.reverse();
-    for (_, path) in found.into_iter().skip(RUNS_KEPT) {
+    let now = SystemTime::now();
+    let young = |made: &SystemTime| now.duration_since(*made).unwrap_or_default() < KEPT_FOR;
+    let kept = found
+        .iter()
+        .take(YOUNG_KEPT)
+        .filter(|(made, _)| young(made));
+    let kept = kept.count().max(RUNS_KEPT);
+    for (_, path) in found.into_iter().skip(kept) {
         let Ok(file) = File::open(path.join(LOCK)) else {
             continue;
         };
@@ -302,9 +314,18 @@ mod tests {
         let old_path = old.path().to_owned();
         fs::create_dir(old_path.join("trial")).unwrap();
         drop(old);
+        let made_before = |path: &Path, age: Duration| {
+            let lock = OpenOptions::new().append(true).open(path.join(LOCK));
+            lock.unwrap().set_modified(SystemTime::now() - age).unwrap();
+        };
+        made_before(&old_path, KEPT_FOR - Duration::from_secs(60));
         for n in 0..RUNS_KEPT {
             run_dir(runs.path(), Some(&format!("run{n}"))).unwrap();
         }
+        assert!(old_path.exists());
+        made_before(&old_path, KEPT_FOR);
+        made_before(held.path(), KEPT_FOR);
+        run_dir(runs.path(), Some("run0")).unwrap();
         assert!(!old_path.exists());
         assert!(held.path().exists() && runs.path().join("mine").exists());
         // The newest, the one in use, "mine" and "latest".
