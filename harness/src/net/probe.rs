@@ -7,8 +7,8 @@ use super::ring::{bind, set_option};
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use etherparse::{
-    IpDscp, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep,
-    VlanHeader, VlanId,
+    IpDscp, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep, VlanHeader,
+    VlanId,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use std::net::Ipv4Addr;
@@ -147,17 +147,8 @@ pub fn echo(to: (Mac, Ipv4Addr), key: (u16, u16)) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// For one that is longer than an IPv4 packet.
-pub fn echo_with(
-    (to, target): (Mac, Ipv4Addr),
-    (id, seq): (u16, u16),
-    payload: &[u8],
-) -> Result<Vec<u8>> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
-        .ipv4(HOST.octets(), target.octets(), 64)
-        .icmpv4_echo_request(id, seq)
-        .write(&mut frame, payload)?;
-    Ok(frame)
+pub fn echo_with(to: (Mac, Ipv4Addr), key: (u16, u16), payload: &[u8]) -> Result<Vec<u8>> {
+    echo_of_service(to, key, 0, payload)
 }
 
 /// As [`echo_with`], of this type of service.
@@ -170,8 +161,13 @@ pub fn echo_of_service(
     service: u8,
     payload: &[u8],
 ) -> Result<Vec<u8>> {
-    let mut header = Ipv4Header::new(0, 64, IpNumber::ICMP, HOST.octets(), target.octets())?;
-    header.dscp = IpDscp::try_new(service >> 2)?;
+    let header = Ipv4Header {
+        source: HOST.octets(),
+        destination: target.octets(),
+        time_to_live: 64,
+        dscp: IpDscp::try_new(service >> 2)?,
+        ..Ipv4Header::default()
+    };
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(HOST_MAC.0, to.0)
         .ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
