@@ -9,7 +9,6 @@ use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
 use crate::vm::wire::Refused;
 use anyhow::{Context as _, bail, ensure};
-use qapi::qmp::{PciDeviceInfo, query_pci};
 use serde_json::json;
 
 /// A feature's bit (virtio 1.2, 6), the name that QEMU's `x-query-virtio-status` prints, and QEMU's
@@ -210,12 +209,7 @@ pub(super) fn is_set(bits: &str, bit: usize) -> bool {
 /// interface. QEMU's own command for it came with 7.2, and 11.1 aborts on it ([`VIRTIO_STATUS`]);
 /// every version shows the device's I/O ports.
 fn accepted(bed: &Testbed) -> anyhow::Result<Option<u32>> {
-    let buses = bed.vm.call(&query_pci {})?;
-    let id = &bed.nic().id;
-    let device = buses
-        .iter()
-        .find_map(|bus| with_id(&bus.devices, id))
-        .with_context(|| format!("QEMU's query-pci has no device {id}"))?;
+    let device = bed.pci_device(&bed.nic().id)?;
     let ports = device
         .regions
         .iter()
@@ -234,16 +228,5 @@ fn accepted(bed: &Testbed) -> anyhow::Result<Option<u32>> {
             "expected the value of port {port:#x}, found {:?}",
             said.trim()
         )
-    })
-}
-
-/// The device with that id, on these slots or behind a bridge there.
-fn with_id<'a>(devices: &'a [PciDeviceInfo], id: &str) -> Option<&'a PciDeviceInfo> {
-    devices.iter().find_map(|device| {
-        if device.qdev_id == id {
-            return Some(device);
-        }
-        let behind = device.pci_bridge.as_ref()?.devices.as_ref()?;
-        with_id(behind, id)
     })
 }

@@ -17,11 +17,13 @@ mod features;
 mod forward;
 mod hotplug;
 mod ipv6;
+mod lanes;
 mod link_migrate;
 mod link_settings;
 mod link_status;
 mod link_transfer;
 mod mac_change;
+mod many_nics;
 mod migrate;
 mod migrate_state;
 mod migrate_transfer;
@@ -238,6 +240,7 @@ pub fn all() -> &'static [&'static Case] {
         &under_traffic::MULTIQUEUE_TRAFFIC,
         &ipv6::IPV6,
         &tap_gone::TAP_GONE,
+        &many_nics::MANY_NICS,
         &counters::COUNTERS,
         &multicast::MULTICAST,
         &rx_checksum::RX_CHECKSUM,

@@ -8,6 +8,7 @@ mod forensics;
 mod forge;
 pub mod netboot;
 pub mod order;
+mod pci;
 pub mod peer;
 mod reach;
 pub mod reception;
@@ -362,7 +363,14 @@ impl Testbed {
     /// # Errors
     /// When QEMU does not know it.
     pub fn qemu_nic(&self) -> anyhow::Result<QemuNic> {
-        let nic = self.nic();
+        self.qemu_nic_of(self.nic())
+    }
+
+    /// The same of any NIC of the guest.
+    ///
+    /// # Errors
+    /// When QEMU does not know it.
+    pub fn qemu_nic_of(&self, nic: &NicSpec) -> anyhow::Result<QemuNic> {
         let path = format!("/machine/peripheral/{}", nic.id);
         let model = self.vm.call(&qapi::qmp::qom_get {
             path,

@@ -21,6 +21,10 @@ pub const ENDED_PORT: &str = "nicmatrix.ended";
 pub const INCOMING_FD: i32 = 6;
 /// The root port of a Q35 machine that takes hot-plugged NICs.
 pub const HOTPLUG_PORT: &str = "hotplug0";
+/// The windows that the firmware leaves for what is plugged there. SeaBIOS's own, 2 MiB of memory and 4 KiB of I/O
+/// ports, are too small for eight NICs: one has up to 0.5 MiB of registers and ROM, and of the ports Linux gives
+/// out a quarter, as ISA devices may answer to the others too.
+const PORT_WINDOWS: &str = "mem-reserve=8M,io-reserve=8K";
 
 /// The id of the IOMMU, where a VM has one.
 pub const IOMMU: &str = "iommu0";
@@ -306,7 +310,7 @@ impl VmSpec {
         if self.machine == Machine::Q35 {
             a.pair(
                 "-device",
-                &format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1,slot=1"),
+                &format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1,slot=1,{PORT_WINDOWS}"),
             );
         }
         if self.usb {
