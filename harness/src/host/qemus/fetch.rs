@@ -3,7 +3,7 @@
 //!
 //! | name | is |
 //! | --- | --- |
-//! | `HASH/` | the root that packages are unpacked into; `manifest.json` lists its files |
+//! | `HASH/` | the root that packages are unpacked into; `manifest.json` lists its files, with their digests |
 //! | `current-SUITE-RECIPE.json` | which one the present package lists make |
 //! | `missing-SUITE.json` | why that suite's QEMU could not be fetched, and when |
 //! | `lock` | held by the one process that fetches |
@@ -17,14 +17,15 @@
 //! (`module_load_dso`). `-L` names the firmware too, for QEMUs before 7.1.
 
 use crate::base::error::{OrCannotRun, Skip};
+use crate::base::json;
+use crate::base::sealed::{self, Sealed};
 use crate::debian::apt::Apt;
 use crate::debian::folder::{self, Current, digest, read_json, unavailable, write_json};
 use crate::debian::packages::{self, Package};
 use crate::debian::suite;
 use crate::vm::qemu::{Loader, Qemu};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -65,7 +66,7 @@ const UEFI: &str = "usr/share/ovmf/OVMF.fd";
 const ABI_LOADER: &str = "usr/lib64/ld-linux-x86-64.so.2";
 
 /// Raised when a root is made in another way of the same packages.
-const LAYOUT: &str = "1";
+const LAYOUT: &str = "2";
 
 const MANIFEST: &str = "manifest.json";
 
@@ -73,8 +74,8 @@ const MANIFEST: &str = "manifest.json";
 struct Manifest {
     /// `name=version` each.
     packages: Vec<String>,
-    /// Bytes of each file, by its path in the root.
-    sizes: BTreeMap<PathBuf, u64>,
+    /// Its files, by their paths in the root.
+    files: Vec<Sealed>,
 }
 
 /// The QEMU of `suite` in `folder`; fetched where it is missing, damaged or out of date. `progress` is
@@ -200,9 +201,9 @@ fn unpack(debs: &Path, root: &Path, packages: Vec<String>) -> Result<()> {
     packages::extract_all(debs, root, &NOT_UNPACKED)?;
     fs::copy(within(root, ABI_LOADER)?, root.join(LOADER))?;
     symlink("../..", root.join("usr/bin/qemu-bundle"))?;
-    let mut sizes = BTreeMap::new();
-    measure(root, Path::new(""), &mut sizes)?;
-    write_json(&root.join(MANIFEST), &Manifest { packages, sizes })
+    let mut files = Vec::new();
+    seal(root, "", &mut files)?;
+    write_json(&root.join(MANIFEST), &Manifest { packages, files })
 }
 
 /// Where `path` of `root` is in the end, followed as if `root` were `/`.
@@ -222,34 +223,32 @@ fn within(root: &Path, path: &str) -> Result<PathBuf> {
     anyhow::bail!("{path} is a link to itself in {}", root.display())
 }
 
-/// The regular files below `directory` of `root`.
-fn measure(root: &Path, directory: &Path, sizes: &mut BTreeMap<PathBuf, u64>) -> Result<()> {
+/// Seals the regular files below `directory` of `root`, which ends with a slash unless it is `root` itself.
+fn seal(root: &Path, directory: &str, files: &mut Vec<Sealed>) -> Result<()> {
     for entry in fs::read_dir(root.join(directory))? {
         let entry = entry?;
-        let path = directory.join(entry.file_name());
+        let name = entry.file_name();
+        let name = name.to_str();
+        let name = name.with_context(|| format!("{name:?} is no name in UTF-8"))?;
+        let path = format!("{directory}{name}");
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            measure(root, &path, sizes)?;
+            seal(root, &format!("{path}/"), files)?;
         } else if kind.is_file() {
-            sizes.insert(path, entry.metadata()?.len());
+            files.push(Sealed::of(root, &path, true)?);
         }
     }
     Ok(())
 }
 
-/// The QEMU in `root`, whose files must be whole.
+/// The QEMU in `root`, whose files must be as they were unpacked.
 fn load(root: &Path) -> Result<Qemu> {
-    let manifest: Manifest = read_json(&root.join(MANIFEST))?;
-    for (path, size) in &manifest.sizes {
-        let path = root.join(path);
-        let found = fs::metadata(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?
-            .len();
-        ensure!(
-            found == *size,
-            "{} has {found} bytes in place of {size}",
-            path.display()
-        );
+    let mut manifest: Manifest = read_json(&root.join(MANIFEST))?;
+    let copied =
+        sealed::check(root, &mut manifest.files).with_context(|| root.display().to_string())?;
+    if copied {
+        // So that the next does not read them all. Where that cannot be written, it does.
+        let _ = json::write_whole(&root.join(MANIFEST), &manifest);
     }
     let there = |paths: &[&str]| {
         let paths = paths.iter().map(|path| root.join(path));
@@ -308,21 +307,21 @@ mod tests {
     }
 
     #[test]
-    fn a_rom_that_is_gone_or_cut_is_seen() {
+    fn a_rom_that_is_gone_or_altered_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let root = root(directory.path());
         let debs = directory.path().join("debs");
         fs::create_dir(&debs).unwrap();
         unpack(&debs, &root, Vec::new()).unwrap();
         let rom = root.join("usr/share/qemu/efi-virtio.rom");
-        fs::write(&rom, "ro").unwrap();
-        let cut = load(&root).unwrap_err().to_string();
+        fs::write(&rom, "rem").unwrap();
+        let altered = format!("{:#}", load(&root).unwrap_err());
         assert!(
-            cut.ends_with("efi-virtio.rom has 2 bytes in place of 3"),
-            "{cut}"
+            altered.contains("its usr/share/qemu/efi-virtio.rom was altered"),
+            "{altered}"
         );
         fs::remove_file(&rom).unwrap();
-        let gone = load(&root).unwrap_err().to_string();
-        assert!(gone.ends_with("efi-virtio.rom cannot be read"), "{gone}");
+        let gone = format!("{:#}", load(&root).unwrap_err());
+        assert!(gone.contains("efi-virtio.rom cannot be read"), "{gone}");
     }
 }
