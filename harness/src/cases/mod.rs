@@ -48,6 +48,7 @@ mod rings;
 mod rss;
 mod rx_checksum;
 mod selftest;
+mod snapshot;
 mod stacked;
 mod surviving;
 mod suspend;
@@ -251,6 +252,7 @@ pub fn all() -> &'static [&'static Case] {
         &link_settings::LINK_SETTINGS,
         &selftest::SELFTEST,
         &suspend::SUSPEND,
+        &snapshot::SNAPSHOT,
         &driver_reload::DRIVER_RELOAD,
         &every_size::EVERY_SIZE,
         &paused::PAUSED,

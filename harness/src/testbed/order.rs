@@ -61,6 +61,8 @@ pub enum Moment {
     Asleep,
     /// The guest was suspended, and runs again.
     Awake,
+    /// The guest was set back to a snapshot.
+    SetBack,
     /// The NIC's driver was unloaded, and is loaded again.
     Reloaded,
     /// Files have crossed, and their frames have not been looked at.
