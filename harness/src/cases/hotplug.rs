@@ -151,7 +151,7 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
             plug(bed, monitor)
                 .and_then(|plugged| unplug(bed, monitor, order, &plugged))
                 .and_then(|()| link::await_no_link(&bed.agent, mac))
-                .and_then(|()| descriptors_kept(bed, &before))
+                .and_then(|()| expect_descriptors_closed(bed, &before))
                 .with_context(|| format!("cycle {cycle}, {words}"))?;
         }
     }
@@ -159,7 +159,7 @@ fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
 }
 
 /// QEMU has closed all that it opened for the NIC: what it keeps of each plug, a host that lives long runs out of.
-pub(super) fn descriptors_kept(
+pub(super) fn expect_descriptors_closed(
     bed: &Testbed,
     before: &BTreeMap<String, usize>,
 ) -> anyhow::Result<()> {

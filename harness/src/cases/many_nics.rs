@@ -1,7 +1,7 @@
 //! As many NICs of one model as there is room for, plugged into a running guest.
 
 use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
-use super::hotplug::{arguments, descriptors_kept, device_arguments};
+use super::hotplug::{arguments, device_arguments, expect_descriptors_closed};
 use super::lanes::{self, Lane};
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline::Limit;
@@ -201,7 +201,7 @@ fn many_nics(bed: &mut Testbed) -> anyhow::Result<()> {
     }
     drop(lanes);
     unplug(bed)?;
-    descriptors_kept(bed, &before)?;
+    expect_descriptors_closed(bed, &before)?;
     bed.notes
         .push(format!("{count} NICs were plugged, and unplugged again"));
     bed.expect_quiet_kernel()

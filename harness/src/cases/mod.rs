@@ -4,6 +4,7 @@
 //! what must hold, and under which faults it is shown to fail. A new case is a new entry in
 //! [`all`].
 
+mod announce_self;
 mod capture_size;
 mod channels;
 mod counters;
@@ -253,6 +254,7 @@ pub fn all() -> &'static [&'static Case] {
         &selftest::SELFTEST,
         &suspend::SUSPEND,
         &snapshot::SNAPSHOT,
+        &announce_self::ANNOUNCE_SELF,
         &driver_reload::DRIVER_RELOAD,
         &every_size::EVERY_SIZE,
         &paused::PAUSED,
