@@ -74,12 +74,16 @@ pub(super) fn boot_anew(
 }
 
 fn reload(bed: &mut Testbed) -> anyhow::Result<()> {
-    let driver = bed.cell.nic.driver.clone();
-    let module = format!("/sys/module/{driver}");
-    bed.agent.sh(&format!(
-        "modprobe -r {driver} && ! [ -e {module} ] && modprobe {driver}"
-    ))?;
+    load_driver_anew(bed)?;
     as_new(bed)
+}
+
+/// Has the guest unload its NIC's driver and load it again.
+pub(super) fn load_driver_anew(bed: &mut Testbed) -> anyhow::Result<()> {
+    let driver = &bed.cell.nic.driver;
+    let module = format!("/sys/module/{driver}");
+    let command = format!("modprobe -r {driver} && ! [ -e {module} ] && modprobe {driver}");
+    bed.agent.sh(&command).map(drop)
 }
 
 /// Nothing that was set is left: the NIC, if it is plugged, has its own MAC and the default MTU.

@@ -1,5 +1,6 @@
 //! A NIC whose driver is unloaded and loaded again: of what the guest told it nothing is left.
 
+use super::disruption::load_driver_anew;
 use super::faults::{self, AT_START};
 use super::migrate_state::{set, takes_vlans, with_queues};
 use super::surviving::{GROUP, State, VLAN, takes_further, under_new_mac};
@@ -89,12 +90,9 @@ pub static DRIVER_RELOAD: Case = Case {
         let mut state = State::set(bed, &link)?;
         state.set_promiscuous(bed, true)?;
         bed.notes.push(state.to_string());
-        let driver = &bed.cell.nic.driver;
         // Requests come all the while.
         let stream = bed.ping().interval(0.01).spawn()?;
-        bed.agent
-            .sh(&format!("modprobe -r {driver} && modprobe {driver}"))
-            .context("the guest's driver was unloaded and loaded again")?;
+        load_driver_anew(bed).context("the guest's driver was unloaded and loaded again")?;
         drop(stream);
         bed.moment(Moment::Reloaded)?;
         state.expect_forgotten(bed)?;

@@ -318,7 +318,7 @@ pub(super) fn device_arguments(bed: &Testbed, options: &str) -> anyhow::Result<V
 
 /// `device_add`'s arguments, each with the type that `device-list-properties` lists for it. QEMU from 9.2
 /// on takes no string in place of a boolean or a number; earlier ones take either.
-fn typed(mut arguments: Value, listed: &Value) -> Value {
+pub(super) fn typed(mut arguments: Value, listed: &Value) -> Value {
     let listed: BTreeMap<&str, &str> = listed
         .as_array()
         .into_iter()

@@ -1,7 +1,7 @@
 //! Several NICs of one guest that are asked at the same time, each of which must answer by itself.
 
 use super::StartState;
-use crate::base::deadline;
+use crate::base::{deadline, delay};
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::schema::ETHERNET_MTU;
@@ -12,8 +12,9 @@ use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::ping::Ping;
 use crate::testbed::{Testbed, start};
 use crate::vm::cmdline::NicSpec;
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 use std::net::Ipv4Addr;
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 /// The guest's routing table of the NIC in place 0; the others' follow.
@@ -118,6 +119,30 @@ pub(super) fn settled(lane: &Lane) -> anyhow::Result<()> {
 pub(super) fn fences(lanes: &[Lane]) -> anyhow::Result<Vec<Fence>> {
     let fence = |lane: &Lane| start::fence(&lane.wire, lane.address);
     lanes.iter().map(fence).collect()
+}
+
+/// Asks of all NICs at the same time, each in a thread of its own; `meanwhile` is done in this one.
+pub(super) fn at_once<T: Send>(
+    lanes: &[Lane],
+    ask: impl Fn(&Lane) -> anyhow::Result<T> + Sync,
+    meanwhile: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<Vec<T>> {
+    let (meter, ask) = (&delay::meter(), &ask);
+    std::thread::scope(|scope| {
+        let of_lane = |lane| {
+            scope.spawn(move || {
+                delay::join(meter);
+                ask(lane)
+            })
+        };
+        let asked: Vec<_> = lanes.iter().map(of_lane).collect();
+        meanwhile()?;
+        let answer = |thread: ScopedJoinHandle<'_, anyhow::Result<T>>| {
+            let ended = thread.join();
+            ended.map_err(|_| anyhow!("a NIC's thread panicked"))?
+        };
+        asked.into_iter().map(answer).collect()
+    })
 }
 
 /// What the guest has received on each NIC's interface, packets.

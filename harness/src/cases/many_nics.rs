@@ -1,11 +1,10 @@
 //! As many NICs of one model as there is room for, plugged into a running guest.
 
 use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
-use super::hotplug::{arguments, device_arguments, expect_descriptors_closed};
+use super::hotplug::{arguments, expect_descriptors_closed, typed};
 use super::lanes::{self, Lane};
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline::Limit;
-use crate::base::delay;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::matrix::schema::{Dialect, Machine};
@@ -16,7 +15,7 @@ use crate::net::ping::Ping;
 use crate::net::sabotage;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{NicSpec, VmSpec, is_usb};
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use serde_json::json;
 use std::collections::BTreeSet;
 
@@ -32,6 +31,9 @@ const COUNT: u32 = 5;
 const INTERVAL: f64 = 0.2;
 /// Bytes of ICMP payload.
 const SIZE: u32 = 1440;
+
+/// The devices of the guest's interfaces, one a NIC.
+const DEVICES: &str = "/sys/class/net/*/device";
 
 /// From the last `device_add`: a guest under TCG takes some 0.2 s for a NIC.
 const ALL_APPEAR: Limit = Limit {
@@ -207,9 +209,6 @@ fn many_nics(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
-/// The devices of the guest's interfaces, one a NIC.
-const DEVICES: &str = "/sys/class/net/*/device";
-
 /// Adds a tap and a device for each NIC. Whether this QEMU gives devices an acpi-index (6.1 and on).
 fn plug(bed: &mut Testbed) -> anyhow::Result<bool> {
     let mut nics = bed.vm.spec.nics.clone();
@@ -238,7 +237,7 @@ fn plug(bed: &mut Testbed) -> anyhow::Result<bool> {
             nic.properties.push(format!("acpi-index={}", index(&nic)));
         }
         let device = nic.device(bed.vm.spec.machine);
-        let device = device_arguments(bed, &device)?;
+        let device = typed(arguments("device_add", &device), &listed);
         bed.vm
             .call_raw("device_add", device)
             .with_context(|| lanes::name(&nic))?;
@@ -292,35 +291,23 @@ fn matched(bed: &Testbed, indexed: bool) -> anyhow::Result<Vec<(NicSpec, Link)>>
     Ok(matched)
 }
 
+/// What each NIC is asked.
+fn pings(lane: &Lane) -> Ping {
+    let ping = Ping::new(lane.address).count(COUNT).interval(INTERVAL);
+    ping.size(SIZE)
+}
+
 /// Pings all at the same time.
 fn at_once(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<()> {
     let fences = lanes::fences(lanes)?;
     let before = lanes::received(bed, lanes)?;
     bed.moment(Moment::Crossed)?;
-    let meter = &delay::meter();
-    let reports = std::thread::scope(|scope| {
-        let of_lane = |lane: &Lane| {
-            let ping = Ping::new(lane.address).count(COUNT).interval(INTERVAL);
-            let ping = ping.size(SIZE);
-            scope.spawn(move || {
-                delay::join(meter);
-                ping.run()
-            })
-        };
-        let pings: Vec<_> = lanes.iter().map(of_lane).collect();
-        pings
-            .into_iter()
-            .map(|ping| {
-                ping.join()
-                    .map_err(|_| anyhow!("a ping's thread panicked"))?
-            })
-            .collect::<anyhow::Result<Vec<_>>>()
-    })?;
-    let pings: Vec<(u64, u64)> = reports
+    let reports = lanes::at_once(lanes, |lane| pings(lane).run(), || Ok(()))?;
+    let counts: Vec<(u64, u64)> = reports
         .iter()
         .map(|report| (report.transmitted, report.received))
         .collect();
-    lanes::expect_own(bed, lanes, &fences, &before, &pings)?;
+    lanes::expect_own(bed, lanes, &fences, &before, &counts)?;
     for (lane, report) in lanes.iter().zip(&reports) {
         report
             .expect_all_answered(COUNT.into())
@@ -341,10 +328,9 @@ fn twins(bed: &Testbed, first: &Lane, twin: &(NicSpec, Link)) -> anyhow::Result<
     let lanes = lanes::ready(bed, std::slice::from_ref(twin)).with_context(words)?;
     let fences = lanes::fences(&lanes)?;
     let before = lanes::received(bed, &lanes)?;
-    let report = Ping::new(lanes[0].address).count(COUNT).interval(INTERVAL);
-    let report = report.size(SIZE).run()?;
-    let pings = [(report.transmitted, report.received)];
-    lanes::expect_own(bed, &lanes, &fences, &before, &pings).with_context(words)?;
+    let report = pings(&lanes[0]).run()?;
+    let counts = [(report.transmitted, report.received)];
+    lanes::expect_own(bed, &lanes, &fences, &before, &counts).with_context(words)?;
     report
         .expect_all_answered(COUNT.into())
         .with_context(words)?;

@@ -67,10 +67,7 @@ pub static MIGRATE_STATE: Case = Case {
             name: "vlan_lost",
             breaks: "the guest has left the VLAN when it has arrived",
             applies: takes_vlans,
-            inject: |bed| {
-                let link = under_new_mac(bed)?;
-                bed.apply(Op::VlanRemove, &link, &VLAN.to_string())
-            },
+            inject: leave_vlan,
             red: Red::Says("VLAN 10"),
             ..LOST
         },
@@ -290,6 +287,12 @@ pub(super) fn with_queues(spec: &mut VmSpec) {
 pub(super) fn set(bed: &Testbed, command: &str) -> anyhow::Result<()> {
     let link = under_new_mac(bed)?;
     bed.agent.sh(&command.replace("DEV", &link.name)).map(drop)
+}
+
+/// A fault: the guest leaves a VLAN.
+pub(super) fn leave_vlan(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = under_new_mac(bed)?;
+    bed.apply(Op::VlanRemove, &link, &VLAN.to_string())
 }
 
 /// Has the guest set up its NIC, moves it to the first QEMU and from there to the second, each with the

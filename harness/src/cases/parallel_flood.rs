@@ -4,7 +4,7 @@ use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED};
 use super::lanes::{self, Lane, OnWire};
 use super::ping::{PANIC, SIZES};
 use super::{Case, Fault, Moment, Red};
-use crate::base::{deadline, delay};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link;
 use crate::matrix::schema::Profile;
@@ -118,25 +118,8 @@ fn parallel_flood(bed: &mut Testbed) -> anyhow::Result<()> {
 fn flood_all(bed: &mut Testbed, lanes: &[Lane]) -> anyhow::Result<(u64, Duration)> {
     let fences = lanes::fences(lanes)?;
     let before = lanes::received(bed, lanes)?;
-    let meter = &delay::meter();
-    let flooded: Vec<Flooded> = std::thread::scope(|scope| {
-        let of_lane = |(lane, sizes)| {
-            scope.spawn(move || {
-                delay::join(meter);
-                flood(lane, sizes)
-            })
-        };
-        let floods: Vec<_> = lanes.iter().zip(LISTS).map(of_lane).collect();
-        bed.moment(Moment::Traffic)?;
-        floods
-            .into_iter()
-            .map(|flood| {
-                flood
-                    .join()
-                    .map_err(|_| anyhow!("a flood's thread panicked"))?
-            })
-            .collect::<anyhow::Result<_>>()
-    })?;
+    let of_lane = |lane: &Lane| flood(lane, LISTS[usize::from(lane.nic.place)]);
+    let flooded = lanes::at_once(lanes, of_lane, || bed.moment(Moment::Traffic))?;
     bed.expect_quiet_kernel()?;
     for (lane, flooded) in lanes.iter().zip(&flooded) {
         if let Some(size) = flooded.dead {

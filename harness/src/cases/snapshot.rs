@@ -1,9 +1,10 @@
 //! A guest that is set back to a snapshot in its own QEMU (`savevm`, `loadvm`): the NIC, which has done other things
 //! meanwhile, is as it was then.
 
+use super::disruption::load_driver_anew;
 use super::faults::AT_START;
-use super::migrate_state::{set, takes_vlans, with_queues};
-use super::surviving::{GROUP, State, VLAN, under_new_mac};
+use super::migrate_state::{leave_vlan, set, takes_vlans, with_queues};
+use super::surviving::{GROUP, State, under_new_mac};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::OrCannotRun as _;
@@ -43,7 +44,7 @@ pub static SNAPSHOT: Case = Case {
             name: "driver_anew",
             breaks: "the guest's driver is unloaded and loaded again when it was set back",
             applies: |cell| cell.nic.takes_mac,
-            inject: reload,
+            inject: load_driver_anew,
             red: Red::Says("once it was set back"),
             ..NOT_BACK
         },
@@ -52,10 +53,7 @@ pub static SNAPSHOT: Case = Case {
             breaks: "the guest has left the VLAN when it was set back",
             // QEMU before 10 has lost virtio's by itself.
             applies: |cell| takes_vlans(cell) && !cell.nic.is_virtio(),
-            inject: |bed| {
-                let link = under_new_mac(bed)?;
-                bed.apply(Op::VlanRemove, &link, &VLAN.to_string())
-            },
+            inject: leave_vlan,
             red: Red::Says("VLAN 10"),
             ..NOT_BACK
         },
@@ -82,7 +80,7 @@ fn snapshot(bed: &mut Testbed) -> anyhow::Result<()> {
         .context("before the snapshot")?;
     bed.notes.push(state.to_string());
     bed.vm.type_in(&format!("savevm {TAG}"))?;
-    reload(bed)?;
+    load_driver_anew(bed)?;
     let anew = under_new_mac(bed)?;
     ensure!(
         anew.mtu == bed.cell.nic.default_mtu(),
@@ -98,13 +96,6 @@ fn snapshot(bed: &mut Testbed) -> anyhow::Result<()> {
     state.expect(bed).context(back)?;
     state.expect_vlans(bed).context(back)?;
     bed.expect_quiet_kernel()
-}
-
-/// After this the guest's NIC has nothing of what it was told.
-fn reload(bed: &mut Testbed) -> anyhow::Result<()> {
-    let driver = &bed.cell.nic.driver;
-    let command = format!("modprobe -r {driver} && modprobe {driver}");
-    bed.agent.sh(&command).map(drop)
 }
 
 /// Gives QEMU a disk for snapshots, which no guest sees and which ends with QEMU: its file has no name any more.

@@ -3,8 +3,8 @@
 
 use super::faults::AT_START;
 use super::migrate::{Identity, STREAM};
-use super::migrate_state::{set, takes_vlans, with_queues};
-use super::surviving::{State, VLAN, under_new_mac};
+use super::migrate_state::{leave_vlan, set, takes_vlans, with_queues};
+use super::surviving::State;
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::base::error::Skip;
@@ -111,10 +111,7 @@ pub static SUSPEND: Case = Case {
             name: "vlan_lost",
             breaks: "the guest has left the VLAN when it has woken",
             applies: |cell| wakes(cell) && takes_vlans(cell),
-            inject: |bed| {
-                let link = under_new_mac(bed)?;
-                bed.apply(Op::VlanRemove, &link, &VLAN.to_string())
-            },
+            inject: leave_vlan,
             red: Red::Says("VLAN 10"),
             ..NOT_GIVEN_BACK
         },
