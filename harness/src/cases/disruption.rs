@@ -25,7 +25,7 @@ pub(crate) fn happen(disruption: Disruption, bed: &mut Testbed, case: &Case) -> 
             stop_cont(bed)?;
             rearm(bed)
         }
-        Disruption::Reboot => boot_anew(bed, |bed| bed.agent.start("reboot -f").map(drop)),
+        Disruption::Reboot => boot_anew(bed, |bed| bed.agent.start_last("reboot -f").map(drop)),
         Disruption::SystemReset => boot_anew(bed, |bed| {
             bed.vm.call(&qapi::qmp::system_reset {}).map(drop)
         }),

@@ -25,9 +25,10 @@ pub(super) const PANIC: Fault = Fault {
     name: "panic",
     breaks: "the guest panics (sysrq c) while it is flooded",
     inject: |bed| {
-        // The agent cannot answer from a panicked guest: start it and do not wait.
-        let command = "sleep 0.1; echo c >/proc/sysrq-trigger";
-        bed.agent.start(command).map(drop)
+        // The agent cannot answer from a panicked guest.
+        bed.agent
+            .start_last("echo c >/proc/sysrq-trigger")
+            .map(drop)
     },
     red: Red::Says("the guest's console shows a panic"),
     ..IN_TRAFFIC

@@ -182,7 +182,7 @@ fn once(bed: &mut Testbed, was: &Identity) -> anyhow::Result<()> {
 /// Has the guest suspend itself, which QEMU must say; the command, which ends when the guest is awake.
 fn fall_asleep(bed: &Testbed) -> anyhow::Result<Running> {
     let mark = bed.vm.qmp.mark();
-    let sleeping = bed.agent.start(SLEEP)?;
+    let sleeping = bed.agent.start_last(SLEEP)?;
     let told = bed
         .vm
         .qmp

@@ -209,10 +209,28 @@ impl Agent {
 
     /// Starts a shell command and leaves it running.
     pub fn start(&self, command: &str) -> anyhow::Result<Running> {
+        self.execute(command, command)
+    }
+
+    /// As [`Agent::start`], a command that may stop the guest at once: it begins when the agent has answered, which
+    /// later it could not.
+    pub fn start_last(&self, command: &str) -> anyhow::Result<Running> {
+        // The command before may have the port open still, to report its end.
+        let when_let_go = format!(
+            "port=/dev/virtio-ports/{ENDED_PORT}\n\
+             [ ! -e $port ] || until {{ read -r go <$port; }} 2>/dev/null; do sleep 0.01; done\n{command}"
+        );
+        let running = self.execute(command, &when_let_go)?;
+        self.ended.let_go()?;
+        Ok(running)
+    }
+
+    /// Runs `script`, which is `command` to those who read of it.
+    fn execute(&self, command: &str, script: &str) -> anyhow::Result<Running> {
         // Where another command has the port open at that moment, this end is not reported but found
         // by asking.
         let says_its_end = format!(
-            "trap '{{ echo $$ >/dev/virtio-ports/{ENDED_PORT}; }} 2>/dev/null' EXIT\n{command}"
+            "trap '{{ echo $$ >/dev/virtio-ports/{ENDED_PORT}; }} 2>/dev/null' EXIT\n{script}"
         );
         let request = qga::guest_exec {
             path: "/bin/sh".into(),

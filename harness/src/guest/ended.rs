@@ -3,8 +3,9 @@
 use crate::base::lines::Lines;
 use crate::base::thread;
 use crate::base::watch::Watch;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,16 +37,18 @@ impl State {
 /// The ends of commands, by the process ids that arrive on a socket, a line each.
 pub struct Ended {
     state: Arc<Watch<State>>,
+    guest: UnixStream,
 }
 
 impl Ended {
     /// Reads `stream` until it ends.
     ///
     /// # Errors
-    /// When the thread that reads cannot be started.
+    /// When the socket cannot be duplicated, or the thread that reads cannot be started.
     pub fn listen(stream: UnixStream) -> Result<Ended> {
         let state: Arc<Watch<State>> = Arc::default();
         let theirs = state.clone();
+        let guest = stream.try_clone()?;
         thread::start("ended", move || {
             let mut lines = Lines::new(&stream, LINE);
             // After a line that is too long nothing is reported any more, and the agent is asked.
@@ -59,7 +62,17 @@ impl Ended {
             // A guest that writes on is not to wait until somebody reads.
             let _ = stream.shutdown(std::net::Shutdown::Both);
         })?;
-        Ok(Ended { state })
+        Ok(Ended { state, guest })
+    }
+
+    /// Has the command go on that waits for a line.
+    ///
+    /// # Errors
+    /// When QEMU has ended.
+    pub fn let_go(&self) -> Result<()> {
+        (&self.guest)
+            .write_all(b"go\n")
+            .context("a command that waits for it cannot be let go")
     }
 
     /// Whether this guest says when a command ends.
@@ -78,7 +91,6 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -92,6 +104,18 @@ mod tests {
         assert!(ended.wait(8, LONG) && ended.wait(7, LONG));
         assert!(ended.is_used());
         assert!(!ended.wait(7, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_command_that_waits_is_let_go_by_a_line() {
+        let (ours, guest) = UnixStream::pair().unwrap();
+        let ended = Ended::listen(ours).unwrap();
+        ended.let_go().unwrap();
+        let mut lines = Lines::new(&guest, LINE);
+        assert_eq!(lines.text().unwrap().as_deref(), Some("go"));
+        drop(guest);
+        let gone = ended.let_go().unwrap_err();
+        assert!(format!("{gone:#}").contains("cannot be let go"));
     }
 
     #[test]
