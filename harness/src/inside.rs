@@ -12,12 +12,13 @@ use crate::run::context::Context;
 use crate::run::planned::{Planned, planned_with};
 use crate::run::trial;
 use crate::settings::AccelChoice;
-use crate::testbed::checkpoints::{Checkpoints, GuestReply, GuestRequest};
+use crate::testbed::checkpoints::Checkpoints;
 use crate::testbed::exchange::{Exchange, Kept, Offer};
+use crate::testbed::source::Source;
 use crate::vm::accel::Accel;
-use crate::vm::checkpoint::Mode;
+use crate::vm::checkpoint::Checkpoint;
 use crate::vm::checkpoint::key::Origin;
-use crate::vm::checkpoint::store::{RAM, Store};
+use crate::vm::checkpoint::store::Store;
 use anyhow::{Context as _, Result, bail};
 use parking_lot::Mutex;
 use report::errln;
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// How often it tells the harness outside that it is alive.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -104,6 +106,7 @@ pub fn serve() -> Result<()> {
                         port: port.clone(),
                         trial,
                         answers: Mutex::new(answers),
+                        copies: Mutex::default(),
                     });
                     let name = job.trial.clone();
                     let run = AssertUnwindSafe(|| run_trial(*job, &ask));
@@ -141,6 +144,8 @@ struct Asking {
     trial: u64,
     /// Held until the answer has come: one question at a time.
     answers: Mutex<Receiver<Result<Answer, String>>>,
+    /// Checkpoints that it reads.
+    copies: Mutex<Vec<TempDir>>,
 }
 
 impl Asking {
@@ -155,15 +160,23 @@ impl Asking {
         }
     }
 
-    /// What a guest under TCG is started from.
-    fn guest(&self, request: GuestRequest) -> Result<GuestReply> {
-        match self.ask(Question::Guest(Box::new(request)))? {
-            Answer::Guest(reply) => {
-                read_ahead(&reply);
-                Ok(reply)
-            }
-            other => Err(unexpected(&other)),
-        }
+    /// What the guest under TCG in that place is started from. QEMU opens a guest's memory for writing though it maps
+    /// it privately, and the checkpoints outside are not a lab's to write: it is a copy, which lasts as long as the trial.
+    fn guest(&self, place: u8) -> Result<(Source, Vec<String>)> {
+        let reply = match self.ask(Question::Guest(place))? {
+            Answer::Guest(reply) => reply,
+            other => return Err(unexpected(&other)),
+        };
+        let Some((kept, saved)) = reply.checkpoint else {
+            return Ok((Source::Boot, reply.notes));
+        };
+        let cannot = || format!("copy a checkpoint to {OWN}");
+        std::fs::create_dir_all(OWN).or_cannot_run(cannot)?;
+        let copy = tempfile::tempdir_in(OWN).or_cannot_run(cannot)?;
+        kept.copy_to(copy.path()).or_cannot_run(cannot)?;
+        let checkpoint = Checkpoint::unlocked(copy.path().to_owned(), kept.mode);
+        self.copies.lock().push(copy);
+        Ok((Source::Restore(checkpoint, saved), reply.notes))
     }
 }
 
@@ -212,18 +225,6 @@ impl Exchange for Outside {
     }
 }
 
-/// Reads a checkpoint's memory into this kernel's page cache, where it stays for the next guest. A guest
-/// that maps the file touches it page by page, and each page would be a round trip to the host (12 s to
-/// the agent's answer in place of 7).
-fn read_ahead(reply: &GuestReply) {
-    let Some((directory, Mode::Mapped, _)) = &reply.checkpoint else {
-        return;
-    };
-    let file = File::open(directory.join(RAM));
-    // Where the file cannot be read, QEMU says so.
-    let _ = file.and_then(|mut file| std::io::copy(&mut file, &mut std::io::sink()));
-}
-
 /// The character device of the lab's port.
 fn port_device() -> Result<PathBuf> {
     let ports = std::fs::read_dir("/sys/class/virtio-ports").into_iter();
@@ -269,7 +270,7 @@ fn run_trial(job: Job, asking: &Arc<Asking>) -> Result<TrialEnded> {
         // What TCG emulates does not depend on what it runs on.
         Accel::Tcg => {
             let asking = asking.clone();
-            Checkpoints::elsewhere(Box::new(move |request| asking.guest(request)))
+            Checkpoints::elsewhere(Box::new(move |place| asking.guest(place)))
         }
         Accel::Kvm => {
             let store = Store::disposable(PathBuf::from(OWN).join("checkpoints"));

@@ -48,12 +48,62 @@ fn lab(own: &Own) -> Process {
     found.expect("a lab runs")
 }
 
+/// What the QEMU of a lab exports: the system's programs and what the run is made of, of which one run's directory may
+/// be written to.
+fn expect_shown(own: &Own) {
+    let secret = own.directory.path().join("secret");
+    fs::write(&secret, "a secret").expect("written");
+    let Process(path) = lab(own);
+    let line = Process(path.clone()).line();
+    let shares = line.split(' ').filter(|word| word.starts_with("local,id="));
+    let writable: Vec<&str> = shares
+        .filter(|share| !share.ends_with(",readonly=on"))
+        .collect();
+    let [artifacts] = writable[..] else {
+        panic!("one share may be written to: {writable:?}");
+    };
+    let of_runs = format!("path={}/runs/", own.dir);
+    assert!(artifacts.contains(&of_runs), "{artifacts} is no run's");
+    let tree = path.join(format!("root{}/lab-root", own.dir));
+    let names = |directory: &Path| -> Vec<String> {
+        let entries = fs::read_dir(directory).expect("in the tree").flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names.collect()
+    };
+    assert!(tree.join("usr/bin").is_dir(), "{:?}", names(&tree));
+    assert!(
+        tree.join("etc/passwd").is_file(),
+        "{:?}",
+        names(&tree.join("etc"))
+    );
+    for lacks in [
+        "etc/shadow",
+        "etc/ssh",
+        "home",
+        "boot",
+        "root/.cargo",
+        "proc/1",
+        "var/lib",
+    ] {
+        assert!(!tree.join(lacks).exists(), "a lab is shown /{lacks}");
+    }
+    let its = secret.strip_prefix("/").expect("an absolute path");
+    assert!(
+        !tree.join(its).exists(),
+        "a lab is shown {}",
+        secret.display()
+    );
+    let runs = format!("{}/runs", own.dir);
+    let runs = names(&tree.join(runs.trim_start_matches('/')));
+    assert_eq!(runs.len(), 1, "a lab is shown the runs {runs:?}");
+}
+
 #[test]
-fn a_kill_in_mid_trial_leaves_nothing() {
+fn a_lab_is_shown_what_its_trials_read_and_a_kill_in_mid_trial_leaves_nothing() {
     let (own, matrix) = own_with("\"ping_flood\"");
     let before = Traces::before();
     let mut started = under_way(&own, &matrix);
-    lab(&own);
+    expect_shown(&own);
     own.expect_own_files();
     started.signal(Signal::SIGKILL);
     assert_eq!(started.ended_within(ENDS).signal(), Some(9));

@@ -3,7 +3,7 @@
 //!
 //! Under TCG, one lab is like the next: the processor that its guests see is QEMU's. So what one has found
 //! out and made, the next need not. Files are copied both ways: the harness inside writes only where it offers, and
-//! the harness outside only to its own store.
+//! the harness outside only to its own store. A VM that is started outside is one of the plan, not of the lab's words.
 
 use super::Outside;
 use super::protocol::{Answer, Question};
@@ -12,13 +12,14 @@ use crate::base::json;
 use crate::host::accel::Proven;
 use crate::host::cache_file;
 use crate::plan::PlannedTrial;
-use crate::testbed::checkpoints::{GuestReply, GuestRequest};
+use crate::testbed::checkpoints::GuestReply;
 use crate::testbed::exchange::{self, Kept};
 use crate::testbed::source::Source;
 use crate::vm::accel::Accel;
 use crate::vm::checkpoint::Checkpoint;
 use crate::vm::checkpoint::key;
 use crate::vm::checkpoint::store::Store;
+use crate::vm::standard::{self, Kit};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -46,7 +47,7 @@ pub fn answer(
 ) -> Result<Answer> {
     let store = || Store::new(outside.settings.checkpoints());
     match question {
-        Question::Guest(request) => guest(trial, outside, &request, held).map(Answer::Guest),
+        Question::Guest(place) => guest(trial, outside, place, held).map(Answer::Guest),
         Question::Kept(key) => {
             let found = store().kept(&name(outside, &key))?;
             let kept = found.as_ref().map(Kept::of).transpose();
@@ -74,24 +75,33 @@ fn name(outside: &Outside, key: &str) -> String {
     key::of_lab(&stock.qemu, &stock.image.hash, &arguments, key)
 }
 
+/// The lab says which of the trial's guests it asks for; what VM that is says the plan.
 fn guest(
     trial: &PlannedTrial,
     outside: &Outside,
-    request: &GuestRequest,
+    place: u8,
     held: &mut Held,
 ) -> Result<GuestReply> {
-    let GuestRequest {
-        start_state,
-        spec,
-        plain,
-    } = request;
-    let (source, notes) =
-        (outside.trial_stock.checkpoints).source(*start_state, spec, plain, &trial.cell.guest)?;
+    let (stock, cell) = (outside.trial_stock, &trial.cell);
+    let kit = Kit {
+        accel: Accel::Tcg,
+        ..stock.kit(&cell.guest)?
+    };
+    let (start_state, spec, plain) = match place {
+        0 => (
+            trial.start_state,
+            trial.vm_spec(&kit),
+            trial.plain_vm_spec(&kit),
+        ),
+        _ => {
+            let peer = standard::bare(cell, &kit, place);
+            (stock.warmest, peer.clone(), peer)
+        }
+    };
+    let (source, notes) = (stock.checkpoints).source(start_state, &spec, &plain, &cell.guest)?;
     let checkpoint = match &source {
         Source::Boot => None,
-        Source::Restore(checkpoint, saved) => {
-            Some((checkpoint.directory().to_owned(), checkpoint.mode, *saved))
-        }
+        Source::Restore(checkpoint, saved) => Some((Kept::of(checkpoint)?, *saved)),
     };
     held.sources.push(source);
     Ok(GuestReply { checkpoint, notes })

@@ -44,10 +44,11 @@ pub struct LabSpec {
     pub kernel: PathBuf,
     /// Its initramfs.
     pub initrd: PathBuf,
+    /// The directory with what it sees of the host's files, each under its own path ([`super::shown`]).
+    pub shown: PathBuf,
     /// The host's directory that the lab may write to, under the same path inside.
     pub artifacts: PathBuf,
-    /// The host's directory of checkpoints. It is writable, as QEMU opens a guest's memory for writing
-    /// though it maps it privately.
+    /// The host's directory of checkpoints.
     pub checkpoints: PathBuf,
     /// The host's directory with the script.
     pub directory: PathBuf,
@@ -77,10 +78,10 @@ impl LabSpec {
         words.extend(["-initrd".into(), (&self.initrd).into()]);
         words.extend(["-append".into(), PARAMETERS.into()]);
         let shares = [
-            ("root", Path::new("/"), ",readonly=on"),
+            ("root", &self.shown, ",readonly=on"),
             ("lab", &self.directory, ",readonly=on"),
             ("artifacts", &self.artifacts, ""),
-            ("checkpoints", &self.checkpoints, ""),
+            ("checkpoints", &self.checkpoints, ",readonly=on"),
         ];
         for (tag, path, read_only) in shares {
             // What the lab's root creates belongs to the harness's user (security_model=none); files of
@@ -148,7 +149,8 @@ mod tests {
             cpus: 2,
             kernel: "/images/x/vmlinux".into(),
             initrd: "/images/x/lab-initrd".into(),
-            artifacts: "/home, here/runs".into(),
+            shown: "/home, here/shown".into(),
+            artifacts: "/home, here/runs/1".into(),
             checkpoints: "/home, here/checkpoints".into(),
             directory: "/home, here/lab/vhost".into(),
         }
@@ -182,13 +184,13 @@ mod tests {
           -kernel /images/x/vmlinux \
           -initrd /images/x/lab-initrd \
           -append 'console=ttyS0 quiet panic=-1 rdinit=/lab-init norandmaps nokaslr mitigations=off cryptomgr.notests random.trust_cpu=on apparmor=0 audit=0 kvm.halt_poll_ns=0' \
-          -fsdev local,id=root,path=/,security_model=none,multidevs=remap,readonly=on \
+          -fsdev 'local,id=root,path=/home,, here/shown,security_model=none,multidevs=remap,readonly=on' \
           -device virtio-9p-pci,fsdev=root,mount_tag=root \
           -fsdev 'local,id=lab,path=/home,, here/lab/vhost,security_model=none,multidevs=remap,readonly=on' \
           -device virtio-9p-pci,fsdev=lab,mount_tag=lab \
-          -fsdev 'local,id=artifacts,path=/home,, here/runs,security_model=none,multidevs=remap' \
+          -fsdev 'local,id=artifacts,path=/home,, here/runs/1,security_model=none,multidevs=remap' \
           -device virtio-9p-pci,fsdev=artifacts,mount_tag=artifacts \
-          -fsdev 'local,id=checkpoints,path=/home,, here/checkpoints,security_model=none,multidevs=remap' \
+          -fsdev 'local,id=checkpoints,path=/home,, here/checkpoints,security_model=none,multidevs=remap,readonly=on' \
           -device virtio-9p-pci,fsdev=checkpoints,mount_tag=checkpoints
         ");
     }

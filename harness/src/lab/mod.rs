@@ -7,9 +7,9 @@
 //! QEMU, whichever its trials are for, with KVM where that is proved, else TCG.
 //!
 //! # What a lab sees
-//! This machine's root, read-only over 9p and kept in the lab's page cache; tmpfs over `/tmp` and
-//! `/run`; the directory of the runs, for writing. The same program runs inside as outside
-//! ([`crate::inside`]), chrooted to that root, so that every path means the same on both sides. Nothing
+//! This machine's programs and what the run is made of ([`shown`]), read-only over 9p and kept in the lab's page
+//! cache; tmpfs over `/tmp` and `/run`; the checkpoints; the run's directory, for writing. The same program runs inside as outside
+//! ([`crate::inside`]), chrooted to that tree, so that every path means the same on both sides. Nothing
 //! is installed, and QEMU's end takes all of it away.
 //!
 //! # How a trial runs there
@@ -47,6 +47,7 @@ mod answers;
 pub mod cmdline;
 pub mod protocol;
 pub mod shared;
+mod shown;
 pub mod vm;
 
 use crate::base::deadline::Limit;
@@ -71,6 +72,7 @@ use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
 use report::flags::HostChoice;
 use shared::Request;
+use shown::Shown;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -292,7 +294,7 @@ impl Labs {
         let connection = match shared::connect(outside.settings, zcopytx, Request::Trial)? {
             Some((stream, lines, hello)) => Connection::shared(stream, lines, hello)?,
             None => {
-                let (lab, hello, took) = self.lab(zcopytx, outside)?;
+                let (lab, hello, took) = self.lab(zcopytx, outside, run)?;
                 lab_start_seconds = took.map(|took| took.as_secs_f64());
                 Connection::own(lab, hello)
             }
@@ -341,7 +343,12 @@ impl Labs {
 
     /// The lab with that setting. Where none is alive it is started, and the duration says how long that
     /// took.
-    fn lab(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello, Option<Duration>)> {
+    fn lab(
+        &self,
+        zcopytx: bool,
+        outside: &Outside,
+        run: &Path,
+    ) -> Result<(Arc<Lab>, Hello, Option<Duration>)> {
         let mut lab = self.labs[usize::from(zcopytx)].lock();
         match &*lab {
             Some(Ok((lab, hello))) if lab.is_alive() => {
@@ -350,7 +357,7 @@ impl Labs {
             Some(Err(why)) => return Err(CannotRun(why.clone()).into()),
             _ => *lab = None,
         }
-        let started = self.start(zcopytx, outside);
+        let started = self.start(zcopytx, outside, run);
         *lab = Some(match &started {
             Ok(lab) => Ok(lab.clone()),
             Err(error) => Err(format!("{error:#}")),
@@ -360,7 +367,7 @@ impl Labs {
         Ok((lab, hello, Some(took)))
     }
 
-    fn start(&self, zcopytx: bool, outside: &Outside) -> Result<(Arc<Lab>, Hello)> {
+    fn start(&self, zcopytx: bool, outside: &Outside, run: &Path) -> Result<(Arc<Lab>, Hello)> {
         let directory = (1..)
             .map(|n| {
                 self.directory
@@ -372,6 +379,7 @@ impl Labs {
             zcopytx,
             outside,
             &directory,
+            run,
             self.memory_mib,
             self.spent.clone(),
         )?;
@@ -409,45 +417,30 @@ fn cpus(accel: Accel) -> usize {
     }
 }
 
-/// Starts a lab with its transcripts in `directory`. Its processor time is added to `spent` at its end.
+/// Starts a lab with its transcripts in `directory`, which may write to `artifacts`. Its processor time is added to
+/// `spent` at its end.
 fn start(
     zcopytx: bool,
     outside: &Outside,
     directory: &Path,
+    artifacts: &Path,
     memory_mib: u32,
     spent: Arc<Mutex<Duration>>,
 ) -> Result<Lab> {
     let settings = outside.settings;
     let Stock { qemu, image, .. } = outside.stock;
     let initrd = image.lab_initrd.clone();
-    let spec = LabSpec {
-        accel: outside.proven.accel,
-        memory_mib,
-        cpus: cpus(outside.proven.accel) as u32,
-        kernel: image.kernel().to_owned(),
-        initrd: initrd
-            .context("the guest image has no initramfs for a lab")
-            .or_cannot_run(|| "start the lab".into())?,
-        artifacts: settings.runs(),
-        checkpoints: settings.checkpoints(),
-        directory: directory.to_owned(),
-    };
-    std::fs::create_dir_all(settings.checkpoints())
-        .or_cannot_run(|| format!("create {}", settings.checkpoints().display()))?;
+    let initrd = initrd
+        .context("the guest image has no initramfs for a lab")
+        .or_cannot_run(|| "start the lab".into())?;
+    let checkpoints = settings.checkpoints();
+    std::fs::create_dir_all(&checkpoints)
+        .or_cannot_run(|| format!("create {}", checkpoints.display()))?;
     let program = std::env::current_exe().or_cannot_run(|| "find this program".into())?;
-    let mut visible = vec![
-        settings.root.clone(),
-        settings.dir.clone(),
-        program.clone(),
-        settings.matrix.clone(),
-    ];
-    for (_, TestedQemu { qemu, .. }) in outside.qemus.iter() {
-        visible.push(qemu.program.clone());
-        visible.extend(qemu.firmware.iter().cloned());
-    }
-    visible.extend(outside.guest_files.iter().cloned());
+    let mut paths = read_inside(outside);
+    paths.push(program.clone());
     // A directory comes before what is in it.
-    visible.sort();
+    paths.sort();
     let mut environment = vec![
         ("HOME".to_owned(), "/root".to_owned()),
         ("TMPDIR".to_owned(), "/tmp".to_owned()),
@@ -457,13 +450,49 @@ fn start(
     );
     let script = cmdline::StartScript {
         zcopytx,
-        artifacts: settings.runs(),
-        checkpoints: settings.checkpoints(),
-        visible,
+        artifacts: artifacts.to_owned(),
+        checkpoints: checkpoints.clone(),
+        visible: paths.clone(),
         environment,
         program,
     };
-    Lab::start(qemu, &spec, &script, spent)
+    let shown = shown::is_allowed().then(|| Shown {
+        tree: settings.dir.join("lab-root"),
+        paths,
+        empty: vec![artifacts.to_owned(), checkpoints.clone()],
+    });
+    let spec = LabSpec {
+        accel: outside.proven.accel,
+        memory_mib,
+        cpus: cpus(outside.proven.accel) as u32,
+        kernel: image.kernel().to_owned(),
+        initrd,
+        shown: shown
+            .as_ref()
+            .map_or("/".into(), |shown| shown.tree.clone()),
+        artifacts: artifacts.to_owned(),
+        checkpoints,
+        directory: directory.to_owned(),
+    };
+    Lab::start(qemu, &spec, &script, shown, spent)
+}
+
+/// What the trials of a run read in a lab, beside the system's programs and checkpoints.
+fn read_inside(outside: &Outside) -> Vec<PathBuf> {
+    let settings = outside.settings;
+    let Stock { image, suites, .. } = outside.stock;
+    let mut paths = vec![
+        settings.matrix.clone(),
+        settings.images(),
+        settings.host_cache(),
+    ];
+    for image in [image].into_iter().chain(suites.values().flatten()) {
+        paths.extend(image.kernel().parent().map(Path::to_owned));
+    }
+    let qemus = outside.qemus.iter();
+    paths.extend(qemus.flat_map(|(_, TestedQemu { qemu, .. })| shown::of_qemu(qemu)));
+    paths.extend(outside.guest_files.iter().cloned());
+    paths
 }
 
 /// What the harness inside runs, with all that it need not find out itself.

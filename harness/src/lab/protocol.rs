@@ -4,7 +4,7 @@ use crate::guest::image::GuestImage;
 use crate::host::accel::Proven;
 use crate::host::qemus::Qemus;
 use crate::settings::Settings;
-use crate::testbed::checkpoints::{GuestReply, GuestRequest};
+use crate::testbed::checkpoints::GuestReply;
 use crate::testbed::exchange::{Kept, Offer};
 use crate::testbed::stock::SuiteImages;
 use report::events::TrialEnded;
@@ -62,8 +62,8 @@ pub enum FromLab {
 /// What a trial asks the harness outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Question {
-    /// What a guest under TCG is started from, and the state that it should be in.
-    Guest(Box<GuestRequest>),
+    /// What the trial's guest under TCG with its first NIC in that place is started from.
+    Guest(u8),
     /// Whether a checkpoint is kept that an earlier lab has made: its key inside.
     Kept(String),
     /// To keep a checkpoint that was made.

@@ -126,6 +126,8 @@ pub fn keep(
         zcopytx,
         outside,
         &directory,
+        // Any run may be its.
+        &outside.settings.runs(),
         memory_mib,
         Arc::default(),
     )?);

@@ -12,6 +12,7 @@
 use super::LAB_SILENT;
 use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
 use super::protocol::{FromLab, Hello, ToLab};
+use super::shown::Shown;
 use crate::base::cpu;
 use crate::base::deadline::{self, Deadline};
 use crate::base::delay;
@@ -155,8 +156,8 @@ fn listen(port: &UnixStream, state: &Watch<State>) {
 }
 
 impl Lab {
-    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`; the processor time that
-    /// it took is added to `spent` when it has ended.
+    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`; it sees what is `shown`, where
+    /// that can be made; the processor time that it took is added to `spent` when it has ended.
     ///
     /// # Errors
     /// [`crate::base::error::CannotRun`]: QEMU cannot be started, the directory not be written to.
@@ -164,6 +165,7 @@ impl Lab {
         qemu: &Qemu,
         spec: &LabSpec,
         start: &StartScript,
+        shown: Option<Shown>,
         spent: Arc<Mutex<Duration>>,
     ) -> Result<Lab> {
         let directory = &spec.directory;
@@ -183,7 +185,9 @@ impl Lab {
         let (hand_over, handed_over) = channel();
         let (keeper, dropped) = channel::<()>();
         let thread = thread::start("lab", move || {
-            let started = command.start().map(|process| Arc::new(Mutex::new(process)));
+            let mounted = shown.map_or(Ok(()), |shown| shown.enter());
+            let started = mounted.and_then(|()| command.start());
+            let started = started.map(|process| Arc::new(Mutex::new(process)));
             let process = started.as_ref().ok().cloned();
             // The one who started this thread waits for it.
             let _ = hand_over.send(started);

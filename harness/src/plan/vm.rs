@@ -39,7 +39,7 @@ impl PlannedTrial {
     }
 
     /// Its VM as it would be without its fault.
-    fn plain_vm_spec(&self, kit: &Kit) -> VmSpec {
+    pub fn plain_vm_spec(&self, kit: &Kit) -> VmSpec {
         let mut spec = standard::bare(&self.cell, kit, 0);
         spec.machine_version.clone_from(&self.machine_version);
         (self.case.vm)(&mut spec);

@@ -22,7 +22,7 @@ use crate::vm::start_state::StartState;
 use anyhow::{Context as _, anyhow};
 use report::errln;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// The built image's init has nothing left to do.
@@ -31,28 +31,18 @@ const BOOTED: Limit = Limit {
     seconds: 20.0,
 };
 
-/// A guest that is to be started, and from what; asked by a harness that makes no checkpoints.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GuestRequest {
-    /// The state that its case asks for.
-    pub start_state: StartState,
-    /// The VM.
-    pub spec: VmSpec,
-    /// The VM as it would be without the trial's fault.
-    pub plain: VmSpec,
-}
-
 /// What a guest is started from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestReply {
-    /// A checkpoint's directory, how it is restored, and the state that was saved; none for a boot.
-    pub checkpoint: Option<(PathBuf, Mode, Saved)>,
+    /// A checkpoint, and the state that was saved; none for a boot.
+    pub checkpoint: Option<(Kept, Saved)>,
     /// Why it is no warmer one.
     pub notes: Vec<String>,
 }
 
-/// Answers where a guest starts from, in place of a store.
-type Elsewhere = Box<dyn Fn(GuestRequest) -> anyhow::Result<GuestReply> + Send + Sync>;
+/// Answers what the guest with its first NIC in that place of the trial starts from, in place of a store, and the notes
+/// of [`GuestReply`].
+type Elsewhere = Box<dyn Fn(u8) -> anyhow::Result<(Source, Vec<String>)> + Send + Sync>;
 
 /// The checkpoints of a run.
 pub struct Checkpoints(Provider);
@@ -120,20 +110,7 @@ impl Checkpoints {
     ) -> anyhow::Result<(Source, Vec<String>)> {
         match &self.0 {
             Provider::Store(own) => own.source(wanted, spec, plain, guest),
-            Provider::Elsewhere(ask) => {
-                let reply = ask(GuestRequest {
-                    start_state: wanted,
-                    spec: spec.clone(),
-                    plain: plain.clone(),
-                })?;
-                let source = match reply.checkpoint {
-                    None => Source::Boot,
-                    Some((directory, mode, saved)) => {
-                        Source::Restore(Checkpoint::unlocked(directory, mode), saved)
-                    }
-                };
-                Ok((source, reply.notes))
-            }
+            Provider::Elsewhere(ask) => ask(spec.nics.first().map_or(0, |nic| nic.place)),
         }
     }
 }

@@ -3,7 +3,6 @@
 use crate::matrix::schema::Machine;
 use crate::net::addr::{HOST, Mac};
 use crate::vm::accel::Accel;
-use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -35,7 +34,7 @@ pub const IOMMU_PARAMETER: &str = "intel_iommu=on";
 pub const USB_CONTROLLER: &str = "xhci";
 
 /// What the VM boots.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
     /// A kernel with an initramfs, directly.
     Kernel {
@@ -53,7 +52,7 @@ pub enum Boot {
 }
 
 /// What finds the boot ROM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
     /// SeaBIOS.
     Bios,
@@ -62,7 +61,7 @@ pub enum Firmware {
 }
 
 /// Where the guest's memory is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ram {
     /// In QEMU alone.
     Anonymous,
@@ -73,7 +72,7 @@ pub enum Ram {
 }
 
 /// A VM, before it is a command line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
     /// QEMU's machine type.
     pub machine: Machine,
@@ -113,7 +112,7 @@ pub struct VmSpec {
 }
 
 /// A NIC with its netdev.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NicSpec {
     /// Its place among the trial's NICs, of all its guests, from 0: decides address, MAC and tap.
     pub place: u8,

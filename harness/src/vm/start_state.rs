@@ -1,10 +1,8 @@
 //! What a guest starts from.
 
-use serde::{Deserialize, Serialize};
-
 /// What a case's guest is restored from. A case takes the warmest state in which all that it tests
 /// is still to come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartState {
     /// A checkpoint with the NIC up and addressed: for traffic and behaviour.
     WarmNic,
