@@ -30,32 +30,38 @@ const CLOSED: Limit = Limit {
 /// Between two looks at its descriptors.
 const LOOK: Duration = Duration::from_millis(5);
 
-const FAULTS: &[Fault] = &[
-    Fault {
-        name: "descriptor_kept",
-        breaks: "QEMU opens a file and does not close it",
-        moment: Moment::Unplug,
-        inject: |bed| {
-            let file = File::open("/dev/null").or_cannot_run(|| "open /dev/null".into())?;
-            bed.vm.qmp.pass(file.as_fd())?;
-            bed.vm
-                .call_raw("getfd", json!({ "fdname": "kept" }))
-                .map(drop)
-        },
-        red: Red::Missed(CLOSED),
-        ..IN_TRAFFIC
+/// QEMU keeps a descriptor.
+pub(super) const DESCRIPTOR_KEPT: Fault = Fault {
+    name: "descriptor_kept",
+    breaks: "QEMU opens a file and does not close it",
+    moment: Moment::Unplug,
+    inject: |bed| {
+        let file = File::open("/dev/null").or_cannot_run(|| "open /dev/null".into())?;
+        bed.vm.qmp.pass(file.as_fd())?;
+        bed.vm
+            .call_raw("getfd", json!({ "fdname": "kept" }))
+            .map(drop)
     },
+    red: Red::Missed(CLOSED),
+    ..IN_TRAFFIC
+};
+
+/// The guest does not hear that it is to let go of its NIC.
+pub(super) const UNPLUG_UNHEARD: Fault = Fault {
+    name: "unplug_unheard",
+    breaks: "the guest's CPUs stand still, so nobody answers the request to unplug",
+    applies: |cell| !is_usb(&cell.nic.device),
+    moment: Moment::Unplug,
+    inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
+    red: Red::Missed(deadline::DEVICE_DELETED),
+    ..IN_TRAFFIC
+};
+
+const FAULTS: &[Fault] = &[
+    DESCRIPTOR_KEPT,
     BLACKLISTED,
     TAP_UNPLUGGED,
-    Fault {
-        name: "unplug_unheard",
-        breaks: "the guest's CPUs stand still, so nobody answers the request to unplug",
-        applies: |cell| !is_usb(&cell.nic.device),
-        moment: Moment::Unplug,
-        inject: |bed| bed.vm.call(&qapi::qmp::stop {}).map(drop),
-        red: Red::Missed(deadline::DEVICE_DELETED),
-        ..IN_TRAFFIC
-    },
+    UNPLUG_UNHEARD,
     Fault {
         name: "unplug_unseen",
         breaks: "the guest's CPUs stand still; a USB NIC goes without asking, but nobody sees it gone",
@@ -118,7 +124,7 @@ fn seconds(profile: &Profile) -> f64 {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Monitor {
+pub(super) enum Monitor {
     Qmp,
     Hmp,
     /// With the plan's words for RHEL 4 and 5 tried first.
@@ -126,12 +132,12 @@ enum Monitor {
 }
 
 #[derive(Clone, Copy)]
-enum Order {
+pub(super) enum Order {
     NetdevFirst,
     DeviceFirst,
 }
 
-fn plugged_later(spec: &mut VmSpec) {
+pub(super) fn plugged_later(spec: &mut VmSpec) {
     spec.nics[0].hotplug = true;
 }
 
@@ -183,7 +189,7 @@ pub(super) fn expect_descriptors_closed(
 }
 
 /// A NIC that was plugged.
-struct Plugged {
+pub(super) struct Plugged {
     /// As the guest shows it.
     link: Link,
     /// By `host_net_add` and `pci_add`.
@@ -192,7 +198,7 @@ struct Plugged {
 
 /// Adds the netdev, which makes QEMU open a tap, then the device, which QEMU must then list and the
 /// guest show. The NIC gets its address and answers.
-fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
+pub(super) fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
     let nic = bed.nic().clone();
     // The old words have no properties.
     let old = monitor == Monitor::OldHmp && nic.properties.is_empty() && pci_add::plug(bed)?;
@@ -223,7 +229,7 @@ fn plug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<Plugged> {
 
 /// Deletes netdev and device in that order, awaiting DEVICE_DELETED after the device. Then QEMU lists
 /// neither, and tap and descriptor are gone.
-fn unplug(
+pub(super) fn unplug(
     bed: &mut Testbed,
     monitor: Monitor,
     order: Order,

@@ -7,7 +7,7 @@ use crate::guest::link::Link;
 use crate::matrix::schema::ETHERNET_MTU;
 use crate::net::addr::{self, HOST};
 use crate::net::bridge;
-use crate::net::capture::{Capture, Fence};
+use crate::net::capture::{Capture, Fence, Room};
 use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::ping::Ping;
 use crate::testbed::{Testbed, start};
@@ -48,8 +48,12 @@ pub(super) struct OnWire {
 }
 
 /// Gives each NIC its address, but that in place 0, which has it, and has the guest answer by the NIC that was
-/// asked: it has all on one network, and would else answer by any.
-pub(super) fn ready(bed: &Testbed, nics: &[(NicSpec, Link)]) -> anyhow::Result<Vec<Lane>> {
+/// asked: it has all on one network, and would else answer by any. `room` is for what is to cross each tap.
+pub(super) fn ready(
+    bed: &Testbed,
+    nics: &[(NicSpec, Link)],
+    room: Room,
+) -> anyhow::Result<Vec<Lane>> {
     let mut script = "echo 1 >/proc/sys/net/ipv4/conf/all/arp_ignore".to_owned();
     let mut lanes = Vec::new();
     for (nic, link) in nics {
@@ -69,10 +73,10 @@ pub(super) fn ready(bed: &Testbed, nics: &[(NicSpec, Link)]) -> anyhow::Result<V
             link: link.clone(),
             wire: match nic.place {
                 // The testbed has it judged already.
-                0 => Capture::start(&nic.tap)?,
+                0 => Capture::with_room(&nic.tap, None, room)?,
                 _ => {
                     bed.witness.allow_mtu(ETHERNET_MTU);
-                    Capture::of_guest(&nic.tap, &bed.witness)?
+                    Capture::with_room(&nic.tap, Some(&bed.witness), room)?
                 }
             },
             nic: nic.clone(),

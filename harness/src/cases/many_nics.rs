@@ -10,6 +10,7 @@ use crate::guest::link::{self, Link};
 use crate::matrix::schema::{Dialect, Machine};
 use crate::net::addr;
 use crate::net::bridge;
+use crate::net::capture::Room;
 use crate::net::frame::Direction;
 use crate::net::ping::Ping;
 use crate::net::sabotage;
@@ -194,7 +195,7 @@ fn many_nics(bed: &mut Testbed) -> anyhow::Result<()> {
     // The twin waits, down, until its address is no longer the first one's.
     let (twin, others) = nics.split_last().context("no NIC was plugged")?;
     bed.apply(Op::Address, &others[0].1, &addr::guest_with_prefix(0))?;
-    let lanes = lanes::ready(bed, others)?;
+    let lanes = lanes::ready(bed, others, Room::Few)?;
     at_once(bed, &lanes)?;
     twins(bed, &lanes[0], twin)?;
     bed.expect_sound_frames()?;
@@ -325,7 +326,7 @@ fn twins(bed: &Testbed, first: &Lane, twin: &(NicSpec, Link)) -> anyhow::Result<
         let (nic, mac) = (lanes::name(&twin.0), twin.0.mac);
         format!("{nic}, while the other with its MAC is down ({mac})")
     };
-    let lanes = lanes::ready(bed, std::slice::from_ref(twin)).with_context(words)?;
+    let lanes = lanes::ready(bed, std::slice::from_ref(twin), Room::Few).with_context(words)?;
     let fences = lanes::fences(&lanes)?;
     let before = lanes::received(bed, &lanes)?;
     let report = pings(&lanes[0]).run()?;

@@ -17,6 +17,7 @@ pub(crate) mod faults;
 mod features;
 mod forward;
 mod hotplug;
+mod hotplug_storm;
 mod ipv6;
 mod lanes;
 mod link_migrate;
@@ -195,6 +196,8 @@ pub fn all() -> &'static [&'static Case] {
     static ALL: &[&Case] = &[
         &hotplug::HOTPLUG_QMP,
         &hotplug::HOTPLUG_HMP,
+        &hotplug_storm::HOTPLUG_STORM,
+        &hotplug_storm::UNPLUG_EARLY,
         &refused::NETDEV_ID_IN_USE,
         &refused::NETDEV_IN_USE,
         &link_status::LINK_STATUS,

@@ -9,6 +9,7 @@ use crate::guest::dialect::Op;
 use crate::guest::link;
 use crate::matrix::schema::Profile;
 use crate::net::addr;
+use crate::net::capture::Room;
 use crate::net::ping::Ping;
 use crate::net::sabotage;
 use crate::testbed::{Testbed, start};
@@ -97,7 +98,7 @@ fn parallel_flood(bed: &mut Testbed) -> anyhow::Result<()> {
     let nics = (bed.vm.spec.nics.iter())
         .map(|nic| Ok((nic.clone(), link::await_link(&bed.agent, nic.mac)?)))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let lanes = lanes::ready(bed, &nics)?;
+    let lanes = lanes::ready(bed, &nics, Room::Flood)?;
     let mut lost = 0;
     let rounds = rounds(&bed.profile);
     let mut together = Vec::new();

@@ -3,6 +3,7 @@
 
 use super::audit::{Auditor, Witness};
 use super::frame::{Frame, summary};
+pub use super::ring::Room;
 use super::ring::{Raw, Ring};
 use super::stamps::Stamps;
 use crate::base::deadline::Until;
@@ -182,17 +183,22 @@ impl State {
 impl Capture {
     /// Captures both ways on an interface of the calling thread's network, from now on.
     pub fn start(interface: &str) -> Result<Capture> {
-        Capture::try_start(interface, None).or_cannot_run(|| format!("capture on {interface}"))
+        Capture::with_room(interface, None, Room::Flood)
     }
 
     /// As [`Capture::start`] on the tap of a guest's NIC, all of whose frames `witness` judges.
     pub fn of_guest(tap: &str, witness: &Witness) -> Result<Capture> {
-        let auditor = Auditor::new(witness);
-        Capture::try_start(tap, Some(auditor)).or_cannot_run(|| format!("capture on {tap}"))
+        Capture::with_room(tap, Some(witness), Room::Flood)
     }
 
-    fn try_start(interface: &str, auditor: Option<Auditor>) -> Result<Capture> {
-        let ring = Ring::open(interface)?;
+    /// As [`Capture::start`], or with a witness as [`Capture::of_guest`], for as many frames at once as `room` says.
+    pub fn with_room(interface: &str, witness: Option<&Witness>, room: Room) -> Result<Capture> {
+        Capture::try_start(interface, witness.map(Auditor::new), room)
+            .or_cannot_run(|| format!("capture on {interface}"))
+    }
+
+    fn try_start(interface: &str, auditor: Option<Auditor>, room: Room) -> Result<Capture> {
+        let ring = Ring::open(interface, room)?;
         let socket = ring.handle()?;
         let (stopped, stop) = std::io::pipe().context("cannot make a pipe")?;
         let state = Arc::new(Watch::new(State {

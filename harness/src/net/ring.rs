@@ -18,8 +18,29 @@ use std::time::Duration;
 /// One frame's place in the ring: headers of ours and some 1,940 bytes of the frame.
 const SLOT: usize = 2 << 10;
 const BLOCK: usize = 64 << 10;
-/// 4,096 frames of room: a reader held up for 40 ms at 100,000 frames a second loses none.
-const RING: usize = 8 << 20;
+
+/// How many frames a ring has room for before they are read. The kernel keeps all of a ring in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// 4,096: a reader held up for 40 ms at 100,000 frames a second loses none.
+    Flood,
+    /// 256, for one of many captures: a reader held up for a second at some hundred frames a second loses none.
+    Few,
+}
+
+impl Room {
+    const fn frames(self) -> usize {
+        match self {
+            Room::Flood => 4096,
+            Room::Few => 256,
+        }
+    }
+
+    /// Bytes of the ring.
+    const fn size(self) -> usize {
+        self.frames() * SLOT
+    }
+}
 
 const ADDRESS_OFFSET: usize =
     size_of::<libc::tpacket2_hdr>().next_multiple_of(libc::TPACKET_ALIGNMENT);
@@ -66,6 +87,7 @@ impl Raw<'_> {
 pub(super) struct Ring {
     socket: OwnedFd,
     memory: NonNull<u8>,
+    room: Room,
     next: usize,
 }
 
@@ -74,7 +96,7 @@ unsafe impl Send for Ring {}
 
 impl Ring {
     /// Begins to capture on an interface of the calling thread's network.
-    pub(super) fn open(interface: &str) -> Result<Ring> {
+    pub(super) fn open(interface: &str, room: Room) -> Result<Ring> {
         let index = nix::net::if_::if_nametoindex(interface)
             .with_context(|| format!("there is no interface {interface}"))?;
         // Protocol 0: nothing is received before `bind`.
@@ -94,16 +116,17 @@ impl Ring {
             .context("cannot ask for what is left to the receiver")?;
         let request = libc::tpacket_req {
             tp_block_size: BLOCK as u32,
-            tp_block_nr: (RING / BLOCK) as u32,
+            tp_block_nr: (room.size() / BLOCK) as u32,
             tp_frame_size: SLOT as u32,
-            tp_frame_nr: (RING / SLOT) as u32,
+            tp_frame_nr: room.frames() as u32,
         };
         set_option(&socket, libc::PACKET_RX_RING, &request)
             .context("cannot make a capture ring")?;
-        let memory = map(&socket).context("cannot map the capture ring")?;
+        let memory = map(&socket, room).context("cannot map the capture ring")?;
         let ring = Ring {
             socket,
             memory,
+            room,
             next: 0,
         };
         bind(&ring.socket, index, libc::ETH_P_ALL as u16)
@@ -160,7 +183,7 @@ impl Ring {
                 time: Duration::new(header.tp_sec.into(), header.tp_nsec),
             });
             status.store(libc::TP_STATUS_KERNEL, Ordering::Release);
-            self.next = (self.next + 1) % (RING / SLOT);
+            self.next = (self.next + 1) % self.room.frames();
         }
     }
 
@@ -200,16 +223,16 @@ impl Drop for Ring {
     fn drop(&mut self) {
         // SAFETY: the mapping is this one, whole, and no slice of it outlives `drain`. It fails
         // only for a wrong address or size.
-        let _ = unsafe { nix::sys::mman::munmap(self.memory.cast(), RING) };
+        let _ = unsafe { nix::sys::mman::munmap(self.memory.cast(), self.room.size()) };
     }
 }
 
-fn map(socket: impl AsFd) -> Result<NonNull<u8>> {
+fn map(socket: impl AsFd, room: Room) -> Result<NonNull<u8>> {
     use nix::sys::mman::{MapFlags, ProtFlags, mmap};
-    const SIZE: NonZeroUsize = NonZeroUsize::new(RING).unwrap();
+    let size = NonZeroUsize::new(room.size()).context("an empty ring")?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping, wherever the kernel likes, of the ring that the socket just made.
-    let memory = unsafe { mmap(None, SIZE, access, MapFlags::MAP_SHARED, socket, 0) }?;
+    let memory = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, socket, 0) }?;
     Ok(memory.cast())
 }
 

@@ -49,6 +49,8 @@ pub enum Moment {
     Traffic,
     /// The case is about to unplug the NIC.
     Unplug,
+    /// Half of the rounds are through.
+    Midway,
     /// The case is about to ask for what must be refused.
     Refusal,
     /// The guest is on its way to another QEMU.

@@ -20,6 +20,8 @@ pub const ENDED_PORT: &str = "nicmatrix.ended";
 pub const INCOMING_FD: i32 = 6;
 /// The root port of a Q35 machine that takes hot-plugged NICs.
 pub const HOTPLUG_PORT: &str = "hotplug0";
+/// See [`VmSpec::bridge`].
+pub const BRIDGE: &str = "bridge0";
 /// The windows that the firmware leaves for what is plugged there. SeaBIOS's own, 2 MiB of memory and 4 KiB of I/O
 /// ports, are too small for eight NICs: one has up to 0.5 MiB of registers and ROM, and of the ports Linux gives
 /// out a quarter, as ISA devices may answer to the others too.
@@ -91,6 +93,8 @@ pub struct VmSpec {
     pub nics: Vec<NicSpec>,
     /// Whether it has a USB controller, for NICs that are on that bus.
     pub usb: bool,
+    /// Whether an i440FX machine has a PCI bridge, [`BRIDGE`], behind which NICs can be plugged.
+    pub bridge: bool,
     /// Further `-machine` properties, `key=value`.
     pub machine_properties: Vec<String>,
     /// Whether an IOMMU stands between its devices and its memory.
@@ -311,6 +315,9 @@ impl VmSpec {
                 "-device",
                 &format!("pcie-root-port,id={HOTPLUG_PORT},chassis=1,slot=1,{PORT_WINDOWS}"),
             );
+        }
+        if self.bridge && self.machine == Machine::Pc {
+            a.pair("-device", &format!("pci-bridge,id={BRIDGE},chassis_nr=1"));
         }
         if self.usb {
             a.pair("-device", &format!("qemu-xhci,id={USB_CONTROLLER}"));

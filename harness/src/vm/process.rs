@@ -359,6 +359,14 @@ impl Vm {
         line.split_whitespace().next()?.parse().ok()
     }
 
+    /// Memory that QEMU has allocated for itself, resident: what is mapped by no file, but for the guest's memory and
+    /// what is executed (TCG's translations), KiB.
+    pub fn heap_kib(&self) -> Option<u64> {
+        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", self.pid())).ok()?;
+        let guests = u64::from(self.spec.memory_mib) << 10;
+        Some(heap_of(&maps, guests))
+    }
+
     /// How many descriptors QEMU has open, by what they are open on: a path, or a kind without its number, such as
     /// `socket` or `anon_inode:[eventfd]`.
     ///
@@ -393,6 +401,30 @@ impl Vm {
     fn process(&self) -> MutexGuard<'_, Process> {
         self.handle.0.lock()
     }
+}
+
+/// What smaps(5) tells of the writable mappings without a file, smaller than `guests` KiB: their resident size, KiB.
+fn heap_of(maps: &str, guests: u64) -> u64 {
+    let mut counts = false;
+    let mut sum = 0;
+    for line in maps.lines() {
+        let mut words = line.split_whitespace();
+        let (first, second) = (words.next().unwrap_or_default(), words.next());
+        match first.strip_suffix(':') {
+            Some("Size") => {
+                counts &= second
+                    .and_then(|n| n.parse().ok())
+                    .is_some_and(|kib: u64| kib < guests)
+            }
+            Some("Rss") if counts => sum += second.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0),
+            Some(_) => {}
+            // 55d0c8a00000-55d0c8b00000 rw-p 00000000 00:00 0      [heap]
+            None => {
+                counts = second == Some("rw-p") && words.nth(2).is_none_or(|inode| inode == "0")
+            }
+        }
+    }
+    sum
 }
 
 /// Whether QEMU's words are about one of these NIC models: a line names it, which is not about the backend.

@@ -49,6 +49,7 @@ pub fn bare(cell: &Cell, kit: &Kit, place: u8) -> VmSpec {
         boot,
         nics: vec![nic(cell, place)],
         usb: is_usb(&cell.nic.device),
+        bridge: false,
         machine_properties: words(&cell.nic.variant.machine_properties),
         iommu: cell.nic.variant.iommu,
         globals: Vec::new(),

@@ -29,6 +29,7 @@ pub(crate) fn spec(nics: Vec<NicSpec>) -> VmSpec {
         },
         nics,
         usb: false,
+        bridge: false,
         machine_properties: Vec::new(),
         iommu: false,
         globals: Vec::new(),
