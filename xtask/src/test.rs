@@ -4,6 +4,7 @@ mod agreement;
 mod archive;
 mod faults;
 mod linters;
+mod load;
 mod tally;
 
 use crate::build::Harness;
@@ -11,6 +12,7 @@ use crate::settings::hand_over;
 use crate::{Workspace, build, child, doctor, runs, setup};
 use agreement::{agree, covering, restored};
 use anyhow::{Context, Result};
+use load::Load;
 use report::flags::{Conditions, Flags, HostChoice};
 use report::outln;
 use report::{Results, Trial};
@@ -24,6 +26,7 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask test
   cargo xtask test --whole         every fault on every NIC, and every trial where two ways of running must agree, as nightly
+  cargo xtask test --under-load    on a machine that is busy with other work meanwhile: nothing may go red for it
   cargo xtask test --no-install    fail rather than install packages";
 
 #[derive(clap::Args)]
@@ -32,6 +35,9 @@ pub struct Args {
     /// Show each fault on each NIC, and where two ways of running must agree, compare each trial
     #[arg(long)]
     whole: bool,
+    /// Keep each processor busy with two loops meanwhile, as on a machine that others use
+    #[arg(long)]
+    under_load: bool,
     /// Never install packages: fail and say what is missing
     #[arg(long)]
     no_install: bool,
@@ -100,6 +106,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         setup::own_qemu(&workspace.variables.conditions),
     )?;
     let nextest = doctor::has_nextest(workspace);
+    let _load = args.under_load.then(Load::begin).transpose()?;
     let mut report = Report::default();
 
     report.step("format", || {

@@ -4,9 +4,9 @@
 
 use crate::base::child::pdeath_command;
 use crate::base::error::OrCannotRun as _;
+use crate::base::thread;
 use crate::vm::qemu::Qemu;
 use anyhow::Result;
-use caps::{CapSet, Capability};
 use goblin::elf::Elf;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -51,10 +51,40 @@ pub struct Shown {
     pub empty: Vec<PathBuf>,
 }
 
-/// Whether this process may make such a tree. An ordinary user without a namespace may not: his labs see what he
-/// may read.
+/// Whether this process may make such a tree. An ordinary user without a namespace may not, nor root where a container's
+/// rules forbid it: their labs see what they may read.
 pub fn is_allowed() -> bool {
-    caps::has_cap(None, CapSet::Effective, Capability::CAP_SYS_ADMIN).unwrap_or(false)
+    let tried = thread::start("mounts", || -> Result<()> {
+        own_mounts()?;
+        clone_of(Path::new("/usr"))?;
+        Ok(mount_tmpfs(Path::new("/usr"))?)
+    });
+    tried.is_ok_and(|thread| thread.join().is_ok_and(|tried| tried.is_ok()))
+}
+
+/// Gives the calling thread mounts of its own.
+fn own_mounts() -> nix::Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let (nothing, apart) = (None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    mount(nothing, "/", nothing, apart, nothing)
+}
+
+fn mount_tmpfs(at: &Path) -> nix::Result<()> {
+    mount(
+        Some("tmpfs"),
+        at,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=0755"),
+    )
+}
+
+/// The mounts at and below a path, to be put elsewhere.
+fn clone_of(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_RECURSIVE;
+    open_tree(CWD, path, flags)
 }
 
 impl Shown {
@@ -65,25 +95,14 @@ impl Shown {
     pub fn enter(&self) -> Result<()> {
         let tree = self.tree.as_path();
         fs::create_dir_all(tree).or_cannot_run(|| format!("create {}", tree.display()))?;
-        unshare(CloneFlags::CLONE_NEWNS).or_cannot_run(|| "make mounts for a lab".into())?;
-        let nothing = None::<&Path>;
-        let apart = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(nothing, "/", nothing, apart, nothing)
-            .or_cannot_run(|| "keep a lab's mounts apart from this machine's".into())?;
+        own_mounts().or_cannot_run(|| "make mounts for a lab".into())?;
         // Opened before the tree is there, which may itself be below one of them.
         let opened = self
             .all()
             .into_iter()
             .filter_map(|path| open(path).transpose());
         let opened: Vec<(PathBuf, OwnedFd)> = opened.collect::<Result<_>>()?;
-        mount(
-            Some("tmpfs"),
-            tree,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            Some("mode=0755"),
-        )
-        .or_cannot_run(|| format!("mount a file system at {}", tree.display()))?;
+        mount_tmpfs(tree).or_cannot_run(|| format!("mount a file system at {}", tree.display()))?;
         for (path, opened) in &opened {
             let place = below(tree, path);
             attach(path, opened, &place)
@@ -103,16 +122,19 @@ impl Shown {
         // A path may lead through links, which the tree has not.
         let real = own.clone().filter_map(|path| path.canonicalize().ok());
         let system = SYSTEM.iter().chain(CONFIGURATION).map(PathBuf::from);
-        system.chain(own.cloned()).chain(real).collect()
+        let all = system.chain(own.cloned()).chain(real);
+        // What the lab's kernel has of its own, and the root, are nothing to show, whatever a script names.
+        let never = |path: &PathBuf| {
+            let kernels = ["/proc", "/sys", "/dev"].iter();
+            path.parent().is_none() || kernels.clone().any(|tree| path.starts_with(tree))
+        };
+        all.filter(|path| !never(path)).collect()
     }
 }
 
-/// The mounts at and below a path; none where nothing is.
+/// A path with its mounts; none where nothing is.
 fn open(path: PathBuf) -> Result<Option<(PathBuf, OwnedFd)>> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_RECURSIVE;
-    match open_tree(CWD, &path, flags) {
+    match clone_of(&path) {
         Err(Errno::NOENT) => Ok(None),
         opened => {
             let opened = opened.or_cannot_run(|| format!("show {} to a lab", path.display()))?;
@@ -261,4 +283,48 @@ fn with_targets(directory: &Path) -> Vec<PathBuf> {
     std::iter::once(directory.to_owned())
         .chain(targets)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn of_a_script_what_it_names_is_shown_and_not_the_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("firmware")).unwrap();
+        fs::write(at("rom"), "").unwrap();
+        symlink(at("rom"), at("firmware/rom")).unwrap();
+        fs::write(at("qemu"), "").unwrap();
+        let script = format!(
+            "#!/bin/sh\ncd /proc/self\nexec '{}' -L {} \"$@\" </dev/null\n",
+            at("qemu").display(),
+            at("firmware").display()
+        );
+        fs::write(at("script"), script).unwrap();
+        let paths = of_program(&at("script"));
+        for name in ["script", "qemu", "firmware", "rom"] {
+            assert!(paths.contains(&at(name)), "{name}: {paths:?}");
+        }
+        let (tree, empty) = (PathBuf::new(), Vec::new());
+        let shown = Shown { tree, paths, empty }.all();
+        assert!(!shown.contains(Path::new("/")) && !shown.contains(Path::new("/proc/self")));
+        assert!(shown.contains(Path::new("/usr")));
+    }
+
+    #[test]
+    fn a_program_outside_the_system_comes_with_its_libraries() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("sleep");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let paths = of_program(&program);
+        let has_libc = paths.iter().any(|path| path.ends_with("libc.so.6"));
+        assert!(paths.contains(&program) && has_libc, "{paths:?}");
+        assert_eq!(
+            of_program(Path::new("/bin/sleep")),
+            [Path::new("/bin/sleep")]
+        );
+    }
 }
