@@ -3,6 +3,7 @@
 pub mod accel;
 pub mod checkpoint;
 pub mod cmdline;
+mod held;
 pub mod kernel_words;
 pub mod process;
 pub mod qemu;

@@ -12,7 +12,6 @@ use crate::base::thread;
 use anyhow::{Context, anyhow, bail};
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsFd as _;
@@ -341,90 +340,9 @@ impl Vm {
         self.process().pid()
     }
 
-    /// Peak resident memory so far, KiB.
-    pub fn peak_kib(&self) -> Option<u64> {
-        let pid = self.pid();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))?;
-        line.split_whitespace().next()?.parse().ok()
-    }
-
-    /// QEMU's memory, with what it shares counted in parts (`Pss`, proc(5)), KiB.
-    pub fn unique_kib(&self) -> Option<u64> {
-        let pid = self.pid();
-        let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        line.split_whitespace().next()?.parse().ok()
-    }
-
-    /// Memory that QEMU has allocated for itself, resident: what is mapped by no file, but for the guest's memory and
-    /// what is executed (TCG's translations), KiB.
-    pub fn heap_kib(&self) -> Option<u64> {
-        let maps = std::fs::read_to_string(format!("/proc/{}/smaps", self.pid())).ok()?;
-        let guests = u64::from(self.spec.memory_mib) << 10;
-        Some(heap_of(&maps, guests))
-    }
-
-    /// How many descriptors QEMU has open, by what they are open on: a path, or a kind without its number, such as
-    /// `socket` or `anon_inode:[eventfd]`.
-    ///
-    /// # Errors
-    /// When QEMU's descriptors cannot be listed.
-    pub fn descriptors(&self) -> anyhow::Result<BTreeMap<String, usize>> {
-        let directory = format!("/proc/{}/fd", self.pid());
-        let mut found = BTreeMap::new();
-        for entry in std::fs::read_dir(&directory).or_cannot_run(|| format!("list {directory}"))? {
-            // A descriptor may be closed while the directory is read.
-            let Ok(target) = std::fs::read_link(entry?.path()) else {
-                continue;
-            };
-            let target = target.to_string_lossy();
-            let numbered = target
-                .split_once(":[")
-                .filter(|(_, inode)| inode.starts_with(|c: char| c.is_ascii_digit()));
-            let kind = numbered.map_or(&*target, |(kind, _)| kind);
-            *found.entry(kind.to_owned()).or_default() += 1;
-        }
-        Ok(found)
-    }
-
-    /// How many of them are open on `path`.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn open_files(&self, path: &str) -> anyhow::Result<usize> {
-        Ok(self.descriptors()?.get(path).copied().unwrap_or_default())
-    }
-
     fn process(&self) -> MutexGuard<'_, Process> {
         self.handle.0.lock()
     }
-}
-
-/// What smaps(5) tells of the writable mappings without a file, smaller than `guests` KiB: their resident size, KiB.
-fn heap_of(maps: &str, guests: u64) -> u64 {
-    let mut counts = false;
-    let mut sum = 0;
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (first, second) = (words.next().unwrap_or_default(), words.next());
-        match first.strip_suffix(':') {
-            Some("Size") => {
-                counts &= second
-                    .and_then(|n| n.parse().ok())
-                    .is_some_and(|kib: u64| kib < guests)
-            }
-            Some("Rss") if counts => sum += second.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0),
-            Some(_) => {}
-            // 55d0c8a00000-55d0c8b00000 rw-p 00000000 00:00 0      [heap]
-            None => {
-                counts = second == Some("rw-p") && words.nth(2).is_none_or(|inode| inode == "0")
-            }
-        }
-    }
-    sum
 }
 
 /// Whether QEMU's words are about one of these NIC models: a line names it, which is not about the backend.
