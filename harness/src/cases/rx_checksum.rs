@@ -8,6 +8,7 @@ use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
+use crate::net::addr::{HOST_MAC, IPV6_GUEST, IPV6_HOST};
 use crate::net::bridge;
 use crate::net::forged;
 use crate::net::probe::{Sender, change_end, change_header, datagram, segment};
@@ -15,28 +16,31 @@ use crate::testbed::Testbed;
 use crate::testbed::reception::counters;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Ethernet's header, bytes.
 const ETHERNET: usize = 14;
 
-/// Counters of the guest's kernel (/proc/net/snmp), and by how much they move with each round.
-const COUNTERS: [(&str, u64); 5] = [
+/// Counters of the guest's kernel (/proc/net/snmp, snmp6), and by how much they move with each round.
+const COUNTERS: [(&str, u64); 7] = [
     ("Ip InHdrErrors", 2),
     ("Udp InErrors", 3),
     ("Udp NoPorts", 3),
-    ("Tcp InErrs", 3),
-    ("Tcp OutRsts", 3),
+    ("Udp6InErrors", 3),
+    ("Udp6NoPorts", 3),
+    ("Tcp InErrs", 6),
+    ("Tcp OutRsts", 6),
 ];
 /// `ethtool -S` of e1000e, whose NIC looks at each frame's checksums while rx is on.
-const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 6), ("rx_csum_offload_errors", 8)];
+const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 12), ("rx_csum_offload_errors", 14)];
 
 /// What the guest makes of checksums.
 pub static RX_CHECKSUM: Case = Case {
     name: "rx_checksum",
-    passes: "UDP datagrams, TCP segments and IPv4 headers that the host damaged are dropped and counted by the guest, and sound ones of the same sizes are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
+    passes: "UDP datagrams and TCP segments over IPv4 and IPv6, and IPv4 headers, that the host damaged are dropped and counted by the guest, and sound ones of the same sizes are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
     rearm: Some(faults::nothing),
     damages: true,
-    ops: &[Op::Address],
+    ops: &[Op::Address, Op::Address6],
     seconds: |_| 20.0,
     faults: &[
         Fault {
@@ -50,8 +54,29 @@ pub static RX_CHECKSUM: Case = Case {
             name: "vouched_for",
             breaks: "the NIC says of a damaged datagram that its checksum is right",
             applies: |cell| (FORGED.applies)(cell) && faults::virtio(cell),
-            inject: |bed| bed.forge_to_guest(&[forged::vouched_for(bed.nic().mac)?]),
+            inject: |bed| {
+                let changed = forged::changed_from_host(bed.nic().mac)?;
+                bed.forge_to_guest(&[forged::vouched_for(changed)])
+            },
             red: Red::Says("Udp NoPorts moved by 4, not by 3"),
+            ..FORGED
+        },
+        Fault {
+            name: "good_is_bad_by_ipv6",
+            breaks: "the NIC hands up a datagram over IPv6 otherwise than it came",
+            inject: |bed| bed.forge_to_guest(&[forged::changed_from_host6(bed.nic().mac)?]),
+            red: Red::Says("Udp6InErrors moved by 4, not by 3"),
+            ..FORGED
+        },
+        Fault {
+            name: "vouched_for_by_ipv6",
+            breaks: "the NIC says of a damaged datagram over IPv6 that its checksum is right",
+            applies: |cell| (FORGED.applies)(cell) && faults::virtio(cell),
+            inject: |bed| {
+                let changed = forged::changed_from_host6(bed.nic().mac)?;
+                bed.forge_to_guest(&[forged::vouched_for(changed)])
+            },
+            red: Red::Says("Udp6NoPorts moved by 4, not by 3"),
             ..FORGED
         },
         Fault {
@@ -85,6 +110,12 @@ pub static RX_CHECKSUM: Case = Case {
 fn rx_checksum(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     bridge::set_neighbour_permanent(bed.address(), bed.nic().mac)?;
+    bed.apply(Op::Address6, &link, &format!("{IPV6_GUEST}/64"))?;
+    let knows_host = format!(
+        "ip -6 neigh replace {IPV6_HOST} lladdr {HOST_MAC} nud permanent dev {}",
+        link.name
+    );
+    bed.agent.sh(&knows_host)?;
     let was = rx(bed, &link)?;
     round(bed, &link, was.on).with_context(|| format!("with rx {}", word(was.on)))?;
     if !was.fixed {
@@ -98,6 +129,8 @@ fn rx_checksum(bed: &mut Testbed) -> anyhow::Result<()> {
             round(bed, &link, on).with_context(|| format!("with rx switched {}", word(on)))?;
         }
     }
+    let without_ipv6 = format!("echo 1 >/proc/sys/net/ipv6/conf/{}/disable_ipv6", link.name);
+    bed.agent.sh(&without_ipv6)?;
     bridge::flush_neighbour(bed.address())?;
     bed.expect_quiet_kernel()
 }
@@ -115,12 +148,18 @@ fn word(on: bool) -> &'static str {
 fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
     let before = read(bed, link)?;
     bed.moment(Moment::Traffic)?;
-    let guest = (bed.nic().mac, bed.address());
+    let mac = bed.nic().mac;
+    let (guest, guest6) = (
+        (mac, IpAddr::from(bed.address())),
+        (mac, IpAddr::from(IPV6_GUEST)),
+    );
     let full = bed.cell.nic.default_mtu() as usize + ETHERNET;
     let sender = Sender::open()?;
     // The host does not pad the shortest. What a NIC or its tap puts behind a packet is not summed up.
-    for (udp, tcp) in [(43, 54), (60, 61), (full, full - 1)] {
-        for frame in [datagram(guest, udp)?, segment(guest, tcp)?] {
+    let lengths = [(43, 54), (60, 61), (full, full - 1)].map(|lengths| (guest, lengths));
+    let lengths6 = [(63, 74), (80, 81), (full, full - 1)].map(|lengths| (guest6, lengths));
+    for (to, (udp, tcp)) in lengths.into_iter().chain(lengths6) {
+        for frame in [datagram(to, udp)?, segment(to, tcp)?] {
             sender.send(&frame)?;
             sender.send(&change_end(frame))?;
         }
@@ -149,10 +188,10 @@ fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The guest's counters of /proc/net/snmp and `ethtool -S`.
+/// The guest's counters of /proc/net/snmp, snmp6 and `ethtool -S`.
 fn read(bed: &Testbed, link: &Link) -> anyhow::Result<BTreeMap<String, u64>> {
     let text = bed.agent.sh(&format!(
-        "cat /proc/net/snmp; ethtool -S {} 2>/dev/null; true",
+        "cat /proc/net/snmp /proc/net/snmp6; ethtool -S {} 2>/dev/null; true",
         link.name
     ))?;
     Ok(counters(&text))

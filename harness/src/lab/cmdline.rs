@@ -1,6 +1,7 @@
 //! The lab's QEMU command line, and the script that its init reads. Pure.
 
 use super::INSIDE;
+use super::shown::Shown;
 use crate::base::words::quote;
 use crate::vm::accel::Accel;
 use std::ffi::OsString;
@@ -108,7 +109,7 @@ pub struct StartScript {
     /// See [`LabSpec::checkpoints`].
     pub checkpoints: PathBuf,
     /// What must be seen inside, also below a directory that the lab covers, such as `/tmp`.
-    pub visible: Vec<PathBuf>,
+    pub shown: Shown,
     /// Variables for the harness inside.
     pub environment: Vec<(String, String)>,
     /// The harness.
@@ -119,9 +120,12 @@ impl StartScript {
     /// The script, for busybox's shell.
     pub fn script(&self) -> String {
         let path = |path: &Path| quote(&path.to_string_lossy());
-        let visible: Vec<String> = (self.visible.iter())
-            .map(|directory| format!("\tbind {}\n", path(directory)))
-            .collect();
+        let Shown { paths, links } = &self.shown;
+        let binds = paths.iter().map(|at| format!("\tbind {}\n", path(at)));
+        let links = links
+            .iter()
+            .map(|(at, target)| format!("\tlink {} {}\n", path(target), path(at)));
+        let visible: Vec<String> = binds.chain(links).collect();
         let environment: Vec<String> = (self.environment.iter())
             .map(|(name, value)| format!(" {}", quote(&format!("{name}={value}"))))
             .collect();
@@ -201,7 +205,10 @@ mod tests {
             zcopytx: true,
             artifacts: "/tmp/it's here/runs".into(),
             checkpoints: "/tmp/it's here/checkpoints".into(),
-            visible: vec!["/tmp/it's here".into()],
+            shown: Shown {
+                paths: ["/tmp/it's here".into()].into(),
+                links: [("/tmp/it's there".into(), "it's here".into())].into(),
+            },
             environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
             program: "/tmp/it's here/nicmatrix".into(),
         };
@@ -212,6 +219,7 @@ mod tests {
         visible() {
         	:
         	bind '/tmp/it'\''s here'
+        	link 'it'\''s here' '/tmp/it'\''s there'
         }
         inside() {
         	chroot /host env -i 'PATH=/usr/bin:/bin' '/tmp/it'\''s here/nicmatrix' 'nicmatrix/inside'

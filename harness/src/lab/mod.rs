@@ -72,7 +72,7 @@ use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
 use report::flags::HostChoice;
 use shared::Request;
-use shown::Shown;
+use shown::{Shown, Tree};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -437,10 +437,13 @@ fn start(
     std::fs::create_dir_all(&checkpoints)
         .or_cannot_run(|| format!("create {}", checkpoints.display()))?;
     let program = std::env::current_exe().or_cannot_run(|| "find this program".into())?;
-    let mut paths = read_inside(outside);
-    paths.push(program.clone());
-    // A directory comes before what is in it.
-    paths.sort();
+    let mut shown = Shown::of(read_inside(outside).into_iter().chain([program.clone()]));
+    let mut place = |directory: &Path| {
+        let real = shown.way_to(directory);
+        real.with_context(|| format!("there is no {}", directory.display()))
+            .or_cannot_run(|| "start the lab".into())
+    };
+    let (artifacts, checkpoints) = (place(artifacts)?, place(&checkpoints)?);
     let mut environment = vec![
         ("HOME".to_owned(), "/root".to_owned()),
         ("TMPDIR".to_owned(), "/tmp".to_owned()),
@@ -450,16 +453,16 @@ fn start(
     );
     let script = cmdline::StartScript {
         zcopytx,
-        artifacts: artifacts.to_owned(),
+        artifacts: artifacts.clone(),
         checkpoints: checkpoints.clone(),
-        visible: paths.clone(),
+        shown: shown.clone(),
         environment,
         program,
     };
-    let shown = shown::is_allowed().then(|| Shown {
-        tree: settings.dir.join("lab-root"),
-        paths,
-        empty: vec![artifacts.to_owned(), checkpoints.clone()],
+    let tree = shown::is_allowed().then(|| Tree {
+        at: settings.dir.join("lab-root"),
+        shown,
+        empty: vec![artifacts.clone(), checkpoints.clone()],
     });
     let spec = LabSpec {
         accel: outside.proven.accel,
@@ -467,14 +470,12 @@ fn start(
         cpus: cpus(outside.proven.accel) as u32,
         kernel: image.kernel().to_owned(),
         initrd,
-        shown: shown
-            .as_ref()
-            .map_or("/".into(), |shown| shown.tree.clone()),
-        artifacts: artifacts.to_owned(),
+        shown: tree.as_ref().map_or("/".into(), |tree| tree.at.clone()),
+        artifacts,
         checkpoints,
         directory: directory.to_owned(),
     };
-    Lab::start(qemu, &spec, &script, shown, spent)
+    Lab::start(qemu, &spec, &script, tree, spent)
 }
 
 /// What the trials of a run read in a lab, beside the system's programs and checkpoints.

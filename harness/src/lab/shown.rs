@@ -11,13 +11,13 @@ use goblin::elf::Elf;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::CWD;
-use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
 
 /// Where distributions, Nix and Guix keep programs with what they read.
 const SYSTEM: &[&str] = &[
@@ -41,12 +41,89 @@ const CONFIGURATION: &[&str] = &[
 /// Where the lab mounts file systems of its own.
 const MOUNT_POINTS: &[&str] = &["/dev", "/proc", "/sys", "/tmp", "/var/tmp", "/run", "/root"];
 
-/// What one lab is shown.
+/// Links that are followed on the way to one path; the kernel follows as many.
+const LINKS: usize = 40;
+
+/// What one lab is shown. A directory is there once, and whatever else leads to it are links, as they are here: the
+/// client of 9p in the lab's kernel takes a directory for one that has moved when it is found in another place.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Shown {
-    /// Where the tree is made: an empty directory that no lab may write to.
-    pub tree: PathBuf,
-    /// What is there under its own name, beside the system's programs. What is missing here is left out.
-    pub paths: Vec<PathBuf>,
+    /// Paths without a link in them.
+    pub paths: BTreeSet<PathBuf>,
+    /// By their own paths, what links lead to.
+    pub links: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl Shown {
+    /// The system's programs, and `paths`; what is not there is left out.
+    pub fn of(paths: impl IntoIterator<Item = PathBuf>) -> Shown {
+        let mut shown = Shown::default();
+        let system = SYSTEM.iter().chain(CONFIGURATION).map(PathBuf::from);
+        for path in system.chain(paths) {
+            let real = shown.way_to(&path);
+            // What the lab's kernel has of its own, and the root, are nothing to show, whatever a script names.
+            let kernels = ["/proc", "/sys", "/dev"].iter();
+            let never = |real: &PathBuf| {
+                real.parent().is_none() || kernels.clone().any(|tree| real.starts_with(tree))
+            };
+            shown.paths.extend(real.filter(|real| !never(real)));
+        }
+        let above = |path: &Path| path.ancestors().skip(1).any(|it| shown.paths.contains(it));
+        let outermost = shown.paths.iter().filter(|path| !above(path));
+        let paths = outermost.cloned().collect();
+        Shown { paths, ..shown }
+    }
+
+    /// Shows the links on the way to `path`; where it leads, if anything is there.
+    pub fn way_to(&mut self, path: &Path) -> Option<PathBuf> {
+        let mut left: Vec<OsString> = backwards(path);
+        let mut at = PathBuf::from("/");
+        let mut followed = 0;
+        while let Some(name) = left.pop() {
+            if name == ".." {
+                at.pop();
+                continue;
+            }
+            let next = at.join(&name);
+            match fs::read_link(&next) {
+                Ok(target) => {
+                    followed += 1;
+                    if followed > LINKS {
+                        return None;
+                    }
+                    if target.is_absolute() {
+                        at = PathBuf::from("/");
+                    }
+                    left.extend(backwards(&target));
+                    self.links.insert(next, target);
+                }
+                Err(_) if next.exists() => at = next,
+                Err(_) => return None,
+            }
+        }
+        Some(at)
+    }
+}
+
+/// A path's names, the last one first.
+fn backwards(path: &Path) -> Vec<OsString> {
+    let named = path
+        .components()
+        .rev()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        });
+    named.collect()
+}
+
+/// Where what a lab is shown is put together.
+pub struct Tree {
+    /// An empty directory that no lab may write to.
+    pub at: PathBuf,
+    /// What is there under its own name.
+    pub shown: Shown,
     /// Directories that are there and empty.
     pub empty: Vec<PathBuf>,
 }
@@ -87,94 +164,64 @@ fn clone_of(path: &Path) -> rustix::io::Result<OwnedFd> {
     open_tree(CWD, path, flags)
 }
 
-impl Shown {
+impl Tree {
     /// Gives the calling thread, and what it starts, mounts with the tree.
     ///
     /// # Errors
-    /// [`crate::base::error::CannotRun`]: a kernel below 5.2; a path that cannot be shown.
+    /// [`crate::base::error::CannotRun`]: a path that cannot be shown.
     pub fn enter(&self) -> Result<()> {
-        let tree = self.tree.as_path();
-        fs::create_dir_all(tree).or_cannot_run(|| format!("create {}", tree.display()))?;
+        let at = self.at.as_path();
+        fs::create_dir_all(at).or_cannot_run(|| format!("create {}", at.display()))?;
         own_mounts().or_cannot_run(|| "make mounts for a lab".into())?;
         // Opened before the tree is there, which may itself be below one of them.
-        let opened = self
-            .all()
-            .into_iter()
-            .filter_map(|path| open(path).transpose());
-        let opened: Vec<(PathBuf, OwnedFd)> = opened.collect::<Result<_>>()?;
-        mount_tmpfs(tree).or_cannot_run(|| format!("mount a file system at {}", tree.display()))?;
+        let opened = self.shown.paths.iter().map(|path| {
+            let opened = clone_of(path);
+            Ok((path, opened.or_cannot_run(|| cannot_show(path))?))
+        });
+        let opened: Vec<(&PathBuf, OwnedFd)> = opened.collect::<Result<_>>()?;
+        mount_tmpfs(at).or_cannot_run(|| format!("mount a file system at {}", at.display()))?;
         for (path, opened) in &opened {
-            let place = below(tree, path);
-            attach(path, opened, &place)
-                .or_cannot_run(|| format!("show {} to a lab", path.display()))?;
+            attach(path, opened, &below(at, path)).or_cannot_run(|| cannot_show(path))?;
         }
         let points = MOUNT_POINTS.iter().map(Path::new);
         for point in points.chain(self.empty.iter().map(PathBuf::as_path)) {
-            let place = below(tree, point);
+            let place = below(at, point);
             fs::create_dir_all(&place).or_cannot_run(|| format!("create {}", place.display()))?;
+        }
+        for (path, target) in &self.shown.links {
+            link(&below(at, path), target).or_cannot_run(|| cannot_show(path))?;
         }
         Ok(())
     }
-
-    /// All paths, a directory before what is in it.
-    fn all(&self) -> BTreeSet<PathBuf> {
-        let own = self.paths.iter();
-        // A path may lead through links, which the tree has not.
-        let real = own.clone().filter_map(|path| path.canonicalize().ok());
-        let system = SYSTEM.iter().chain(CONFIGURATION).map(PathBuf::from);
-        let all = system.chain(own.cloned()).chain(real);
-        // What the lab's kernel has of its own, and the root, are nothing to show, whatever a script names.
-        let never = |path: &PathBuf| {
-            let kernels = ["/proc", "/sys", "/dev"].iter();
-            path.parent().is_none() || kernels.clone().any(|tree| path.starts_with(tree))
-        };
-        all.filter(|path| !never(path)).collect()
-    }
 }
 
-/// A path with its mounts; none where nothing is.
-fn open(path: PathBuf) -> Result<Option<(PathBuf, OwnedFd)>> {
-    match clone_of(&path) {
-        Err(Errno::NOENT) => Ok(None),
-        opened => {
-            let opened = opened.or_cannot_run(|| format!("show {} to a lab", path.display()))?;
-            Ok(Some((path, opened)))
-        }
-    }
+fn cannot_show(path: &Path) -> String {
+    format!("show {} to a lab", path.display())
 }
 
-/// Puts what was opened of `path` at `place`, unless it is there as a part of its directory.
+/// Puts what was opened of `path` at `place`.
 fn attach(path: &Path, opened: &OwnedFd, place: &Path) -> Result<()> {
-    if same(path, place) {
-        return Ok(());
-    }
     if path.is_dir() {
         fs::create_dir_all(place)?;
-    } else if !place.exists() {
+    } else {
         place.parent().map_or(Ok(()), fs::create_dir_all)?;
         fs::File::create(place)?;
     }
-    move_mount(
-        opened,
-        "",
-        CWD,
-        place,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )?;
-    Ok(())
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(opened, "", CWD, place, flags)?)
+}
+
+/// Makes a link, unless it is there as a part of its directory.
+fn link(place: &Path, target: &Path) -> std::io::Result<()> {
+    if place.is_symlink() {
+        return Ok(());
+    }
+    place.parent().map_or(Ok(()), fs::create_dir_all)?;
+    symlink(target, place)
 }
 
 fn below(tree: &Path, path: &Path) -> PathBuf {
     tree.join(path.strip_prefix("/").unwrap_or(path))
-}
-
-/// Whether two paths are of one file.
-fn same(one: &Path, other: &Path) -> bool {
-    let which = |path: &Path| path.metadata().map(|file| (file.dev(), file.ino()));
-    which(one)
-        .ok()
-        .zip(which(other).ok())
-        .is_some_and(|(one, other)| one == other)
 }
 
 /// What `qemu` is made of.
@@ -288,7 +335,6 @@ fn with_targets(directory: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::symlink;
 
     #[test]
     fn of_a_script_what_it_names_is_shown_and_not_the_root() {
@@ -308,10 +354,39 @@ mod tests {
         for name in ["script", "qemu", "firmware", "rom"] {
             assert!(paths.contains(&at(name)), "{name}: {paths:?}");
         }
-        let (tree, empty) = (PathBuf::new(), Vec::new());
-        let shown = Shown { tree, paths, empty }.all();
-        assert!(!shown.contains(Path::new("/")) && !shown.contains(Path::new("/proc/self")));
-        assert!(shown.contains(Path::new("/usr")));
+        let Shown { paths, .. } = Shown::of(paths);
+        let kernels = paths.iter().any(|path| path.starts_with("/proc"));
+        assert!(!paths.contains(Path::new("/")) && !kernels, "{paths:?}");
+        assert!(paths.contains(Path::new("/usr")), "{paths:?}");
+    }
+
+    #[test]
+    fn a_directory_is_shown_once_and_links_lead_to_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let real = directory.path().canonicalize().unwrap();
+        fs::create_dir_all(real.join("disk/images/1")).unwrap();
+        symlink(real.join("disk"), real.join("target")).unwrap();
+        symlink("../disk/images", real.join("disk/current")).unwrap();
+        symlink("loop", real.join("loop")).unwrap();
+        let named = [
+            "target/current/1",
+            "disk/images",
+            "target/images",
+            "loop",
+            "none",
+        ];
+        let Shown { paths, links } = Shown::of(named.map(|name| real.join(name)));
+        let ours = paths.iter().filter(|path| path.starts_with(&real));
+        assert_eq!(ours.collect::<Vec<_>>(), [&real.join("disk/images")]);
+        assert_eq!(links[&real.join("target")], real.join("disk"));
+        assert_eq!(
+            links[&real.join("disk/current")],
+            Path::new("../disk/images")
+        );
+        // As distributions have them, once they have merged /usr.
+        if let Some(bin) = links.get(Path::new("/bin")) {
+            assert!(bin.ends_with("usr/bin") && !paths.contains(Path::new("/usr/bin")));
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use super::LAB_SILENT;
 use super::cmdline::{LabSpec, PORT_FD, SERIAL_FD, SHELL_FD, START, StartScript};
 use super::protocol::{FromLab, Hello, ToLab};
-use super::shown::Shown;
+use super::shown::Tree;
 use crate::base::cpu;
 use crate::base::deadline::{self, Deadline};
 use crate::base::delay;
@@ -156,7 +156,7 @@ fn listen(port: &UnixStream, state: &Watch<State>) {
 }
 
 impl Lab {
-    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`; it sees what is `shown`, where
+    /// Starts a lab; it is not up yet. Its transcripts go to the directory of `spec`; it sees what is in `tree`, where
     /// that can be made; the processor time that it took is added to `spent` when it has ended.
     ///
     /// # Errors
@@ -165,7 +165,7 @@ impl Lab {
         qemu: &Qemu,
         spec: &LabSpec,
         start: &StartScript,
-        shown: Option<Shown>,
+        tree: Option<Tree>,
         spent: Arc<Mutex<Duration>>,
     ) -> Result<Lab> {
         let directory = &spec.directory;
@@ -185,7 +185,7 @@ impl Lab {
         let (hand_over, handed_over) = channel();
         let (keeper, dropped) = channel::<()>();
         let thread = thread::start("lab", move || {
-            let mounted = shown.map_or(Ok(()), |shown| shown.enter());
+            let mounted = tree.map_or(Ok(()), |tree| tree.enter());
             let started = mounted.and_then(|()| command.start());
             let started = started.map(|process| Arc::new(Mutex::new(process)));
             let process = started.as_ref().ok().cloned();

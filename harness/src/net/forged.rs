@@ -190,12 +190,17 @@ pub fn changed_from_host(to: Mac) -> Result<Forged> {
     Ok(Forged::complete(probe::change_end(datagram)))
 }
 
-/// As [`changed_from_host`], of which a NIC says that it is sound.
-pub fn vouched_for(to: Mac) -> Result<Forged> {
+/// As [`changed_from_host`], over IPv6.
+pub fn changed_from_host6(to: Mac) -> Result<Forged> {
+    let datagram = probe::datagram((to, IPV6_GUEST), 80)?;
+    Ok(Forged::complete(probe::change_end(datagram)))
+}
+
+/// `changed`, of which a NIC says that it is sound.
+pub fn vouched_for(mut changed: Forged) -> Forged {
     const DATA_VALID: u8 = 2; // VIRTIO_NET_HDR_F_DATA_VALID
-    let mut forged = changed_from_host(to)?;
-    forged.left[0] = DATA_VALID;
-    Ok(forged)
+    changed.left[0] = DATA_VALID;
+    changed
 }
 
 /// A sound frame, to know by that those before it have passed.

@@ -1,7 +1,7 @@
 //! Frames that the host puts on the bridge by hand, each known by the MAC that it comes from: shows which
 //! destinations a NIC takes frames for.
 
-use super::addr::{HOST, HOST_MAC, Mac};
+use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac};
 use super::bridge;
 use super::ring::{bind, set_option};
 use crate::base::error::OrCannotRun as _;
@@ -11,7 +11,7 @@ use etherparse::{
     VlanId,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 /// EtherType of a probe: IEEE 802's "local experimental 1", which no kernel answers.
@@ -178,36 +178,55 @@ pub fn echo_of_service(
 
 /// The discard service's port (RFC 863).
 const DISCARD: u16 = 9;
-/// Headers of Ethernet and IPv4, and with those of UDP and TCP, bytes.
-const IPV4_HEADERS: usize = 14 + 20;
-const UDP_HEADERS: usize = IPV4_HEADERS + 8;
-const TCP_HEADERS: usize = IPV4_HEADERS + 20;
+/// Headers of Ethernet, IPv4, IPv6, UDP and TCP, bytes.
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const UDP: usize = 8;
+const TCP: usize = 20;
 
-/// A frame of `length` bytes, at least 42: a UDP datagram of the host's for a port that nobody listens on.
+/// A packet of the host's for `target`, and how long its headers are, bytes.
+fn packet((to, target): (Mac, IpAddr)) -> (PacketBuilderStep<IpHeaders>, usize) {
+    let ethernet = PacketBuilder::ethernet2(HOST_MAC.0, to.0);
+    match target {
+        IpAddr::V4(target) => {
+            let packet = ethernet.ipv4(HOST.octets(), target.octets(), 64);
+            (packet, ETHERNET + IPV4)
+        }
+        IpAddr::V6(target) => {
+            let packet = ethernet.ipv6(IPV6_HOST.octets(), target.octets(), 64);
+            (packet, ETHERNET + IPV6)
+        }
+    }
+}
+
+/// A frame of `length` bytes, at least 42, over IPv6 62: a UDP datagram of the host's for a port that nobody listens on.
 ///
 /// # Errors
 /// For a `length` that has no room for the headers.
-pub fn datagram((to, target): (Mac, Ipv4Addr), length: usize) -> Result<Vec<u8>> {
+pub fn datagram((to, target): (Mac, impl Into<IpAddr>), length: usize) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    let payload = length.checked_sub(UDP_HEADERS);
-    let payload = payload.context("a datagram has headers of 42 bytes")?;
-    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
-        .ipv4(HOST.octets(), target.octets(), 64)
+    let (packet, headers) = packet((to, target.into()));
+    let payload = length.checked_sub(headers + UDP);
+    let payload = payload
+        .with_context(|| format!("a datagram's headers alone are {} bytes", headers + UDP))?;
+    packet
         .udp(DISCARD, DISCARD)
         .write(&mut frame, &vec![0; payload])?;
     Ok(frame)
 }
 
-/// As [`datagram`], of at least 54 bytes: a TCP segment that asks for a connection with that port.
+/// As [`datagram`], of at least 54 bytes, over IPv6 74: a TCP segment that asks for a connection with that port.
 ///
 /// # Errors
 /// As there.
-pub fn segment((to, target): (Mac, Ipv4Addr), length: usize) -> Result<Vec<u8>> {
+pub fn segment((to, target): (Mac, impl Into<IpAddr>), length: usize) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    let payload = length.checked_sub(TCP_HEADERS);
-    let payload = payload.context("a segment has headers of 54 bytes")?;
-    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
-        .ipv4(HOST.octets(), target.octets(), 64)
+    let (packet, headers) = packet((to, target.into()));
+    let payload = length.checked_sub(headers + TCP);
+    let payload = payload
+        .with_context(|| format!("a segment's headers alone are {} bytes", headers + TCP))?;
+    packet
         .tcp(DISCARD, DISCARD, 1, 1000)
         .syn()
         .write(&mut frame, &vec![0; payload])?;
@@ -235,7 +254,7 @@ pub fn change_header(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
-/// Changes a bit of the last byte of what an IPv4 packet carries, after its checksum was made.
+/// Changes a bit of the last byte of what a packet carries, after its checksum was made.
 pub fn change_end(mut frame: Vec<u8>) -> Vec<u8> {
     if let Some(last) = frame.last_mut() {
         *last ^= 1;
