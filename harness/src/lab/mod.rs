@@ -8,8 +8,8 @@
 //!
 //! # What a lab sees
 //! This machine's programs and what the run is made of ([`shown`]), read-only over 9p and kept in the lab's page
-//! cache; tmpfs over `/tmp` and `/run`; the checkpoints; the run's directory, for writing. The same program runs inside as outside
-//! ([`crate::inside`]), chrooted to that tree, so that every path means the same on both sides. Nothing
+//! cache; tmpfs over `/tmp` and `/run`; the checkpoints; the run's directory, for writing. The same program runs
+//! inside as outside ([`crate::inside`]), chrooted to that tree, so that every path means the same on both sides. Nothing
 //! is installed, and QEMU's end takes all of it away.
 //!
 //! # How a trial runs there
@@ -48,6 +48,7 @@ pub mod cmdline;
 pub mod protocol;
 pub mod shared;
 mod shown;
+mod start;
 pub mod vm;
 
 use crate::base::deadline::Limit;
@@ -59,20 +60,19 @@ use crate::base::thread;
 use crate::host::accel::Proven;
 use crate::host::machine;
 use crate::host::place::Host;
-use crate::host::qemus::{Qemus, TestedQemu};
+use crate::host::qemus::Qemus;
 use crate::matrix::Backend;
 use crate::plan::PlannedTrial;
 use crate::settings::Settings;
 use crate::testbed::stock::Stock;
 use crate::vm::accel::Accel;
 use anyhow::{Context as _, Result};
-use cmdline::LabSpec;
 use parking_lot::Mutex;
 use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
 use report::flags::HostChoice;
 use shared::Request;
-use shown::{Shown, Tree};
+use start::{cpus, start};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -103,10 +103,6 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How much slower TCG is inside TCG than outside, at the most. A boot takes 34 s there, 2 outside: each
 /// time the QEMU inside translates a piece of code, the QEMU outside throws its own translation away.
 const NESTED_TCG: f64 = 20.0;
-
-/// The virtual CPUs of a lab under TCG. With two, a trial takes half as much processor time again, as QEMU
-/// must keep the two apart with every atomic access.
-const TCG_CPUS: usize = 1;
 
 /// What the harness outside has found out and built, as far as a lab needs it.
 pub struct Outside<'a> {
@@ -379,7 +375,7 @@ impl Labs {
             zcopytx,
             outside,
             &directory,
-            run,
+            Some(run),
             self.memory_mib,
             self.spent.clone(),
         )?;
@@ -407,93 +403,6 @@ impl Labs {
 /// vhost_net's `experimental_zcopytx` in the lab of `trial`.
 fn with_zcopytx(trial: &PlannedTrial) -> bool {
     trial.cell.backend == Backend::VhostZcopy
-}
-
-/// The virtual CPUs of a lab.
-fn cpus(accel: Accel) -> usize {
-    match accel {
-        Accel::Kvm => machine::processors(),
-        Accel::Tcg => TCG_CPUS,
-    }
-}
-
-/// Starts a lab with its transcripts in `directory`, which may write to `artifacts`. Its processor time is added to
-/// `spent` at its end.
-fn start(
-    zcopytx: bool,
-    outside: &Outside,
-    directory: &Path,
-    artifacts: &Path,
-    memory_mib: u32,
-    spent: Arc<Mutex<Duration>>,
-) -> Result<Lab> {
-    let settings = outside.settings;
-    let Stock { qemu, image, .. } = outside.stock;
-    let initrd = image.lab_initrd.clone();
-    let initrd = initrd
-        .context("the guest image has no initramfs for a lab")
-        .or_cannot_run(|| "start the lab".into())?;
-    let checkpoints = settings.checkpoints();
-    std::fs::create_dir_all(&checkpoints)
-        .or_cannot_run(|| format!("create {}", checkpoints.display()))?;
-    let program = std::env::current_exe().or_cannot_run(|| "find this program".into())?;
-    let mut shown = Shown::of(read_inside(outside).into_iter().chain([program.clone()]));
-    let mut place = |directory: &Path| {
-        let real = shown.way_to(directory);
-        real.with_context(|| format!("there is no {}", directory.display()))
-            .or_cannot_run(|| "start the lab".into())
-    };
-    let (artifacts, checkpoints) = (place(artifacts)?, place(&checkpoints)?);
-    let mut environment = vec![
-        ("HOME".to_owned(), "/root".to_owned()),
-        ("TMPDIR".to_owned(), "/tmp".to_owned()),
-    ];
-    environment.extend(
-        std::env::vars().filter(|(name, _)| name == "PATH" || name.starts_with("NICMATRIX_IMAGE_")),
-    );
-    let script = cmdline::StartScript {
-        zcopytx,
-        artifacts: artifacts.clone(),
-        checkpoints: checkpoints.clone(),
-        shown: shown.clone(),
-        environment,
-        program,
-    };
-    let tree = shown::is_allowed().then(|| Tree {
-        at: settings.dir.join("lab-root"),
-        shown,
-        empty: vec![artifacts.clone(), checkpoints.clone()],
-    });
-    let spec = LabSpec {
-        accel: outside.proven.accel,
-        memory_mib,
-        cpus: cpus(outside.proven.accel) as u32,
-        kernel: image.kernel().to_owned(),
-        initrd,
-        shown: tree.as_ref().map_or("/".into(), |tree| tree.at.clone()),
-        artifacts,
-        checkpoints,
-        directory: directory.to_owned(),
-    };
-    Lab::start(qemu, &spec, &script, tree, spent)
-}
-
-/// What the trials of a run read in a lab, beside the system's programs and checkpoints.
-fn read_inside(outside: &Outside) -> Vec<PathBuf> {
-    let settings = outside.settings;
-    let Stock { image, suites, .. } = outside.stock;
-    let mut paths = vec![
-        settings.matrix.clone(),
-        settings.images(),
-        settings.host_cache(),
-    ];
-    for image in [image].into_iter().chain(suites.values().flatten()) {
-        paths.extend(image.kernel().parent().map(Path::to_owned));
-    }
-    let qemus = outside.qemus.iter();
-    paths.extend(qemus.flat_map(|(_, TestedQemu { qemu, .. })| shown::of_qemu(qemu)));
-    paths.extend(outside.guest_files.iter().cloned());
-    paths
 }
 
 /// What the harness inside runs, with all that it need not find out itself.

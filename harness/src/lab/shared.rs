@@ -7,8 +7,9 @@
 //! own.
 
 use super::protocol::{FromLab, Hello, ToLab};
+use super::start::start;
 use super::vm::Lab;
-use super::{LAB_SILENT, LAB_UP, Outside, describe, start};
+use super::{LAB_SILENT, LAB_UP, Outside, describe};
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::lines::{Lines, MESSAGE};
 use crate::base::thread;
@@ -126,8 +127,7 @@ pub fn keep(
         zcopytx,
         outside,
         &directory,
-        // Any run may be its.
-        &outside.settings.runs(),
+        None,
         memory_mib,
         Arc::default(),
     )?);
