@@ -254,6 +254,8 @@ pub(super) fn once(
     let facts = moved.map_err(|error| refused(bed, whose, error))?;
     left(bed)?;
     bed.arrive(there)?;
+    // What is waited for below may not come, and a guest that is busy meanwhile keeps other trials waiting.
+    bed.settle()?;
 
     let announced = bed.await_announcement(mark, journey.mac)?;
     if bed.cell.nic.is_virtio() {
@@ -266,7 +268,6 @@ pub(super) fn once(
         .wait_replies(STREAM, deadline::FIRST_PING.start())
         .context("the stream of pings does not resume")?;
     let report = stream.interrupt()?;
-    bed.settle()?;
     let frames = bed.on_bridge(mark)?;
     announced_by_qemu(&frames, [journey.mac, bed.nic().mac])?;
     let gap = longest_gap(&frames);
