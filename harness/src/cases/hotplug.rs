@@ -141,12 +141,17 @@ pub(super) fn plugged_later(spec: &mut VmSpec) {
     spec.nics[0].hotplug = true;
 }
 
+/// Readies the guest for hot-plug.
+pub(super) fn make_ready(bed: &Testbed) -> anyhow::Result<()> {
+    let command = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
+    bed.agent.sh(&command).map(drop)
+}
+
 /// Readies the guest for hot-plug, then plugs the NIC and unplugs it again, once in each order of the
 /// two deletions, as many cycles as the profile says. After each the guest must have lost the NIC.
 fn hotplug(bed: &mut Testbed, monitor: Monitor) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
-    let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
-    bed.agent.sh(&make_ready)?;
+    make_ready(bed)?;
     let before = bed.vm.descriptors()?;
     for cycle in 1..=bed.profile.hotplug_cycles {
         for order in [Order::NetdevFirst, Order::DeviceFirst] {

@@ -4,7 +4,8 @@
 use super::disruption;
 use super::faults::{AT_START, TAP_UNPLUGGED};
 use super::hotplug::{
-    DESCRIPTOR_KEPT, Monitor, Order, UNPLUG_UNHEARD, expect_descriptors_closed, plug, unplug,
+    DESCRIPTOR_KEPT, Monitor, Order, UNPLUG_UNHEARD, expect_descriptors_closed, make_ready, plug,
+    plugged_later, unplug,
 };
 use super::migrate::{self, Journey};
 use super::migrate_state::with_queues;
@@ -97,12 +98,12 @@ pub static UNPLUG_EARLY: Case = Case {
 
 /// With a NIC that is plugged by the case, behind a bridge or a port.
 fn behind_a_bridge(spec: &mut VmSpec) {
+    plugged_later(spec);
     with_queues(spec);
-    let nic = &mut spec.nics[0];
-    nic.hotplug = true;
     if spec.machine == Machine::Pc {
         spec.bridge = true;
-        nic.properties
+        spec.nics[0]
+            .properties
             .extend([format!("bus={BRIDGE}"), "addr=1".into()]);
     }
 }
@@ -121,8 +122,7 @@ struct Held {
 
 fn storm(bed: &mut Testbed) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
-    let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
-    bed.agent.sh(&make_ready)?;
+    make_ready(bed)?;
     let before = bed.vm.descriptors()?;
     let rounds = rounds(&bed.profile);
     let mut held = Vec::new();
@@ -210,8 +210,7 @@ fn expect_no_growth(held: &[Held]) -> anyhow::Result<String> {
 
 fn early(bed: &mut Testbed) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
-    let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
-    bed.agent.sh(&make_ready)?;
+    make_ready(bed)?;
     let before = bed.vm.descriptors()?;
     let plugged = plug(bed, Monitor::Qmp)?;
     let id = bed.nic().id.clone();
@@ -226,7 +225,7 @@ fn early(bed: &mut Testbed) -> anyhow::Result<()> {
             .context("while the firmware runs")
             .map(drop)
     })?;
-    bed.agent.sh(&make_ready)?;
+    make_ready(bed)?;
     let events = bed.vm.qmp.events(mark);
     let ours = |name: &str| {
         let mut events = events.iter();

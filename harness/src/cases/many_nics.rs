@@ -1,7 +1,7 @@
 //! As many NICs of one model as there is room for, plugged into a running guest.
 
 use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
-use super::hotplug::{arguments, expect_descriptors_closed, typed};
+use super::hotplug::{arguments, expect_descriptors_closed, make_ready, typed};
 use super::lanes::{self, Lane};
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline::Limit;
@@ -180,8 +180,7 @@ fn has_index(dialect: Dialect) -> bool {
 }
 
 fn many_nics(bed: &mut Testbed) -> anyhow::Result<()> {
-    let make_ready = bed.cell.guest.dialect.command(Op::BeforeHotplug, "", "");
-    bed.agent.sh(&make_ready)?;
+    make_ready(bed)?;
     let before = bed.vm.descriptors()?;
     let indexed = plug(bed)?;
     let count = bed.vm.spec.nics.len();

@@ -239,8 +239,8 @@ pub fn segment((to, target): (Mac, impl Into<IpAddr>), length: usize) -> Result<
 /// None of a frame's own.
 pub fn opening((to, target): (Mac, Ipv4Addr), (from_port, to_port): (u16, u16)) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    PacketBuilder::ethernet2(HOST_MAC.0, to.0)
-        .ipv4(HOST.octets(), target.octets(), 64)
+    let (packet, _) = packet((to, target.into()));
+    packet
         .tcp(from_port, to_port, 1, 1000)
         .syn()
         .write(&mut frame, &[])?;
