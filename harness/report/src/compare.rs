@@ -197,7 +197,7 @@ pub struct Change<'r> {
     pub head: Option<&'r PastTrial>,
     /// How often it changed between pass and failure, up to the base.
     pub flips: Flips,
-    /// Since when it is red, nights with the head and the first of them, where it is red in the head.
+    /// Since when it is red, or known, as it is in the head: nights with the head and the first of them.
     pub red: Option<(usize, &'r PastRun)>,
     /// The last run before that in which it was green.
     pub green: Option<&'r PastRun>,

@@ -326,6 +326,18 @@ impl Identity {
         })
     }
 
+    /// Fails unless the guest has booted since.
+    pub(super) fn expect_other(&self, bed: &Testbed) -> anyhow::Result<()> {
+        let is = Identity::of(bed)?;
+        ensure!(
+            is.boot_id != self.boot_id,
+            "the guest's kernel has not started anew: its boot id is {} still, after {} s of uptime",
+            is.boot_id,
+            is.uptime
+        );
+        Ok(())
+    }
+
     /// Fails unless the same guest still runs.
     pub(super) fn expect_same(&self, bed: &Testbed) -> anyhow::Result<()> {
         let is = Identity::of(bed)?;

@@ -19,6 +19,7 @@ mod forward;
 mod hotplug;
 mod hotplug_storm;
 mod ipv6;
+mod kexec;
 mod lanes;
 mod link_migrate;
 mod link_settings;
@@ -256,9 +257,11 @@ pub fn all() -> &'static [&'static Case] {
         &link_settings::LINK_SETTINGS,
         &selftest::SELFTEST,
         &suspend::SUSPEND,
+        &suspend::HIBERNATE,
         &snapshot::SNAPSHOT,
         &announce_self::ANNOUNCE_SELF,
         &driver_reload::DRIVER_RELOAD,
+        &kexec::KEXEC,
         &every_size::EVERY_SIZE,
         &paused::PAUSED,
         &stacked::STACKED,

@@ -1,12 +1,14 @@
-//! A guest that sleeps, suspended to memory (ACPI S3), and wakes: its NIC has lost its power meanwhile, and its driver
-//! gives it back all that it had.
+//! A guest that sleeps, suspended to memory (ACPI S3) or to disk (S4), and wakes: its NIC has lost its power meanwhile,
+//! and its driver gives it back all that it had.
+
+mod hibernate;
 
 use super::faults::AT_START;
 use super::migrate::{Identity, STREAM};
 use super::migrate_state::{leave_vlan, set, takes_vlans, with_queues};
 use super::surviving::State;
 use super::{Case, Fault, Moment, Red, StartState};
-use crate::base::deadline;
+use crate::base::deadline::{self, Limit};
 use crate::base::error::Skip;
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
@@ -14,14 +16,38 @@ use crate::guest::image;
 use crate::matrix::Cell;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{Boot, VmSpec};
+use crate::vm::wire::{EventMark, WireEvent};
 use anyhow::{Context as _, ensure};
+pub use hibernate::HIBERNATE;
 use serde_json::json;
 use std::time::Duration;
 
 /// Seconds between the echo requests that go on meanwhile.
 const INTERVAL: f64 = 0.05;
-/// Has the guest suspend itself to memory; ends when it is awake again.
-const SLEEP: &str = "echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state";
+/// How a guest is put to sleep, and woken.
+struct Sleep {
+    /// Linux's name of it, in `/sys/power/state`.
+    state: &'static str,
+    /// For messages, behind "suspend to".
+    to: &'static str,
+    /// Has the guest suspend itself; ends when it is awake again.
+    command: &'static str,
+    /// QEMU's event that says so, and the one behind which it sleeps.
+    asleep: [&'static str; 2],
+    /// How long that may take.
+    limit: Limit,
+    /// Wakes it.
+    wake: fn(&Testbed) -> anyhow::Result<()>,
+}
+
+const TO_MEMORY: Sleep = Sleep {
+    state: "mem",
+    to: "memory",
+    command: "echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state",
+    asleep: ["SUSPEND"; 2],
+    limit: deadline::SUSPENDED,
+    wake: wake_up,
+};
 
 /// Strikes when the guest sleeps.
 const ASLEEP: Fault = Fault {
@@ -43,6 +69,78 @@ fn wakes(cell: &Cell) -> bool {
     !cell.nic.is_virtio() && !["8139cp", "ne2k-pci"].contains(&cell.nic.driver.as_str())
 }
 
+const STAYS_AWAKE: Fault = Fault {
+    name: "stays_awake",
+    breaks: "the guest's kernel is not told to suspend",
+    inject: |bed| {
+        let command =
+            "cat /sys/power/state >/tmp/state && mount --bind /tmp/state /sys/power/state";
+        bed.agent.sh(command).map(drop)
+    },
+    red: Red::Missed(deadline::SUSPENDED),
+    ..AT_START
+};
+
+const WAKES_EARLY: Fault = Fault {
+    name: "wakes_early",
+    breaks: "the guest is woken at once",
+    inject: |bed| {
+        wake_up(bed)?;
+        bed.reach(deadline::FIRST_PING)
+    },
+    red: Red::Says("although it sleeps"),
+    ..ASLEEP
+};
+
+const BOOTS_ANEW: Fault = Fault {
+    name: "boots_anew",
+    breaks: "the guest that has woken is another one",
+    inject: |bed| {
+        let command = "cat /proc/sys/kernel/random/uuid >/tmp/id && \
+                       mount --bind /tmp/id /proc/sys/kernel/random/boot_id";
+        bed.agent.sh(command).map(drop)
+    },
+    red: Red::Says("the guest is another one"),
+    ..NOT_GIVEN_BACK
+};
+
+const DOWN: Fault = Fault {
+    name: "down",
+    breaks: "the guest's NIC is down when the guest has woken",
+    inject: |bed| set(bed, "ip link set dev DEV down"),
+    red: Red::Says("the stream of pings does not resume"),
+    ..NOT_GIVEN_BACK
+};
+
+const MTU_LOST: Fault = Fault {
+    name: "mtu_lost",
+    breaks: "the guest has another MTU when it has woken",
+    inject: |bed| set(bed, "ip link set dev DEV mtu 1300"),
+    red: Red::Says("the MTU was set to"),
+    ..NOT_GIVEN_BACK
+};
+
+const OFFLOADS_LOST: Fault = Fault {
+    name: "offloads_lost",
+    breaks: "segmentation is on again when the guest has woken",
+    applies: |cell| wakes(cell) && cell.nic.offloads.iter().any(|name| name == "tso"),
+    inject: |bed| set(bed, "ethtool -K DEV tx on sg on tso on"),
+    red: Red::Says("switched off"),
+    ..NOT_GIVEN_BACK
+};
+
+const VLAN_LOST: Fault = Fault {
+    name: "vlan_lost",
+    breaks: "the guest has left the VLAN when it has woken",
+    applies: |cell| wakes(cell) && takes_vlans(cell),
+    inject: leave_vlan,
+    red: Red::Says("VLAN 10"),
+    ..NOT_GIVEN_BACK
+};
+
+/// What sets what it gives back.
+const OPS: &[Op] = &[Op::Address, Op::Down, Op::Mac, Op::Mtu, Op::Up, Op::VlanAdd];
+
 /// Suspended to memory.
 pub static SUSPEND: Case = Case {
     name: "suspend",
@@ -50,73 +148,18 @@ pub static SUSPEND: Case = Case {
     // What is saved with it is of use to no other case.
     start_state: StartState::Boot,
     vm: suspend_vm,
-    ops: &[Op::Address, Op::Down, Op::Mac, Op::Mtu, Op::Up, Op::VlanAdd],
+    ops: OPS,
     seconds: |_| 120.0,
     faults: &[
-        Fault {
-            name: "stays_awake",
-            breaks: "the guest's kernel is not told to suspend",
-            inject: |bed| {
-                bed.agent
-                    .sh("echo mem >/tmp/state && mount --bind /tmp/state /sys/power/state")
-                    .map(drop)
-            },
-            red: Red::Missed(deadline::SUSPENDED),
-            ..AT_START
-        },
-        Fault {
-            name: "wakes_early",
-            breaks: "the guest is woken at once",
-            inject: |bed| {
-                wake(bed)?;
-                bed.reach(deadline::FIRST_PING)
-            },
-            red: Red::Says("although it sleeps"),
-            ..ASLEEP
-        },
-        Fault {
-            name: "boots_anew",
-            breaks: "the guest that has woken is another one",
-            inject: |bed| {
-                let command = "cat /proc/sys/kernel/random/uuid >/tmp/id && \
-                               mount --bind /tmp/id /proc/sys/kernel/random/boot_id";
-                bed.agent.sh(command).map(drop)
-            },
-            red: Red::Says("the guest is another one"),
-            ..NOT_GIVEN_BACK
-        },
-        Fault {
-            name: "down",
-            breaks: "the guest's NIC is down when the guest has woken",
-            inject: |bed| set(bed, "ip link set dev DEV down"),
-            red: Red::Says("the stream of pings does not resume"),
-            ..NOT_GIVEN_BACK
-        },
-        Fault {
-            name: "mtu_lost",
-            breaks: "the guest has another MTU when it has woken",
-            inject: |bed| set(bed, "ip link set dev DEV mtu 1300"),
-            red: Red::Says("the MTU was set to"),
-            ..NOT_GIVEN_BACK
-        },
-        Fault {
-            name: "offloads_lost",
-            breaks: "segmentation is on again when the guest has woken",
-            applies: |cell| wakes(cell) && cell.nic.offloads.iter().any(|name| name == "tso"),
-            inject: |bed| set(bed, "ethtool -K DEV tx on sg on tso on"),
-            red: Red::Says("switched off"),
-            ..NOT_GIVEN_BACK
-        },
-        Fault {
-            name: "vlan_lost",
-            breaks: "the guest has left the VLAN when it has woken",
-            applies: |cell| wakes(cell) && takes_vlans(cell),
-            inject: leave_vlan,
-            red: Red::Says("VLAN 10"),
-            ..NOT_GIVEN_BACK
-        },
+        STAYS_AWAKE,
+        WAKES_EARLY,
+        BOOTS_ANEW,
+        DOWN,
+        MTU_LOST,
+        OFFLOADS_LOST,
+        VLAN_LOST,
     ],
-    run: suspend,
+    run: |bed| suspend(bed, &TO_MEMORY),
     ..Case::PLAIN
 };
 
@@ -130,11 +173,12 @@ fn suspend_vm(spec: &mut VmSpec) {
 }
 
 /// Has the guest set up its NIC, sleep once and wake. Filters, which some drivers do not give back, are judged last.
-fn suspend(bed: &mut Testbed) -> anyhow::Result<()> {
+fn suspend(bed: &mut Testbed, how: &Sleep) -> anyhow::Result<()> {
     let states = bed.agent.sh("cat /sys/power/state")?;
-    if !states.split_whitespace().any(|state| state == "mem") {
+    if !states.split_whitespace().any(|state| state == how.state) {
         let reason = format!(
-            "the guest's kernel cannot suspend to memory: its /sys/power/state has {:?}",
+            "the guest's kernel cannot suspend to {}: its /sys/power/state has {:?}",
+            how.to,
             states.trim()
         );
         return Err(Skip(reason).into());
@@ -146,7 +190,7 @@ fn suspend(bed: &mut Testbed) -> anyhow::Result<()> {
         .and_then(|()| state.expect_vlans(bed))
         .context("before the guest slept")?;
     bed.notes.push(state.to_string());
-    once(bed, &was)?;
+    once(bed, &was, how)?;
     state.expect_all_but_filters(bed)?;
     state.expect_filters(bed)?;
     state.expect_rx_filter(bed)?;
@@ -155,18 +199,20 @@ fn suspend(bed: &mut Testbed) -> anyhow::Result<()> {
 }
 
 /// One sleep under a stream of pings.
-fn once(bed: &mut Testbed, was: &Identity) -> anyhow::Result<()> {
-    let stream = bed.ping().interval(INTERVAL).lasts(longest()).spawn()?;
+fn once(bed: &mut Testbed, was: &Identity, how: &Sleep) -> anyhow::Result<()> {
+    let stream = bed.ping().interval(INTERVAL).lasts(longest(how)).spawn()?;
     stream.wait_replies(STREAM, deadline::FIRST_PING.start())?;
-    let sleeping = fall_asleep(bed)?;
+    let sleeping = fall_asleep(bed, how)?;
     bed.moment(Moment::Asleep)?;
     bed.expect_silence(bed.address(), "it sleeps")?;
-    wake(bed)?;
-    bed.await_guest().context("after `system_wakeup`")?;
+    (how.wake)(bed)?;
+    bed.await_guest()
+        .with_context(|| format!("suspended to {}, and woken", how.to))?;
     let output = bed.agent.finish(sleeping, Duration::ZERO)?;
     ensure!(
         output.code == 0,
-        "in the guest, `{SLEEP}` ended with {}: {}",
+        "in the guest, `{}` ended with {}: {}",
+        how.command,
         output.code,
         said(&output)
     );
@@ -180,33 +226,32 @@ fn once(bed: &mut Testbed, was: &Identity) -> anyhow::Result<()> {
 }
 
 /// Has the guest suspend itself, which QEMU must say; the command, which ends when the guest is awake.
-fn fall_asleep(bed: &Testbed) -> anyhow::Result<Running> {
+fn fall_asleep(bed: &Testbed, how: &Sleep) -> anyhow::Result<Running> {
     let mark = bed.vm.qmp.mark();
-    let sleeping = bed.agent.start_last(SLEEP)?;
-    let told = bed
-        .vm
-        .qmp
-        .event(mark, deadline::SUSPENDED.start(), |event| {
-            (event.name == "SUSPEND").then_some(())
-        });
-    told.map_err(|error| bed.vm.explain(error))?;
+    let sleeping = bed.agent.start_last(how.command)?;
+    for event in how.asleep {
+        await_event(bed, mark, how.limit, event)?;
+    }
     Ok(sleeping)
 }
 
-fn wake(bed: &Testbed) -> anyhow::Result<()> {
+fn wake_up(bed: &Testbed) -> anyhow::Result<()> {
     let mark = bed.vm.qmp.mark();
     bed.vm.call_raw("system_wakeup", json!({}))?;
-    let told = bed.vm.qmp.event(mark, deadline::WOKEN.start(), |event| {
-        (event.name == "WAKEUP").then_some(())
-    });
+    await_event(bed, mark, deadline::WOKEN, "WAKEUP")
+}
+
+fn await_event(bed: &Testbed, mark: EventMark, limit: Limit, name: &str) -> anyhow::Result<()> {
+    let is = |event: &WireEvent| (event.name == name).then_some(());
+    let told = bed.vm.qmp.event(mark, limit.start(), is);
     told.map_err(|error| bed.vm.explain(error))
 }
 
 /// How long the stream may have to last.
-fn longest() -> Duration {
+fn longest(how: &Sleep) -> Duration {
     let limits = [
         deadline::FIRST_PING,
-        deadline::SUSPENDED,
+        how.limit,
         deadline::SILENCE,
         deadline::WOKEN,
         deadline::AGENT_UP,

@@ -3,6 +3,7 @@
 use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Moment, Red, damage};
 use crate::base::deadline::{self, Deadline};
+use crate::base::error::OrCannotRun as _;
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
 use crate::guest::netcat::{self, RECEIVES};
@@ -13,6 +14,7 @@ use crate::net::transfer::{self, BLOCK, Crossed, TcpPort};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, anyhow, ensure};
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The file that the guest sends.
@@ -172,19 +174,12 @@ pub(super) fn to_guest(
     blocks: u32,
     more: Duration,
 ) -> anyhow::Result<Duration> {
-    let port = TcpPort::open(host)?;
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (_, before) = bridge::carried(&bed.nic().tap)?;
-    let dialect = bed.cell.guest.dialect;
-    let netcat = dialect.receive_tcp(host, port.number(), limit.span());
-    let command = format!("{netcat} >{RECEIVED}");
-    let receiving = bed.agent.start(&command)?;
-    let sent = port.send(blocks, limit);
-    ended(bed, receiving, &command, sent)?;
+    let bytes = receive(bed, host, (0..blocks).map(transfer::block), RECEIVED, limit)?;
     let took = begun.elapsed();
-    let size = bed.agent.sh(&format!("wc -c <{RECEIVED}"))?;
     let crossed = Crossed {
-        bytes: size.trim().parse()?,
+        bytes,
         sha256: hash(bed, RECEIVED, blocks)?,
     };
     bed.agent.sh(&format!("rm {RECEIVED}"))?;
@@ -196,6 +191,38 @@ pub(super) fn to_guest(
     let (_, after) = bridge::carried(&bed.nic().tap)?;
     carried_all(after - before, &expected)?;
     Ok(took)
+}
+
+/// Sends a file of the host's to the guest, by TCP.
+pub(super) fn give(bed: &Testbed, from: &Path, to: &str) -> anyhow::Result<()> {
+    let content = std::fs::read(from).or_cannot_run(|| format!("read {}", from.display()))?;
+    let limit = limit(content.len().div_ceil(BLOCK) as u32, Duration::ZERO);
+    let bytes = receive(bed, HOST.into(), [&content], to, limit)?;
+    ensure!(
+        bytes == content.len() as u64,
+        "of {}, {} bytes, {bytes} arrived at the guest",
+        from.display(),
+        content.len()
+    );
+    Ok(())
+}
+
+/// Has the guest receive by TCP what the host sends in parts, as the file `to`; its size there in bytes.
+fn receive(
+    bed: &Testbed,
+    host: IpAddr,
+    parts: impl IntoIterator<Item: AsRef<[u8]>>,
+    to: &str,
+    limit: Deadline,
+) -> anyhow::Result<u64> {
+    let port = TcpPort::open(host)?;
+    let dialect = bed.cell.guest.dialect;
+    let netcat = dialect.receive_tcp(host, port.number(), limit.span());
+    let command = format!("{netcat} >{to}");
+    let receiving = bed.agent.start(&command)?;
+    ended(bed, receiving, &command, port.send(parts, limit))?;
+    let size = bed.agent.sh(&format!("wc -c <{to}"))?;
+    Ok(size.trim().parse()?)
 }
 
 pub(super) fn whole(blocks: u32) -> Crossed {

@@ -102,13 +102,16 @@ impl TcpPort {
         })
     }
 
-    /// Takes a connection and sends the file of so many blocks.
-    pub fn send(&self, blocks: u32, deadline: Deadline) -> Result<()> {
+    /// Takes a connection and sends a file in its parts.
+    pub fn send(
+        &self,
+        parts: impl IntoIterator<Item: AsRef<[u8]>>,
+        deadline: Deadline,
+    ) -> Result<()> {
         let mut stream = self.accept(deadline)?;
         let mut bytes = 0;
-        for number in 0..blocks {
-            let block = block(number);
-            let mut rest = &block[..];
+        for part in parts {
+            let mut rest = part.as_ref();
             while !rest.is_empty() {
                 stream.set_write_timeout(Some(left(deadline, bytes)?))?;
                 match stream.write(rest) {

@@ -65,7 +65,7 @@ pub enum Moment {
     Awake,
     /// The guest was set back to a snapshot.
     SetBack,
-    /// The NIC's driver was unloaded, and is loaded again.
+    /// The NIC's driver begins anew: it was unloaded and loaded again, or another kernel has taken over.
     Reloaded,
     /// Files have crossed, and their frames have not been looked at.
     Crossed,

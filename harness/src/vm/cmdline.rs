@@ -18,6 +18,8 @@ pub const ENDED_FD: i32 = 7;
 pub const ENDED_PORT: &str = "nicmatrix.ended";
 /// File descriptor in QEMU of the stream that a restored VM is read from.
 pub const INCOMING_FD: i32 = 6;
+/// The agent's port, in QEMU's events: whether the guest has it open.
+pub const AGENT_ID: &str = "agent0";
 /// The root port of a Q35 machine that takes hot-plugged NICs.
 pub const HOTPLUG_PORT: &str = "hotplug0";
 /// See [`VmSpec::bridge`].
@@ -304,7 +306,9 @@ impl VmSpec {
         a.pair("-chardev", &format!("socket,id=agent,fd={AGENT_FD}"));
         a.pair(
             "-device",
-            "virtserialport,bus=vser0.0,chardev=agent,name=org.qemu.guest_agent.0",
+            &format!(
+                "virtserialport,id={AGENT_ID},bus=vser0.0,chardev=agent,name=org.qemu.guest_agent.0"
+            ),
         );
         if self.generation_id {
             a.pair("-device", "vmgenid,guid=auto");

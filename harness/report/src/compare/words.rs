@@ -149,9 +149,11 @@ fn repeats(finding: &Finding) -> Vec<String> {
 /// "red since 2026-11-24, 3 nights; last green at commit 743f3233 (2026-11-23)".
 fn red_since(finding: &Finding) -> Option<String> {
     let longest = (finding.changes.iter())
-        .filter_map(|change| Some((change.red?, change.green)))
+        .filter_map(|change| Some((change.red?, change)))
         .max_by_key(|((nights, _), _)| *nights)?;
-    let ((nights, first), green) = longest;
+    let ((nights, first), Change { head, green, .. }) = longest;
+    let known = head.is_some_and(|record| record.verdict == Verdict::Known);
+    let colour = if known { "known" } else { "red" };
     if nights < 2 {
         return None;
     }
@@ -163,7 +165,7 @@ fn red_since(finding: &Finding) -> Option<String> {
             });
         format!("; last green at {commit} ({})", date::day(run.time))
     });
-    Some(Streak::words("red", first.time, nights) + &green)
+    Some(Streak::words(colour, first.time, nights) + &green)
 }
 
 /// "a → b", "→ b, new" or "a → none".

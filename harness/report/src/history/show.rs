@@ -71,15 +71,16 @@ fn streak(verdicts: &[Verdict], runs: &[&PastRun]) -> String {
     let Some(streak) = Streak::of(verdicts) else {
         return "never judged".into();
     };
-    let (colour, other) = match streak.verdict {
-        Verdict::Flaky => ("flaky", ""),
-        verdict if verdict.is_green() => ("green", "red"),
-        _ => ("red", "green"),
-    };
+    let colour = streak.colour();
     let since = Streak::words(colour, runs[streak.first].time, streak.nights);
-    let before = match streak.before {
-        Some(before) if verdicts[before] != Verdict::Flaky && !other.is_empty() => {
-            let run = runs[before];
+    let (other, is_other): (_, fn(Verdict) -> bool) = match colour {
+        "green" => ("red", Verdict::is_red),
+        _ => ("green", Verdict::is_green),
+    };
+    let last = verdicts[..streak.first].iter().rposition(|v| is_other(*v));
+    let before = match last {
+        Some(last) if colour != "flaky" => {
+            let run = runs[last];
             let commit = run.commit().map_or_else(
                 || format!("run {}", run.name),
                 |commit| format!("commit {}", facts::short(commit)),

@@ -51,7 +51,7 @@ impl Flips {
     }
 }
 
-/// The nights at the end on which the trial was judged alike.
+/// The nights at the end on which the trial was judged alike: green, red, or red as the matrix file expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Streak {
     /// The verdict of the last of them.
@@ -65,6 +65,16 @@ pub struct Streak {
 }
 
 impl Streak {
+    /// What its nights are: "red".
+    pub fn colour(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Flaky => "flaky",
+            Verdict::Known => "known",
+            verdict if verdict.is_green() => "green",
+            _ => "red",
+        }
+    }
+
     /// "red since 2026-11-24, 3 nights": of so many `nights` that are `word`, the first of them at that time,
     /// seconds since the epoch.
     pub fn words(word: &str, first: f64, nights: usize) -> String {
@@ -86,7 +96,9 @@ impl Streak {
             before: None,
         };
         for (index, &earlier) in judged {
-            if differ(earlier, verdict) {
+            if differ(earlier, verdict)
+                || (earlier == Verdict::Known) != (verdict == Verdict::Known)
+            {
                 streak.before = Some(index);
                 break;
             }
@@ -134,12 +146,18 @@ mod tests {
 
     #[test]
     fn a_streak_ends_at_the_last_judged_night() {
-        let streak = Streak::of(&[Passed, Skipped, Failed, Broken, Known, Skipped]).unwrap();
-        assert_eq!(streak.verdict, Known);
+        let streak = Streak::of(&[Passed, Skipped, Failed, Broken, Failed, Skipped]).unwrap();
+        assert_eq!(streak.colour(), "red");
         assert_eq!(
             (streak.nights, streak.first, streak.before),
             (2, 2, Some(0))
         );
+        // What is known is no failure yet.
+        for (verdicts, colour) in [([Known, Failed], "red"), ([Failed, Known], "known")] {
+            let streak = Streak::of(&verdicts).unwrap();
+            assert_eq!((streak.nights, streak.before), (1, Some(0)));
+            assert_eq!(streak.colour(), colour);
+        }
         assert_eq!(Streak::of(&[Skipped, Broken]), None);
         assert_eq!(Streak::of(&[Passed, Passed]).unwrap().before, None);
     }

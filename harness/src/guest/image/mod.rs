@@ -101,6 +101,14 @@ pub fn with_setup_code(kernel: &Path) -> PathBuf {
     }
 }
 
+/// A built image's initramfs as it is fetched frame by frame; another is given back as it is.
+pub fn packed(initrd: &Path) -> PathBuf {
+    match initrd.ends_with(INITRD) {
+        true => initrd.with_file_name(PACKED_INITRD),
+        false => initrd.to_owned(),
+    }
+}
+
 /// Whose kernel an image has.
 enum Kernel<'a> {
     /// The system's own, with which the userspace is built.

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use std::path::Path;
 
 /// What the guest's programs come from; their libraries follow by dependency.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 14] = [
     "bash",
     "busybox-static",
     "dash",
@@ -15,6 +15,7 @@ const PROGRAMS: [&str; 13] = [
     "iproute2",
     "iputils-ping",
     "isc-dhcp-client",
+    "kexec-tools",
     "kmod",
     "ncat",
     "net-tools",

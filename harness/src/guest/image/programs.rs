@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What the cases call, and what /init starts.
-pub const PROGRAMS: [&str; 15] = [
+pub const PROGRAMS: [&str; 16] = [
     "bash",
     "bridge",
     "busybox",
@@ -19,6 +19,7 @@ pub const PROGRAMS: [&str; 15] = [
     "ethtool",
     "ifconfig",
     "ip",
+    "kexec",
     "kmod",
     "nc.openbsd",
     "ncat",

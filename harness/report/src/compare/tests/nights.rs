@@ -27,6 +27,29 @@ fn many_nights_tell_since_when_it_is_red_and_what_flips() {
 }
 
 #[test]
+fn what_was_known_is_red_from_its_first_other_words_on() {
+    let night = |number| {
+        let end = match number {
+            1 | 2 => known(),
+            _ => failed("the driver is gone"),
+        };
+        Sample::night(number).set("mac_change::e1000e", "", end)
+    };
+    let text = |head| {
+        let before: Vec<Sample> = (1..head).map(night).collect();
+        compared(&before, &[night(head)]).0
+    };
+    for head in [2, 3] {
+        assert!(!text(head).contains("red since"), "{}", text(head));
+    }
+    assert!(
+        text(4).contains("red since 2026-11-28, 2 nights"),
+        "{}",
+        text(4)
+    );
+}
+
+#[test]
 fn of_many_runs_the_nearest_earlier_one_of_that_kind_is_taken() {
     let mut smoke = Sample::night(3);
     smoke.properties.insert("profile".into(), "smoke".into());
