@@ -10,8 +10,9 @@ mod tally;
 use crate::build::Harness;
 use crate::settings::hand_over;
 use crate::{Workspace, build, child, doctor, runs, setup};
-use agreement::{agree, covering, restored};
+use agreement::{agree, part, restored};
 use anyhow::{Context, Result};
+use archive::Archive;
 use load::Load;
 use report::flags::{Conditions, Flags, HostChoice};
 use report::outln;
@@ -149,17 +150,34 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let (run, success) = matrix(workspace, &harness, ours(workspace))?;
         Ok((Tally::of(&run).judged(success), run))
     })?;
+    let archive = report.step("nextest agrees, from an archive", || {
+        if !nextest {
+            outln!(
+                "skipped: cargo nextest is not installed; get it with `{}`",
+                doctor::GET_NEXTEST
+            );
+            return Ok((Tally::SKIPPED, None));
+        }
+        let direct = direct.as_ref().context(NO_DIRECT)?;
+        let archive = Archive::new(workspace)?;
+        let part = part(direct.clone(), args.whole, runners_differ_by);
+        let run = archive.run(workspace, here(workspace), &part)?;
+        agree(&part, &run, "under nextest")?;
+        Ok((Tally::PASSED, Some(archive)))
+    })?;
     report.step("boots agree with checkpoints", || {
         let direct = direct.as_ref().context(NO_DIRECT)?;
-        let mut part = restored(direct);
-        if !args.whole {
-            part = covering(&part, starts_differ_by);
-        }
+        let part = part(restored(direct), args.whole, starts_differ_by);
         let mut flags = here(workspace);
         flags.conditions.boot = true;
-        flags.only.exact = true;
-        flags.only.filter = part.trials.iter().map(|t| t.name().to_owned()).collect();
-        let (run, _) = matrix(workspace, &harness, flags)?;
+        // Under nextest each is a process of its own as well, which shows that of each case.
+        let run = if let Some(Some(archive)) = &archive {
+            archive.run(workspace, flags, &part)?
+        } else {
+            flags.only.exact = true;
+            flags.only.filter = part.trials.iter().map(|t| t.name().to_owned()).collect();
+            matrix(workspace, &harness, flags)?.0
+        };
         agree(&part, &run, "from a boot")?;
         Ok((Tally::PASSED, ()))
     })?;
@@ -171,20 +189,6 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         }
         let (run, success) = matrix(workspace, &harness, flags)?;
         Ok((Tally::of(&run).judged(success), ()))
-    })?;
-    report.step("nextest agrees, from an archive", || {
-        if !nextest {
-            outln!(
-                "skipped: cargo nextest is not installed; get it with `{}`",
-                doctor::GET_NEXTEST
-            );
-            return Ok((Tally::SKIPPED, ()));
-        }
-        let direct = direct.as_ref().context(NO_DIRECT)?;
-        let part = (!args.whole).then(|| covering(direct, runners_differ_by));
-        let run = archive::run(workspace, here(workspace), part.as_ref())?;
-        agree(part.as_ref().unwrap_or(direct), &run, "under nextest")?;
-        Ok((Tally::PASSED, ()))
     })?;
     Ok(report.finish())
 }
@@ -285,7 +289,8 @@ fn matrix(workspace: &Workspace, harness: &Harness, mut flags: Flags) -> Result<
     finished(workspace, &mut command)
 }
 
-/// What a checkpoint may spoil: a guest's memory with a NIC's driver in it, and what a case finds there.
+/// What a checkpoint may spoil: a guest's memory with a NIC's driver in it, and what a case finds there. A process of
+/// its own may spoil what a case keeps from one trial to the next.
 fn starts_differ_by(trial: &Trial) -> [String; 2] {
     let name = &trial.end.name;
     [
@@ -294,12 +299,11 @@ fn starts_differ_by(trial: &Trial) -> [String; 2] {
     ]
 }
 
-/// What a process of its own may spoil: what a case keeps from one trial to the next, and what trials of
-/// one guest, backend or QEMU share.
+/// What a process of its own may spoil: what trials of one NIC, guest, backend or QEMU share.
 fn runners_differ_by(trial: &Trial) -> [String; 4] {
     let name = &trial.end.name;
     [
-        name.case_and_variant(),
+        format!("of {}", name.nic),
         format!("on {}", name.guest),
         format!("with {}", name.backend),
         format!(

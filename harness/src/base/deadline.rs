@@ -98,7 +98,7 @@ pub const SUSPENDED: Limit = Limit {
 /// From the command until QEMU has stopped: the guest writes its memory to a disk, 2 s under TCG.
 pub const HIBERNATED: Limit = Limit {
     what: "the guest's memory on its disk",
-    seconds: 60.0,
+    seconds: 20.0,
 };
 /// From `system_wakeup` to QEMU's WAKEUP: it resets its devices in between.
 pub const WOKEN: Limit = Limit {
@@ -110,11 +110,11 @@ pub const KEXEC_LOADED: Limit = Limit {
     what: "the next kernel to be loaded",
     seconds: 60.0,
 };
-/// From `kexec -e` until the next kernel finds its virtio ports: it unpacks itself and its initramfs first, as one
-/// that boots does.
+/// From `kexec -e` until the agent's port is closed, by the drivers' end or by the next kernel, which unpacks itself
+/// first: 2 s under TCG.
 pub const TAKEN_OVER: Limit = Limit {
-    what: "the next kernel to find the agent's port",
-    seconds: 60.0,
+    what: "the agent's port to be closed",
+    seconds: 20.0,
 };
 /// A receive filter's way from the guest's kernel to the device: at once, or by the driver's queue of work.
 pub const RX_FILTER: Limit = Limit {

@@ -3,7 +3,7 @@
 
 mod hibernate;
 
-use super::faults::AT_START;
+use super::faults::{AT_START, IN_TRAFFIC};
 use super::migrate::{Identity, STREAM};
 use super::migrate_state::{leave_vlan, set, takes_vlans, with_queues};
 use super::surviving::State;
@@ -78,7 +78,7 @@ const STAYS_AWAKE: Fault = Fault {
         bed.agent.sh(command).map(drop)
     },
     red: Red::Missed(deadline::SUSPENDED),
-    ..AT_START
+    ..IN_TRAFFIC
 };
 
 const WAKES_EARLY: Fault = Fault {
@@ -202,6 +202,7 @@ fn suspend(bed: &mut Testbed, how: &Sleep) -> anyhow::Result<()> {
 fn once(bed: &mut Testbed, was: &Identity, how: &Sleep) -> anyhow::Result<()> {
     let stream = bed.ping().interval(INTERVAL).lasts(longest(how)).spawn()?;
     stream.wait_replies(STREAM, deadline::FIRST_PING.start())?;
+    bed.moment(Moment::Traffic)?;
     let sleeping = fall_asleep(bed, how)?;
     bed.moment(Moment::Asleep)?;
     bed.expect_silence(bed.address(), "it sleeps")?;
@@ -229,10 +230,18 @@ fn once(bed: &mut Testbed, was: &Identity, how: &Sleep) -> anyhow::Result<()> {
 fn fall_asleep(bed: &Testbed, how: &Sleep) -> anyhow::Result<Running> {
     let mark = bed.vm.qmp.mark();
     let sleeping = bed.agent.start_last(how.command)?;
-    for event in how.asleep {
-        await_event(bed, mark, how.limit, event)?;
+    let mut events = how.asleep.into_iter();
+    match events.try_for_each(|event| await_event(bed, mark, how.limit, event)) {
+        Ok(()) => Ok(sleeping),
+        Err(error) => Err(match bed.agent.finish(sleeping, Duration::ZERO) {
+            Ok(output) => error.context(format!(
+                "in the guest, `{}` said: {}",
+                how.command,
+                said(&output)
+            )),
+            Err(_) => error,
+        }),
     }
-    Ok(sleeping)
 }
 
 fn wake_up(bed: &Testbed) -> anyhow::Result<()> {

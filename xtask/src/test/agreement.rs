@@ -16,37 +16,34 @@ pub fn restored(run: &Results) -> Results {
     }
 }
 
-/// Of the trials of `run` that were judged on this machine itself, a part in which each of the things that
-/// `shows` names of a trial occurs at least once, the quickest trials first.
-pub fn covering<const N: usize>(run: &Results, shows: impl Fn(&Trial) -> [String; N]) -> Results {
+/// Of the trials of `run` that were judged on this machine itself, all if the `whole` is wanted, else a part in which
+/// each of the things that `shows` names of a trial occurs at least once, the quickest trials first.
+pub fn part<const N: usize>(
+    run: Results,
+    whole: bool,
+    shows: impl Fn(&Trial) -> [String; N],
+) -> Results {
+    if whole {
+        return run;
+    }
     let mut trials: Vec<&Trial> = run.trials.iter().filter(judged_here).collect();
     trials.sort_by(|a, b| a.end.seconds.total_cmp(&b.end.seconds));
-    let part = cover(&trials, |trial| shows(trial), &[1]);
+    let part = cover(trials, |trial| shows(trial));
     Results {
-        trials: part.into_iter().map(|trial| (*trial).clone()).collect(),
+        trials: part.into_iter().cloned().collect(),
         ..Results::default()
     }
 }
 
-/// Of `all`, in their order, a part in which each of the things that `shows` names of one occurs at least once: each of
-/// `least` goes through all of them for those with so many new things.
-pub fn cover<'a, T, const N: usize>(
-    all: &'a [T],
-    shows: impl Fn(&T) -> [String; N],
-    least: &[usize],
-) -> Vec<&'a T> {
-    let (mut seen, mut chosen) = (BTreeSet::new(), BTreeSet::new());
-    for least in least {
-        for (index, one) in all.iter().enumerate() {
-            let shows = shows(one);
-            let new = shows.iter().filter(|thing| !seen.contains(*thing));
-            if new.count() >= *least {
-                seen.extend(shows);
-                chosen.insert(index);
-            }
-        }
-    }
-    chosen.into_iter().map(|index| &all[index]).collect()
+/// Of `all` those that show something which none before them has shown.
+pub fn cover<T, const N: usize>(all: Vec<T>, shows: impl Fn(&T) -> [String; N]) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    let mut is_new = |one: &T| {
+        let before = seen.len();
+        seen.extend(shows(one));
+        seen.len() > before
+    };
+    all.into_iter().filter(|one| is_new(one)).collect()
 }
 
 fn judged_here(trial: &&Trial) -> bool {
@@ -206,7 +203,7 @@ pub mod tests {
             let name = &t.end.name;
             [format!("case {}", name.case), format!("NIC {}", name.nic)]
         };
-        let part = covering(&run, shows);
+        let part = part(run, false, shows);
         let names: Vec<&str> = part.trials.iter().map(Trial::name).collect();
         assert_eq!(
             names,

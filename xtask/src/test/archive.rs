@@ -10,6 +10,7 @@ use report::Results;
 use report::flags::Flags;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tempfile::TempDir;
 
 /// Where programs are that do not build: no cargo, no rustc, unless the distribution's.
 const NO_TOOLCHAIN: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -23,50 +24,59 @@ const READ: [&str; 4] = [
     "harness/Cargo.toml",
 ];
 
-/// Runs the trials of `part`, all where it is None.
-pub fn run(workspace: &Workspace, mut flags: Flags, part: Option<&Results>) -> Result<Results> {
-    let elsewhere = tempfile::tempdir()?;
-    let archive = elsewhere.path().join("nicmatrix.tar.zst");
-    let checkout = elsewhere.path().join("checkout");
-    copy_read(&workspace.root, &checkout)?;
-    child::check(
-        "`cargo nextest archive`",
-        child::cargo(&workspace.root)
-            .args([
-                "nextest",
-                "archive",
-                "--package",
-                "harness",
-                "--test",
-                "matrix",
-            ])
-            .arg("--archive-file")
-            .arg(&archive),
-    )?;
+/// An archive of the matrix, and a checkout beside it.
+pub struct Archive {
+    elsewhere: TempDir,
+}
 
-    let mut command = Command::new(program()?);
-    command
-        .args(["nextest", "run", "--archive-file"])
-        .arg(&archive);
-    command.arg("--workspace-remap").arg(&checkout);
-    if let Some(part) = part {
+impl Archive {
+    /// Of this workspace, with what is built of it.
+    pub fn new(workspace: &Workspace) -> Result<Archive> {
+        let archive = Archive {
+            elsewhere: tempfile::tempdir()?,
+        };
+        copy_read(&workspace.root, &archive.checkout())?;
+        let mut make = child::cargo(&workspace.root);
+        make.args(["nextest", "archive", "--package", "harness"])
+            .args(["--test", "matrix", "--archive-file"])
+            .arg(archive.file());
+        child::check("`cargo nextest archive`", &mut make)?;
+        Ok(archive)
+    }
+
+    /// Runs the trials of `part`.
+    pub fn run(&self, workspace: &Workspace, mut flags: Flags, part: &Results) -> Result<Results> {
+        let checkout = self.checkout();
+        let mut command = Command::new(program()?);
+        command
+            .args(["nextest", "run", "--archive-file"])
+            .arg(self.file());
+        command.arg("--workspace-remap").arg(&checkout);
         let names = part.trials.iter().map(|t| format!("test(={})", t.name()));
         command.args(["-E", &names.collect::<Vec<_>>().join(" or ")]);
+        // Images and checkpoints are this machine's, whichever checkout runs on it.
+        flags.output.dir = Some(workspace.harness_dir());
+        let matrix = flags.conditions.matrix.take();
+        flags.conditions.matrix = matrix.map(|file| workspace.root.join(file));
+        hand_over(&mut command, workspace, &flags)?;
+        command.current_dir(&checkout).env("PATH", NO_TOOLCHAIN);
+        let (run, success) = finished(workspace, &mut command)?;
+        let reds = Tally::of(&run).failed;
+        ensure!(
+            success == (reds == 0),
+            "nextest says {}, but {reds} of its trials are recorded as not passed",
+            if success { "all passed" } else { "some failed" },
+        );
+        Ok(run)
     }
-    // Images and checkpoints are this machine's, whichever checkout runs on it.
-    flags.output.dir = Some(workspace.harness_dir());
-    let matrix = flags.conditions.matrix.take();
-    flags.conditions.matrix = matrix.map(|file| workspace.root.join(file));
-    hand_over(&mut command, workspace, &flags)?;
-    command.current_dir(&checkout).env("PATH", NO_TOOLCHAIN);
-    let (run, success) = finished(workspace, &mut command)?;
-    let reds = Tally::of(&run).failed;
-    ensure!(
-        success == (reds == 0),
-        "nextest says {}, but {reds} of its trials are recorded as not passed",
-        if success { "all passed" } else { "some failed" },
-    );
-    Ok(run)
+
+    fn file(&self) -> PathBuf {
+        self.elsewhere.path().join("nicmatrix.tar.zst")
+    }
+
+    fn checkout(&self) -> PathBuf {
+        self.elsewhere.path().join("checkout")
+    }
 }
 
 /// The program of nextest, by its full path: the PATH that it is run with may not have it.

@@ -12,7 +12,7 @@ use crate::cases::migrate_state::with_queues;
 use crate::cases::{Case, Fault, Red};
 use crate::matrix::schema::Machine;
 use crate::testbed::Testbed;
-use crate::vm::cmdline::{Boot, HOTPLUG_PORT, is_usb};
+use crate::vm::cmdline::{Boot, HOTPLUG_PORT, VmSpec, is_usb};
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -37,7 +37,7 @@ pub static HIBERNATE: Case = Case {
     passes: "as suspend, to disk (ACPI S4): QEMU says so and stops; after `system_reset` and `cont` the guest boots and goes on from the disk",
     // Who carries the frames has no part in it.
     applies: |cell| cell.backend.filters() && !is_usb(&cell.nic.device),
-    vm: with_queues,
+    vm: hibernate_vm,
     ops: OPS,
     seconds: |_| 180.0,
     faults: &[
@@ -71,6 +71,12 @@ pub static HIBERNATE: Case = Case {
     },
     ..Case::PLAIN
 };
+
+/// With room for a copy of what is in memory, where four queues of virtio's have buffers of 68 KiB too.
+fn hibernate_vm(spec: &mut VmSpec) {
+    with_queues(spec);
+    spec.memory_mib += 128;
+}
 
 /// Gives the guest a disk for its swap when it boots anew, which ends with QEMU: its file has no name any more.
 fn plug_disk(bed: &Testbed) -> anyhow::Result<()> {
