@@ -36,6 +36,8 @@ struct Sleep {
     asleep: [&'static str; 2],
     /// How long that may take.
     limit: Limit,
+    /// Whether requests come meanwhile.
+    in_traffic: fn(&Cell) -> bool,
     /// Wakes it.
     wake: fn(&Testbed) -> anyhow::Result<()>,
 }
@@ -46,6 +48,7 @@ const TO_MEMORY: Sleep = Sleep {
     command: "echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state",
     asleep: ["SUSPEND"; 2],
     limit: deadline::SUSPENDED,
+    in_traffic: |_| true,
     wake: wake_up,
 };
 
@@ -200,8 +203,12 @@ fn suspend(bed: &mut Testbed, how: &Sleep) -> anyhow::Result<()> {
 
 /// One sleep under a stream of pings.
 fn once(bed: &mut Testbed, was: &Identity, how: &Sleep) -> anyhow::Result<()> {
-    let stream = bed.ping().interval(INTERVAL).lasts(longest(how)).spawn()?;
-    stream.wait_replies(STREAM, deadline::FIRST_PING.start())?;
+    let mut stream = None;
+    if (how.in_traffic)(&bed.cell) {
+        let begun = bed.ping().interval(INTERVAL).lasts(longest(how)).spawn()?;
+        begun.wait_replies(STREAM, deadline::FIRST_PING.start())?;
+        stream = Some(begun);
+    }
     bed.moment(Moment::Traffic)?;
     let sleeping = fall_asleep(bed, how)?;
     bed.moment(Moment::Asleep)?;
@@ -219,6 +226,10 @@ fn once(bed: &mut Testbed, was: &Identity, how: &Sleep) -> anyhow::Result<()> {
     );
     bed.moment(Moment::Awake)?;
     was.expect_same(bed)?;
+    let stream = match stream {
+        Some(stream) => stream,
+        None => bed.ping().interval(INTERVAL).spawn()?,
+    };
     let answered = stream.replies();
     stream
         .wait_replies(answered + STREAM, deadline::FIRST_PING.start())

@@ -28,6 +28,9 @@ const TO_DISK: Sleep = Sleep {
     command: "echo platform >/sys/power/disk; echo disk >/sys/power/state",
     asleep: ["SUSPEND_DISK", "STOP"],
     limit: deadline::HIBERNATED,
+    // 8139cp leaves its NIC receiving when it is put to sleep, which here it is twice, the first time to go on at once:
+    // with requests it then receives no more, one time in two.
+    in_traffic: |cell| cell.nic.driver != "8139cp",
     wake: start_anew,
 };
 
