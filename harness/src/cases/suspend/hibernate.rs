@@ -51,6 +51,7 @@ pub static HIBERNATE: Case = Case {
         Fault {
             inject: |bed| {
                 start_anew(bed)?;
+                bed.await_guest()?;
                 bed.reach(deadline::FIRST_PING)
             },
             ..WAKES_EARLY
