@@ -4,6 +4,8 @@ use super::faults::{AT_START, BLACKLISTED, OTHER_MODEL, UNBOUND};
 use super::{Case, Fault, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::link::{await_link, fields};
+use crate::guest::pci_config;
+use crate::matrix::schema::Interrupts;
 use crate::net::addr::Mac;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::USB_CONTROLLER;
@@ -27,10 +29,18 @@ pub static DRIVER: Case = Case {
 pub static DRIVER_INFO: Case = Case {
     name: "driver_info",
     plan_item: "8",
-    passes: "what `ethtool -i` says (driver, bus-info) agrees with sysfs, and the PCI function it names holds this NIC in QEMU's `query-pci`",
+    passes: "what `ethtool -i` says (driver, bus-info) agrees with sysfs, and the PCI function it names holds this NIC in QEMU's `query-pci`; its interrupts come by INTx, MSI or MSI-X, as matrix.toml expects",
     start_state: StartState::ColdDriver,
     faults: &[
         UNBOUND,
+        Fault {
+            name: "no_messages",
+            breaks: "the guest's kernel takes interrupts by their lines alone (pci=nomsi)",
+            applies: |cell| cell.nic.interrupts == Some(Interrupts::Msix),
+            vm: |spec, _| spec.kernel_parameter("pci=nomsi"),
+            red: Red::Says("takes its interrupts by INTx"),
+            ..AT_START
+        },
         Fault {
             name: "swapped",
             breaks: "the guest swaps the MACs of two NICs, so that the one under test is in another slot",
@@ -115,6 +125,15 @@ fn driver_info(bed: &mut Testbed) -> anyhow::Result<()> {
         link.bus_info(),
         bed.nic().id
     );
+    if let Some(expected) = bed.cell.nic.interrupts {
+        let taken = pci_config::interrupts(&bed.agent, &link.pci)?;
+        ensure!(
+            taken == expected,
+            "{} on {} takes its interrupts by {taken}, and the matrix file expects {expected}",
+            link.driver,
+            bed.cell.guest.name
+        );
+    }
     for key in ["version", "firmware-version"] {
         bed.notes.push(format!("{key}: {}", field(key)?));
     }

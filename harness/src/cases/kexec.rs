@@ -94,7 +94,7 @@ fn kexec(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.agent.sh(&no_wake)?;
     let was = Identity::of(bed)?;
     // Requests come all the while.
-    let stream = bed.ping().interval(0.01).spawn()?;
+    let stream = bed.ping().interval(0.05).spawn()?;
     take_over(bed)?;
     drop(stream);
     was.expect_other(bed)?;

@@ -28,7 +28,7 @@ exec "$REAL" "$@""#;
 pub static MAC_CHANGE: Case = Case {
     name: "mac_change",
     plan_item: "4, 18. mac_change",
-    passes: "under a MAC that shares its first half with the old one, one that shares the last half, and the old one again the host reaches the guest; under one that differs in each byte the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers",
+    passes: "under a MAC that shares its first half with the old one, one that shares the last half, and the old one again the host reaches the guest; under one that differs in each byte the guest shows the new MAC, DHCP leases to it, the host's neighbour table and QEMU (`info network`, on virtio `query-rx-filter`) agree, and the old MAC no longer answers; on virtio QEMU tells of a MAC that is set while the NIC is up by an event",
     load: Load::Waits,
     rearm: Some(back),
     ops: &[Op::Down, Op::Mac, Op::Up, Op::Dhcp, Op::Restart],
@@ -68,6 +68,19 @@ pub static MAC_CHANGE: Case = Case {
             ..AT_START
         },
         Fault {
+            name: "not_told",
+            breaks: "the guest's tool says that it set a MAC and does not, so that QEMU has nothing to tell of",
+            applies: faults::virtio,
+            moment: Moment::Midway,
+            inject: |bed| {
+                let command = bed.command(Op::Mac, &bed.link()?, "");
+                let script = r#"case " $* " in *" address "*|*" hw ether "*) exit;; esac; exec "$REAL" "$@""#;
+                wrap_first(bed, &command, script)
+            },
+            red: Red::Missed(deadline::RX_FILTER),
+            ..AT_START
+        },
+        Fault {
             name: "mac_ignored",
             breaks: "QEMU does not let the driver program its MAC (ctrl_mac_addr=off)",
             applies: faults::virtio,
@@ -96,6 +109,12 @@ fn back(bed: &mut Testbed) -> anyhow::Result<()> {
 fn mac_change(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     through_halves(bed, &link)?;
+    bed.moment(Moment::Midway)?;
+    if bed.cell.nic.is_virtio() {
+        let live = |mac: Mac| bed.apply(Op::Mac, &link, &mac.to_string());
+        bed.expect_rx_filter_event(|| live(bed.nic().mac.opposite()))?;
+        live(bed.nic().mac)?;
+    }
     let old = bed.nic().mac;
     let new = old.opposite();
     bed.apply(Op::Down, &link, "")?;

@@ -10,7 +10,7 @@ use super::faults::{self, AT_START, IN_TRAFFIC};
 use super::migrate::{self, Journey};
 use super::multiqueue::QUEUES;
 use super::promisc::TCPDUMP;
-use super::surviving::{GROUP, State, VLAN, under_new_mac};
+use super::surviving::{Counted, GROUP, State, VLAN, under_new_mac};
 use super::{Case, Fault, Moment, Red};
 use crate::guest::dialect::Op;
 use crate::matrix::Cell;
@@ -38,7 +38,7 @@ const OTHER_VM: Fault = Fault {
 pub static MIGRATE_STATE: Case = Case {
     name: "migrate_state",
     plan_item: "17",
-    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous and all-multicast mode come along and can be ended there; the network is told of the guest's MAC, by virtio's guest itself in the VLAN as well",
+    passes: "a MAC, an MTU, a VLAN, a multicast group, offloads switched off and (virtio) four queues, set by the guest, hold on the wire, for QEMU and for the guest when it has migrated and when it has come back; promiscuous and all-multicast mode come along and can be ended there, and none of the NIC's counters is less than before; the network is told of the guest's MAC, by virtio's guest itself in the VLAN as well",
     vm: state_vm,
     ops: &[
         Op::Address,
@@ -99,6 +99,17 @@ pub static MIGRATE_STATE: Case = Case {
             breaks: "the guest has another MTU when it has arrived",
             inject: |bed| set(bed, "ip link set dev DEV mtu 1300"),
             red: Red::Says("the MTU was set to"),
+            ..LOST
+        },
+        Fault {
+            name: "counters_lost",
+            breaks: "the guest's ethtool says that the NIC has counted nothing when it has arrived",
+            applies: |cell| LIVE_MAC.contains(&cell.nic.driver.as_str()),
+            inject: |bed| {
+                let script = "\"$REAL\" \"$@\" | sed 's/: [0-9][0-9]*$/: 0/'";
+                faults::wrap(bed, "ethtool", script)
+            },
+            red: Red::Says("the NIC had counted"),
             ..LOST
         },
         Fault {
@@ -318,6 +329,7 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
             vlan: state.in_vlan(),
         };
         let moved = format!("migration {round}");
+        let counted = Counted::now(bed, &link)?;
         let announcement =
             migrate::once(bed, &journey, |_| Ok(())).with_context(|| moved.clone())?;
         announced = announced.and(of_guests_mac(announcement, state.mac, &moved));
@@ -330,6 +342,9 @@ fn there_and_back(bed: &mut Testbed, legs: [(&Qemu, &str); 2]) -> anyhow::Result
         } else {
             bed.moment(Moment::Arrived)?;
         }
+        counted
+            .expect_kept(bed, &link)
+            .with_context(|| moved.clone())?;
         state.expect(bed).with_context(|| moved.clone())?;
         if vlan_lost.is_none()
             && let Err(error) = state.expect_vlans(bed)

@@ -2,6 +2,7 @@
 //! its MAC, VLANs, multicast groups, promiscuous mode, its queues, its offloads, its MTU. Each is seen
 //! on the wire, by QEMU where QEMU shows it, and by the guest.
 
+mod counted;
 mod forgotten;
 mod probes;
 mod queues;
@@ -17,6 +18,7 @@ use crate::net::frame::{Direction, Frame, Icmp};
 use crate::net::probe::{self, Sender};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
+pub(super) use counted::Counted;
 use probes::GROUPS;
 pub(super) use probes::{GROUP, at_once, heard, watch};
 use qapi::qmp::RxState;

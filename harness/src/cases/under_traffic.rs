@@ -175,7 +175,7 @@ fn script(changes: &[Change; 2]) -> String {
         format!(
             "{command} || {{ echo \"{command} was refused\"; return 1; }}\n\
              {took} || {{ echo \"{command} did not take\"; return 1; }}\n\
-             before=$(segments); until [ $(segments) -ge $((before + {SEGMENTS})) ]; do sleep 0.01; done\n"
+             before=$(segments); until [ $(segments) -ge $((before + {SEGMENTS})) ]; do sleep 0.05; done\n"
         )
     };
     let [there, back] = changes.each_ref().map(change);

@@ -58,7 +58,7 @@ const NOT_LEFT: Fault = Fault {
 pub static VLAN: Case = Case {
     name: "vlan",
     plan_item: "7",
-    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames, and with the priority that the sender gave it, on the taps and up to the guest's tcpdump; a file crosses whole each way; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
+    passes: "in VLAN 1, 10 and 4094 two guests answer each other, with that tag on both taps, up to full frames, and with the priority that the sender gave it, on the taps and up to the guest's tcpdump; a request with a priority and no VLAN is answered; a file crosses whole each way; in differing VLANs they do not although requests arrive; after leaving, the guest's kernel (and on virtio QEMU's query-rx-filter) shows the VLAN no more",
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address, Op::VlanAdd, Op::VlanPriority, Op::VlanRemove],
@@ -131,6 +131,19 @@ pub static VLAN: Case = Case {
             inject: |bed| bed.forge(&[forged::untagged(bed.nic().mac, HERE, THERE)?]),
             red: Red::Says("crossed the guest's tap with that tag, and 1 without it"),
             ..FORGED
+        },
+        Fault {
+            name: "untagged_alone",
+            breaks: "the guest has its address in the VLAN alone",
+            moment: Moment::Crossed,
+            inject: |bed| {
+                let link = bed.link()?;
+                bed.agent
+                    .sh(&format!("ip addr flush dev {}", link.name))
+                    .map(drop)
+            },
+            red: Red::Says("in no VLAN (id 0) was not answered"),
+            ..AT_START
         },
         NOT_LEFT,
     ],
@@ -275,6 +288,7 @@ fn vlan(bed: &mut Testbed) -> anyhow::Result<()> {
             crossed
                 .and_then(|()| file::expect_tagged(bed.wire()?, fence, id))
                 .with_context(|| format!("in VLAN {id}"))?;
+            priority::expect_in_no_vlan(bed)?;
             filters::without_offload(bed, &link, || together(bed, &peer, id))?;
             if filters::has_offload(&bed.cell) {
                 priority_kept(bed, &peer, &link, id)

@@ -7,4 +7,5 @@ pub mod image;
 pub mod link;
 pub mod netcat;
 pub mod network_manager;
+pub mod pci_config;
 pub mod xdp;

@@ -100,6 +100,7 @@ fn on_guest(nic: &Nic, guest: &Guest) -> Nic {
         if let Some(offloads) = &differs.offloads {
             nic.offloads = offloads.clone();
         }
+        nic.interrupts = differs.interrupts.or(nic.interrupts);
     }
     nic
 }

@@ -7,7 +7,8 @@ use super::offload::OFFLOADS;
 use super::properties;
 use super::read::{Placed, Reader, Section, YES_NO};
 use super::schema::{
-    Axes, BootRom, Dialect, Guest, Machine, Matrix, MatrixError, Nic, NicOverride, QemuSource,
+    Axes, BootRom, Dialect, Guest, Interrupts, Machine, Matrix, MatrixError, Nic, NicOverride,
+    QemuSource,
 };
 use crate::base::words::unknown;
 use profile::Tables;
@@ -271,6 +272,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         "offloads",
         "shows_mac",
         "takes_mac",
+        "interrupts",
         "boot_rom",
         "properties",
         "machine_properties",
@@ -292,6 +294,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         offloads: offloads(section)?,
         shows_mac: section.optional_choice("shows_mac", YES_NO).unwrap_or(true),
         takes_mac: section.optional_choice("takes_mac", YES_NO).unwrap_or(true),
+        interrupts: section.optional_choice("interrupts", Interrupts::WORDS),
         boot_rom: section
             .optional_choice("boot_rom", BOOT_ROMS)
             .unwrap_or(BootRom::Both),
@@ -337,7 +340,7 @@ fn guest(
     }
     let mut overrides = BTreeMap::new();
     for (nic, section) in section.tables("nics") {
-        section.allow(&["driver", "max_mtu", "offloads"]);
+        section.allow(&["driver", "max_mtu", "offloads", "interrupts"]);
         if !nics.contains_key(nic.get_ref()) {
             let what = unknown("nic", nic.get_ref(), nics.keys().map(String::as_str));
             section.mistake_at(&nic, what);
@@ -346,6 +349,7 @@ fn guest(
             driver: section.optional_string("driver").map(Placed::into_inner),
             max_mtu: section.optional_integer("max_mtu", MTU),
             offloads: offloads(&section),
+            interrupts: section.optional_choice("interrupts", Interrupts::WORDS),
         };
         overrides.insert(nic.into_inner(), differs);
     }

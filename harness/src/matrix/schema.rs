@@ -29,6 +29,8 @@ pub struct Nic {
     pub shows_mac: bool,
     /// Whether it receives by a MAC that the guest has set; else by its first, whatever the guest sets.
     pub takes_mac: bool,
+    /// How its driver takes its interrupts; not looked at where it is None.
+    pub interrupts: Option<Interrupts>,
     /// What QEMU's boot ROM for it is made for.
     pub boot_rom: BootRom,
     /// What makes it a variant of its device.
@@ -112,6 +114,37 @@ pub struct Property {
 impl fmt::Display for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.key, self.value)
+    }
+}
+
+/// How a PCI function's interrupts reach the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interrupts {
+    /// By one of four lines.
+    Intx,
+    /// By a message.
+    Msi,
+    /// By a message for each of its vectors.
+    Msix,
+}
+
+impl Interrupts {
+    /// The words of the matrix file.
+    pub const WORDS: &[(&str, Interrupts)] = &[
+        ("intx", Interrupts::Intx),
+        ("msi", Interrupts::Msi),
+        ("msix", Interrupts::Msix),
+    ];
+}
+
+impl fmt::Display for Interrupts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Interrupts::Intx => "INTx",
+            Interrupts::Msi => "MSI",
+            Interrupts::Msix => "MSI-X",
+        })
     }
 }
 
@@ -239,6 +272,8 @@ pub struct NicOverride {
     pub max_mtu: Option<u32>,
     /// See [`Nic::offloads`].
     pub offloads: Option<Vec<String>>,
+    /// See [`Nic::interrupts`].
+    pub interrupts: Option<Interrupts>,
 }
 
 /// A QEMU besides the default one, `[qemu.NAME]`.

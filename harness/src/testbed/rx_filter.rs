@@ -4,6 +4,7 @@ use super::Testbed;
 use crate::base::deadline;
 use crate::guest::link::Link;
 use crate::net::addr::Mac;
+use crate::vm::wire::WireEvent;
 use anyhow::{Context as _, bail, ensure};
 use qapi::qmp::{RxFilterInfo, RxState, query_rx_filter};
 use std::collections::BTreeSet;
@@ -43,6 +44,29 @@ impl Testbed {
         filter
             .context("QEMU's query-rx-filter knows no such NIC")
             .map(Some)
+    }
+
+    /// QEMU must tell by its event that `change` has changed the receive filter of the NIC under test, a virtio one.
+    ///
+    /// # Errors
+    /// Those of `change`; no event within [`deadline::RX_FILTER`].
+    pub fn expect_rx_filter_event(
+        &self,
+        change: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        // It is told once for each query.
+        self.rx_filter()?;
+        let mark = self.vm.qmp.mark();
+        change()?;
+        let is = |event: &WireEvent| event.name == CHANGED && event.data["name"] == *self.nic().id;
+        let limit = deadline::RX_FILTER.start();
+        let told = self
+            .vm
+            .qmp
+            .event(mark, limit, |event| is(event).then_some(()));
+        told.with_context(|| {
+            format!("QEMU did not tell of its receive filter's change by {CHANGED}")
+        })
     }
 
     /// On virtio, QEMU's receive filter must be what the guest's kernel has set: MAC, modes, multicast groups,

@@ -7,10 +7,10 @@ use crate::base::deadline::Limit;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::Cell;
-use crate::net::addr::HOST_MAC;
+use crate::net::addr::{HOST, HOST_MAC};
 use crate::net::capture::{Capture, Fence};
-use crate::net::frame::{Frame, Icmp};
-use crate::net::probe::{Sender, prioritized, tagged_probe};
+use crate::net::frame::{Direction, Frame, Icmp};
+use crate::net::probe::{Sender, prioritized, tagged_echo, tagged_probe};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use std::net::IpAddr;
@@ -23,6 +23,11 @@ const RECEIVED: u8 = 2;
 const PINGS: u32 = 2;
 /// Where the guest's tcpdump prints.
 const SEEN: &str = "/tmp/priority";
+/// As any echo request.
+const TAKEN: Limit = Limit {
+    what: "the answer to a request in no VLAN",
+    seconds: 5.0,
+};
 /// From its start to its first word, and from a frame to its line.
 const TCPDUMP: Limit = Limit {
     what: "the guest's tcpdump to show a frame of that VLAN and priority",
@@ -91,6 +96,36 @@ pub(super) fn expect_kept(
 /// (`E1000_RXD_SPC_VLAN_MASK`).
 pub(super) fn hands_up(cell: &Cell) -> bool {
     cell.nic.driver != "e1000"
+}
+
+/// Shows that the guest takes a frame whose tag has a priority and no VLAN (id 0) as it takes one without a tag
+/// (IEEE 802.1Q, 6.9).
+///
+/// # Errors
+/// When it does not answer.
+pub(super) fn expect_in_no_vlan(bed: &Testbed) -> anyhow::Result<()> {
+    let wire = bed.wire()?;
+    let mark = wire.mark()?;
+    let key = (u16::from(RECEIVED), 1);
+    let (from, to) = ((HOST_MAC, HOST), (bed.nic().mac, bed.address()));
+    let mut request = tagged_echo(0, from, to, key)?;
+    // Behind both MACs and the tag's own type.
+    request[14..16].copy_from_slice(&prioritized(0, RECEIVED).to_be_bytes());
+    Sender::open()?.send(&request)?;
+    let answer = Icmp::EchoReply {
+        id: key.0,
+        seq: key.1,
+    };
+    let answers = |frame: &Frame| {
+        let from_guest = frame.direction == Direction::FromGuest;
+        from_guest && frame.icmp() == Some(answer)
+    };
+    (wire.wait(mark, TAKEN.start(), answers)).with_context(|| {
+        format!(
+            "the host's echo request with priority {RECEIVED} in no VLAN (id 0) was not answered"
+        )
+    })?;
+    Ok(())
 }
 
 fn received(bed: &Testbed, link: &Link, id: u16) -> anyhow::Result<()> {

@@ -201,7 +201,7 @@ fn what_makes_a_variant() {
         .map(|lines| with(lines).unwrap_err().to_string())
         .into();
     insta::assert_snapshot!(said.join("\n"), @r#"
-    m.toml:16: [nics.virtio]: unknown key `propertise`, did you mean `properties`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, boot_rom, properties, machine_properties, iommu)
+    m.toml:16: [nics.virtio]: unknown key `propertise`, did you mean `properties`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, interrupts, boot_rom, properties, machine_properties, iommu)
     m.toml:16: [nics.virtio]: `properties` is of type string, expected a list, each item a string
     m.toml:16: [nics.virtio]: `properties`: `packed` is no property, expected `key=value`
     m.toml:16: [nics.virtio]: `properties`: `=on` is no property, expected `key=value`
@@ -234,10 +234,10 @@ fn unknown_keys() {
     m.toml:2: [axes]: the key `vhost` is missing
     m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: qemu, nic, guest, vhost, zcopy)
     m.toml:8: [nics.e1000]: the key `driver` is missing
-    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, boot_rom, properties, machine_properties, iommu)
+    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, interrupts, boot_rom, properties, machine_properties, iommu)
     m.toml:20: [guests.rhel6]: the key `memory` is missing
     m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
-    m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads)
+    m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads, interrupts)
     m.toml:29: [profiles.smoke]: the key `flood_count` is missing
     m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, nics_on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
     m.toml:38: [[exclude]]: the key `reason` is missing
