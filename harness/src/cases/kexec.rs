@@ -80,9 +80,11 @@ fn kexec_vm(spec: &mut VmSpec) {
 }
 
 fn kexec(bed: &mut Testbed) -> anyhow::Result<()> {
-    bed.agent
-        .sh("command -v kexec >/dev/null && cat /sys/kernel/kexec_loaded")
-        .map_err(|_| Skip("the guest has no kexec, or a kernel without it".into()))?;
+    let can = "command -v kexec >/dev/null && [ -e /sys/kernel/kexec_loaded ]";
+    if bed.agent.run(can)?.code != 0 {
+        let reason = "the guest has no `kexec` (kexec-tools), or a kernel without it";
+        return Err(Skip(reason.into()).into());
+    }
     let link = bed.up()?;
     load(bed)?;
     let mut state = State::set(bed, &link)?;
