@@ -61,12 +61,7 @@ pub(super) fn boot_anew(
     on_reboot("reset")?;
     let mark = bed.vm.qmp.mark();
     begin(bed)?;
-    bed.vm
-        .qmp
-        .event(mark, deadline::RESET.start(), |event| {
-            (event.name == "RESET").then_some(())
-        })
-        .map_err(|error| bed.vm.explain(error))?;
+    (bed.vm).await_event(mark, deadline::RESET, |event| event.name == "RESET")?;
     // SeaBIOS resets once more by itself.
     bed.await_guest().context("after the reset")?;
     on_reboot("shutdown")?;

@@ -9,7 +9,6 @@ use super::surviving::State;
 use super::{Case, Fault, Moment, Red, transfer};
 use crate::base::deadline;
 use crate::base::error::Skip;
-use crate::guest::agent::said;
 use crate::guest::image;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{AGENT_ID, Boot, VmSpec};
@@ -123,15 +122,8 @@ fn load(bed: &Testbed) -> anyhow::Result<()> {
     let command = format!(
         "kexec -l -i {kernel} --initrd={initrd} --reuse-cmdline && rm -f {KERNEL} {INITRD}"
     );
-    let output = bed
-        .agent
-        .run_for(&command, deadline::KEXEC_LOADED.start().span())?;
-    ensure!(
-        output.code == 0,
-        "in the guest, `{command}` ended with {}: {}",
-        output.code,
-        said(&output)
-    );
+    let limit = deadline::KEXEC_LOADED.start();
+    bed.agent.sh_for(&command, limit.span())?;
     let loaded = bed.agent.sh("cat /sys/kernel/kexec_loaded")?;
     ensure!(
         loaded.trim() == "1",
@@ -144,14 +136,10 @@ fn load(bed: &Testbed) -> anyhow::Result<()> {
 fn take_over(bed: &Testbed) -> anyhow::Result<()> {
     let mark = bed.vm.qmp.mark();
     bed.agent.start_last(TAKE_OVER)?;
-    let closed = bed
-        .vm
-        .qmp
-        .event(mark, deadline::TAKEN_OVER.start(), |event| {
-            let agents = event.data["id"] == AGENT_ID && event.data["open"] == false;
-            (event.name == "VSERPORT_CHANGE" && agents).then_some(())
-        });
-    closed.map_err(|error| bed.vm.explain(error))?;
+    bed.vm.await_event(mark, deadline::TAKEN_OVER, |event| {
+        let agents = event.data["id"] == AGENT_ID && event.data["open"] == false;
+        event.name == "VSERPORT_CHANGE" && agents
+    })?;
     bed.await_guest().context("after kexec")?;
     let events = bed.vm.qmp.events(mark);
     ensure!(

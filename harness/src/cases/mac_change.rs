@@ -1,6 +1,6 @@
 //! Plan items 4 and "18. mac_change": the NIC under a new MAC.
 
-use super::faults::{self, AT_START, IN_TRAFFIC, wrap_first};
+use super::faults::{self, AT_START, IN_TRAFFIC, ignore, program, wrap_first};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
@@ -74,8 +74,11 @@ pub static MAC_CHANGE: Case = Case {
             moment: Moment::Midway,
             inject: |bed| {
                 let command = bed.command(Op::Mac, &bed.link()?, "");
-                let script = r#"case " $* " in *" address "*|*" hw ether "*) exit;; esac; exec "$REAL" "$@""#;
-                wrap_first(bed, &command, script)
+                let words = match program(&command) {
+                    "ip" => "address",
+                    _ => "hw ether",
+                };
+                ignore(bed, program(&command), words)
             },
             red: Red::Missed(deadline::RX_FILTER),
             ..AT_START

@@ -16,7 +16,6 @@ use crate::guest::image;
 use crate::matrix::Cell;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::{Boot, VmSpec};
-use crate::vm::wire::{EventMark, WireEvent};
 use anyhow::{Context as _, ensure};
 pub use hibernate::HIBERNATE;
 use serde_json::json;
@@ -24,6 +23,7 @@ use std::time::Duration;
 
 /// Seconds between the echo requests that go on meanwhile.
 const INTERVAL: f64 = 0.05;
+
 /// How a guest is put to sleep, and woken.
 struct Sleep {
     /// Linux's name of it, in `/sys/power/state`.
@@ -242,7 +242,7 @@ fn fall_asleep(bed: &Testbed, how: &Sleep) -> anyhow::Result<Running> {
     let mark = bed.vm.qmp.mark();
     let sleeping = bed.agent.start_last(how.command)?;
     let mut events = how.asleep.into_iter();
-    match events.try_for_each(|event| await_event(bed, mark, how.limit, event)) {
+    match events.try_for_each(|name| bed.vm.await_event(mark, how.limit, |e| e.name == name)) {
         Ok(()) => Ok(sleeping),
         Err(error) => Err(match bed.agent.finish(sleeping, Duration::ZERO) {
             Ok(output) => error.context(format!(
@@ -258,13 +258,7 @@ fn fall_asleep(bed: &Testbed, how: &Sleep) -> anyhow::Result<Running> {
 fn wake_up(bed: &Testbed) -> anyhow::Result<()> {
     let mark = bed.vm.qmp.mark();
     bed.vm.call_raw("system_wakeup", json!({}))?;
-    await_event(bed, mark, deadline::WOKEN, "WAKEUP")
-}
-
-fn await_event(bed: &Testbed, mark: EventMark, limit: Limit, name: &str) -> anyhow::Result<()> {
-    let is = |event: &WireEvent| (event.name == name).then_some(());
-    let told = bed.vm.qmp.event(mark, limit.start(), is);
-    told.map_err(|error| bed.vm.explain(error))
+    (bed.vm).await_event(mark, deadline::WOKEN, |event| event.name == "WAKEUP")
 }
 
 /// How long the stream may have to last.

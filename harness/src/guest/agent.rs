@@ -196,7 +196,15 @@ impl Agent {
     /// # Errors
     /// As [`Agent::run`]; a failing exit code, with what the command said.
     pub fn sh(&self, command: &str) -> anyhow::Result<String> {
-        let output = self.run(command)?;
+        self.sh_for(command, Duration::ZERO)
+    }
+
+    /// As [`Agent::sh`], a command that may take `more`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn sh_for(&self, command: &str, more: Duration) -> anyhow::Result<String> {
+        let output = self.run_for(command, more)?;
         if output.code != 0 {
             bail!(
                 "in the guest, `{command}` ended with {}: {}",

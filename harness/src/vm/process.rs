@@ -5,8 +5,8 @@ use super::checkpoint::{Checkpoint, Mode};
 use super::cmdline::{self, VmSpec};
 use super::qemu::{Death, Process, Qemu, transcript};
 use super::serial::Serial;
-use super::wire::{Closed, Wire};
-use crate::base::deadline;
+use super::wire::{Closed, EventMark, Wire, WireEvent};
+use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, OrCannotRun, find};
 use crate::base::thread;
 use anyhow::{Context, anyhow, bail};
@@ -299,6 +299,20 @@ impl Vm {
             // That says nothing of the NIC.
             (false, Some(_)) => error.context(CannotRun(words)),
         }
+    }
+
+    /// Waits for an event of QEMU's, since `mark`.
+    ///
+    /// # Errors
+    /// After `limit`, with the events that came instead; QEMU's end, with what it said.
+    pub fn await_event(
+        &self,
+        mark: EventMark,
+        limit: Limit,
+        is: impl Fn(&WireEvent) -> bool,
+    ) -> anyhow::Result<()> {
+        let told = (self.qmp).event(mark, limit.start(), |event| is(event).then_some(()));
+        told.map_err(|error| self.explain(error))
     }
 
     /// How QEMU ended, or `None` while it lives. All that its console printed is recorded then.

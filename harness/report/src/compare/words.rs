@@ -4,7 +4,7 @@ use super::{Change, Class, Comparison, Conclusion, Finding};
 use crate::figures::against::Quantity;
 use crate::figures::nights::{FEWEST_NIGHTS, Judged, Verdict as OfFigure};
 use crate::past::facts::{self, Changed};
-use crate::past::series::Streak;
+use crate::past::series::{Streak, colour};
 use crate::past::{Verdict, date};
 use crate::text::{counted, of_them};
 use std::collections::BTreeMap;
@@ -152,8 +152,7 @@ fn red_since(finding: &Finding) -> Option<String> {
         .filter_map(|change| Some((change.red?, change)))
         .max_by_key(|((nights, _), _)| *nights)?;
     let ((nights, first), Change { head, green, .. }) = longest;
-    let known = head.is_some_and(|record| record.verdict == Verdict::Known);
-    let colour = if known { "known" } else { "red" };
+    let colour = colour(head.as_ref()?.verdict);
     if nights < 2 {
         return None;
     }

@@ -1,7 +1,7 @@
 //! What the history says, on a terminal.
 
 use super::History;
-use crate::past::series::{Flips, SETTLED, Streak, is_settled};
+use crate::past::series::{Flips, SETTLED, Streak, colour, is_settled};
 use crate::past::{PastRun, PastTrial, Verdict, date, facts};
 use crate::stats::median;
 use crate::text::{counted, duration};
@@ -71,7 +71,7 @@ fn streak(verdicts: &[Verdict], runs: &[&PastRun]) -> String {
     let Some(streak) = Streak::of(verdicts) else {
         return "never judged".into();
     };
-    let colour = streak.colour();
+    let colour = colour(streak.verdict);
     let since = Streak::words(colour, runs[streak.first].time, streak.nights);
     let (other, is_other): (_, fn(Verdict) -> bool) = match colour {
         "green" => ("red", Verdict::is_red),

@@ -64,17 +64,17 @@ pub struct Streak {
     pub before: Option<usize>,
 }
 
-impl Streak {
-    /// What its nights are: "red".
-    pub fn colour(&self) -> &'static str {
-        match self.verdict {
-            Verdict::Flaky => "flaky",
-            Verdict::Known => "known",
-            verdict if verdict.is_green() => "green",
-            _ => "red",
-        }
+/// What nights with such a verdict are called: "red".
+pub fn colour(judged: Verdict) -> &'static str {
+    match judged {
+        Verdict::Flaky => "flaky",
+        Verdict::Known => "known",
+        verdict if verdict.is_green() => "green",
+        _ => "red",
     }
+}
 
+impl Streak {
     /// "red since 2026-11-24, 3 nights": of so many `nights` that are `word`, the first of them at that time,
     /// seconds since the epoch.
     pub fn words(word: &str, first: f64, nights: usize) -> String {
@@ -96,9 +96,7 @@ impl Streak {
             before: None,
         };
         for (index, &earlier) in judged {
-            if differ(earlier, verdict)
-                || (earlier == Verdict::Known) != (verdict == Verdict::Known)
-            {
+            if differ(earlier, verdict) || colour(earlier) != colour(verdict) {
                 streak.before = Some(index);
                 break;
             }
@@ -147,16 +145,16 @@ mod tests {
     #[test]
     fn a_streak_ends_at_the_last_judged_night() {
         let streak = Streak::of(&[Passed, Skipped, Failed, Broken, Failed, Skipped]).unwrap();
-        assert_eq!(streak.colour(), "red");
+        assert_eq!(colour(streak.verdict), "red");
         assert_eq!(
             (streak.nights, streak.first, streak.before),
             (2, 2, Some(0))
         );
         // What is known is no failure yet.
-        for (verdicts, colour) in [([Known, Failed], "red"), ([Failed, Known], "known")] {
+        for (verdicts, word) in [([Known, Failed], "red"), ([Failed, Known], "known")] {
             let streak = Streak::of(&verdicts).unwrap();
             assert_eq!((streak.nights, streak.before), (1, Some(0)));
-            assert_eq!(streak.colour(), colour);
+            assert_eq!(colour(streak.verdict), word);
         }
         assert_eq!(Streak::of(&[Skipped, Broken]), None);
         assert_eq!(Streak::of(&[Passed, Passed]).unwrap().before, None);

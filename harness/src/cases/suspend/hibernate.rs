@@ -3,7 +3,7 @@
 
 use super::{
     BOOTS_ANEW, DOWN, MTU_LOST, OFFLOADS_LOST, OPS, STAYS_AWAKE, Sleep, VLAN_LOST, WAKES_EARLY,
-    await_event, suspend,
+    suspend,
 };
 use crate::base::deadline;
 use crate::base::error::{OrCannotRun as _, Skip};
@@ -121,6 +121,6 @@ fn stop_at_end(bed: &Testbed, stop: bool) -> anyhow::Result<()> {
 fn start_anew(bed: &Testbed) -> anyhow::Result<()> {
     let mark = bed.vm.qmp.mark();
     bed.vm.call(&qapi::qmp::system_reset {})?;
-    await_event(bed, mark, deadline::RESET, "RESET")?;
+    (bed.vm).await_event(mark, deadline::RESET, |event| event.name == "RESET")?;
     bed.vm.call(&qapi::qmp::cont {}).map(drop)
 }
