@@ -5,7 +5,9 @@ use super::faults::{self, IN_TRAFFIC};
 use super::promisc::FOREIGN_MAC;
 use super::{Fault, Red};
 use crate::matrix::{Backend, Cell};
+use crate::net::addr;
 use crate::net::forged;
+use crate::net::probe::{self, Sender};
 
 /// A VLAN that no guest joins.
 const NOBODYS_VLAN: u16 = 77;
@@ -135,6 +137,27 @@ pub(super) const SENT_TWICE: Fault = Fault {
         bed.forge(&[frame.clone(), frame])
     },
     red: Red::Says("left the guest twice"),
+    ..FORGED
+};
+
+/// The NIC sends the answer to a later request first.
+pub(super) const OVERTAKEN: Fault = Fault {
+    name: "overtaken",
+    breaks: "the NIC sends the answer to a later echo request first",
+    inject: |bed| {
+        // An address that no guest has, so that the guest does not answer.
+        let nobody = (bed.nic().mac, addr::guest(100));
+        let keys = [(1, 1), (1, 2)];
+        let host = Sender::open()?;
+        for key in keys {
+            host.send(&probe::echo(nobody, key)?)?;
+        }
+        bed.forge(&[
+            forged::answer(nobody, keys[1])?,
+            forged::answer(nobody, keys[0])?,
+        ])
+    },
+    red: Red::Says("left the guest after the reply to a later request"),
     ..FORGED
 };
 

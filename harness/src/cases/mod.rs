@@ -16,9 +16,11 @@ mod every_size;
 pub(crate) mod faults;
 mod features;
 mod forward;
+mod high_memory;
 mod hotplug;
 mod hotplug_storm;
 mod ipv6;
+mod irq_affinity;
 mod kexec;
 mod lanes;
 mod link_migrate;
@@ -263,6 +265,8 @@ pub fn all() -> &'static [&'static Case] {
         &driver_reload::DRIVER_RELOAD,
         &kexec::KEXEC,
         &every_size::EVERY_SIZE,
+        &high_memory::HIGH_MEMORY,
+        &irq_affinity::IRQ_AFFINITY,
         &paused::PAUSED,
         &stacked::STACKED,
         &forward::FORWARD,

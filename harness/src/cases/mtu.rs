@@ -1,11 +1,13 @@
 //! Plan items 9 and 14: the MTU, and that frames of exactly that size cross.
 
-use super::faults::{self, IN_TRAFFIC, TAP_UNPLUGGED};
+use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, in_guest};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::net::{addr, bridge, frame, sabotage};
+use crate::net::frame::{self, Frame, Icmp};
+use crate::net::probe::{self, Sender};
+use crate::net::{addr, bridge, sabotage};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 
@@ -28,14 +30,10 @@ const SMALL_TAP: Fault = Fault {
     ..IN_TRAFFIC
 };
 
-const FAULTS: &[Fault] = &[
-    SMALL_TAP,
-    LOST,
-    Fault {
-        red: Red::Says("replies came back"),
-        ..TAP_UNPLUGGED
-    },
-];
+const UNPLUGGED: Fault = Fault {
+    red: Red::Says("replies came back"),
+    ..TAP_UNPLUGGED
+};
 
 /// The guest's ping does not refuse: what is too large is sent as a packet that does cross, to somebody who does
 /// not answer.
@@ -52,6 +50,26 @@ const LOST: Fault = Fault {
     ..IN_TRAFFIC
 };
 
+/// NICs that drop what is longer than a tagged frame of Ethernet's own MTU, until their driver has set a larger
+/// one (RCTL.LPE).
+const DROPS_LONG: [&str; 2] = ["e1000", "e1000e"];
+/// Bytes of such a frame.
+const TOO_LONG: usize = 1600;
+/// The identifier of the echo requests by which that shows.
+const ID: u16 = 0x6d74;
+
+const LONG_TAKEN: Fault = Fault {
+    name: "long_taken",
+    breaks: "the NIC takes frames longer than Ethernet's: its driver has set a larger MTU",
+    applies: |cell| DROPS_LONG.contains(&cell.nic.driver.as_str()),
+    inject: |bed| {
+        in_guest(bed, "ip link set dev DEV mtu 2000")?;
+        bed.reach(deadline::FIRST_PING)
+    },
+    red: Red::Says("answered an echo request in a frame of 1600 bytes"),
+    ..AT_START
+};
+
 /// Plan item 14.
 pub static MTU_SET: Case = Case {
     name: "mtu_set",
@@ -59,7 +77,7 @@ pub static MTU_SET: Case = Case {
     passes: "the MTU set (100 below the one that the driver begins with, then that one: 1400 and 1500 without host_mtu) reads back; an unfragmentable ping of exactly that size crosses both ways and shows as such on the wire; one byte more is refused",
     rearm: Some(faults::nothing),
     ops: &[Op::Address, Op::Mtu],
-    faults: FAULTS,
+    faults: &[SMALL_TAP, LOST, UNPLUGGED],
     run: |bed| {
         let link = bed.up()?;
         bed.moment(Moment::Traffic)?;
@@ -74,20 +92,54 @@ pub static MTU_SET: Case = Case {
 pub static MTU_MAX: Case = Case {
     name: "mtu_max",
     plan_item: "9",
-    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused by the guest's kernel",
+    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused by the guest's kernel; e1000 and e1000e, at Ethernet's MTU, drop a frame of 1600 bytes",
     ops: &[Op::Address, Op::Mtu],
-    faults: FAULTS,
+    faults: &[SMALL_TAP, LOST, UNPLUGGED, LONG_TAKEN],
     run: |bed| {
         let link = bed.up()?;
         let largest = bed.cell.nic.max_mtu;
         // Both sides must carry it; a bridge's ports default to Ethernet's 1500.
         bed.bridge
             .set_mtu(largest.max(bed.cell.nic.default_mtu()).min(bridge::MAX_MTU))?;
+        if DROPS_LONG.contains(&link.driver.as_str()) {
+            expect_dropped(bed)?;
+        }
         bed.moment(Moment::Traffic)?;
         exactly(bed, &link, largest)
     },
     ..Case::PLAIN
 };
+
+/// A frame that is too long for the NIC is not answered, and one behind it is.
+fn expect_dropped(bed: &Testbed) -> anyhow::Result<()> {
+    let guest = (bed.nic().mac, bed.address());
+    bridge::set_neighbour_permanent(guest.1, guest.0)?;
+    let (long, behind) = ((ID, 1), (ID, 2));
+    let mark = bed.bridge_mark()?;
+    let sender = Sender::open()?;
+    sender.send(&probe::echo_with(
+        guest,
+        long,
+        &[0; TOO_LONG - ETHERNET - HEADERS as usize],
+    )?)?;
+    sender.send(&probe::echo(guest, behind)?)?;
+    let answers = |frame: &Frame, (id, seq)| frame.icmp() == Some(Icmp::EchoReply { id, seq });
+    bed.await_on_bridge(mark, deadline::FIRST_PING.start(), |frame| {
+        answers(frame, behind)
+    })
+    .context("after a frame that is too long for the NIC")?;
+    let taken = bed
+        .on_bridge(mark)?
+        .iter()
+        .any(|frame| answers(frame, long));
+    ensure!(
+        !taken,
+        "at an MTU of {} the guest answered an echo request in a frame of {TOO_LONG} bytes, which {} drops",
+        bed.link()?.mtu,
+        bed.nic().device
+    );
+    bridge::flush_neighbour(guest.1)
+}
 
 /// Sets `mtu`, reads it back, and shows on the wire that exactly that much crosses.
 fn exactly(bed: &mut Testbed, link: &Link, mtu: u32) -> anyhow::Result<()> {

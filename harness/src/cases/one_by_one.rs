@@ -51,32 +51,43 @@ pub static ONE_BY_ONE: Case = Case {
     ..Case::PLAIN
 };
 
+/// Sends one echo request, and waits for its answer: how long that took, by the tap.
+///
+/// # Errors
+/// When it does not come; the host's.
+pub(super) fn round_trip(
+    bed: &Testbed,
+    sender: &Sender,
+    (id, seq): (u16, u16),
+) -> anyhow::Result<Duration> {
+    let wire = bed.wire()?;
+    let mark = wire.mark()?;
+    sender.send(&echo((bed.nic().mac, bed.address()), (id, seq))?)?;
+    let limit = deadline::FIRST_PING.start();
+    let request = wire.wait(mark, limit, |frame| {
+        frame.direction == Direction::ToGuest && frame.icmp() == Some(Icmp::EchoRequest { id, seq })
+    })?;
+    let reply = wire
+        .wait(mark, limit, |frame| {
+            frame.icmp() == Some(Icmp::EchoReply { id, seq })
+        })
+        .with_context(|| format!("ping {seq} was not answered"))?;
+    Ok(reply.time.saturating_sub(request.time))
+}
+
 /// Sends the pings, and holds each one's time on its way against what QEMU did meanwhile. Times are the tap's, and
 /// QEMU is looked at before and after: what it did is never too little.
 fn one_by_one(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     bed.moment(Moment::Traffic)?;
     let sender = Sender::open()?;
-    let guest = (bed.nic().mac, bed.address());
     let pid = bed.vm.pid();
     let mut late = Vec::new();
     let mut all = Vec::new();
     for seq in 1..=PINGS {
-        let wire = bed.wire()?;
-        let mark = wire.mark()?;
         let before = busy_so_far(pid);
-        sender.send(&echo(guest, (ID, seq))?)?;
-        let limit = deadline::FIRST_PING.start();
-        let request = wire.wait(mark, limit, |frame| {
-            frame.direction == Direction::ToGuest
-                && frame.icmp() == Some(Icmp::EchoRequest { id: ID, seq })
-        })?;
-        let reply = wire
-            .wait(mark, limit, |frame| {
-                frame.icmp() == Some(Icmp::EchoReply { id: ID, seq })
-            })
-            .with_context(|| format!("ping {seq} of {PINGS} was not answered"))?;
-        let took = reply.time.saturating_sub(request.time);
+        let took = round_trip(bed, &sender, (ID, seq))
+            .with_context(|| format!("of {PINGS} pings, one at a time"))?;
         all.push(took);
         let Some(((before, faults), (after, faults_now))) = before.zip(busy_so_far(pid)) else {
             continue;

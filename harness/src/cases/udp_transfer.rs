@@ -1,6 +1,6 @@
 //! Plan item 15: a big file by UDP, in datagrams of netcat's size and of sizes that fit a frame.
 
-use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED};
+use super::faults::{IN_TRAFFIC, LOSSY, TAP_UNPLUGGED, wrap};
 use super::transfer::{self as files, ALTERED, SENT};
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
@@ -26,7 +26,7 @@ const FRAMES: usize = 512;
 pub static UDP_TRANSFER: Case = Case {
     name: "udp_transfer",
     plan_item: "15",
-    passes: "of a file of numbered blocks that the guest sends to the host, in netcat's datagrams of many frames, in such as fill a frame, and in such as are a byte shorter, nothing arrives corrupt or twice, and nothing is lost but what the guest's or the host's kernel counted as dropped",
+    passes: "of a file of numbered blocks that the guest sends to the host, in netcat's datagrams of many frames, in such as fill a frame, and in such as are a byte shorter, nothing arrives corrupt, twice or after what was sent later, and nothing is lost but what the guest's or the host's kernel counted as dropped",
     ops: &[Op::Address],
     seconds: files::seconds,
     faults: &[
@@ -56,6 +56,17 @@ pub static UDP_TRANSFER: Case = Case {
                 sabotage::drop_length(&tap, largest(bed) + HEADERS - 1)
             },
             red: Red::Says("were lost"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            name: "overtaken",
+            breaks: "the guest sends the first of the datagrams that fit a frame last",
+            inject: |bed| {
+                let script = "for word; do case $word in count=*) count=${word#count=};; esac; done; \
+                              \"$REAL\" \"$@\" skip=1 count=$((count - 1)); \"$REAL\" \"$@\" count=1";
+                wrap(bed, "dd", script)
+            },
+            red: Red::Says("came after a later one"),
             ..IN_TRAFFIC
         },
         Fault {
@@ -162,6 +173,11 @@ fn send(bed: &Testbed, sending: &Sending, command: impl Fn(u16) -> String) -> an
         arrived.twice == 0,
         "of {pieces} pieces of {bytes} bytes {} arrived twice",
         arrived.twice
+    );
+    ensure!(
+        arrived.overtaken == 0,
+        "of {pieces} pieces of {bytes} bytes {} came after a later one",
+        arrived.overtaken
     );
     let owned = dropped(bed)? - before + sink.dropped()?;
     ensure!(

@@ -17,7 +17,7 @@ const RECEIVE_BUFFER: usize = 16 << 20;
 /// found in these already.
 const DATAGRAMS: usize = 4;
 
-/// A UDP port of the host's that takes the file in pieces, in any order.
+/// A UDP port of the host's that takes the file in pieces.
 pub struct UdpSink {
     socket: UdpSocket,
     port: u16,
@@ -27,6 +27,9 @@ pub struct UdpSink {
     piece: usize,
     /// By number, how often a piece came.
     seen: Vec<u32>,
+    /// One more than the highest number that came.
+    next: usize,
+    overtaken: u32,
     datagrams: usize,
     corrupt: u32,
     /// The first of these, in words.
@@ -40,6 +43,8 @@ pub struct Arrived {
     pub lost: u32,
     /// Pieces that came again.
     pub twice: u32,
+    /// Pieces that came after a later one.
+    pub overtaken: u32,
     /// What came that is no piece of the file.
     pub corrupt: u32,
     /// The first of these, in words.
@@ -69,6 +74,8 @@ impl UdpSink {
             size,
             piece,
             seen: vec![0; size.div_ceil(piece)],
+            next: 0,
+            overtaken: 0,
             datagrams: 0,
             corrupt: 0,
             first_corrupt: None,
@@ -104,7 +111,11 @@ impl UdpSink {
         self.datagrams += 1;
         for part in datagram.chunks(self.piece) {
             match self.number(part) {
-                Some(number) => self.seen[number] += 1,
+                Some(number) => {
+                    self.overtaken += u32::from(number + 1 < self.next && self.seen[number] == 0);
+                    self.seen[number] += 1;
+                    self.next = self.next.max(number + 1);
+                }
                 None => {
                     self.corrupt += 1;
                     if self.first_corrupt.is_none() {
@@ -168,6 +179,7 @@ impl UdpSink {
         Arrived {
             lost: count(|times| times == 0),
             twice: count(|times| times > 1),
+            overtaken: self.overtaken,
             corrupt: self.corrupt,
             first_corrupt: self.first_corrupt.clone(),
         }
@@ -243,6 +255,7 @@ mod tests {
             Arrived {
                 lost: 2,
                 twice: 1,
+                overtaken: 0,
                 corrupt: 4,
                 first_corrupt: Some("block 1 has 0x70 in place of 0x30 at byte 700".into()),
             }
@@ -257,6 +270,18 @@ mod tests {
         ] {
             assert_eq!(sink.describe(part), words);
         }
+    }
+
+    #[test]
+    fn pieces_that_come_after_a_later_one_are_counted_once_each() {
+        let mut sink = sink(6, BLOCK);
+        for number in [0, 3, 1, 1, 2, 5, 4] {
+            sink.take(&block(number));
+        }
+        let Arrived {
+            overtaken, twice, ..
+        } = sink.arrived();
+        assert_eq!((overtaken, twice), (3, 1));
     }
 
     #[test]
@@ -289,6 +314,7 @@ mod tests {
             let nothing = Arrived {
                 lost: 0,
                 twice: 0,
+                overtaken: 0,
                 corrupt: 0,
                 first_corrupt: None,
             };

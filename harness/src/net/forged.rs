@@ -98,12 +98,22 @@ pub fn changed_udp(from: Mac) -> Result<Forged> {
 
 /// As [`changed_tcp`], of an ICMP echo reply.
 pub fn changed_icmp(from: Mac) -> Result<Forged> {
+    let bytes = echo_reply((from, guest(0)), (1, 1))?;
+    Ok(flipped(bytes, TRANSPORT + 8 + PAYLOAD - 1))
+}
+
+/// The answer to an echo request of that identifier and sequence number.
+pub fn answer(from: (Mac, Ipv4Addr), key: (u16, u16)) -> Result<Forged> {
+    echo_reply(from, key).map(Forged::complete)
+}
+
+fn echo_reply((from, source): (Mac, Ipv4Addr), (id, seq): (u16, u16)) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(from.0, HOST_MAC.0)
-        .ipv4(guest(0).octets(), HOST.octets(), 64)
-        .icmpv4_echo_reply(1, 1)
+        .ipv4(source.octets(), HOST.octets(), 64)
+        .icmpv4_echo_reply(id, seq)
         .write(&mut bytes, &[0; PAYLOAD])?;
-    Ok(flipped(bytes, TRANSPORT + 8 + PAYLOAD - 1))
+    Ok(bytes)
 }
 
 /// An IPv4 header, changed after its checksum was made.

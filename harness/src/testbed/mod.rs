@@ -134,6 +134,9 @@ impl Testbed {
         let host = Capture::start(bridge::NAME)?;
         let witness = Witness::default();
         witness.allow_mtu(bridge.mtu());
+        if spec.cpus > 1 || spec.nics.iter().any(|nic| nic.queues > 1) {
+            witness.allow_any_order();
+        }
         for nic in &spec.nics {
             witness.allow_mac(nic.mac);
         }

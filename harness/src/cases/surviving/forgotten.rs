@@ -6,6 +6,7 @@ use crate::guest::link::{self, Link};
 use crate::net::bridge;
 use crate::testbed::Testbed;
 use anyhow::ensure;
+use qapi::qmp::RxState;
 
 impl State {
     /// Fails unless the NIC, whose driver begins anew, is as it was before [`State::set`].
@@ -48,10 +49,13 @@ impl State {
             .iter()
             .filter_map(|text| text.parse().ok())
             .collect();
+        let vlans = match filter.vlan {
+            RxState::all => "all VLANs".to_owned(),
+            _ => format!("VLANs {:?}", filter.vlan_table),
+        };
         ensure!(
             filter.vlan_table.is_empty() && !GROUPS.iter().any(|group| groups.contains(group)),
-            "the NIC begins anew, and QEMU's query-rx-filter has VLANs {:?} and multicast groups {groups:?}",
-            filter.vlan_table
+            "the NIC begins anew, and QEMU's query-rx-filter has {vlans} and multicast groups {groups:?}"
         );
         Ok(())
     }

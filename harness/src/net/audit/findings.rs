@@ -29,11 +29,13 @@ pub(super) enum Kind {
     IcmpChecksum,
     /// It comes once.
     Duplicate,
+    /// It answers no echo that was asked before one that is answered.
+    Order,
 }
 
 impl Kind {
     /// In the order in which they are told: what explains the rest comes first.
-    const ALL: [Kind; 10] = [
+    const ALL: [Kind; 11] = [
         Kind::Malformed,
         Kind::Ipv4Checksum,
         Kind::TcpChecksum,
@@ -44,6 +46,7 @@ impl Kind {
         Kind::Source,
         Kind::Vlan,
         Kind::Duplicate,
+        Kind::Order,
     ];
 
     /// Of what there are so many, and what is wrong with the bad ones.
@@ -63,6 +66,7 @@ impl Kind {
             Kind::UdpChecksum => ("UDP datagrams", CHECKSUM),
             Kind::IcmpChecksum => ("ICMP messages", CHECKSUM),
             Kind::Duplicate => ("IPv4 packets", "twice"),
+            Kind::Order => ("echo replies", "after the reply to a later request"),
         }
     }
 }

@@ -8,6 +8,7 @@
 mod duplicates;
 mod findings;
 mod fragments;
+mod order;
 mod transport;
 
 pub use findings::Findings;
@@ -19,6 +20,7 @@ use super::vnet_header::{self, Segmentation};
 use duplicates::Recent;
 use findings::Kind;
 use fragments::Fragments;
+use order::Order;
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -41,6 +43,8 @@ struct Terms {
     macs: BTreeSet<Mac>,
     vlans: BTreeSet<u16>,
     mtu: u32,
+    /// Whether its guests may answer in another order than they were asked.
+    any_order: bool,
 }
 
 /// The witness of one trial, shared by its captures: what the guests may send, and what they sent.
@@ -65,6 +69,11 @@ impl Witness {
         terms.mtu = terms.mtu.max(mtu);
     }
 
+    /// Guests have several processors or queues, which answer echoes each for itself.
+    pub fn allow_any_order(&self) {
+        self.0.lock().0.any_order = true;
+    }
+
     /// What has been found so far. Captures that still run are to be asked for their last frames first.
     pub fn findings(&self) -> Findings {
         self.0.lock().1.clone()
@@ -77,6 +86,7 @@ pub(super) struct Auditor {
     witness: Witness,
     fragments: Fragments,
     recent: Recent,
+    order: Order,
 }
 
 impl Auditor {
@@ -85,6 +95,7 @@ impl Auditor {
             witness: witness.clone(),
             fragments: Fragments::default(),
             recent: Recent::default(),
+            order: Order::default(),
         }
     }
 
@@ -95,7 +106,14 @@ impl Auditor {
 
     /// Judges a frame, if it is the guest's.
     pub(super) fn judge(&mut self, raw: &Raw<'_>) {
-        if raw.direction != Direction::FromGuest || raw.bytes.len() < ETHERNET {
+        if raw.bytes.len() < ETHERNET {
+            return;
+        }
+        if raw.direction != Direction::FromGuest {
+            let (start, ethertype) = tags(raw, |_| ());
+            if let Some(Some(network)) = network(&raw.bytes[start..], ethertype) {
+                self.order.asked(&network);
+            }
             return;
         }
         let (terms, findings) = &mut *self.witness.0.lock();
@@ -118,10 +136,8 @@ impl Auditor {
 
         let bytes = &raw.bytes[start..];
         let length = raw.length - start;
-        let network = match ethertype {
-            0x0800 => Network::ipv4(bytes),
-            0x86dd => Network::ipv6(bytes),
-            _ => return,
+        let Some(network) = network(bytes, ethertype) else {
+            return;
         };
         let Some(network) = network.filter(|network| fits(network, length, raw.length)) else {
             note(Kind::Malformed, false);
@@ -136,6 +152,10 @@ impl Auditor {
             if twice {
                 return;
             }
+        }
+
+        if let Some(in_order) = self.order.answers(&network) {
+            note(Kind::Order, in_order || terms.any_order);
         }
 
         let datagram = match network.fragment {
@@ -160,6 +180,15 @@ impl Auditor {
             Verdict::Malformed => findings.note(Kind::Malformed, false, raw),
             Verdict::Checksum(kind, right) => findings.note(kind, right, raw),
         }
+    }
+}
+
+/// The IP packet of a frame, none if there is none; within, none where it makes no sense.
+fn network(bytes: &[u8], ethertype: u16) -> Option<Option<Network<'_>>> {
+    match ethertype {
+        0x0800 => Some(Network::ipv4(bytes)),
+        0x86dd => Some(Network::ipv6(bytes)),
+        _ => None,
     }
 }
 

@@ -483,3 +483,65 @@ fn each_forged_frame_has_its_own_damage() {
     let frames = [raw(&twice.bytes), raw(&twice.bytes)];
     assert!(said(&frames).unwrap().contains("left the guest twice"));
 }
+
+/// The host's echo requests with these sequence numbers, then replies with those.
+fn echoes(asked: &[u16], answered: &[u16]) -> Vec<(Direction, Vec<u8>)> {
+    let frame = |reply: bool, seq: u16| {
+        let mut bytes = Vec::new();
+        let (from, to) = match reply {
+            true => (ADDRESSES.0, ADDRESSES.1),
+            false => (ADDRESSES.1, ADDRESSES.0),
+        };
+        let builder = ether().ipv4(from, to, 64);
+        match reply {
+            true => builder
+                .icmpv4_echo_reply(7, seq)
+                .write(&mut bytes, &[0; 56]),
+            false => builder
+                .icmpv4_echo_request(7, seq)
+                .write(&mut bytes, &[0; 56]),
+        }
+        .unwrap();
+        bytes
+    };
+    let requests = asked
+        .iter()
+        .map(|seq| (Direction::ToGuest, frame(false, *seq)));
+    let replies = answered
+        .iter()
+        .map(|seq| (Direction::FromGuest, frame(true, *seq)));
+    requests.chain(replies).collect()
+}
+
+#[test]
+fn a_reply_after_a_later_ones_is_told_and_one_that_is_missing_is_not() {
+    let said = |frames: &[(Direction, Vec<u8>)], any_order: bool| {
+        let witness = witness();
+        if any_order {
+            witness.allow_any_order();
+        }
+        let mut auditor = Auditor::new(&witness);
+        for (direction, bytes) in frames {
+            let direction = *direction;
+            auditor.judge(&Raw {
+                direction,
+                ..raw(bytes)
+            });
+        }
+        witness.findings().damage()
+    };
+    let swapped = echoes(&[1, 2, 3], &[1, 3, 2]);
+    let of_swapped = said(&swapped, false).unwrap();
+    assert!(
+        of_swapped.starts_with(
+            "1 of 3 echo replies (98 bytes) left the guest after the reply to a later request"
+        ),
+        "{of_swapped}"
+    );
+    assert_eq!(said(&swapped, true), None);
+    assert_eq!(said(&echoes(&[1, 2, 3], &[1, 3]), false), None);
+    // The numbers begin anew after 65,535, and another ping may begin with any.
+    assert_eq!(said(&echoes(&[65535, 0, 1], &[65535, 0, 1]), false), None);
+    let anew = [echoes(&[8, 9], &[8, 9]), echoes(&[1, 2], &[1, 2])].concat();
+    assert_eq!(said(&anew, false), None);
+}

@@ -9,7 +9,7 @@ use etherparse::checksum::Sum16BitWords;
 pub(super) const ICMP: u8 = 1;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
+pub(super) const ICMPV6: u8 = 58;
 
 /// IPv6 extension headers that have their length in the second byte: hop-by-hop, routing, destination.
 const EXTENSIONS: [u8; 3] = [0, 43, 60];
@@ -40,6 +40,8 @@ pub(super) struct Network<'a> {
     /// IPv4's; 0 in IPv6.
     pub(super) identification: u16,
     pub(super) protocol: u8,
+    /// IPv4's type of service; 0 in IPv6, whose answers need not have the request's.
+    pub(super) service: u8,
     /// Source and destination.
     pub(super) addresses: &'a [u8],
     /// As much of the payload as there is.
@@ -74,6 +76,7 @@ impl<'a> Network<'a> {
             fragment: (fragment.more || fragment.offset > 0).then_some(fragment),
             identification: word(bytes, 4)?,
             protocol: own[9],
+            service: own[1],
             addresses: &own[12..20],
             payload: &payload[..payload.len().min(length - header)],
         })
@@ -101,6 +104,7 @@ impl<'a> Network<'a> {
             fragment: None,
             identification: 0,
             protocol,
+            service: 0,
             addresses: &own[8..40],
             payload: &payload[..payload.len().min(length - header)],
         })

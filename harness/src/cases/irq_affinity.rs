@@ -1,0 +1,148 @@
+//! Interrupts that move from processor to processor, as irqbalance moves them: each move masks the NIC's vector, tells it
+//! another address and unmasks it, and what the NIC has to say meanwhile must not be lost.
+
+use super::faults::{IN_TRAFFIC, NO_PING, TAP_UNPLUGGED};
+use super::one_by_one::round_trip;
+use super::{Case, Fault, Moment, Red, StartState};
+use crate::guest::dialect::Op;
+use crate::guest::link::Link;
+use crate::net::probe::Sender;
+use crate::testbed::Testbed;
+use anyhow::{Context as _, ensure};
+use std::time::Duration;
+
+const CPUS: u32 = 4;
+/// The identifier of our echo requests.
+const ID: u16 = 0x6971;
+/// Requests while interrupts move, one at a time: one whose interrupt is lost has no other after it that would bring it up.
+const PINGS: u16 = 300;
+/// Requests by which an affinity takes effect, which it does with an interrupt, and by which it shows.
+const FIRST: u32 = 3;
+const THEN: u32 = 10;
+/// In the guest: there once its interrupts need not move any more.
+const ENOUGH: &str = "/tmp/nicmatrix-enough";
+/// How often they move at most: more often than the slowest guest answers all pings.
+const MOVES: u32 = 100_000;
+
+/// Beyond the plan.
+pub static IRQ_AFFINITY: Case = Case {
+    name: "irq_affinity",
+    passes: "in a guest with four processors the NIC's interrupts come to the one that the guest gives them, each in turn, and to no other; 300 pings, one at a time, are answered while they move from one to the next as fast as the guest can have them",
+    start_state: StartState::ColdDriver,
+    vm: |spec| spec.cpus = CPUS,
+    ops: &[Op::Address],
+    faults: &[
+        Fault {
+            name: "pinned",
+            breaks: "what the guest writes to its interrupts' affinity has no effect",
+            inject: |bed| {
+                let files = affinities(&irqs(bed, &bed.link()?)?);
+                let script = format!("for file in {files}; do mount --bind /dev/null $file; done");
+                bed.agent.sh(&script).map(drop)
+            },
+            red: Red::Says("interrupts were to come to processor"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            red: NO_PING,
+            ..TAP_UNPLUGGED
+        },
+    ],
+    run: irq_affinity,
+    ..Case::PLAIN
+};
+
+fn irq_affinity(bed: &mut Testbed) -> anyhow::Result<()> {
+    let link = bed.up()?;
+    bed.know_each_other(&link)?;
+    bed.moment(Moment::Traffic)?;
+    let irqs = irqs(bed, &link)?;
+    let files = affinities(&irqs);
+    for cpu in (0..CPUS).rev() {
+        // A vector that no handler has is not set.
+        let set = format!("for file in {files}; do echo {cpu} >$file; done 2>/dev/null; true");
+        bed.agent.sh(&set)?;
+        bed.expect_replies(FIRST, 48)?;
+        let before = counts(bed, &irqs)?;
+        bed.expect_replies(THEN, 48)?;
+        let after = counts(bed, &irqs)?;
+        let came: Vec<u64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
+        let there = |at: usize| at == cpu as usize;
+        ensure!(
+            (came.iter().enumerate()).all(|(at, count)| there(at) == (*count > 0)),
+            "the NIC's interrupts were to come to processor {cpu}; while {THEN} pings were answered, {came:?} came to \
+             processors 0 to {}",
+            CPUS - 1
+        );
+    }
+    let command = format!(
+        "rm -f {ENOUGH}; n=0; while [ ! -e {ENOUGH} ] && [ $n -lt {MOVES} ]; do \
+         for file in {files}; do echo $((n % {CPUS})) >$file; done 2>/dev/null; n=$((n + 1)); done; echo $n"
+    );
+    let moving = bed.agent.start(&command)?;
+    let sender = Sender::open()?;
+    for seq in 1..=PINGS {
+        round_trip(bed, &sender, (ID, seq)).context("while the NIC's interrupts moved")?;
+    }
+    bed.agent.sh(&format!("touch {ENOUGH}"))?;
+    let ended = bed.agent.finish(moving, Duration::ZERO)?;
+    bed.notes.push(format!(
+        "the interrupts moved {} times while {PINGS} pings were answered",
+        ended.stdout.trim()
+    ));
+    bed.expect_quiet_kernel()
+}
+
+/// The NIC's interrupts in the guest: of its MSI or MSI-X vectors, else of its line.
+fn irqs(bed: &Testbed, link: &Link) -> anyhow::Result<Vec<u32>> {
+    let device = format!("/sys/bus/pci/devices/{}", link.pci);
+    let text = bed.agent.sh(&format!(
+        "ls {device}/msi_irqs 2>/dev/null || cat {device}/irq"
+    ))?;
+    let irqs: Result<Vec<u32>, _> = text.split_whitespace().map(str::parse).collect();
+    irqs.with_context(|| format!("the interrupts of {} are {text:?}", link.pci))
+}
+
+/// The files of their affinities, by blanks.
+fn affinities(irqs: &[u32]) -> String {
+    let files = irqs
+        .iter()
+        .map(|irq| format!("/proc/irq/{irq}/smp_affinity_list"));
+    files.collect::<Vec<_>>().join(" ")
+}
+
+/// How many of these interrupts came to each processor so far.
+fn counts(bed: &Testbed, irqs: &[u32]) -> anyhow::Result<Vec<u64>> {
+    let text = bed.agent.sh("cat /proc/interrupts")?;
+    of_processors(&text, irqs).with_context(|| format!("the guest's /proc/interrupts is {text}"))
+}
+
+/// By the columns of `/proc/interrupts`, which has no line of a vector without a handler.
+fn of_processors(text: &str, irqs: &[u32]) -> Option<Vec<u64>> {
+    let mut lines = text.lines();
+    let mut sums = vec![0; lines.next()?.split_whitespace().count()];
+    for line in lines {
+        let (irq, rest) = line.split_once(':')?;
+        if irq.trim().parse().is_ok_and(|irq| irqs.contains(&irq)) {
+            for (sum, count) in sums.iter_mut().zip(rest.split_whitespace()) {
+                *sum += count.parse::<u64>().ok()?;
+            }
+        }
+    }
+    Some(sums)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nic_s_interrupts_are_counted_by_processor() {
+        let text = "           CPU0       CPU1       \n   9:          5          0   IO-APIC    9-fasteoi   acpi\n  \
+                    24:        100          1   PCI-MSI 32768-edge      eth0-rx-0\n  \
+                    25:         20          3   PCI-MSI 32769-edge      eth0-tx-0\n NMI:          0          0   \
+                    Non-maskable interrupts\n";
+        assert_eq!(of_processors(text, &[24, 25, 26]), Some(vec![120, 4]));
+        assert_eq!(of_processors("", &[24]), None);
+    }
+}
