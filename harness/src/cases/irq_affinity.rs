@@ -1,7 +1,7 @@
 //! Interrupts that move from processor to processor, as irqbalance moves them: each move masks the NIC's vector, tells it
 //! another address and unmasks it, and what the NIC has to say meanwhile must not be lost.
 
-use super::faults::{IN_TRAFFIC, NO_PING, TAP_UNPLUGGED};
+use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::one_by_one::round_trip;
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::guest::dialect::Op;
@@ -27,7 +27,7 @@ const MOVES: u32 = 100_000;
 /// Beyond the plan.
 pub static IRQ_AFFINITY: Case = Case {
     name: "irq_affinity",
-    passes: "in a guest with four processors the NIC's interrupts come to the one that the guest gives them, each in turn, and to no other; 300 pings, one at a time, are answered while they move from one to the next as fast as the guest can have them",
+    passes: "in a guest with four processors the NIC's interrupts come to the one that the guest gives them, each in turn; 300 pings, one at a time, are answered while they move from one to the next as fast as the guest can have them",
     start_state: StartState::ColdDriver,
     vm: |spec| spec.cpus = CPUS,
     ops: &[Op::Address],
@@ -44,7 +44,19 @@ pub static IRQ_AFFINITY: Case = Case {
             ..IN_TRAFFIC
         },
         Fault {
-            red: NO_PING,
+            name: "silenced",
+            breaks: "the NIC is down once its interrupts begin to move",
+            inject: |bed| {
+                let dev = bed.link()?.name;
+                // Which is what they begin with.
+                let script = format!("ip link set dev {dev} down; exec \"$REAL\" \"$@\"");
+                wrap(bed, "rm", &script)
+            },
+            red: Red::Says("while the NIC's interrupts moved: ping"),
+            ..IN_TRAFFIC
+        },
+        Fault {
+            red: Red::Says("0 of 3 replies came back"),
             ..TAP_UNPLUGGED
         },
     ],
@@ -67,9 +79,11 @@ fn irq_affinity(bed: &mut Testbed) -> anyhow::Result<()> {
         bed.expect_replies(THEN, 48)?;
         let after = counts(bed, &irqs)?;
         let came: Vec<u64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
-        let there = |at: usize| at == cpu as usize;
+        // A vector that was silent until now moves with its first interrupt.
+        let there = came.get(cpu as usize).copied().unwrap_or(0);
+        let elsewhere = came.iter().sum::<u64>() - there;
         ensure!(
-            (came.iter().enumerate()).all(|(at, count)| there(at) == (*count > 0)),
+            there > 0 && elsewhere <= irqs.len() as u64,
             "the NIC's interrupts were to come to processor {cpu}; while {THEN} pings were answered, {came:?} came to \
              processors 0 to {}",
             CPUS - 1
