@@ -1,4 +1,4 @@
-//! A guest half of whose memory lies above 4 GiB, as all but small ones have some: its NIC reads and writes there, and
+//! A guest with memory above 4 GiB, as all but small ones have some: its NIC reads and writes there, and
 //! a device that keeps 32 bits of an address reads and writes elsewhere.
 
 use super::every_size::answers_each;
@@ -16,12 +16,11 @@ use std::time::Duration;
 /// Where a device with addresses of 32 bits ends.
 const FOUR_GIB: u64 = 4 << 30;
 
-/// What the machine has below that, MiB; it has as much above. The firmware, the kernel and its initramfs, and what the
-/// kernel copies for NICs with 32 bits, have room.
-const LOW_MIB: u32 = 256;
+/// What the machine has above that, MiB, beside all that it has elsewhere.
+const HIGH_MIB: u32 = 256;
 
 /// QEMU's machine property: memory beyond so much begins at 4 GiB.
-const LOW: &str = "max-ram-below-4g=256M";
+const LOW: &str = "max-ram-below-4g";
 
 /// Drivers that have their NIC use addresses of 64 bits. The kernel copies what others send or receive.
 const WIDE: [&str; 5] = ["virtio_net", "8139cp", "e1000e", "igb", "vmxnet3"];
@@ -32,10 +31,11 @@ const STEP: usize = 64;
 /// Beyond the plan.
 pub static HIGH_MEMORY: Case = Case {
     name: "high_memory",
-    passes: "with half of the guest's memory above 4 GiB, which the kernel gives away first, and a NIC that is told addresses of 64 bits where its driver knows such, echo requests of lengths up to the MTU's are answered by the same bytes, and a file that netcat sends to the host, and one that it receives, have the same SHA-256 at both ends",
+    passes: "with 256 MiB of the guest's memory above 4 GiB, which the kernel gives away first, and a NIC that is told addresses of 64 bits where its driver knows such, echo requests of lengths up to the MTU's are answered by the same bytes, and a file that netcat sends to the host, and one that it receives, have the same SHA-256 at both ends",
     vm: |spec| {
-        spec.memory_mib = 2 * LOW_MIB;
-        spec.machine_properties.push(LOW.into());
+        let low = format!("{LOW}={}M", spec.memory_mib);
+        spec.machine_properties.push(low);
+        spec.memory_mib += HIGH_MIB;
     },
     ops: &[Op::Address],
     seconds: files::seconds,
@@ -43,7 +43,10 @@ pub static HIGH_MEMORY: Case = Case {
         Fault {
             name: "all_low",
             breaks: "the guest has all of its memory below 4 GiB",
-            vm: |spec, _| spec.machine_properties.retain(|property| property != LOW),
+            vm: |spec, _| {
+                let properties = &mut spec.machine_properties;
+                properties.retain(|property| !property.starts_with(LOW));
+            },
             red: Red::Says("MiB above 4 GiB"),
             ..AT_START
         },
@@ -75,8 +78,8 @@ fn high_memory(bed: &mut Testbed) -> anyhow::Result<()> {
     let iomem = bed.agent.sh("cat /proc/iomem")?;
     let high = ram_above(&iomem, FOUR_GIB);
     ensure!(
-        high >> 20 == u64::from(LOW_MIB),
-        "the guest was to have {LOW_MIB} MiB above 4 GiB, and /proc/iomem has {}",
+        high >> 20 == u64::from(HIGH_MIB),
+        "the guest was to have {HIGH_MIB} MiB above 4 GiB, and /proc/iomem has {}",
         high >> 20
     );
     let blocks = transfer::blocks(bed.profile.transfer_mib);

@@ -5,6 +5,7 @@ use super::faults::{IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::one_by_one::round_trip;
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::guest::dialect::Op;
+use crate::guest::interrupts;
 use crate::guest::link::Link;
 use crate::net::probe::Sender;
 use crate::testbed::Testbed;
@@ -107,18 +108,14 @@ fn irq_affinity(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
-/// The NIC's interrupts in the guest: of its MSI or MSI-X vectors, else of its line.
-fn irqs(bed: &Testbed, link: &Link) -> anyhow::Result<Vec<u32>> {
-    let device = format!("/sys/bus/pci/devices/{}", link.pci);
-    let text = bed.agent.sh(&format!(
-        "ls {device}/msi_irqs 2>/dev/null || cat {device}/irq"
-    ))?;
-    let irqs: Result<Vec<u32>, _> = text.split_whitespace().map(str::parse).collect();
-    irqs.with_context(|| format!("the interrupts of {} are {text:?}", link.pci))
+/// The numbers of the NIC's interrupts.
+fn irqs(bed: &Testbed, link: &Link) -> anyhow::Result<Vec<String>> {
+    let numbers = bed.agent.sh(&interrupts::numbers_of(&link.pci))?;
+    Ok(numbers.split_whitespace().map(String::from).collect())
 }
 
 /// The files of their affinities, by blanks.
-fn affinities(irqs: &[u32]) -> String {
+fn affinities(irqs: &[String]) -> String {
     let files = irqs
         .iter()
         .map(|irq| format!("/proc/irq/{irq}/smp_affinity_list"));
@@ -126,37 +123,7 @@ fn affinities(irqs: &[u32]) -> String {
 }
 
 /// How many of these interrupts came to each processor so far.
-fn counts(bed: &Testbed, irqs: &[u32]) -> anyhow::Result<Vec<u64>> {
+fn counts(bed: &Testbed, irqs: &[String]) -> anyhow::Result<Vec<u64>> {
     let text = bed.agent.sh("cat /proc/interrupts")?;
-    of_processors(&text, irqs).with_context(|| format!("the guest's /proc/interrupts is {text}"))
-}
-
-/// By the columns of `/proc/interrupts`, which has no line of a vector without a handler.
-fn of_processors(text: &str, irqs: &[u32]) -> Option<Vec<u64>> {
-    let mut lines = text.lines();
-    let mut sums = vec![0; lines.next()?.split_whitespace().count()];
-    for line in lines {
-        let (irq, rest) = line.split_once(':')?;
-        if irq.trim().parse().is_ok_and(|irq| irqs.contains(&irq)) {
-            for (sum, count) in sums.iter_mut().zip(rest.split_whitespace()) {
-                *sum += count.parse::<u64>().ok()?;
-            }
-        }
-    }
-    Some(sums)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_nic_s_interrupts_are_counted_by_processor() {
-        let text = "           CPU0       CPU1       \n   9:          5          0   IO-APIC    9-fasteoi   acpi\n  \
-                    24:        100          1   PCI-MSI 32768-edge      eth0-rx-0\n  \
-                    25:         20          3   PCI-MSI 32769-edge      eth0-tx-0\n NMI:          0          0   \
-                    Non-maskable interrupts\n";
-        assert_eq!(of_processors(text, &[24, 25, 26]), Some(vec![120, 4]));
-        assert_eq!(of_processors("", &[24]), None);
-    }
+    Ok(interrupts::by_processor(text.lines(), irqs))
 }

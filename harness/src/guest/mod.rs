@@ -4,6 +4,7 @@ pub mod agent;
 pub mod dialect;
 mod ended;
 pub mod image;
+pub mod interrupts;
 pub mod link;
 pub mod netcat;
 pub mod network_manager;

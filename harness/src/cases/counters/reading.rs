@@ -1,6 +1,7 @@
 //! One reading of the guest's counters, and what crossed the tap in their terms.
 
 use super::drivers::{Driver, Meaning};
+use crate::guest::interrupts;
 use crate::guest::link::Link;
 use crate::net::bridge::Carried;
 use crate::net::frame::{Direction, Frame};
@@ -59,12 +60,11 @@ impl Reading {
     /// # Errors
     /// The agent's; text that is none of the kernel's.
     pub(super) fn take(bed: &Testbed, link: &Link) -> anyhow::Result<Reading> {
-        let (dev, pci) = (&link.name, &link.pci);
-        // A device that uses MSI has its vectors in a directory, one that does not has a line.
+        let (dev, numbers) = (&link.name, interrupts::numbers_of(&link.pci));
         let text = bed.agent.sh(&format!(
             "cd /sys/class/net/{dev}/statistics && grep . *; echo {PART}; \
              grep {dev}: /proc/net/dev; echo {PART}; ethtool -S {dev} 2>/dev/null; echo {PART}; \
-             cd /sys/bus/pci/devices/{pci} && {{ ls msi_irqs 2>/dev/null | grep . || cat irq; }}; echo {PART}; \
+             {numbers}; echo {PART}; \
              cat /proc/interrupts"
         ))?;
         parse(&text).with_context(|| format!("the guest's counters are {text:?}"))
@@ -180,7 +180,7 @@ fn parse(text: &str) -> anyhow::Result<Reading> {
         .split(&format!("{PART}\n"))
         .map(|part| part.lines().collect())
         .collect();
-    let [kernel, table, ethtool, numbers, interrupts] = &parts[..] else {
+    let [kernel, table, ethtool, numbers, counts] = &parts[..] else {
         anyhow::bail!("{} parts in place of 5", parts.len());
     };
     let row = table.first().and_then(|line| line.split_once(':'));
@@ -195,15 +195,7 @@ fn parse(text: &str) -> anyhow::Result<Reading> {
         *sums.entry(without_numbers(name)).or_default() += count;
     }
     let numbers: Vec<&str> = numbers.iter().map(|line| line.trim()).collect();
-    let of_nic = interrupts.iter().filter_map(|line| {
-        let (number, counts) = line.split_once(':')?;
-        let counts = counts
-            .split_whitespace()
-            .map_while(|n| n.parse::<u64>().ok());
-        numbers
-            .contains(&number.trim())
-            .then(|| counts.sum::<u64>())
-    });
+    let of_nic = interrupts::by_processor(counts.iter().copied(), &numbers);
     Ok(Reading {
         kernel: kernel
             .iter()
@@ -212,7 +204,7 @@ fn parse(text: &str) -> anyhow::Result<Reading> {
             .collect(),
         table: COLUMNS.iter().map(|(at, name)| (*name, row[*at])).collect(),
         ethtool: sums,
-        interrupts: of_nic.sum(),
+        interrupts: of_nic.into_iter().sum(),
     })
 }
 
