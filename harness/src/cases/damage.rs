@@ -140,6 +140,15 @@ pub(super) const SENT_TWICE: Fault = Fault {
     ..FORGED
 };
 
+/// The NIC cuts segments and gives all the same identification.
+pub(super) const CUT_ALIKE: Fault = Fault {
+    name: "cut_alike",
+    breaks: "the NIC gives two segments of a connection the same identification",
+    inject: |bed| bed.forge(&forged::cut_alike(bed.nic().mac)?),
+    red: Red::Says("left the guest with the identification of another segment"),
+    ..FORGED
+};
+
 /// The NIC sends the answer to a later request first.
 pub(super) const OVERTAKEN: Fault = Fault {
     name: "overtaken",

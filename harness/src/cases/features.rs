@@ -1,6 +1,7 @@
 //! Plan item 19: `indirect_desc` and `event_idx`; and what QEMU says of a virtio device.
 
 use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED, UNBOUND};
+use super::properties::version;
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::error::{Skip, find};
 use crate::guest::dialect::Op;
@@ -18,6 +19,31 @@ const BITS: [(usize, &str, &str); 2] = [
     (29, "VIRTIO_RING_F_EVENT_IDX", "event_idx"),
 ];
 
+/// What QEMU has offered by default since 2.12 or before, and Linux's driver takes: bit, name, and the property by which
+/// a NIC may be without it.
+const DEFAULTS: [(usize, &str, &str); 17] = [
+    (0, "VIRTIO_NET_F_CSUM", "csum"),
+    (1, "VIRTIO_NET_F_GUEST_CSUM", "guest_csum"),
+    (2, "VIRTIO_NET_F_CTRL_GUEST_OFFLOADS", "ctrl_guest_offloads"),
+    (5, "VIRTIO_NET_F_MAC", "mac"),
+    (7, "VIRTIO_NET_F_GUEST_TSO4", "guest_tso4"),
+    (8, "VIRTIO_NET_F_GUEST_TSO6", "guest_tso6"),
+    (9, "VIRTIO_NET_F_GUEST_ECN", "guest_ecn"),
+    (11, "VIRTIO_NET_F_HOST_TSO4", "host_tso4"),
+    (12, "VIRTIO_NET_F_HOST_TSO6", "host_tso6"),
+    (13, "VIRTIO_NET_F_HOST_ECN", "host_ecn"),
+    (15, "VIRTIO_NET_F_MRG_RXBUF", "mrg_rxbuf"),
+    (16, "VIRTIO_NET_F_STATUS", "status"),
+    (17, "VIRTIO_NET_F_CTRL_VQ", "ctrl_vq"),
+    (18, "VIRTIO_NET_F_CTRL_RX", "ctrl_rx"),
+    (19, "VIRTIO_NET_F_CTRL_VLAN", "ctrl_vlan"),
+    (21, "VIRTIO_NET_F_GUEST_ANNOUNCE", "guest_announce"),
+    (23, "VIRTIO_NET_F_CTRL_MAC_ADDR", "ctrl_mac_addr"),
+];
+
+/// The first Linux, major and minor, whose driver takes a feature by that bit, where guests may be older.
+const SINCE: [(usize, (u32, u32)); 3] = [(2, (4, 14)), (21, (3, 5)), (23, (3, 8))];
+
 /// Where the legacy interface has the features that the driver accepted, bytes from the beginning of its
 /// I/O ports (virtio 1.2, 4.1.4.10).
 const DRIVER_FEATURES: i64 = 4;
@@ -29,7 +55,7 @@ const DRIVER_OK: &str = "VIRTIO_CONFIG_S_DRIVER_OK";
 pub static FEATURES: Case = Case {
     name: "features",
     plan_item: "19",
-    passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says that it offers both and that the driver accepted them, and traffic flows",
+    passes: "sysfs feature bits 28 and 29 are 1 by default, QEMU says that it offers both and that the driver accepted them, the 17 features of the NIC that QEMU has by default and Linux takes are 1 as well, and traffic flows",
     applies: faults::virtio,
     start_state: StartState::ColdDriver,
     ops: &[Op::Address],
@@ -51,11 +77,22 @@ pub static FEATURES: Case = Case {
             ..AT_START
         },
         Fault {
+            name: "no_ecn",
+            breaks: "QEMU does not offer to take segments with ECN (host_ecn=off)",
+            applies: faults::virtio,
+            vm: |spec, _| spec.nics[0].properties.push("host_ecn=off".into()),
+            red: Red::Says("feature bit 13 (VIRTIO_NET_F_HOST_ECN) is 0"),
+            ..AT_START
+        },
+        Fault {
             moment: Moment::Start,
             ..TAP_UNPLUGGED
         },
     ],
-    run: |bed| features(bed, true),
+    run: |bed| {
+        defaults(bed)?;
+        features(bed, true)
+    },
     ..Case::PLAIN
 };
 
@@ -156,6 +193,22 @@ fn features(bed: &mut Testbed, expected: bool) -> anyhow::Result<()> {
     }
     bed.up()?;
     bed.expect_replies(10, 1440)
+}
+
+/// Demands of the guest's sysfs each feature that QEMU has by default, unless the matrix file switches it for this NIC.
+fn defaults(bed: &Testbed) -> anyhow::Result<()> {
+    let bits = in_sysfs(bed, &bed.link()?)?;
+    let release = bed.agent.sh("uname -r")?;
+    let variant = &bed.cell.nic.variant;
+    for (bit, name, property) in DEFAULTS {
+        let since = SINCE.iter().find(|(of, _)| *of == bit);
+        let too_old = since.is_some_and(|(_, since)| version(&release) < Some(*since));
+        ensure!(
+            is_set(&bits, bit) || too_old || variant.property(property).is_some(),
+            "feature bit {bit} ({name}) is 0, expected 1, as QEMU offers it by default; the guest's sysfs has {bits}"
+        );
+    }
+    Ok(())
 }
 
 /// Asks QEMU for the device's state while traffic flows.

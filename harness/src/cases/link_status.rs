@@ -143,7 +143,7 @@ fn link_status_reset(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_operstate(&link, "down")
         .context("booted with its link off")?;
     bed.moment(Moment::Traffic)?;
-    expect_off(bed)?;
+    expect_off(bed, || Ok(()))?;
     bed.set_link(true)?;
     bed.expect_operstate(&link, "up")?;
     bed.reach(deadline::FIRST_PING)
@@ -176,7 +176,7 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.moment(Moment::Traffic)?;
     // Through a halt of the machine as well.
     stop_cont(bed)?;
-    expect_off(bed)?;
+    expect_off(bed, || Ok(()))?;
     // Where it should not follow, it may not have had the time to, above.
     bed.expect_operstate(link, states[1])?;
     bed.set_link(true)?;
@@ -185,12 +185,16 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
 }
 
 /// Pings may not be answered, no frame of the guest may cross the tap, and the guest may receive none: the host's
-/// requests and its ARP reach the tap all the while.
-pub(super) fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
+/// requests and its ARP reach the tap all the while, and what `send` does.
+pub(super) fn expect_off(
+    bed: &Testbed,
+    send: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let link = bed.link()?;
     let before = bed.frames_taken(&link)?;
     // QEMU hands on nothing that it held when it took the link down.
     let fence = bed.wire()?.mark()?.nothing_under_way();
+    send()?;
     bed.expect_silence(bed.address(), "the link is off")?;
     bed.expect_nothing_sent(fence, "the link is off")?;
     let after = bed.frames_taken(&link)?;

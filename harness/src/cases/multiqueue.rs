@@ -1,7 +1,9 @@
 //! Plan item 22: four queue pairs.
 
 use super::faults::{self, AT_START, IN_TRAFFIC, in_guest};
+use super::link_status::{LINK_ON, expect_off};
 use super::{Case, Fault, Moment, Red, StartState};
+use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::matrix::Cell;
 use crate::testbed::Testbed;
@@ -20,7 +22,7 @@ const PER_FLOW: u32 = 4;
 pub static MULTIQUEUE: Case = Case {
     name: "multiqueue",
     plan_item: "22",
-    passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, and many flows raise interrupts on more than one input queue",
+    passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, many flows raise interrupts on more than one input queue, and with the link off none of them reaches the guest",
     applies: has_vectors,
     start_state: StartState::ColdDriver,
     rearm: Some(faults::nothing),
@@ -57,6 +59,10 @@ pub static MULTIQUEUE: Case = Case {
             red: Red::Says("on more than one queue"),
             ..IN_TRAFFIC
         },
+        Fault {
+            moment: Moment::Midway,
+            ..LINK_ON
+        },
     ],
     run: multiqueue,
     ..Case::PLAIN
@@ -68,7 +74,8 @@ pub(super) fn has_vectors(cell: &Cell) -> bool {
 }
 
 /// Sets four queue pairs, which guest and QEMU must both show. Each queue must have vectors of its own
-/// and a hint for a processor of its own. Then many flows must raise interrupts on more than one queue.
+/// and a hint for a processor of its own. Then many flows must raise interrupts on more than one queue, and reach none
+/// while the link is off.
 fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let dev = &link.name;
@@ -143,7 +150,14 @@ fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     );
     bed.notes
         .push(format!("interrupts by input queue: {moved:?}"));
-    Ok(())
+
+    bed.set_link(false)?;
+    bed.expect_operstate(&link, "down")?;
+    bed.moment(Moment::Midway)?;
+    expect_off(bed, || send_flows(bed))?;
+    bed.set_link(true)?;
+    bed.expect_operstate(&link, "up")?;
+    bed.reach(deadline::FIRST_PING)
 }
 
 /// Datagrams from many ports to the guest's discard port.

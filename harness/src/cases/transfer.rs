@@ -87,6 +87,7 @@ pub static TCP_TRANSFER: Case = Case {
         damage::FOREIGN_SOURCE,
         damage::TAGGED,
         damage::SENT_TWICE,
+        damage::CUT_ALIKE,
         damage::OVERTAKEN,
     ],
     run: tcp_transfer,

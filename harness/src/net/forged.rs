@@ -181,7 +181,19 @@ pub fn tagged(from: Mac, vlan: u16) -> Result<Forged> {
 
 /// A datagram with an identification, which is one packet's alone.
 pub fn numbered(from: Mac) -> Result<Forged> {
-    let mut bytes = udp(from, PAYLOAD)?;
+    identified(udp(from, PAYLOAD)?)
+}
+
+/// Two segments of one connection with one identification, as of a NIC that cuts them and does not count it up.
+pub fn cut_alike(from: Mac) -> Result<[Forged; 2]> {
+    Ok([
+        identified(tcp(from, PAYLOAD)?)?,
+        identified(tcp(from, PAYLOAD / 2)?)?,
+    ])
+}
+
+/// The packet, with an identification.
+fn identified(mut bytes: Vec<u8>) -> Result<Forged> {
     let (mut header, _) = Ipv4Header::from_slice(&bytes[NETWORK..])?;
     header.identification = 1;
     header.header_checksum = header.calc_header_checksum();

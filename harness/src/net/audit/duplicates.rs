@@ -1,7 +1,8 @@
-//! IPv4 packets that leave a guest twice. A sender gives each packet another identification, also a segment
-//! that TCP sends again; 0 says that it gave none, as in packets that must not be fragmented (RFC 6864).
+//! IPv4 packets that leave a guest twice, and segments that share an identification. A sender gives each packet another
+//! one, also a segment that TCP sends again; 0 says that it gave none, as in packets that must not be fragmented
+//! (RFC 6864). A NIC that cuts segments counts it up, as Linux does.
 
-use super::transport::{Fragment, Network};
+use super::transport::{Fragment, Network, TCP};
 use std::time::Duration;
 
 /// Packets remembered: a power of two.
@@ -11,6 +12,17 @@ const HEAD: usize = 20;
 /// A sender begins anew with its identifications after 65,535, which takes longer.
 const WITHIN: Duration = Duration::from_secs(1);
 
+/// What is known of a packet by those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// None was like it.
+    New,
+    /// It has passed already.
+    Twice,
+    /// Another segment of its connection had its identification.
+    Shares,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Packet {
     addresses: [u8; 8],
@@ -19,6 +31,27 @@ struct Packet {
     length: usize,
     fragment: Option<Fragment>,
     head: [u8; HEAD],
+}
+
+impl Packet {
+    /// The ports of a TCP segment that carries something.
+    fn segment(&self) -> Option<&[u8]> {
+        let headers = 20 + usize::from(self.head[12] >> 4) * 4;
+        let carries = self.protocol == TCP && self.fragment.is_none() && self.length > headers;
+        carries.then(|| &self.head[..4])
+    }
+
+    /// What it is after `earlier`.
+    fn after(&self, earlier: &Packet) -> Seen {
+        let alike =
+            (self.addresses, self.identification) == (earlier.addresses, earlier.identification);
+        let ports = self.segment();
+        match () {
+            () if self == earlier => Seen::Twice,
+            () if alike && ports.is_some() && ports == earlier.segment() => Seen::Shares,
+            () => Seen::New,
+        }
+    }
 }
 
 /// The last packets of one guest.
@@ -32,8 +65,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Whether this packet has passed already; none where it cannot be told.
-    pub(super) fn twice(&mut self, network: &Network<'_>, time: Duration) -> Option<bool> {
+    /// What is known of this packet; none where it cannot be told.
+    pub(super) fn seen(&mut self, network: &Network<'_>, time: Duration) -> Option<Seen> {
         let identification = network.identification;
         let addresses = network.addresses.try_into().ok();
         let addresses = addresses.filter(|_| identification != 0)?;
@@ -52,10 +85,11 @@ impl Recent {
         // The fragments of a packet share their identification.
         let part = network.fragment.map_or(0, |fragment| fragment.offset / 8);
         let place = &mut self.0[(usize::from(identification) + part) % PLACES];
-        let same = place.as_ref().is_some_and(|(earlier, then)| {
-            *earlier == packet && time.saturating_sub(*then) < WITHIN
-        });
+        let seen = match place {
+            Some((earlier, then)) if time.saturating_sub(*then) < WITHIN => packet.after(earlier),
+            _ => Seen::New,
+        };
         *place = Some((packet, time));
-        Some(same)
+        Some(seen)
     }
 }

@@ -29,13 +29,15 @@ pub(super) enum Kind {
     IcmpChecksum,
     /// It comes once.
     Duplicate,
+    /// No other segment of its connection has its identification.
+    Identification,
     /// It answers no echo that was asked before one that is answered.
     Order,
 }
 
 impl Kind {
     /// In the order in which they are told: what explains the rest comes first.
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 12] = [
         Kind::Malformed,
         Kind::Ipv4Checksum,
         Kind::TcpChecksum,
@@ -46,6 +48,7 @@ impl Kind {
         Kind::Source,
         Kind::Vlan,
         Kind::Duplicate,
+        Kind::Identification,
         Kind::Order,
     ];
 
@@ -66,6 +69,10 @@ impl Kind {
             Kind::UdpChecksum => ("UDP datagrams", CHECKSUM),
             Kind::IcmpChecksum => ("ICMP messages", CHECKSUM),
             Kind::Duplicate => ("IPv4 packets", "twice"),
+            Kind::Identification => (
+                "IPv4 packets",
+                "with the identification of another segment of their connection",
+            ),
             Kind::Order => ("echo replies", "after the reply to a later request"),
         }
     }

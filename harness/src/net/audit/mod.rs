@@ -17,7 +17,7 @@ use super::addr::Mac;
 use super::frame::Direction;
 use super::ring::Raw;
 use super::vnet_header::{self, Segmentation};
-use duplicates::Recent;
+use duplicates::{Recent, Seen};
 use findings::Kind;
 use fragments::Fragments;
 use order::Order;
@@ -147,11 +147,12 @@ impl Auditor {
         if let Some(right) = network.checksum_is_right {
             note(Kind::Ipv4Checksum, right);
         }
-        if let Some(twice) = self.recent.twice(&network, raw.time) {
-            note(Kind::Duplicate, !twice);
-            if twice {
+        if let Some(seen) = self.recent.seen(&network, raw.time) {
+            note(Kind::Duplicate, seen != Seen::Twice);
+            if seen == Seen::Twice {
                 return;
             }
+            note(Kind::Identification, seen != Seen::Shares);
         }
 
         if let Some(in_order) = self.order.answers(&network) {

@@ -373,14 +373,14 @@ fn fragments_are_added_up_in_any_order() {
 
 #[test]
 fn a_packet_that_comes_twice_is_told_and_one_that_is_sent_again_is_not() {
-    let numbered = |identification: u16| {
-        let mut bytes = tcp(100);
+    let identified = |mut bytes: Vec<u8>, identification: u16| {
         let (mut header, _) = Ipv4Header::from_slice(&bytes[14..]).unwrap();
         header.identification = identification;
         header.header_checksum = header.calc_header_checksum();
         bytes[14..34].copy_from_slice(&header.to_bytes());
         bytes
     };
+    let numbered = |identification| identified(tcp(100), identification);
     let (one, two, none) = (numbered(1), numbered(2), numbered(0));
     assert_eq!(said(&[raw(&one), raw(&two), raw(&none), raw(&none)]), None);
     let said_of_both = said(&[raw(&one), raw(&two), raw(&one)]).unwrap();
@@ -393,6 +393,15 @@ fn a_packet_that_comes_twice_is_told_and_one_that_is_sent_again_is_not() {
         ..raw(&one)
     };
     assert_eq!(said(&[raw(&one), later]), None, "its number has come round");
+    let acknowledgement = identified(tcp(0), 1);
+    assert_eq!(said(&[raw(&one), raw(&acknowledgement)]), None);
+    let mut elsewhere = Vec::new();
+    let builder = ether()
+        .ipv4(ADDRESSES.0, ADDRESSES.1, 64)
+        .tcp(40001, 80, 7, 100);
+    builder.write(&mut elsewhere, &[0; 50]).unwrap();
+    let elsewhere = identified(elsewhere, 1);
+    assert_eq!(said(&[raw(&one), raw(&elsewhere)]), None);
     let parts = fragments(&echo(4000), 1480);
     let frames: Vec<Raw> = parts
         .iter()
@@ -482,6 +491,14 @@ fn each_forged_frame_has_its_own_damage() {
     let twice = forged::numbered(GUEST).unwrap();
     let frames = [raw(&twice.bytes), raw(&twice.bytes)];
     assert!(said(&frames).unwrap().contains("left the guest twice"));
+    let alike = forged::cut_alike(GUEST).unwrap();
+    let told = said(&[raw(&alike[0].bytes), raw(&alike[1].bytes)]).unwrap();
+    assert!(
+        told.starts_with(
+            "1 of 2 IPv4 packets (554 bytes) left the guest with the identification of another segment"
+        ),
+        "{told}"
+    );
 }
 
 /// The host's echo requests with these sequence numbers, then replies with those.
