@@ -35,7 +35,7 @@ const SPOILED: Fault = Fault {
 /// Beyond the plan.
 pub static FORWARD: Case = Case {
     name: "forward",
-    passes: "what the host sends through the guest as a router comes back once, with each byte as it was: UDP datagrams and TCP segments over IPv4 and IPv6, complete, with a checksum left to be completed, and left to be cut, which is then cut into segments of that size; the latter reaches virtio's guest whole",
+    passes: "what the host sends through the guest as a router comes back once, with each byte as it was: UDP datagrams and TCP segments over IPv4 and IPv6, complete, with a checksum left to be completed, also behind options of IPv4, and left to be cut, which is then cut into segments of that size; the latter reaches virtio's guest whole",
     ops: &[Op::Address, Op::Address6],
     seconds: |_| 30.0,
     faults: &[
@@ -118,6 +118,7 @@ fn packets(bed: &Testbed) -> Vec<Packet> {
             let packet = Packet {
                 number: 0,
                 ipv6,
+                options: false,
                 tcp,
                 payload: 0,
                 left,
@@ -141,6 +142,14 @@ fn packets(bed: &Testbed) -> Vec<Packet> {
             packet(true, &|_| FULL * mss, Left::Segments(mss as u16)),
         ]);
     }
+    packets.extend([false, true].map(|tcp| Packet {
+        number: 0,
+        ipv6: false,
+        options: true,
+        tcp,
+        payload: 999,
+        left: Left::Checksum,
+    }));
     for (number, packet) in packets.iter_mut().enumerate() {
         packet.number = number as u16;
     }

@@ -43,6 +43,7 @@ mod parallel_flood;
 mod path_mtu;
 mod paused;
 mod pci_add;
+mod pci_config;
 mod ping;
 mod promisc;
 mod properties;
@@ -249,6 +250,7 @@ pub fn all() -> &'static [&'static Case] {
         &ipv6::IPV6,
         &tap_gone::TAP_GONE,
         &many_nics::MANY_NICS,
+        &pci_config::PCI_CONFIG,
         &counters::COUNTERS,
         &multicast::MULTICAST,
         &rx_checksum::RX_CHECKSUM,

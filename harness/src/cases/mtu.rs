@@ -50,6 +50,12 @@ const LOST: Fault = Fault {
     ..IN_TRAFFIC
 };
 
+/// What drivers give their NICs to receive into, or a multiple of it, bytes; and the lengths about it that are tried, of
+/// which one has room for Ethernet's checksum.
+const BUFFER: u32 = 2048;
+const BEFORE: u32 = 5;
+const BEHIND: u32 = 1;
+
 /// NICs that drop what is longer than a tagged frame of Ethernet's own MTU, until their driver has set a larger
 /// one (RCTL.LPE).
 const DROPS_LONG: [&str; 2] = ["e1000", "e1000e"];
@@ -92,7 +98,7 @@ pub static MTU_SET: Case = Case {
 pub static MTU_MAX: Case = Case {
     name: "mtu_max",
     plan_item: "9",
-    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses; one byte more is refused by the guest's kernel; e1000 and e1000e, at Ethernet's MTU, drop a frame of 1600 bytes",
+    passes: "the model's largest MTU reads back; an unfragmentable ping of exactly that size (at most the tap's 65521) crosses, and each that fills, or just does not, some buffers of 2 KiB each; one byte more is refused by the guest's kernel; e1000 and e1000e, at Ethernet's MTU, drop a frame of 1600 bytes",
     ops: &[Op::Address, Op::Mtu],
     faults: &[SMALL_TAP, LOST, UNPLUGGED, LONG_TAKEN],
     run: |bed| {
@@ -105,10 +111,23 @@ pub static MTU_MAX: Case = Case {
             expect_dropped(bed)?;
         }
         bed.moment(Moment::Traffic)?;
-        exactly(bed, &link, largest)
+        exactly(bed, &link, largest)?;
+        around_buffers(bed, largest)
     },
     ..Case::PLAIN
 };
+
+/// Pings in frames about as long as one, two, four or eight buffers, with and without Ethernet's checksum, are answered.
+fn around_buffers(bed: &Testbed, mtu: u32) -> anyhow::Result<()> {
+    let ethernet = ETHERNET as u32;
+    let frames = [1, 2, 4, 8].map(|count| count * BUFFER);
+    let lengths = (frames.iter()).flat_map(|full| full - BEFORE..=full + BEHIND);
+    for length in lengths.filter(|length| *length <= mtu + ethernet) {
+        bed.expect_replies(1, length - ethernet - HEADERS)
+            .with_context(|| format!("with the MTU at {mtu}, in a frame of {length} bytes"))?;
+    }
+    Ok(())
+}
 
 /// A frame that is too long for the NIC is not answered, and one behind it is.
 fn expect_dropped(bed: &Testbed) -> anyhow::Result<()> {

@@ -5,7 +5,9 @@ use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac};
 use super::frame::Frame;
 use super::vnet_header::{Partial, Segmentation, TCPV4, TCPV6, VnetHeader, pseudo_sum};
 use anyhow::Result;
-use etherparse::{LaxSlicedPacket, PacketBuilder, TransportSlice};
+use etherparse::{
+    IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, LaxSlicedPacket, PacketBuilder, TransportSlice,
+};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -19,6 +21,8 @@ pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 1, 0, 0, 0, 7);
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
+/// Options that ask for nothing (RFC 791: no operation).
+const OPTIONS: [u8; 4] = [1; 4];
 /// Headers of UDP and TCP, and where their checksums are in them, bytes.
 const UDP: (usize, usize) = (8, 6);
 const TCP: (usize, usize) = (20, 16);
@@ -45,6 +49,8 @@ pub struct Packet {
     pub number: u16,
     /// Over IPv6.
     pub ipv6: bool,
+    /// Behind an IPv4 header with options, which is longer.
+    pub options: bool,
     /// A TCP segment; else a UDP datagram.
     pub tcp: bool,
     /// Bytes of payload.
@@ -60,7 +66,11 @@ impl fmt::Display for Packet {
         } else {
             "UDP datagram"
         };
-        let over = if self.ipv6 { "IPv6" } else { "IPv4" };
+        let over = match (self.ipv6, self.options) {
+            (true, _) => "IPv6",
+            (false, false) => "IPv4",
+            (false, true) => "IPv4 with options",
+        };
         write!(
             f,
             "a {what} over {over} with {} bytes of payload",
@@ -86,7 +96,16 @@ impl Packet {
 
     /// The most payload that fits an MTU in one packet.
     pub fn room(&self, mtu: usize) -> usize {
-        mtu - if self.ipv6 { IPV6 } else { IPV4 } - self.transport().0
+        mtu - self.network() - self.transport().0
+    }
+
+    /// Bytes of IP's header.
+    fn network(&self) -> usize {
+        match (self.ipv6, self.options) {
+            (true, _) => IPV6,
+            (false, false) => IPV4,
+            (false, true) => IPV4 + OPTIONS.len(),
+        }
     }
 
     fn transport(&self) -> (usize, usize) {
@@ -102,7 +121,14 @@ impl Packet {
         let ethernet = PacketBuilder::ethernet2(from.0, to.0);
         let ip = match self.ipv6 {
             true => ethernet.ipv6(IPV6_HOST.octets(), FAR6.octets(), 64),
-            false => ethernet.ipv4(HOST.octets(), FAR.octets(), 64),
+            false => {
+                let mut header =
+                    Ipv4Header::new(0, 64, IpNumber::UDP, HOST.octets(), FAR.octets())?;
+                if self.options {
+                    header.options = OPTIONS.into();
+                }
+                ethernet.ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
+            }
         };
         let mut frame = Vec::new();
         match self.tcp {
@@ -123,7 +149,7 @@ impl Packet {
     /// For more than an IP packet holds.
     pub fn frame(&self, to: Mac) -> Result<Vec<u8>> {
         let mut frame = self.piece((HOST_MAC, to), 0, &self.bytes(0, self.payload))?;
-        let start = ETHERNET + if self.ipv6 { IPV6 } else { IPV4 };
+        let start = ETHERNET + self.network();
         let (length, sum) = self.transport();
         let mut header = VnetHeader::default();
         if self.left != Left::Nothing {
@@ -131,10 +157,13 @@ impl Packet {
                 start: start as u16,
                 offset: sum as u16,
             });
-            let addresses = if self.ipv6 { 32 } else { 8 };
+            let addresses = match self.ipv6 {
+                true => ETHERNET + 8..ETHERNET + 40,
+                false => ETHERNET + 12..ETHERNET + 20,
+            };
             let protocol = if self.tcp { 6 } else { 17 };
             let carried = (length + self.payload) as u16;
-            let partial = pseudo_sum(&frame[start - addresses..start], protocol, carried);
+            let partial = pseudo_sum(&frame[addresses], protocol, carried);
             frame[start + sum..start + sum + 2].copy_from_slice(&partial.to_be_bytes());
         }
         if let Left::Segments(size) = self.left {
@@ -211,6 +240,7 @@ mod tests {
             let packet = Packet {
                 number: 3,
                 ipv6,
+                options: false,
                 tcp: true,
                 payload: 3000,
                 left: Left::Segments(700),
@@ -239,6 +269,7 @@ mod tests {
         let mut packet = Packet {
             number: 0,
             ipv6: false,
+            options: false,
             tcp: false,
             payload: 1000,
             left: Left::Nothing,
@@ -262,5 +293,33 @@ mod tests {
             packet.to_string(),
             "a UDP datagram over IPv4 with 1000 bytes of payload and its checksum left to be completed"
         );
+    }
+
+    #[test]
+    fn options_make_the_header_longer_and_no_more() {
+        for tcp in [false, true] {
+            let packet = Packet {
+                number: 2,
+                ipv6: false,
+                options: true,
+                tcp,
+                payload: 100,
+                left: Left::Checksum,
+            };
+            let frame = packet.frame(MACS.0).unwrap();
+            let header = VnetHeader::parse(frame[..SIZE].try_into().unwrap());
+            assert_eq!(header.partial.unwrap().start, 38);
+            let part = packet.part_in(&read(&frame[SIZE..], None)).unwrap();
+            assert_eq!((part.at, part.length, part.changed), (0, 100, None));
+            let shorter = Packet {
+                options: false,
+                ..packet
+            };
+            assert_eq!(packet.room(1500) + 4, shorter.room(1500));
+            // Both complete to the same sum: it is of addresses and payload.
+            let plain = shorter.frame(MACS.0).unwrap();
+            let at = packet.transport().1;
+            assert_eq!(frame[SIZE + 38 + at..][..2], plain[SIZE + 34 + at..][..2]);
+        }
     }
 }
