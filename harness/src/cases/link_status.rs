@@ -15,7 +15,7 @@ use anyhow::{Context as _, ensure};
 pub static LINK_STATUS: Case = Case {
     name: "link_status",
     plan_item: "2, 20",
-    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`; traffic stops and resumes with it",
+    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`, on the NIC and on its netdev; traffic stops and resumes with it",
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
@@ -168,7 +168,8 @@ fn link_status_off(bed: &mut Testbed) -> anyhow::Result<()> {
     follow(bed, &link, [&state; 3])
 }
 
-/// Switches the link off and on; `states` are what operstate must read before, between and after.
+/// Switches the link off and on, by the NIC's id and by its netdev's; `states` are what operstate must read before,
+/// between and after.
 fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<()> {
     bed.expect_operstate(link, states[0])?;
     bed.set_link(false)?;
@@ -181,6 +182,13 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.expect_operstate(link, states[1])?;
     bed.set_link(true)?;
     bed.expect_operstate(link, states[2])?;
+    bed.reach(deadline::FIRST_PING)?;
+    bed.set_netdev_link(false)?;
+    bed.expect_operstate(link, states[1])
+        .context("set_link off on its netdev")?;
+    bed.set_netdev_link(true)?;
+    bed.expect_operstate(link, states[2])
+        .context("set_link on on its netdev")?;
     bed.reach(deadline::FIRST_PING)
 }
 

@@ -450,6 +450,15 @@ impl Testbed {
         self.vm.call(&qapi::qmp::set_link { name, up }).map(drop)
     }
 
+    /// As [`Testbed::set_link`], on its netdev, with which QEMU takes the NIC along.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn set_netdev_link(&self, up: bool) -> anyhow::Result<()> {
+        let name = self.nic().netdev_id();
+        self.vm.call(&qapi::qmp::set_link { name, up }).map(drop)
+    }
+
     /// The sysfs directory of the device behind `link`.
     pub fn device_directory(link: &Link) -> String {
         format!("/sys/class/net/{}/device", link.name)
