@@ -11,7 +11,9 @@ use crate::guest::link::Link;
 use crate::net::addr::{HOST_MAC, IPV6_GUEST, IPV6_HOST};
 use crate::net::bridge;
 use crate::net::forged;
-use crate::net::probe::{Sender, change_end, change_header, datagram, segment};
+use crate::net::probe::{
+    Sender, change_end, change_header, datagram, in_two, segment, with_options, without_checksum,
+};
 use crate::testbed::Testbed;
 use crate::testbed::reception::counters;
 use anyhow::{Context as _, ensure};
@@ -21,23 +23,27 @@ use std::net::IpAddr;
 /// Ethernet's header, bytes.
 const ETHERNET: usize = 14;
 
+/// Identifications of a sound and a damaged datagram in fragments.
+const SOUND: u16 = 0x7001;
+const DAMAGED: u16 = 0x7002;
+
 /// Counters of the guest's kernel (/proc/net/snmp, snmp6), and by how much they move with each round.
 const COUNTERS: [(&str, u64); 7] = [
     ("Ip InHdrErrors", 2),
-    ("Udp InErrors", 3),
-    ("Udp NoPorts", 3),
+    ("Udp InErrors", 5),
+    ("Udp NoPorts", 6),
     ("Udp6InErrors", 3),
     ("Udp6NoPorts", 3),
     ("Tcp InErrs", 6),
     ("Tcp OutRsts", 6),
 ];
 /// `ethtool -S` of e1000e, whose NIC looks at each frame's checksums while rx is on.
-const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 12), ("rx_csum_offload_errors", 14)];
+const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 13), ("rx_csum_offload_errors", 15)];
 
 /// What the guest makes of checksums.
 pub static RX_CHECKSUM: Case = Case {
     name: "rx_checksum",
-    passes: "UDP datagrams and TCP segments over IPv4 and IPv6, and IPv4 headers, that the host damaged are dropped and counted by the guest, and sound ones of the same sizes are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
+    passes: "UDP datagrams and TCP segments over IPv4 and IPv6, and IPv4 headers, that the host damaged are dropped and counted by the guest, also a datagram in fragments and one behind options, and sound ones of the same sizes, and one without a checksum, are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
     rearm: Some(faults::nothing),
     damages: true,
     ops: &[Op::Address, Op::Address6],
@@ -47,7 +53,7 @@ pub static RX_CHECKSUM: Case = Case {
             name: "good_is_bad",
             breaks: "the NIC hands up a datagram otherwise than it came",
             inject: |bed| bed.forge_to_guest(&[forged::changed_from_host(bed.nic().mac)?]),
-            red: Red::Says("Udp InErrors moved by 4, not by 3"),
+            red: Red::Says("Udp InErrors moved by 6, not by 5"),
             ..FORGED
         },
         Fault {
@@ -58,7 +64,7 @@ pub static RX_CHECKSUM: Case = Case {
                 let changed = forged::changed_from_host(bed.nic().mac)?;
                 bed.forge_to_guest(&[forged::vouched_for(changed)])
             },
-            red: Red::Says("Udp NoPorts moved by 4, not by 3"),
+            red: Red::Says("Udp NoPorts moved by 7, not by 6"),
             ..FORGED
         },
         Fault {
@@ -168,6 +174,21 @@ fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
     }
     for frame in [datagram(guest, 61)?, segment(guest, full)?] {
         sender.send(&change_header(frame))?;
+    }
+    bed.expect_replies(1, 48)?;
+    let [begin, end] = in_two(&datagram(guest, full)?, SOUND)?;
+    let [begin_of_damaged, end_of_damaged] = in_two(&datagram(guest, full)?, DAMAGED)?;
+    let behind_options = with_options(&datagram(guest, 99)?)?;
+    for frame in [
+        begin,
+        end,
+        begin_of_damaged,
+        change_end(end_of_damaged),
+        behind_options.clone(),
+        change_end(behind_options),
+        without_checksum(&datagram(guest, 98)?)?,
+    ] {
+        sender.send(&frame)?;
     }
     bed.expect_replies(1, 48)?;
     let after = read(bed, link)?;

@@ -1,8 +1,8 @@
 //! What is known not to work: the entries of `[[exclude]]` and `[[expect]]`.
 
-use super::Backend;
 use super::bound::Bound;
 use super::disruption::Disruption;
+use super::{Backend, Cell};
 use std::fmt;
 
 /// The variant of a trial whose guest boots.
@@ -26,6 +26,8 @@ pub struct Scope {
     pub kernel: Option<Bound>,
     /// NIC models; all when empty, as with the lists below.
     pub nics: Vec<String>,
+    /// Drivers that serve the NICs.
+    pub drivers: Vec<String>,
     /// Guests.
     pub guests: Vec<String>,
     /// Backends.
@@ -43,9 +45,12 @@ fn takes<T: PartialEq<U>, U: ?Sized>(given: &[T], value: &U) -> bool {
 }
 
 impl Scope {
-    /// Whether it speaks of these values of the axes, for some case, QEMU and kernel.
-    pub fn has_cell(&self, nic: &str, guest: &str, backend: Backend) -> bool {
-        takes(&self.nics, nic) && takes(&self.guests, guest) && takes(&self.backends, &backend)
+    /// Whether it speaks of this cell, for some case, QEMU and kernel.
+    pub fn has_cell(&self, cell: &Cell) -> bool {
+        takes(&self.nics, &cell.nic.name)
+            && takes(&self.drivers, &cell.nic.driver)
+            && takes(&self.guests, &cell.guest.name)
+            && takes(&self.backends, &cell.backend)
     }
 
     /// Whether it speaks of this case and variant, on some cell.

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 /// have room.
 const WHOLE: usize = 3 << 20;
 /// Bytes kept of each frame beyond that: every header, and a DHCP message's fixed part.
-const SNAP: usize = 512;
+const SNAP: usize = 320;
 /// Bytes held, from which on the oldest frames make room for new ones.
 const KEEP: usize = 16 << 20;
 /// What a kept frame costs beyond its bytes.

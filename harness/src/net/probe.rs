@@ -4,11 +4,12 @@
 use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac};
 use super::bridge;
 use super::ring::{bind, set_option};
+use super::routed::OPTIONS;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use etherparse::{
-    IpDscp, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep, VlanHeader,
-    VlanId,
+    IpDscp, IpFragOffset, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep,
+    VlanHeader, VlanId,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use std::net::{IpAddr, Ipv4Addr};
@@ -262,6 +263,65 @@ pub fn change_end(mut frame: Vec<u8>) -> Vec<u8> {
     frame
 }
 
+/// The IPv4 packet of `frame` in two fragments with that identification, the first of at least half of it.
+///
+/// # Errors
+/// When it is no IPv4 packet, or one too short for two.
+pub fn in_two(frame: &[u8], identification: u16) -> Result<[Vec<u8>; 2]> {
+    let part = |first: bool| {
+        with_header(frame, |header, payload| {
+            let half = (payload.len() / 2).next_multiple_of(8);
+            header.identification = identification;
+            header.dont_fragment = false;
+            header.more_fragments = first;
+            if first {
+                payload.truncate(half);
+            } else {
+                header.fragment_offset = IpFragOffset::try_new((half / 8) as u16)?;
+                payload.drain(..half);
+            }
+            Ok(())
+        })
+    };
+    Ok([part(true)?, part(false)?])
+}
+
+/// The IPv4 packet of `frame` behind options that ask for nothing, four bytes longer.
+///
+/// # Errors
+/// When it is no IPv4 packet.
+pub fn with_options(frame: &[u8]) -> Result<Vec<u8>> {
+    with_header(frame, |header, _| {
+        header.options = OPTIONS.into();
+        Ok(())
+    })
+}
+
+/// The UDP datagram of `frame`, over IPv4, without a checksum (RFC 768).
+///
+/// # Errors
+/// When it is no IPv4 packet.
+pub fn without_checksum(frame: &[u8]) -> Result<Vec<u8>> {
+    with_header(frame, |_, payload| {
+        payload[6..8].fill(0);
+        Ok(())
+    })
+}
+
+/// `frame` with another IPv4 header and payload.
+fn with_header(
+    frame: &[u8],
+    change: impl FnOnce(&mut Ipv4Header, &mut Vec<u8>) -> Result<()>,
+) -> Result<Vec<u8>> {
+    let (ethernet, packet) = frame.split_at(ETHERNET);
+    let (mut header, payload) = Ipv4Header::from_slice(packet)?;
+    let mut payload = payload.to_vec();
+    change(&mut header, &mut payload)?;
+    header.set_payload_len(payload.len())?;
+    header.header_checksum = header.calc_header_checksum();
+    Ok([ethernet, &header.to_bytes(), &payload].concat())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,6 +336,30 @@ mod tests {
             segment: None,
             bytes: bytes.into(),
         }
+    }
+
+    #[test]
+    fn fragments_options_and_no_checksum_are_as_the_kernel_reads_them() {
+        let to = (Mac([0x52, 0x54, 0, 1, 2, 3]), Ipv4Addr::new(198, 18, 0, 2));
+        let whole = datagram(to, 142).unwrap();
+        let [first, second] = in_two(&whole, 7).unwrap();
+        let headers = [&first, &second].map(|part| Ipv4Header::from_slice(&part[14..]).unwrap());
+        let places = headers.each_ref().map(|(header, _)| {
+            let offset = header.fragment_offset.byte_offset();
+            (header.identification, header.more_fragments, offset)
+        });
+        assert_eq!(places, [(7, true, 0), (7, false, 56)]);
+        assert_eq!([headers[0].1, headers[1].1].concat(), whole[34..]);
+
+        let longer = with_options(&whole).unwrap();
+        let (header, payload) = Ipv4Header::from_slice(&longer[14..]).unwrap();
+        assert_eq!((longer.len(), header.ihl()), (146, 6));
+        assert_eq!(header.header_checksum, header.calc_header_checksum());
+        assert_eq!(payload, &whole[34..]);
+
+        let without = without_checksum(&whole).unwrap();
+        assert_eq!((without.len(), &without[40..42]), (142, &[0, 0][..]));
+        assert_eq!(without[..40], whole[..40]);
     }
 
     #[test]

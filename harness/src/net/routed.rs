@@ -21,8 +21,8 @@ pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 1, 0, 0, 0, 7);
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
-/// Options that ask for nothing (RFC 791: no operation).
-const OPTIONS: [u8; 4] = [1; 4];
+/// Options of IPv4 that ask for nothing (RFC 791: no operation).
+pub const OPTIONS: [u8; 4] = [1; 4];
 /// Headers of UDP and TCP, and where their checksums are in them, bytes.
 const UDP: (usize, usize) = (8, 6);
 const TCP: (usize, usize) = (20, 16);

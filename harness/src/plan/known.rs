@@ -39,7 +39,7 @@ impl Known {
 
     /// The entries of `matrix` about a cell, whatever the QEMU.
     pub(super) fn of_cell(cell: &Cell, matrix: &Matrix) -> Known {
-        let speaks = |scope: &Scope| scope.has_cell(&cell.nic.name, &cell.guest.name, cell.backend);
+        let speaks = |scope: &Scope| scope.has_cell(cell);
         let excludes = matrix.excludes.iter().filter(|e| speaks(&e.scope));
         let expectations = (matrix.expectations.iter()).filter(|e| speaks(&e.scope));
         Known {
@@ -129,10 +129,10 @@ pub fn check(matrix: &Matrix, cases: &[&Case]) -> Result<(), MatrixError> {
 
 /// Why `scope` speaks of no trial, where it does not.
 fn vain(scope: &Scope, cells: &[Cell], cases: &[&Case]) -> Option<String> {
-    let is_its_cell = |cell: &&Cell| scope.has_cell(&cell.nic.name, &cell.guest.name, cell.backend);
+    let is_its_cell = |cell: &&Cell| scope.has_cell(cell);
     let cells: Vec<&Cell> = cells.iter().filter(is_its_cell).collect();
     if cells.is_empty() {
-        return Some("vhost and vhost_zcopy are for virtio NICs only, and for those whose properties vhost has".into());
+        return Some("none of its NICs has one of its drivers, or one of its backends: vhost and vhost_zcopy are for virtio NICs only, and for those whose properties vhost has".into());
     }
     let named = || match scope.cases.is_empty() {
         true => "no case".to_owned(),
@@ -324,7 +324,7 @@ mod tests {
         .map(|entry| said(entry).unwrap_err())
         .into();
         insta::assert_snapshot!(all.join("\n"), @"
-        m.toml:3: [[expect]]: it matches no trial: vhost and vhost_zcopy are for virtio NICs only, and for those whose properties vhost has
+        m.toml:3: [[expect]]: it matches no trial: none of its NICs has one of its drivers, or one of its backends: vhost and vhost_zcopy are for virtio NICs only, and for those whose properties vhost has
         m.toml:3: [[expect]]: it matches no trial: on such a NIC, guest and backend there is not features
         m.toml:3: [[expect]]: it matches no trial: a case runs as `@boot` where it does not always boot, and as another variant where it can be run a second time; there is not features as boot
         m.toml:3: [[expect]]: it matches no trial: a case runs as `@boot` where it does not always boot, and as another variant where it can be run a second time; there is not driver, flood as reboot, again

@@ -6,11 +6,11 @@ use super::super::known::{Exclude, Expectation, Scope, variants};
 use super::super::read::{Placed, Section};
 use super::super::schema::{Guest, Nic};
 use crate::base::words::unknown;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The keys that choose trials.
-const SCOPE: [&str; 8] = [
-    "qemu", "to", "kernel", "nic", "guest", "backend", "case", "variant",
+const SCOPE: [&str; 9] = [
+    "qemu", "to", "kernel", "nic", "driver", "guest", "backend", "case", "variant",
 ];
 
 /// What an entry may name.
@@ -18,6 +18,17 @@ pub(super) struct There<'m> {
     pub(super) nics: &'m BTreeMap<String, Option<Nic>>,
     pub(super) guests: &'m BTreeMap<String, Option<Guest>>,
     pub(super) cases: &'m [&'m str],
+}
+
+impl There<'_> {
+    /// The NICs' drivers, on whatever guest, each once.
+    fn drivers(&self) -> Vec<&str> {
+        let of_each = self.nics.values().flatten().map(|nic| &nic.driver);
+        let overrides = (self.guests.values().flatten()).flat_map(|guest| guest.nics.values());
+        let on_guests = overrides.filter_map(|nic| nic.driver.as_ref());
+        let all: BTreeSet<&str> = of_each.chain(on_guests).map(String::as_str).collect();
+        all.into_iter().collect()
+    }
 }
 
 pub(super) fn exclude(section: &Section, there: &There) -> Option<Exclude> {
@@ -81,6 +92,7 @@ fn scope(section: &Section, there: &There, all: &str) -> Scope {
         to: bound("to"),
         kernel: bound("kernel"),
         nics: words("nic", there.nics.keys().map(String::as_str).collect()),
+        drivers: words("driver", there.drivers()),
         guests: words("guest", there.guests.keys().map(String::as_str).collect()),
         backends: (backends.iter())
             .filter_map(|name| Backend::from_name(name))

@@ -1,7 +1,7 @@
 mod qemus;
 
 use super::*;
-use crate::matrix::Backend;
+use crate::matrix::known::Scope;
 
 const CASES: &[&str] = &["driver", "ping_sweep"];
 
@@ -93,6 +93,7 @@ fn a_good_file() {
                 nics: [
                     "virtio",
                 ],
+                drivers: [],
                 guests: [],
                 backends: [
                     Vhost,
@@ -116,7 +117,28 @@ fn a_good_file() {
     let scope = &one.scope;
     assert!(scope.has_qemu("9.1.50", None) && !scope.has_qemu("10.0.13", None));
     assert!(scope.has_kernel(Some("6.1.0-56-amd64")) && !scope.has_kernel(None));
-    assert!(scope.has_cell("e1000", "rhel6", Backend::Tap));
+    let of = |scope: &Scope| -> Vec<String> {
+        let cells = matrix.cells().filter(|cell| scope.has_cell(cell));
+        cells
+            .map(|cell| format!("{} {}", cell.nic.name, cell.backend.name()))
+            .collect()
+    };
+    assert_eq!(
+        of(scope),
+        [
+            "e1000 tap",
+            "virtio tap",
+            "virtio vhost",
+            "virtio vhost_zcopy"
+        ]
+    );
+    let by_driver = |driver: &str| Scope {
+        drivers: vec![driver.into()],
+        ..Scope::default()
+    };
+    // A guest's own driver counts there.
+    assert_eq!(of(&by_driver("e1000_old")), ["e1000 tap"]);
+    assert!(of(&by_driver("e1000")).is_empty());
     assert!(scope.has_case("driver", Some("boot")) && !scope.has_case("driver", None));
     insta::assert_debug_snapshot!(matrix.profiles, @r#"
     {
@@ -241,7 +263,7 @@ fn unknown_keys() {
     m.toml:29: [profiles.smoke]: the key `flood_count` is missing
     m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, nics_on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
     m.toml:38: [[exclude]]: the key `reason` is missing
-    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: qemu, to, kernel, nic, guest, backend, case, variant, reason, link)
+    m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: qemu, to, kernel, nic, driver, guest, backend, case, variant, reason, link)
     m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
     "
     );
@@ -376,8 +398,8 @@ fn nothing_or_twice() {
             m.toml:4: [axes]: `guest` is empty, so nothing would run
             m.toml:36: [profiles.smoke]: `cases` is empty, so nothing would run
             m.toml:36: [profiles.smoke]: `nics` is empty, so nothing would run
-            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, to, kernel, nic, guest, backend, case, variant
-            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, to, kernel, nic, guest, backend, case, variant
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, to, kernel, nic, driver, guest, backend, case, variant
+            m.toml:38: [[exclude]]: it would exclude every trial; give at least one of qemu, to, kernel, nic, driver, guest, backend, case, variant
             m.toml:20: [guests.rhel6]: the key `memory` is missing
             m.toml:14: [nics.virtio]: the key `offloads` is missing
             m.toml:2: [axes]: the key `zcopy` is missing
@@ -411,6 +433,7 @@ fn an_expectation_that_is_not_understood() {
             (named, "nic = [\"e1000\", \"virtoi\"]\ncase"),
             (named, "nic = []\ncase"),
             (named, "nic = 1\ncase"),
+            (named, "driver = \"virtio-net\"\ncase"),
             ("variant = [\"boot\"", "variant = [\"boto\""),
             ("link = \"https:", "link = \"ftp:"),
             ("until = 2027-03-31", "until = \"2027-03-31\""),
@@ -420,7 +443,7 @@ fn an_expectation_that_is_not_understood() {
         ]),
         @r#"
         m.toml:43: the file: unknown key `expct`, did you mean `expect`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
-        m.toml:53: [[expect]]: unknown key `somtimes`, did you mean `sometimes`? (allowed: qemu, to, kernel, nic, guest, backend, case, variant, message, reason, link, until, sometimes)
+        m.toml:53: [[expect]]: unknown key `somtimes`, did you mean `sometimes`? (allowed: qemu, to, kernel, nic, driver, guest, backend, case, variant, message, reason, link, until, sometimes)
         m.toml:43: [[expect]]: the key `message` is missing
         m.toml:49: [[expect]]: `message` is empty, expected a string
         m.toml:49: [[expect]]: `message` is blank, and every failure contains that
@@ -432,6 +455,7 @@ fn an_expectation_that_is_not_understood() {
         m.toml:46: [[expect]]: unknown nic `virtoi`, did you mean `virtio`? (allowed: e1000, virtio)
         m.toml:46: [[expect]]: `nic` is empty, so the entry matches nothing
         m.toml:46: [[expect]]: `nic` is of type integer, expected a string or a list of strings
+        m.toml:46: [[expect]]: unknown driver `virtio-net`, did you mean `virtio_net`? (allowed: e1000, e1000_old, virtio_net)
         m.toml:48: [[expect]]: unknown variant `boto`, did you mean `boot`? (allowed: boot, again, stop_cont, reboot, system_reset, reload)
         m.toml:51: [[expect]]: `link` is `ftp://example.org/2`, expected an address that begins with https:// or http://
         m.toml:52: [[expect]]: `until` is of type string, expected a date without quotes, such as 2027-03-31
