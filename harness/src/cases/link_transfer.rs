@@ -52,7 +52,7 @@ fn link_status_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     let limit = transfer::limit(blocks, more);
     let (sending, command) = transfer::begin_to_send(bed, HOST.into(), &port, limit)?;
     let received = off_amid(bed, &port, limit);
-    let crossed = transfer::ended(bed, sending, &command, received)?;
+    let crossed = transfer::ended(bed, (sending, &command), limit, received)?;
     transfer::expect_whole(&crossed, blocks)?;
     bed.reach(deadline::FIRST_PING)?;
     bed.expect_quiet_kernel()

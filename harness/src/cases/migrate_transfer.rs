@@ -70,7 +70,7 @@ fn migrate_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
     let (before, crossed) = received
         .map_err(|_| anyhow!("the reader's thread panicked"))?
         .context("on the destination")?;
-    let crossed = transfer::ended(bed, sending, &command, Ok(crossed))?;
+    let crossed = transfer::ended(bed, (sending, &command), limit, Ok(crossed))?;
     transfer::expect_whole(&crossed, blocks)?;
     bed.notes.push(format!(
         "{before} bytes crossed before the guest had arrived, {} afterwards",

@@ -161,7 +161,7 @@ pub(super) fn from_guest_to(
     let (before, _) = bridge::carried(&bed.nic().tap)?;
     let (sending, command) = begin_to_send(bed, host, port, limit)?;
     let received = port.receive(limit);
-    let crossed = ended(bed, sending, &command, received)?;
+    let crossed = ended(bed, (sending, &command), limit, received)?;
     let took = begun.elapsed();
     expect_whole(&crossed, blocks)?;
     let (after, _) = bridge::carried(&bed.nic().tap)?;
@@ -222,7 +222,7 @@ fn receive(
     let netcat = dialect.receive_tcp(host, port.number(), limit.span());
     let command = format!("{netcat} >{to}");
     let receiving = bed.agent.start(&command)?;
-    ended(bed, receiving, &command, port.send(parts, limit))?;
+    ended(bed, (receiving, &command), limit, port.send(parts, limit))?;
     let size = bed.agent.sh(&format!("wc -c <{to}"))?;
     Ok(size.trim().parse()?)
 }
@@ -266,11 +266,13 @@ pub(super) fn expect_whole(crossed: &Crossed, blocks: u32) -> anyhow::Result<()>
     Ok(())
 }
 
-/// The host's result, once the guest's command has ended as well; where that failed, with what it said.
+/// The host's result, once the guest's command has ended as well; where that failed, with what it said. Its netcat waits
+/// by the guest's clock, which goes on where the host lets nothing run: then its failure, of what began with `limit`,
+/// is the host's.
 pub(super) fn ended<T>(
     bed: &Testbed,
-    running: Running,
-    command: &str,
+    (running, command): (Running, &str),
+    limit: Deadline,
     host: anyhow::Result<T>,
 ) -> anyhow::Result<T> {
     let guest = bed.agent.finish(running, Duration::ZERO);
@@ -281,10 +283,10 @@ pub(super) fn ended<T>(
         }
         (host, Ok(output)) => {
             let failed = format!("{in_guest} ended with {}: {}", output.code, said(&output));
-            Err(match host {
+            Err(limit.excused(match host {
                 Ok(_) => anyhow!(failed),
                 Err(error) => error.context(failed),
-            })
+            }))
         }
         (Ok(_), Err(guest)) => Err(guest.context(in_guest)),
         (Err(error), Err(guest)) => Err(error.context(format!("{in_guest}: {guest:#}"))),

@@ -2,11 +2,11 @@
 
 use super::super::transfer::{limit, whole};
 use super::{HERE, Member, THERE};
-use crate::base::deadline;
-use crate::guest::agent::said;
+use crate::base::deadline::{self, Deadline};
+use crate::guest::agent::{Output, said};
 use crate::net::capture::{Capture, Fence};
 use crate::net::transfer::{self, Crossed};
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,12 +17,23 @@ const PORT: u16 = 5015;
 const SENT: &str = "/tmp/vlan-sent";
 const RECEIVED: &str = "/tmp/vlan-received";
 
+/// Fails where a guest's netcat has, which waits by the guest's clock: where the host let nothing run since `limit` began,
+/// that is the host's.
+fn ended(command: &str, output: &Output, limit: Deadline) -> anyhow::Result<()> {
+    if output.code == 0 {
+        return Ok(());
+    }
+    let code = output.code;
+    Err(limit.excused(anyhow!("`{command}` ended with {code}: {}", said(output))))
+}
+
 /// Shows that a file crosses whole from one guest to the other.
 ///
 /// # Errors
 /// One that does not.
 pub(super) fn expect_whole(from: &Member, to: &Member, whose: &str) -> anyhow::Result<()> {
-    let idle = limit(BLOCKS, Duration::ZERO).span();
+    let limit = limit(BLOCKS, Duration::ZERO);
+    let idle = limit.span();
     let write = transfer::write_command(BLOCKS, SENT);
     from.agent.sh(&write)?;
     let listen = format!("{} >{RECEIVED}", to.dialect.listen_tcp(PORT, idle));
@@ -33,19 +44,9 @@ pub(super) fn expect_whole(from: &Member, to: &Member, whose: &str) -> anyhow::R
         .until(&listens, deadline::GUEST_COMMAND, "cat /proc/net/tcp")?;
     let send = from.dialect.send_tcp(to.address.into(), PORT, idle);
     let sent = from.agent.run_for(&format!("{send} <{SENT}"), idle)?;
-    ensure!(
-        sent.code == 0,
-        "`{send}` ended with {}: {}",
-        sent.code,
-        said(&sent)
-    );
+    ended(&send, &sent, limit)?;
     let received = to.agent.finish(listening, idle)?;
-    ensure!(
-        received.code == 0,
-        "`{listen}` ended with {}: {}",
-        received.code,
-        said(&received)
-    );
+    ended(&listen, &received, limit)?;
     let shown = to
         .agent
         .sh(&format!("wc -c <{RECEIVED} && sha256sum <{RECEIVED}"))?;
