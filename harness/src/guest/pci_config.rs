@@ -104,7 +104,8 @@ fn described_regions(resource: &str) -> Result<String> {
         if *flags == 0 {
             continue;
         }
-        let size = last - first + 1;
+        // What a guest says may make no sense.
+        let size = last.saturating_sub(*first).saturating_add(1);
         let size = match size % 1024 {
             0 => format!("{} KiB", size / 1024),
             _ => format!("{size} bytes"),
