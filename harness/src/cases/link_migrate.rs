@@ -53,7 +53,7 @@ fn link_status_migrate(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.await_guest().context("on the destination")?;
     bed.settle()?;
     bed.moment(Moment::Arrived)?;
-    expect_off(bed, || Ok(())).context("the link was off when the guest left")?;
+    expect_off(bed).context("the link was off when the guest left")?;
     bed.expect_operstate(&link, "down")
         .context("the link was off when the guest left")?;
     bed.set_link(true)?;

@@ -143,7 +143,7 @@ fn link_status_reset(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_operstate(&link, "down")
         .context("booted with its link off")?;
     bed.moment(Moment::Traffic)?;
-    expect_off(bed, || Ok(()))?;
+    expect_off(bed)?;
     bed.set_link(true)?;
     bed.expect_operstate(&link, "up")?;
     bed.reach(deadline::FIRST_PING)
@@ -177,7 +177,7 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.moment(Moment::Traffic)?;
     // Through a halt of the machine as well.
     stop_cont(bed)?;
-    expect_off(bed, || Ok(()))?;
+    expect_off(bed)?;
     // Where it should not follow, it may not have had the time to, above.
     bed.expect_operstate(link, states[1])?;
     bed.set_link(true)?;
@@ -193,8 +193,13 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
 }
 
 /// Pings may not be answered, no frame of the guest may cross the tap, and the guest may receive none: the host's
-/// requests and its ARP reach the tap all the while, and what `send` does.
-pub(super) fn expect_off(
+/// requests and its ARP reach the tap all the while.
+pub(super) fn expect_off(bed: &Testbed) -> anyhow::Result<()> {
+    expect_off_while(bed, || Ok(()))
+}
+
+/// As [`expect_off`], and what `send` sends besides must not reach the guest.
+pub(super) fn expect_off_while(
     bed: &Testbed,
     send: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

@@ -67,7 +67,7 @@ fn off_amid(bed: &mut Testbed, port: &TcpPort, limit: Deadline) -> anyhow::Resul
     bed.set_link(false)?;
     let before = carried(bed)?;
     bed.moment(Moment::Traffic)?;
-    expect_off(bed, || Ok(())).context("amid the file")?;
+    expect_off(bed).context("amid the file")?;
     bed.set_link(true)?;
     let on = Instant::now();
     let crossed = receiving.rest(limit);

@@ -1,7 +1,7 @@
 //! Plan item 22: four queue pairs.
 
 use super::faults::{self, AT_START, IN_TRAFFIC, in_guest};
-use super::link_status::{LINK_ON, expect_off};
+use super::link_status::{LINK_ON, expect_off_while};
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
@@ -154,7 +154,7 @@ fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.set_link(false)?;
     bed.expect_operstate(&link, "down")?;
     bed.moment(Moment::Midway)?;
-    expect_off(bed, || send_flows(bed))?;
+    expect_off_while(bed, || send_flows(bed))?;
     bed.set_link(true)?;
     bed.expect_operstate(&link, "up")?;
     bed.reach(deadline::FIRST_PING)

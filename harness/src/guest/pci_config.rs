@@ -128,17 +128,15 @@ fn described_regions(resource: &str) -> Result<String> {
 fn described_capabilities(config: &[u8]) -> Result<String> {
     let mut names = Vec::new();
     for at in capabilities(config)? {
-        let id = config.get(at).copied().unwrap_or_default();
-        names.push(match id {
+        names.push(match byte(config, at)? {
             0x01 => "power".to_owned(),
             0x05 => "MSI".to_owned(),
             0x09 => "vendor's".to_owned(),
             0x10 => "PCIe".to_owned(),
             0x11 => {
                 // One less than there are (6.8.2.3).
-                let word = config.get(at + 2..at + 4);
-                let word = word.context("its MSI-X capability is not whole")?;
-                let size = u16::from_le_bytes([word[0], word[1]]) & 0x7ff;
+                let control = [byte(config, at + 2)?, byte(config, at + 3)?];
+                let size = u16::from_le_bytes(control) & 0x7ff;
                 format!("MSI-X of {}", size + 1)
             }
             other => format!("capability {other:02x}"),
@@ -150,21 +148,22 @@ fn described_capabilities(config: &[u8]) -> Result<String> {
     })
 }
 
+fn byte(config: &[u8], at: usize) -> Result<u8> {
+    let byte = config.get(at).copied();
+    byte.with_context(|| format!("the configuration space ends before {at:#x}"))
+}
+
 /// Where the capabilities are, in the order of their list.
 fn capabilities(config: &[u8]) -> Result<Vec<usize>> {
-    let byte = |at: usize| {
-        let byte = config.get(at).copied();
-        byte.with_context(|| format!("the configuration space ends before {at:#x}"))
-    };
     let mut places = Vec::new();
-    if byte(STATUS)? & HAS_CAPABILITIES == 0 {
+    if byte(config, STATUS)? & HAS_CAPABILITIES == 0 {
         return Ok(places);
     }
-    let mut at = usize::from(byte(FIRST)? & !3);
+    let mut at = usize::from(byte(config, FIRST)? & !3);
     while at != 0 {
         ensure!(places.len() < MOST, "its list of capabilities has no end");
         places.push(at);
-        at = usize::from(byte(at + 1)? & !3);
+        at = usize::from(byte(config, at + 1)? & !3);
     }
     Ok(places)
 }
@@ -174,8 +173,7 @@ fn enabled(config: &[u8]) -> Result<Interrupts> {
     let mut found = Interrupts::Intx;
     for at in capabilities(config)? {
         for (id, register, bit, kind) in KINDS {
-            let control = config.get(at + register).copied().unwrap_or_default();
-            if config[at] == id && control & bit != 0 {
+            if byte(config, at)? == id && byte(config, at + register)? & bit != 0 {
                 ensure!(
                     found == Interrupts::Intx,
                     "both {found} and {kind} are enabled"

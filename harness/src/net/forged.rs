@@ -5,7 +5,7 @@ use super::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST, Mac, guest};
 use super::probe;
 use super::vnet_header::{Partial, SIZE, Segmentation, TCPV4, VnetHeader, pseudo_sum};
 use anyhow::Result;
-use etherparse::{Ipv4Header, PacketBuilder};
+use etherparse::PacketBuilder;
 use std::net::Ipv4Addr;
 
 /// The discard service's port (RFC 863).
@@ -193,11 +193,11 @@ pub fn cut_alike(from: Mac) -> Result<[Forged; 2]> {
 }
 
 /// The packet, with an identification.
-fn identified(mut bytes: Vec<u8>) -> Result<Forged> {
-    let (mut header, _) = Ipv4Header::from_slice(&bytes[NETWORK..])?;
-    header.identification = 1;
-    header.header_checksum = header.calc_header_checksum();
-    bytes[NETWORK..TRANSPORT].copy_from_slice(&header.to_bytes());
+fn identified(bytes: Vec<u8>) -> Result<Forged> {
+    let bytes = probe::with_header(&bytes, |header, _| {
+        header.identification = 1;
+        Ok(())
+    })?;
     Ok(Forged::complete(bytes))
 }
 

@@ -4,7 +4,6 @@
 use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac};
 use super::bridge;
 use super::ring::{bind, set_option};
-use super::routed::OPTIONS;
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use etherparse::{
@@ -22,6 +21,9 @@ pub const ETHERTYPE: u16 = 0x88b5;
 pub const VLAN_TAG: u16 = 0x8100;
 /// A service provider's tag (IEEE 802.1ad), before that.
 pub const PROVIDER_TAG: u16 = 0x88a8;
+
+/// Options of IPv4 that ask for nothing (RFC 791: no operation).
+pub const OPTIONS: [u8; 4] = [1; 4];
 
 /// Ethernet's shortest frame without its checksum, bytes.
 pub const SHORTEST: usize = 60;
@@ -308,8 +310,11 @@ pub fn without_checksum(frame: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
-/// `frame` with another IPv4 header and payload.
-fn with_header(
+/// `frame` with another IPv4 header and payload, whose length and checksum follow.
+///
+/// # Errors
+/// When it is no IPv4 packet, or as `change`.
+pub fn with_header(
     frame: &[u8],
     change: impl FnOnce(&mut Ipv4Header, &mut Vec<u8>) -> Result<()>,
 ) -> Result<Vec<u8>> {

@@ -3,11 +3,10 @@
 
 use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac};
 use super::frame::Frame;
+use super::probe::{OPTIONS, with_options};
 use super::vnet_header::{Partial, Segmentation, TCPV4, TCPV6, VnetHeader, pseudo_sum};
 use anyhow::Result;
-use etherparse::{
-    IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, LaxSlicedPacket, PacketBuilder, TransportSlice,
-};
+use etherparse::{LaxSlicedPacket, PacketBuilder, TransportSlice};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -21,8 +20,6 @@ pub const FAR6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 1, 0, 0, 0, 7);
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
-/// Options of IPv4 that ask for nothing (RFC 791: no operation).
-pub const OPTIONS: [u8; 4] = [1; 4];
 /// Headers of UDP and TCP, and where their checksums are in them, bytes.
 const UDP: (usize, usize) = (8, 6);
 const TCP: (usize, usize) = (20, 16);
@@ -121,14 +118,7 @@ impl Packet {
         let ethernet = PacketBuilder::ethernet2(from.0, to.0);
         let ip = match self.ipv6 {
             true => ethernet.ipv6(IPV6_HOST.octets(), FAR6.octets(), 64),
-            false => {
-                let mut header =
-                    Ipv4Header::new(0, 64, IpNumber::UDP, HOST.octets(), FAR.octets())?;
-                if self.options {
-                    header.options = OPTIONS.into();
-                }
-                ethernet.ip(IpHeaders::Ipv4(header, Ipv4Extensions::default()))
-            }
+            false => ethernet.ipv4(HOST.octets(), FAR.octets(), 64),
         };
         let mut frame = Vec::new();
         match self.tcp {
@@ -138,7 +128,10 @@ impl Packet {
                 .write(&mut frame, payload)?,
             false => ip.udp(port, port).write(&mut frame, payload)?,
         }
-        Ok(frame)
+        match self.options {
+            true => with_options(&frame),
+            false => Ok(frame),
+        }
     }
 
     /// It whole, behind the header that tells what is left of it to do, as [`Sender::open_with_headers`] takes it.

@@ -446,8 +446,7 @@ impl Testbed {
     /// # Errors
     /// QEMU's refusal.
     pub fn set_link(&self, up: bool) -> anyhow::Result<()> {
-        let name = self.nic().id.clone();
-        self.vm.call(&qapi::qmp::set_link { name, up }).map(drop)
+        self.set_link_of(self.nic().id.clone(), up)
     }
 
     /// As [`Testbed::set_link`], on its netdev, with which QEMU takes the NIC along.
@@ -455,7 +454,10 @@ impl Testbed {
     /// # Errors
     /// QEMU's refusal.
     pub fn set_netdev_link(&self, up: bool) -> anyhow::Result<()> {
-        let name = self.nic().netdev_id();
+        self.set_link_of(self.nic().netdev_id(), up)
+    }
+
+    fn set_link_of(&self, name: String, up: bool) -> anyhow::Result<()> {
         self.vm.call(&qapi::qmp::set_link { name, up }).map(drop)
     }
 

@@ -28,6 +28,7 @@ struct Packet {
     addresses: [u8; 8],
     identification: u16,
     protocol: u8,
+    /// Bytes behind IP's header.
     length: usize,
     fragment: Option<Fragment>,
     head: [u8; HEAD],
@@ -36,8 +37,8 @@ struct Packet {
 impl Packet {
     /// The ports of a TCP segment that carries something.
     fn segment(&self) -> Option<&[u8]> {
-        let headers = 20 + usize::from(self.head[12] >> 4) * 4;
-        let carries = self.protocol == TCP && self.fragment.is_none() && self.length > headers;
+        let header = usize::from(self.head[12] >> 4) * 4;
+        let carries = self.protocol == TCP && self.fragment.is_none() && self.length > header;
         carries.then(|| &self.head[..4])
     }
 
@@ -78,7 +79,7 @@ impl Recent {
             addresses,
             identification,
             protocol: network.protocol,
-            length: network.length,
+            length: network.length - network.header,
             fragment: network.fragment,
             head,
         };
