@@ -309,6 +309,8 @@ pub struct Profile {
     pub netperf_seconds: Option<u32>,
     /// Cases that run on one guest for each NIC and backend; the guests take turns.
     pub on_one_guest: Vec<String>,
+    /// Cases that run on one NIC for each backend, and on one guest there; NICs and guests take turns.
+    pub on_one_nic: Vec<String>,
     /// NICs whose trials all run on one guest for each case and backend; the guests take turns.
     pub nics_on_one_guest: Vec<String>,
     /// Only these cases run with vhost, on one guest for each NIC and backend; all when absent.

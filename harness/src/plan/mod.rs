@@ -154,9 +154,17 @@ pub fn nearest(names: &[String], filter: &str, exact: bool) -> Vec<String> {
 
 /// The error for a filter that selected none of `names`.
 pub fn nothing_matches(names: &[String], filter: &str, exact: bool) -> anyhow::Error {
+    if names.is_empty() {
+        return anyhow::anyhow!(
+            "no trial of this profile has those NICs, guests, backends and cases together; \
+             `--profile full` has each case on every NIC"
+        );
+    }
     let what = if exact { "is the name of" } else { "matches" };
     let hint = match nearest(names, filter, exact) {
-        nearest if nearest.is_empty() => "`cargo xtask matrix list` shows all names".to_owned(),
+        nearest if nearest.is_empty() => {
+            "`cargo xtask matrix list` shows all names, `--profile full` has more".to_owned()
+        }
         nearest => format!("nearest: {}", nearest.join(", ")),
     };
     anyhow::anyhow!(

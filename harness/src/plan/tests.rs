@@ -279,6 +279,27 @@ fn a_case_may_run_on_one_guest_only_and_the_guests_take_turns() {
 }
 
 #[test]
+fn a_case_may_run_on_one_nic_only_and_the_nics_take_turns() {
+    let mut matrix = matrix("");
+    let smoke = matrix.profiles.get_mut("smoke").unwrap();
+    smoke.on_one_nic = vec!["flood".into(), "driver".into()];
+    let trials = on(&facts(), &matrix, "smoke", false);
+    let names = trials.iter().map(|trial| trial.name.as_str());
+    let of_these: Vec<&str> = names.filter(|name| !name.starts_with("features")).collect();
+    assert_eq!(
+        of_these,
+        [
+            "driver::virtio::rhel9::vhost_zcopy",
+            "driver::virtio::rhel6::vhost",
+            "driver::e1000::rhel6::tap",
+            "flood::virtio::rhel9::tap",
+            "flood::virtio::rhel9::vhost_zcopy",
+            "flood::virtio::rhel6::vhost",
+        ]
+    );
+}
+
+#[test]
 fn a_nic_may_run_on_one_guest_only() {
     let one = matrix(&format!(
         "[profiles.one]\n{PROFILE}nics_on_one_guest = [\"e1000\"]\n"

@@ -15,8 +15,9 @@ use crate::vm::start_state::StartState;
 use report::name::{DEFAULT_QEMU, TrialName};
 use std::sync::Arc;
 
-/// Where `case` runs in this profile: on every guest, or on one for each NIC and backend, as the profile
-/// says of the case or of the NIC; then the guests take turns. Where only some cases run with vhost,
+/// Where `case` runs in this profile: on every NIC or on one for each backend, as the profile says of the case;
+/// on every guest, or on one for each NIC and backend, as it says of the case or of the NIC. NICs and guests
+/// take turns. Where only some cases run with vhost,
 /// they all do so on one guest, another for each backend: a lab makes its own checkpoints of it.
 pub(super) fn on_its_guests<'p, 'm>(
     case: &Case,
@@ -24,12 +25,17 @@ pub(super) fn on_its_guests<'p, 'm>(
     cells: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<&'p PlannedCell<'m>> {
     let named = |names: &[String]| names.iter().position(|name| name == case.name);
-    let one = named(&profile.on_one_guest);
+    let one_nic = named(&profile.on_one_nic);
+    let one = named(&profile.on_one_guest).or(one_nic);
     // No two cases begin with the same guest, whichever other cases there are.
     let of_case: usize = case.name.bytes().map(usize::from).sum();
     let with_vhost = profile.with_vhost.as_deref().and_then(named);
     let mut chosen: Vec<&PlannedCell> = Vec::new();
-    for (turn, lane) in lanes(cells.clone()).into_iter().enumerate() {
+    let mut lanes = lanes(cells.clone());
+    if let Some(turn) = one_nic {
+        one_for_each_backend(&mut lanes, turn);
+    }
+    for (turn, lane) in lanes.into_iter().enumerate() {
         let nic = &lane[0].cell.nic.name;
         let of_nic = profile.nics_on_one_guest.contains(nic).then_some(of_case);
         let taken = one.or(of_nic).map(|first| first + turn);
@@ -45,6 +51,19 @@ pub(super) fn on_its_guests<'p, 'm>(
     }
     let is_chosen = |planned: &&PlannedCell| chosen.iter().any(|one| std::ptr::eq(*one, *planned));
     cells.into_iter().filter(is_chosen).collect()
+}
+
+/// Keeps the lane of one NIC for each backend, another with each `turn`.
+fn one_for_each_backend(lanes: &mut Vec<Vec<&PlannedCell>>, turn: usize) {
+    let backends: Vec<Backend> = lanes.iter().map(|lane| lane[0].cell.backend).collect();
+    let mut place = 0;
+    lanes.retain(|lane| {
+        let backend = lane[0].cell.backend;
+        let count = |of: &[Backend]| of.iter().filter(|one| **one == backend).count();
+        let keep = count(&backends[..place]) == turn % count(&backends);
+        place += 1;
+        keep
+    });
 }
 
 /// The cells of each NIC and backend.

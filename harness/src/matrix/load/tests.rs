@@ -151,6 +151,7 @@ fn a_good_file() {
             transfer_mib: 1,
             netperf_seconds: None,
             on_one_guest: [],
+            on_one_nic: [],
             nics_on_one_guest: [],
             with_vhost: None,
             cases: Some(
@@ -261,7 +262,7 @@ fn unknown_keys() {
     m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
     m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads, interrupts)
     m.toml:29: [profiles.smoke]: the key `flood_count` is missing
-    m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, nics_on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
+    m.toml:31: [profiles.smoke]: unknown key `flod_count`, did you mean `flood_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, on_one_nic, nics_on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
     m.toml:38: [[exclude]]: the key `reason` is missing
     m.toml:41: [[exclude]]: unknown key `reson`, did you mean `reason`? (allowed: qemu, to, kernel, nic, driver, guest, backend, case, variant, reason, link)
     m.toml:38: the file: unknown key `excludes`, did you mean `exclude`? (allowed: host, lab, axes, qemu, nics, guests, profiles, exclude, expect)
@@ -513,7 +514,7 @@ fn all_mistakes_are_told_at_once() {
     m.toml:6: [axes]: unknown zcopy `no`, did you mean `on`? (allowed: off, on)
     m.toml:23: [guests.rhel6]: `memory` is 0, allowed are 32 to 1048576
     m.toml:29: [profiles.smoke]: the key `ping_count` is missing
-    m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, nics_on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
+    m.toml:30: [profiles.smoke]: unknown key `ping_cuont`, did you mean `ping_count`? (allowed: like, ping_count, flood_count, hotplug_cycles, promisc_seconds, migrations, transfer_mib, netperf_seconds, on_one_guest, on_one_nic, nics_on_one_guest, with_vhost, cases, starts, after, qemus, nics, guests)
     ");
 }
 
