@@ -17,7 +17,7 @@ use report::{errln, text};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
@@ -25,7 +25,8 @@ const POLL_MIN: Duration = Duration::from_millis(2);
 /// guest-exec has no event for a command's end; a guest without our port is asked.
 const POLL_MAX: Duration = Duration::from_millis(10);
 /// Between two questions where the guest reports by itself that a command has ended: most ends are
-/// reported, that of a killed command is not. Each question takes 2 ms of the guest's processor under TCG.
+/// reported, that of a killed command is not. Each question takes 2 ms of the guest's processor under TCG,
+/// and ten times that inside a lab.
 const POLL_SAID: Duration = Duration::from_millis(200);
 
 /// Exit code of a wait that found nothing; no command under test has it.
@@ -37,6 +38,7 @@ pub struct Agent {
     ended: Ended,
     log: Mutex<Log>,
     echo: bool,
+    reaped: Lag,
     /// Whether an answer may still come to a question that nobody waits for any more.
     owes: AtomicBool,
 }
@@ -61,6 +63,32 @@ pub struct Running {
     pid: i64,
     command: String,
     started: Instant,
+}
+
+/// How long it takes from the report of a command's end, which the command makes itself, until the agent has reaped
+/// it: some milliseconds, by the guest's speed. Asked before, the agent only delays it.
+#[derive(Default)]
+struct Lag {
+    micros: AtomicU64,
+}
+
+impl Lag {
+    /// As commands before had it, or somewhat less.
+    fn expected(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
+    /// Learns from a command that had been reaped `taken` after its report, which the agent said when it was asked for
+    /// the time `question`. One that took long, for its children kept its output open, says little of others.
+    fn learn(&self, taken: Duration, question: u32) {
+        let expected = self.expected();
+        let next = match question {
+            1 => expected * 7 / 8,
+            _ => taken.min(expected * 2 + POLL_MIN),
+        };
+        let micros = u64::try_from(next.as_micros()).unwrap_or(u64::MAX);
+        self.micros.store(micros, Ordering::Relaxed);
+    }
 }
 
 impl Agent {
@@ -95,6 +123,7 @@ impl Agent {
             ended: Ended::listen(ports.ended)?,
             log: Mutex::new(log),
             echo,
+            reaped: Lag::default(),
             owes: AtomicBool::new(false),
         })
     }
@@ -263,15 +292,24 @@ impl Agent {
     /// The agent's refusal or silence; the deadline.
     pub fn finish(&self, running: Running, more: Duration) -> anyhow::Result<Output> {
         let deadline = deadline::GUEST_COMMAND.start_with(more);
-        let mut pause = match self.ended.is_used() {
-            true => POLL_SAID,
-            false => POLL_MIN,
-        };
+        let reports = self.ended.is_used();
+        let mut pause = if reports { POLL_SAID } else { POLL_MIN };
+        // When its end was reported, and how often the agent was asked since.
+        let mut reported: Option<(Instant, u32)> = None;
         loop {
-            if self.ended.wait(running.pid, pause) {
-                pause = POLL_MIN;
-            } else if !self.ended.is_used() {
-                pause = (pause * 2).min(POLL_MAX);
+            match &mut reported {
+                None if self.ended.wait(running.pid, pause) => {
+                    reported = Some((Instant::now(), 1));
+                    pause = POLL_MIN;
+                    std::thread::sleep(self.reaped.expected());
+                }
+                None if reports => {}
+                None => pause = (pause * 2).min(POLL_MAX),
+                Some((_, questions)) => {
+                    *questions += 1;
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(POLL_MAX);
+                }
             }
             let status = self
                 .call(
@@ -280,6 +318,10 @@ impl Agent {
                 )
                 .with_context(|| format!("in the guest: `{}`", running.command))?;
             if status.exited {
+                match reported {
+                    Some((when, questions)) => self.reaped.learn(when.elapsed(), questions),
+                    None => self.ended.was_not_reported(),
+                }
                 let text = |data: Option<Vec<u8>>| {
                     String::from_utf8_lossy(&data.unwrap_or_default()).into_owned()
                 };
@@ -298,7 +340,7 @@ impl Agent {
         }
     }
 
-    /// Runs `condition` in the guest every 10 ms until it succeeds.
+    /// Runs `condition` in the guest every 10 ms, later every 110 ms, until it succeeds.
     ///
     /// # Errors
     /// After `limit`: a sentence with what `look` printed then.
@@ -318,7 +360,10 @@ impl Agent {
         command: &str,
     ) -> anyhow::Result<String> {
         let deadline = limit.start();
-        let polled = quote(&format!("until {condition}; do sleep 0.01; done"));
+        // What has not come after half a second mostly never does, and each look takes processes of the guest's.
+        let polled = quote(&format!(
+            "looks=0; until {condition}; do looks=$((looks + 1)); sleep 0.$((looks > 30))1; done"
+        ));
         let for_up_to = |span: Duration| {
             let seconds = span.as_secs_f64().ceil();
             // Mostly the condition holds at once, and then no process is started for the wait.
@@ -423,6 +468,21 @@ mod tests {
 
     fn ping(agent: &Agent, limit: Limit) -> anyhow::Result<()> {
         agent.call(&qga::guest_ping {}, limit).map(drop)
+    }
+
+    #[test]
+    fn the_agent_is_asked_when_it_had_reaped_the_commands_before_it() {
+        let of = Duration::from_millis;
+        let lag = Lag::default();
+        assert_eq!(lag.expected(), of(0));
+        for _ in 0..9 {
+            lag.learn(of(24), 2);
+        }
+        assert_eq!(lag.expected(), of(24));
+        lag.learn(of(25), 1);
+        assert_eq!(lag.expected(), of(21));
+        lag.learn(Duration::from_secs(20), 9);
+        assert_eq!(lag.expected(), of(44));
     }
 
     #[test]

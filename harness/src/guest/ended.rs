@@ -16,12 +16,20 @@ const LINE: usize = 32;
 /// Ends that nobody waits for are kept up to this number; a trial runs some commands at a time.
 const PIDS: usize = 1024;
 
-#[derive(Default)]
 struct State {
     /// Processes that ended and were not waited for yet.
     pids: BTreeSet<i64>,
-    /// Whether ends are reported.
+    /// Whether ends are reported, by what was seen last: where the guest has our port, they are.
     used: bool,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            pids: BTreeSet::new(),
+            used: true,
+        }
+    }
 }
 
 impl State {
@@ -75,6 +83,11 @@ impl Ended {
             .context("a command that waits for it cannot be let go")
     }
 
+    /// Of a command that had ended without a report: a guest without our port is better asked.
+    pub fn was_not_reported(&self) {
+        self.state.update(|state| state.used = false);
+    }
+
     /// Whether this guest says when a command ends.
     pub fn is_used(&self) -> bool {
         self.state.lock().used
@@ -98,8 +111,10 @@ mod tests {
     fn an_end_is_told_once_whoever_came_first() {
         let (ours, mut guest) = UnixStream::pair().unwrap();
         let ended = Ended::listen(ours).unwrap();
-        assert!(!ended.is_used());
+        assert!(ended.is_used());
         assert!(!ended.wait(7, Duration::ZERO));
+        ended.was_not_reported();
+        assert!(!ended.is_used());
         guest.write_all(b"7\r\n8\nhalf a li").unwrap();
         assert!(ended.wait(8, LONG) && ended.wait(7, LONG));
         assert!(ended.is_used());
