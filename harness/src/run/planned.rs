@@ -53,7 +53,8 @@ pub fn planned(settings: &Settings) -> anyhow::Result<Planned> {
     };
     let (matrix, profile) = chosen(settings)?;
     let qemus = Qemus::of(settings, &matrix)?;
-    planned_of(settings, matrix, profile, qemus)
+    let missing = missing_suites(&matrix, settings);
+    planned_of(settings, matrix, profile, qemus, missing)
 }
 
 /// Keeps of what was chosen the shard that the settings ask for, if any.
@@ -99,13 +100,14 @@ fn chosen(settings: &Settings) -> anyhow::Result<(Matrix, Profile)> {
     Ok((matrix, profile))
 }
 
-/// As [`planned`], where the QEMUs are known.
+/// As [`planned`], where the QEMUs are known, and of which suites there are images: whoever knows these asks only for
+/// trials that have theirs. To look at the images takes as long as to read them.
 ///
 /// # Errors
 /// Bad input in the matrix.
 pub fn planned_with(settings: &Settings, qemus: Qemus) -> anyhow::Result<Planned> {
     let (matrix, profile) = chosen(settings)?;
-    planned_of(settings, matrix, profile, qemus)
+    planned_of(settings, matrix, profile, qemus, BTreeMap::new())
 }
 
 fn planned_of(
@@ -113,6 +115,7 @@ fn planned_of(
     mut matrix: Matrix,
     mut profile: Profile,
     qemus: Qemus,
+    missing_suites: BTreeMap<String, String>,
 ) -> anyhow::Result<Planned> {
     if settings.boot {
         // All of them boot, under their plain names.
@@ -131,7 +134,7 @@ fn planned_of(
         kernel: kernel_facts::of_this_kernel(),
         module_reload: settings.allow_module_reload,
         lab_obstacle,
-        missing_suites: missing_suites(&matrix, settings),
+        missing_suites,
     };
     let mut trials = plan::plan(
         &matrix,
