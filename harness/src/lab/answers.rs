@@ -6,6 +6,7 @@
 //! the harness outside only to its own store. A VM that is started outside is one of the plan, not of the lab's words.
 
 use super::Outside;
+use super::claims::Claim;
 use super::protocol::{Answer, Question};
 use crate::base::error::OrCannotRun as _;
 use crate::base::json;
@@ -28,14 +29,16 @@ use std::path::PathBuf;
 /// may have had the machine for itself, and now another lab runs beside.
 const LEAST_SPEED: f64 = 10.0;
 
-/// The checkpoints that a trial's guests may read until it ends.
+/// The checkpoints that a trial's guests may read until it ends, and those that it makes.
 #[derive(Default)]
 pub struct Held {
     sources: Vec<Source>,
     kept: Vec<Checkpoint>,
+    claims: Vec<Claim>,
 }
 
-/// Answers a question of `trial`; the locks of checkpoints go to `held`.
+/// Answers a question of `trial`; the locks of checkpoints go to `held`. The answer to one that another lab is making
+/// waits for it.
 ///
 /// # Errors
 /// [`crate::base::error::CannotRun`]: a checkpoint that cannot be made, read or kept.
@@ -49,13 +52,22 @@ pub fn answer(
     match question {
         Question::Guest(place) => guest(trial, outside, place, held).map(Answer::Guest),
         Question::Kept(key) => {
-            let found = store().kept(&name(outside, &key))?;
+            let name = name(outside, &key);
+            let mut found = store().kept(&name)?;
+            // A trial that makes one waits for no other.
+            if found.is_none() && held.claims.is_empty() {
+                let claim = outside.claims.wait(&name);
+                found = store().kept(&name)?;
+                held.claims.extend(found.is_none().then_some(claim));
+            }
             let kept = found.as_ref().map(Kept::of).transpose();
             held.kept.extend(found);
             kept.map(Answer::Kept)
         }
         Question::Take(offer) => {
-            exchange::take(&store(), &name(outside, &offer.key), &offer)?;
+            let name = name(outside, &offer.key);
+            exchange::take(&store(), &name, &offer)?;
+            held.claims.retain(|claim| !claim.is_of(&name));
             Ok(Answer::Done)
         }
         Question::Remember(proven) => {

@@ -29,7 +29,7 @@
 //! A lab under KVM has checkpoints of its own, as a nested CPU has other features. Under TCG one lab is like
 //! the next, and what one has proved and made serves the later ones ([`answers`]): the harness inside asks
 //! the one outside for a checkpoint before it makes it, copies it, and offers it the one that it had to
-//! make; the harness outside compares what has arrived with what was made, and keeps a copy. Where guests
+//! make, for which another lab of the run waits ([`claims`]); the harness outside compares what has arrived with what was made, and keeps a copy. Where guests
 //! run under TCG, whose CPU does not depend on what it runs on, the harness outside makes the checkpoint in a
 //! tenth of the time. It holds a checkpoint's lock until the trial ends.
 //!
@@ -44,6 +44,7 @@
 //! broken. Either way its console's end is told, and the next trial gets a new lab.
 
 mod answers;
+pub mod claims;
 pub mod cmdline;
 pub mod protocol;
 pub mod shared;
@@ -67,6 +68,7 @@ use crate::settings::Settings;
 use crate::testbed::stock::Stock;
 use crate::vm::accel::Accel;
 use anyhow::{Context as _, Result};
+use claims::Claims;
 use parking_lot::Mutex;
 use protocol::{FromLab, Hello, Job, ToLab};
 use report::events::{Outcome, TrialEnded};
@@ -118,6 +120,8 @@ pub struct Outside<'a> {
     pub trial_proven: &'a Proven,
     /// What its testbeds are made from.
     pub trial_stock: &'a Stock,
+    /// The checkpoints that labs are making.
+    pub claims: &'a Claims,
     /// The files that guests are made of beside the built image.
     pub guest_files: &'a [PathBuf],
 }

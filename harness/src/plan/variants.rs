@@ -13,12 +13,13 @@ use crate::matrix::schema::{BootMode, Matrix, Profile};
 use crate::matrix::{Backend, Cell};
 use crate::vm::start_state::StartState;
 use report::name::{DEFAULT_QEMU, TrialName};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Where `case` runs in this profile: on every NIC or on one for each backend, as the profile says of the case;
 /// on every guest, or on one for each NIC and backend, as it says of the case or of the NIC. NICs and guests
-/// take turns. Where only some cases run with vhost,
-/// they all do so on one guest, another for each backend: a lab makes its own checkpoints of it.
+/// take turns. Where only some cases run with vhost, they all do so on one guest: what one lab makes of it
+/// serves the other.
 pub(super) fn on_its_guests<'p, 'm>(
     case: &Case,
     profile: &Profile,
@@ -41,8 +42,7 @@ pub(super) fn on_its_guests<'p, 'm>(
         let taken = one.or(of_nic).map(|first| first + turn);
         let taken = match lane[0].cell.backend {
             Backend::Tap => taken,
-            Backend::Vhost => with_vhost.map(|_| 0).or(taken),
-            Backend::VhostZcopy => with_vhost.map(|_| 1).or(taken),
+            Backend::Vhost | Backend::VhostZcopy => with_vhost.map(|_| 1).or(taken),
         };
         match taken {
             None => chosen.extend(lane),
@@ -55,15 +55,13 @@ pub(super) fn on_its_guests<'p, 'm>(
 
 /// Keeps the lane of one NIC for each backend, another with each `turn`.
 fn one_for_each_backend(lanes: &mut Vec<Vec<&PlannedCell>>, turn: usize) {
-    let backends: Vec<Backend> = lanes.iter().map(|lane| lane[0].cell.backend).collect();
-    let mut place = 0;
-    lanes.retain(|lane| {
+    let mut of_each: BTreeMap<Backend, Vec<Vec<&PlannedCell>>> = BTreeMap::new();
+    for lane in lanes.drain(..) {
         let backend = lane[0].cell.backend;
-        let count = |of: &[Backend]| of.iter().filter(|one| **one == backend).count();
-        let keep = count(&backends[..place]) == turn % count(&backends);
-        place += 1;
-        keep
-    });
+        of_each.entry(backend).or_default().push(lane);
+    }
+    let one = |mut of: Vec<_>| of.swap_remove(turn % of.len());
+    lanes.extend(of_each.into_values().map(one));
 }
 
 /// The cells of each NIC and backend.

@@ -9,6 +9,7 @@ use crate::host::accel::{self, BOOT_DEADLINE, Proven};
 use crate::host::qemus::{Qemus, TestedQemu};
 use crate::host::zero_copy;
 use crate::lab::Outside;
+use crate::lab::claims::Claims;
 use crate::matrix::schema::{Guest, Profile};
 use crate::plan::{Action, PlannedTrial};
 use crate::settings::{AccelChoice, Settings};
@@ -38,6 +39,7 @@ pub struct Context {
     qemus: Qemus,
     /// The files that guests of the matrix are made of beside the built image.
     pub guest_files: Vec<PathBuf>,
+    claims: Claims,
 }
 
 /// A QEMU that trials can run on.
@@ -123,6 +125,7 @@ impl Context {
             stocks: of_each.collect(),
             qemus: qemus.clone(),
             guest_files: planned.matrix.guest_files().cloned().collect(),
+            claims: Claims::default(),
             profile: planned.profile.clone(),
             settings,
         }
@@ -176,6 +179,7 @@ impl Context {
             stock: &default.stock,
             trial_proven: &of_trial.proven,
             trial_stock: &of_trial.stock,
+            claims: &self.claims,
             guest_files: &self.guest_files,
         })
     }
