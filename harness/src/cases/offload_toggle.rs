@@ -121,8 +121,8 @@ fn offload_toggle(bed: &mut Testbed) -> anyhow::Result<()> {
             continue;
         }
         for on in [false, true] {
-            switch(bed, &link, name, on)?;
-            crosses(bed, &link).with_context(|| format!("with {name} {}", word(on)))?;
+            let states = switch(bed, &link, name, on)?;
+            crosses(bed, &states).with_context(|| format!("with {name} {}", word(on)))?;
         }
         if !was.on {
             switch(bed, &link, name, false)?;
@@ -144,26 +144,29 @@ fn read(bed: &Testbed, link: &Link) -> anyhow::Result<States> {
     offload::parse(&bed.agent.sh(&format!("ethtool -k {}", link.name))?)
 }
 
-fn switch(bed: &Testbed, link: &Link, name: &str, on: bool) -> anyhow::Result<()> {
-    let command = format!("ethtool -K {} {name} {}", link.name, word(on));
-    bed.agent.sh(&command)?;
-    let now = read(bed, link)?[name].on;
+/// Switches one; the states of all after it.
+fn switch(bed: &Testbed, link: &Link, name: &str, on: bool) -> anyhow::Result<States> {
+    let nic = &link.name;
+    let command = format!("ethtool -K {nic} {name} {}", word(on));
+    let read = format!("{command} >/dev/null && ethtool -k {nic}");
+    let states = offload::parse(&bed.agent.sh(&read)?)?;
+    let now = states[name].on;
     ensure!(
         now == on,
         "after `{command}` {name} reads back {}",
         word(now)
     );
-    Ok(())
+    Ok(states)
 }
 
 /// Files cross both ways, and the guest's frames are as long as its tso says.
-fn crosses(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
+fn crosses(bed: &Testbed, states: &States) -> anyhow::Result<()> {
     // e1000 resets, and so negotiates its link anew.
     bed.reach(deadline::FIRST_PING)?;
     let fence = bed.fence()?;
     transfer::from_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
     transfer::to_guest(bed, HOST.into(), blocks(MIB), Duration::ZERO)?;
-    let tso = read(bed, link)?["tso"].on;
+    let tso = states["tso"].on;
     let most = bed.cell.nic.default_mtu() as usize + ETHERNET;
     let segments = |frame: &Frame| {
         frame.direction == Direction::FromGuest

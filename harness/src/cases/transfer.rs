@@ -4,7 +4,7 @@ use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Moment, Red, damage};
 use crate::base::deadline::{self, Deadline};
 use crate::base::error::OrCannotRun as _;
-use crate::guest::agent::{Running, said};
+use crate::guest::agent::{Output, Running, said};
 use crate::guest::dialect::Op;
 use crate::guest::netcat::{self, RECEIVES};
 use crate::matrix::schema::Profile;
@@ -12,7 +12,7 @@ use crate::net::addr::HOST;
 use crate::net::bridge;
 use crate::net::transfer::{self, BLOCK, Crossed, TcpPort};
 use crate::testbed::Testbed;
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -121,19 +121,18 @@ fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
 /// Has the guest write the file of so many blocks that it is going to send.
 pub(super) fn make_file(bed: &Testbed, blocks: u32) -> anyhow::Result<()> {
     let command = transfer::write_command(blocks, SENT);
-    let output = bed
-        .agent
-        .run_for(&command, limit(blocks, Duration::ZERO).span())?;
+    let output = run(bed, &format!("{command} && sha256sum {SENT}"), blocks)?;
     ensure!(
         output.code == 0,
         "the guest cannot write a file of {blocks} KiB: {}",
         said(&output)
     );
     let expected = transfer::sha256(blocks);
-    let written = hash(bed, SENT, blocks)?;
+    let written = output.stdout.split(' ').next().unwrap_or_default();
     ensure!(
         written == expected,
-        "the guest was to write a file with SHA-256 {expected}, and sha256sum says {written}"
+        "the guest was to write a file with SHA-256 {expected}, and sha256sum says: {}",
+        said(&output)
     );
     Ok(())
 }
@@ -178,13 +177,10 @@ pub(super) fn to_guest(
 ) -> anyhow::Result<Duration> {
     let (begun, limit) = (Instant::now(), limit(blocks, more));
     let (_, before) = bridge::carried(&bed.nic().tap)?;
-    let bytes = receive(bed, host, (0..blocks).map(transfer::block), RECEIVED, limit)?;
+    receive(bed, host, (0..blocks).map(transfer::block), RECEIVED, limit)?;
     let took = begun.elapsed();
-    let crossed = Crossed {
-        bytes,
-        sha256: hash(bed, RECEIVED, blocks)?,
-    };
-    bed.agent.sh(&format!("rm {RECEIVED}"))?;
+    let look = format!("wc -c <{RECEIVED} && sha256sum {RECEIVED} && rm {RECEIVED}");
+    let crossed = run(bed, &look, blocks).and_then(|output| crossed(&output))?;
     let expected = whole(blocks);
     ensure!(
         crossed == expected,
@@ -199,7 +195,8 @@ pub(super) fn to_guest(
 pub(super) fn give(bed: &Testbed, from: &Path, to: &str) -> anyhow::Result<()> {
     let content = std::fs::read(from).or_cannot_run(|| format!("read {}", from.display()))?;
     let limit = limit(content.len().div_ceil(BLOCK) as u32, Duration::ZERO);
-    let bytes = receive(bed, HOST.into(), [&content], to, limit)?;
+    receive(bed, HOST.into(), [&content], to, limit)?;
+    let bytes: u64 = bed.agent.sh(&format!("wc -c <{to}"))?.trim().parse()?;
     ensure!(
         bytes == content.len() as u64,
         "of {}, {} bytes, {bytes} arrived at the guest",
@@ -209,22 +206,20 @@ pub(super) fn give(bed: &Testbed, from: &Path, to: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has the guest receive by TCP what the host sends in parts, as the file `to`; its size there in bytes.
+/// Has the guest receive by TCP what the host sends in parts, as the file `to`.
 fn receive(
     bed: &Testbed,
     host: IpAddr,
     parts: impl IntoIterator<Item: AsRef<[u8]>>,
     to: &str,
     limit: Deadline,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<()> {
     let port = TcpPort::open(host)?;
     let dialect = bed.cell.guest.dialect;
     let netcat = dialect.receive_tcp(host, port.number(), limit.span());
     let command = format!("{netcat} >{to}");
     let receiving = bed.agent.start(&command)?;
-    ended(bed, (receiving, &command), limit, port.send(parts, limit))?;
-    let size = bed.agent.sh(&format!("wc -c <{to}"))?;
-    Ok(size.trim().parse()?)
+    ended(bed, (receiving, &command), limit, port.send(parts, limit))
 }
 
 pub(super) fn whole(blocks: u32) -> Crossed {
@@ -300,14 +295,27 @@ pub(super) fn limit(blocks: u32, more: Duration) -> Deadline {
     deadline::TRANSFER.start_with(Duration::from_secs_f64(further) + more)
 }
 
-fn hash(bed: &Testbed, path: &str, blocks: u32) -> anyhow::Result<String> {
-    let command = format!("sha256sum {path}");
-    let output = bed
-        .agent
-        .run_for(&command, limit(blocks, Duration::ZERO).span())?;
-    let hash = output.stdout.split(' ').next().filter(|h| h.len() == 64);
-    let hash = hash.with_context(|| format!("`{command}` said: {}", said(&output)))?;
-    Ok(hash.to_owned())
+/// Runs a command in the guest that reads or writes a file of so many blocks.
+fn run(bed: &Testbed, command: &str, blocks: u32) -> anyhow::Result<Output> {
+    let limit = limit(blocks, Duration::ZERO);
+    bed.agent.run_for(command, limit.span())
+}
+
+/// What a guest received, by `wc -c` and then `sha256sum`.
+pub(super) fn crossed(output: &Output) -> anyhow::Result<Crossed> {
+    let mut words = output.stdout.split_whitespace();
+    let bytes = words.next().and_then(|bytes| bytes.parse().ok());
+    let sha256 = words.next().filter(|hash| hash.len() == 64);
+    match (output.code, bytes, sha256) {
+        (0, Some(bytes), Some(sha256)) => Ok(Crossed {
+            bytes,
+            sha256: sha256.to_owned(),
+        }),
+        _ => bail!(
+            "the guest was to say what it received, and said: {}",
+            said(output)
+        ),
+    }
 }
 
 /// For the notes.

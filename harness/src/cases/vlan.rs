@@ -13,7 +13,7 @@ use super::transfer::APPENDED;
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::Skip;
-use crate::guest::agent::{Agent, said};
+use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::Backend;
@@ -208,8 +208,7 @@ impl Member<'_> {
         self.witness.allow_vlan(id);
         let add = self.command(Op::VlanAdd, id);
         let set = self.dialect.command(Op::Address, &dev, &address);
-        self.agent.sh(&format!("{add} && {set}"))?;
-        let vlans = vlans(self.agent)?;
+        let vlans = parse(&self.agent.sh(&format!("{add} && {set} && {SHOW}"))?);
         ensure!(
             vlans.get(&dev) == Some(&id),
             "after `{add}` the guest's /proc/net/vlan/config shows {vlans:?}, not {dev} with {id}"
@@ -220,21 +219,26 @@ impl Member<'_> {
     fn leave(&self, id: u16) -> anyhow::Result<()> {
         let dev = format!("{}.{id}", self.link.name);
         let remove = self.command(Op::VlanRemove, id);
-        self.agent.sh(&remove)?;
-        let vlans = vlans(self.agent)?;
-        let shown = self.agent.run(&format!("ls -d /sys/class/net/{dev}"))?;
+        let look = format!("ls /sys/class/net | grep -x {dev} || true");
+        let shown = self
+            .agent
+            .sh(&format!("{remove} && {SHOW} && {{ {look}; }}"))?;
+        let vlans = parse(&shown);
         ensure!(
-            !vlans.contains_key(&dev) && shown.code != 0,
-            "after `{remove}` {dev} is still there: /proc/net/vlan/config shows {vlans:?}, sysfs {}",
-            said(&shown)
+            !vlans.contains_key(&dev) && shown.lines().all(|line| line != dev),
+            "after `{remove}` {dev} is still there: /proc/net/vlan/config and sysfs show {}",
+            shown.trim()
         );
         Ok(())
     }
 }
 
-/// The VLAN interfaces that the guest's kernel has, with their ids.
+/// Shows the VLAN interfaces that the guest's kernel has, with their ids.
+const SHOW: &str = "cat /proc/net/vlan/config";
+
+/// These interfaces.
 fn vlans(agent: &Agent) -> anyhow::Result<BTreeMap<String, u16>> {
-    Ok(parse(&agent.sh("cat /proc/net/vlan/config")?))
+    Ok(parse(&agent.sh(SHOW)?))
 }
 
 /// Lines `eth0.10 | 10 | eth0`, below two of heading.

@@ -6,7 +6,9 @@ use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
@@ -44,9 +46,15 @@ pub fn write_command(blocks: u32, path: &str) -> String {
 
 /// SHA-256 of the file of so many blocks, as sha256sum prints it.
 pub fn sha256(blocks: u32) -> String {
-    let mut hash = Sha256::new();
-    (0..blocks).for_each(|number| hash.update(block(number)));
-    format!("{:x}", hash.finalize())
+    // Trials ask for the same few again and again, and in a lab each takes as long as it takes to cross.
+    static KNOWN: Mutex<BTreeMap<u32, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock();
+    let hash = known.entry(blocks).or_insert_with(|| {
+        let mut hash = Sha256::new();
+        (0..blocks).for_each(|number| hash.update(block(number)));
+        format!("{:x}", hash.finalize())
+    });
+    hash.clone()
 }
 
 /// Bytes that crossed a TCP connection.

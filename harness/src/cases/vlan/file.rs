@@ -1,12 +1,12 @@
 //! Files from one guest to another in a VLAN: what a NIC cuts into segments, and sums up, then has a tag besides.
 
-use super::super::transfer::{limit, whole};
+use super::super::transfer::{crossed, limit, whole};
 use super::{HERE, Member, THERE};
 use crate::base::deadline::{self, Deadline};
 use crate::guest::agent::{Output, said};
 use crate::net::capture::{Capture, Fence};
-use crate::net::transfer::{self, Crossed};
-use anyhow::{Context as _, anyhow, ensure};
+use crate::net::transfer;
+use anyhow::{anyhow, ensure};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -43,25 +43,19 @@ pub(super) fn expect_whole(from: &Member, to: &Member, whose: &str) -> anyhow::R
     to.agent
         .until(&listens, deadline::GUEST_COMMAND, "cat /proc/net/tcp")?;
     let send = from.dialect.send_tcp(to.address.into(), PORT, idle);
-    let sent = from.agent.run_for(&format!("{send} <{SENT}"), idle)?;
+    let sent = format!("{send} <{SENT} && rm {SENT}");
+    let sent = from.agent.run_for(&sent, idle)?;
     ended(&send, &sent, limit)?;
-    let received = to.agent.finish(listening, idle)?;
-    ended(&listen, &received, limit)?;
-    let shown = to
-        .agent
-        .sh(&format!("wc -c <{RECEIVED} && sha256sum <{RECEIVED}"))?;
-    let mut words = shown.split_whitespace();
-    let crossed = Crossed {
-        bytes: words.next().unwrap_or_default().parse()?,
-        sha256: words.next().context("no hash")?.to_owned(),
-    };
+    let heard = to.agent.finish(listening, idle)?;
+    ended(&listen, &heard, limit)?;
+    let look = format!("wc -c <{RECEIVED} && sha256sum {RECEIVED} && rm {RECEIVED}");
+    let received = crossed(&to.agent.run(&look)?)?;
     let expected = whole(BLOCKS);
     ensure!(
-        crossed == expected,
-        "the file of {expected} arrived at {whose} as {crossed}"
+        received == expected,
+        "the file of {expected} arrived at {whose} as {received}"
     );
-    from.agent.sh(&format!("rm {SENT}"))?;
-    to.agent.sh(&format!("rm {RECEIVED}")).map(drop)
+    Ok(())
 }
 
 /// Shows that each frame of the files had the VLAN's tag on the guest's tap: what has lost it is lost, and TCP sends it
