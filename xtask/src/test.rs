@@ -284,12 +284,16 @@ fn matrix(workspace: &Workspace, harness: &Harness, mut flags: Flags) -> Result<
     finished(workspace, &mut command)
 }
 
-/// What a checkpoint may spoil: a guest's memory with a NIC's driver in it. What a case finds there the nightly run
-/// of `full` shows, which has every case both ways.
-fn starts_differ_by(trial: &Trial) -> [String; 1] {
+/// What a checkpoint may spoil: a guest's memory, a NIC's driver in it, and that by what was saved. What a case finds
+/// there the nightly run of `full` shows, which has every case both ways.
+fn starts_differ_by(trial: &Trial) -> [String; 3] {
     let name = &trial.end.name;
     let start = trial.end.start.as_deref().unwrap_or_default();
-    [format!("{} on {} from {start}", name.nic, name.guest)]
+    [
+        format!("{} on {}", name.nic, name.guest),
+        format!("{} from {start}", name.nic),
+        format!("{} from {start}", name.guest),
+    ]
 }
 
 /// What a process of its own may spoil: what trials of one NIC, guest, backend or QEMU share.

@@ -8,25 +8,18 @@ use anyhow::{Result, ensure};
 use report::flags::Flags;
 use report::name::TrialName;
 use report::outln;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 /// Has `flags` name, of all faults that they select, [a part](part).
 pub fn choose(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Result<()> {
-    let mut list = Command::new(&harness.nicmatrix);
-    list.arg("list");
-    hand_over(&mut list, workspace, flags)?;
-    let (status, text) = child::output(list, false)?;
-    ensure!(
-        status.success(),
-        "`nicmatrix list` ended with {status}: {text}"
-    );
-    let all: Vec<TrialName> = text
-        .lines()
-        .filter_map(|line| TrialName::parse(line.split_whitespace().next()?))
-        .collect();
-    let part = part(&all);
+    let all = listed(workspace, harness, flags)?;
+    let mut plain = flags.clone();
+    plain.selection.faults = false;
+    let plain = listed(workspace, harness, &plain)?;
+    let part = part(&all, &plain);
     outln!(
-        "{} of {} faults: each on one NIC, nightly on all of them",
+        "{} of {} faults: each on one NIC, and one of each case that the profile has on one NIC; nightly all on all",
         part.len(),
         all.len()
     );
@@ -35,23 +28,60 @@ pub fn choose(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Re
     Ok(())
 }
 
-/// Of `all` a part in which each case has each of its faults once, and each NIC and backend has one. Which NIC shows a
-/// fault is by the fault's name alone: another fault that comes or goes moves none.
-fn part(all: &[TrialName]) -> Vec<&TrialName> {
-    let mut rows: Vec<(String, Vec<&TrialName>)> = Vec::new();
+/// The trials that `flags` select.
+fn listed(workspace: &Workspace, harness: &Harness, flags: &Flags) -> Result<Vec<TrialName>> {
+    let mut list = Command::new(&harness.nicmatrix);
+    list.arg("list");
+    hand_over(&mut list, workspace, flags)?;
+    let (status, text) = child::output(list, false)?;
+    ensure!(
+        status.success(),
+        "`nicmatrix list` ended with {status}: {text}"
+    );
+    let names = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().next());
+    Ok(names.filter_map(TrialName::parse).collect())
+}
+
+/// Of `all` faults a part in which each case has each of its faults once, and each NIC and backend has one. Of a case
+/// whose `plain` trials are on fewer NICs than it could be, as it is long, one fault. Which one, and which NIC shows a
+/// fault, is by its name alone: another fault that comes or goes moves none of another case.
+fn part<'a>(all: &'a [TrialName], plain: &[TrialName]) -> Vec<&'a TrialName> {
+    let mut cases: BTreeMap<&str, BTreeMap<String, Vec<&TrialName>>> = BTreeMap::new();
     for name in all {
-        let row = name.row();
-        match rows.iter_mut().find(|(of, _)| *of == row) {
-            Some((_, names)) => names.push(name),
-            None => rows.push((row, vec![name])),
-        }
+        let rows = cases.entry(&name.case).or_default();
+        rows.entry(name.row()).or_default().push(name);
     }
-    let by_name = rows.iter().map(|(row, names)| {
-        let sum: usize = row.bytes().map(usize::from).sum();
-        names[sum % names.len()]
+    let nics = |names: &[TrialName], case: &str| -> usize {
+        let of_case = names.iter().filter(|name| name.case == case);
+        of_case.map(|name| &name.nic).collect::<BTreeSet<_>>().len()
+    };
+    let sum = |text: &str| -> usize { text.bytes().map(usize::from).sum() };
+    let shown: BTreeMap<String, &TrialName> = (cases.into_iter())
+        .flat_map(|(case, rows)| {
+            let is_long = nics(plain, case) < nics(all, case);
+            let (skipped, taken) = match is_long {
+                true => (sum(case) % rows.len(), 1),
+                false => (0, rows.len()),
+            };
+            rows.into_iter().skip(skipped).take(taken)
+        })
+        .map(|(row, names)| {
+            let one = names[sum(&row) % names.len()];
+            (row, one)
+        })
+        .collect();
+    let in_order = all.iter().filter(|name| {
+        let shown = shown.get(&name.row());
+        shown.is_some_and(|shown| std::ptr::eq(*shown, *name))
     });
-    let shows = |name: &&TrialName| [name.row(), format!("{} by {}", name.nic, name.backend)];
-    cover(by_name.chain(all).collect(), shows)
+    let by_nic = |name: &&TrialName| [format!("{} by {}", name.nic, name.backend)];
+    let chosen: Vec<&TrialName> = in_order.collect();
+    let known: BTreeSet<[String; 1]> = chosen.iter().map(by_nic).collect();
+    let more = all.iter().filter(|name| !known.contains(&by_nic(name)));
+    let more = cover(more.collect(), by_nic);
+    chosen.into_iter().chain(more).collect()
 }
 
 #[cfg(test)]
@@ -77,7 +107,7 @@ mod tests {
             "mtu_max!small::virtio::rhel6::tap",
         ]);
         let part = |all: &[TrialName]| -> Vec<String> {
-            part(all).iter().map(ToString::to_string).collect()
+            part(all, all).iter().map(ToString::to_string).collect()
         };
         let shown = [
             "vlan!retagged::virtio::rhel6::vhost",
@@ -97,5 +127,27 @@ mod tests {
             with_vhost.last().unwrap(),
             "vlan!dropped::virtio::rhel9::vhost"
         );
+    }
+
+    #[test]
+    fn a_case_that_the_profile_has_on_one_nic_shows_one_of_its_faults() {
+        let parsed = |names: &[&str]| -> Vec<TrialName> {
+            let names = names.iter().map(|name| TrialName::parse(name));
+            names.collect::<Option<_>>().unwrap()
+        };
+        let all = parsed(&[
+            "kexec!mac_left::e1000::rhel6::tap",
+            "kexec!mtu_left::e1000::rhel6::tap",
+            "kexec!mac_left::virtio::rhel9::tap",
+            "kexec!mtu_left::virtio::rhel9::tap",
+            "rss!one_queue::virtio::rhel9::tap",
+            "rss!other_key::virtio::rhel9::tap",
+        ]);
+        let plain = parsed(&["kexec::e1000::rhel6::tap", "rss::virtio::rhel6::tap"]);
+        let shown: Vec<&str> = part(&all, &plain)
+            .iter()
+            .map(|name| name.case.as_str())
+            .collect();
+        assert_eq!(shown, ["kexec", "rss", "rss"]);
     }
 }
