@@ -29,9 +29,10 @@
 //! A lab under KVM has checkpoints of its own, as a nested CPU has other features. Under TCG one lab is like
 //! the next, and what one has proved and made serves the later ones ([`answers`]): the harness inside asks
 //! the one outside for a checkpoint before it makes it, copies it, and offers it the one that it had to
-//! make, for which another lab of the run waits ([`claims`]); the harness outside compares what has arrived with what was made, and keeps a copy. Where guests
-//! run under TCG, whose CPU does not depend on what it runs on, the harness outside makes the checkpoint in a
-//! tenth of the time. It holds a checkpoint's lock until the trial ends.
+//! make, for which another lab of the run waits ([`claims`]); the harness outside compares what has arrived
+//! with what was made, and keeps a copy. Where guests run under TCG, whose CPU does not depend on what it
+//! runs on, the harness outside makes the checkpoint in a tenth of the time. It holds a checkpoint's lock
+//! until the trial ends.
 //!
 //! # Own and shared labs
 //! A run has labs of its own, one for each setting of the module, started when a trial needs it and
