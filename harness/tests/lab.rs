@@ -12,7 +12,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-const TRIAL: &str = "ping_flood::virtio::rhel6::vhost";
+const TRIAL: &str = "ping_flood::virtio::rhel9::vhost";
 /// From exec to a guest in a lab that takes commands: some 20 s under TCG, on a loaded host more.
 const GUEST_RUNS: Duration = Duration::from_secs(400);
 /// A lab's first trial takes half a minute under TCG, on a loaded host more.
