@@ -1,7 +1,7 @@
 //! Commands in the guest, through the QEMU guest agent over virtio-serial: never through the NIC
 //! under test.
 
-use super::ended::Ended;
+use super::ended::{Ended, Lag};
 use crate::base::deadline::Missed;
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, find};
@@ -17,7 +17,7 @@ use report::{errln, text};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// First wait between two questions whether a command has ended; grows to [`POLL_MAX`].
@@ -63,32 +63,6 @@ pub struct Running {
     pid: i64,
     command: String,
     started: Instant,
-}
-
-/// How long it takes from the report of a command's end, which the command makes itself, until the agent has reaped
-/// it: some milliseconds, by the guest's speed. Asked before, the agent only delays it.
-#[derive(Default)]
-struct Lag {
-    micros: AtomicU64,
-}
-
-impl Lag {
-    /// As commands before had it, or somewhat less.
-    fn expected(&self) -> Duration {
-        Duration::from_micros(self.micros.load(Ordering::Relaxed))
-    }
-
-    /// Learns from a command that had been reaped `taken` after its report, which the agent said when it was asked for
-    /// the time `question`. One that took long, for its children kept its output open, says little of others.
-    fn learn(&self, taken: Duration, question: u32) {
-        let expected = self.expected();
-        let next = match question {
-            1 => expected * 7 / 8,
-            _ => taken.min(expected * 2 + POLL_MIN),
-        };
-        let micros = u64::try_from(next.as_micros()).unwrap_or(u64::MAX);
-        self.micros.store(micros, Ordering::Relaxed);
-    }
 }
 
 impl Agent {
@@ -468,21 +442,6 @@ mod tests {
 
     fn ping(agent: &Agent, limit: Limit) -> anyhow::Result<()> {
         agent.call(&qga::guest_ping {}, limit).map(drop)
-    }
-
-    #[test]
-    fn the_agent_is_asked_when_it_had_reaped_the_commands_before_it() {
-        let of = Duration::from_millis;
-        let lag = Lag::default();
-        assert_eq!(lag.expected(), of(0));
-        for _ in 0..9 {
-            lag.learn(of(24), 2);
-        }
-        assert_eq!(lag.expected(), of(24));
-        lag.learn(of(25), 1);
-        assert_eq!(lag.expected(), of(21));
-        lag.learn(Duration::from_secs(20), 9);
-        assert_eq!(lag.expected(), of(44));
     }
 
     #[test]

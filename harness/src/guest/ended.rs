@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A process id has at most ten digits.
@@ -101,6 +102,35 @@ impl Ended {
     }
 }
 
+/// How much longer than before a command may be taken to need.
+const STEP: Duration = Duration::from_millis(2);
+
+/// How long it takes from the report of a command's end, which the command makes itself, until the agent has reaped
+/// it: some milliseconds, by the guest's speed. Asked before, the agent only delays it.
+#[derive(Default)]
+pub struct Lag {
+    micros: AtomicU64,
+}
+
+impl Lag {
+    /// As commands before had it, or somewhat less.
+    pub fn expected(&self) -> Duration {
+        Duration::from_micros(self.micros.load(Ordering::Relaxed))
+    }
+
+    /// Learns from a command that had been reaped `taken` after its report, which the agent said when it was asked for
+    /// the time `question`. One that took long, for its children kept its output open, says little of others.
+    pub fn learn(&self, taken: Duration, question: u32) {
+        let expected = self.expected();
+        let next = match question {
+            1 => expected * 7 / 8,
+            _ => taken.min(expected * 2 + STEP),
+        };
+        let micros = u64::try_from(next.as_micros()).unwrap_or(u64::MAX);
+        self.micros.store(micros, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +178,20 @@ mod tests {
         while guest.write_all(&chunk).is_ok() {}
         let unused = |state: &mut State| (!state.used).then_some(());
         assert!(ended.state.wait(Instant::now() + LONG, unused).is_some());
+    }
+
+    #[test]
+    fn the_agent_is_asked_when_it_had_reaped_the_commands_before_it() {
+        let of = Duration::from_millis;
+        let lag = Lag::default();
+        assert_eq!(lag.expected(), of(0));
+        for _ in 0..9 {
+            lag.learn(of(24), 2);
+        }
+        assert_eq!(lag.expected(), of(24));
+        lag.learn(of(25), 1);
+        assert_eq!(lag.expected(), of(21));
+        lag.learn(Duration::from_secs(20), 9);
+        assert_eq!(lag.expected(), of(44));
     }
 }
