@@ -44,44 +44,39 @@ fn listed(workspace: &Workspace, harness: &Harness, flags: &Flags) -> Result<Vec
     Ok(names.filter_map(TrialName::parse).collect())
 }
 
-/// Of `all` faults a part in which each case has each of its faults once, and each NIC and backend has one. Of a case
-/// whose `plain` trials are on fewer NICs than it could be, as it is long, one fault. Which one, and which NIC shows a
-/// fault, is by its name alone: another fault that comes or goes moves none of another case.
+/// Of `all` faults a part in which each case has each of its faults once, and each NIC and backend has one. A case
+/// whose `plain` trials are on fewer NICs than it could be, as it is long, has one fault. Which one, and which NIC shows
+/// a fault, is by its name alone: another fault that comes or goes moves none of another case.
 fn part<'a>(all: &'a [TrialName], plain: &[TrialName]) -> Vec<&'a TrialName> {
-    let mut cases: BTreeMap<&str, BTreeMap<String, Vec<&TrialName>>> = BTreeMap::new();
-    for name in all {
-        let rows = cases.entry(&name.case).or_default();
-        rows.entry(name.row()).or_default().push(name);
-    }
-    let nics = |names: &[TrialName], case: &str| -> usize {
-        let of_case = names.iter().filter(|name| name.case == case);
-        of_case.map(|name| &name.nic).collect::<BTreeSet<_>>().len()
+    let (could_be, are) = (nics(all), nics(plain));
+    let is_long = |case: &str| are.get(case).map_or(0, BTreeSet::len) < could_be[case].len();
+    let shown_as = |name: &TrialName| match is_long(&name.case) {
+        true => name.case.clone(),
+        false => name.row(),
     };
-    let sum = |text: &str| -> usize { text.bytes().map(usize::from).sum() };
-    let shown: BTreeMap<String, &TrialName> = (cases.into_iter())
-        .flat_map(|(case, rows)| {
-            let is_long = nics(plain, case) < nics(all, case);
-            let (skipped, taken) = match is_long {
-                true => (sum(case) % rows.len(), 1),
-                false => (0, rows.len()),
-            };
-            rows.into_iter().skip(skipped).take(taken)
-        })
-        .map(|(row, names)| {
-            let one = names[sum(&row) % names.len()];
-            (row, one)
-        })
-        .collect();
-    let in_order = all.iter().filter(|name| {
-        let shown = shown.get(&name.row());
-        shown.is_some_and(|shown| std::ptr::eq(*shown, *name))
+    let mut rows: Vec<(String, Vec<&TrialName>)> = Vec::new();
+    for name in all {
+        let row = shown_as(name);
+        match rows.iter_mut().find(|(of, _)| *of == row) {
+            Some((_, names)) => names.push(name),
+            None => rows.push((row, vec![name])),
+        }
+    }
+    let by_name = rows.iter().map(|(row, names)| {
+        let sum: usize = row.bytes().map(usize::from).sum();
+        names[sum % names.len()]
     });
-    let by_nic = |name: &&TrialName| [format!("{} by {}", name.nic, name.backend)];
-    let chosen: Vec<&TrialName> = in_order.collect();
-    let known: BTreeSet<[String; 1]> = chosen.iter().map(by_nic).collect();
-    let more = all.iter().filter(|name| !known.contains(&by_nic(name)));
-    let more = cover(more.collect(), by_nic);
-    chosen.into_iter().chain(more).collect()
+    let shows = |name: &&TrialName| [shown_as(name), format!("{} by {}", name.nic, name.backend)];
+    cover(by_name.chain(all).collect(), shows)
+}
+
+/// The NICs that each case has in `names`.
+fn nics(names: &[TrialName]) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut nics: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for name in names {
+        nics.entry(&name.case).or_default().insert(&name.nic);
+    }
+    nics
 }
 
 #[cfg(test)]
