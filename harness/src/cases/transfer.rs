@@ -4,7 +4,7 @@ use super::faults::{AT_START, IN_TRAFFIC, TAP_UNPLUGGED, wrap};
 use super::{Case, Fault, Moment, Red, damage};
 use crate::base::deadline::{self, Deadline};
 use crate::base::error::OrCannotRun as _;
-use crate::guest::agent::{Output, Running, said};
+use crate::guest::agent::{Agent, Running, said};
 use crate::guest::dialect::Op;
 use crate::guest::netcat::{self, RECEIVES};
 use crate::matrix::schema::Profile;
@@ -121,7 +121,9 @@ fn tcp_transfer(bed: &mut Testbed) -> anyhow::Result<()> {
 /// Has the guest write the file of so many blocks that it is going to send.
 pub(super) fn make_file(bed: &Testbed, blocks: u32) -> anyhow::Result<()> {
     let command = transfer::write_command(blocks, SENT);
-    let output = run(bed, &format!("{command} && sha256sum {SENT}"), blocks)?;
+    let command = format!("{command} && sha256sum {SENT}");
+    let span = limit(blocks, Duration::ZERO).span();
+    let output = bed.agent.run_for(&command, span)?;
     ensure!(
         output.code == 0,
         "the guest cannot write a file of {blocks} KiB: {}",
@@ -179,8 +181,8 @@ pub(super) fn to_guest(
     let (_, before) = bridge::carried(&bed.nic().tap)?;
     receive(bed, host, (0..blocks).map(transfer::block), RECEIVED, limit)?;
     let took = begun.elapsed();
-    let look = format!("wc -c <{RECEIVED} && sha256sum {RECEIVED} && rm {RECEIVED}");
-    let crossed = run(bed, &look, blocks).and_then(|output| crossed(&output))?;
+    let span = self::limit(blocks, Duration::ZERO).span();
+    let crossed = take(&bed.agent, RECEIVED, span)?;
     let expected = whole(blocks);
     ensure!(
         crossed == expected,
@@ -295,14 +297,10 @@ pub(super) fn limit(blocks: u32, more: Duration) -> Deadline {
     deadline::TRANSFER.start_with(Duration::from_secs_f64(further) + more)
 }
 
-/// Runs a command in the guest that reads or writes a file of so many blocks.
-fn run(bed: &Testbed, command: &str, blocks: u32) -> anyhow::Result<Output> {
-    let limit = limit(blocks, Duration::ZERO);
-    bed.agent.run_for(command, limit.span())
-}
-
-/// What a guest received, by `wc -c` and then `sha256sum`.
-pub(super) fn crossed(output: &Output) -> anyhow::Result<Crossed> {
+/// What a guest received in the file at `path`, which it removes. It may take `more`.
+pub(super) fn take(agent: &Agent, path: &str, more: Duration) -> anyhow::Result<Crossed> {
+    let look = format!("wc -c <{path} && sha256sum {path} && rm {path}");
+    let output = agent.run_for(&look, more)?;
     let mut words = output.stdout.split_whitespace();
     let bytes = words.next().and_then(|bytes| bytes.parse().ok());
     let sha256 = words.next().filter(|hash| hash.len() == 64);
@@ -313,7 +311,7 @@ pub(super) fn crossed(output: &Output) -> anyhow::Result<Crossed> {
         }),
         _ => bail!(
             "the guest was to say what it received, and said: {}",
-            said(output)
+            said(&output)
         ),
     }
 }
