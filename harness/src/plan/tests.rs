@@ -243,13 +243,13 @@ fn the_order_is_cases_then_axes() {
 }
 
 #[test]
-fn faults_mode_shows_each_fault_once_a_nic_and_backend_on_guests_in_turn() {
+fn faults_mode_shows_each_fault_once_a_nic_and_backend_on_guests_in_turn_with_vhost_on_one() {
     let names = names(&on(&facts(), &matrix(""), "smoke", true)).join("\n");
     insta::assert_snapshot!(names, @"
     driver!unplugged::virtio::rhel9::tap
     driver!unplugged::e1000::rhel6::tap
     flood!unplugged::virtio::rhel9::tap
-    flood!no_vhost::virtio::rhel9::vhost
+    flood!no_vhost::virtio::rhel6::vhost
     flood!no_vhost::virtio::rhel6::vhost_zcopy
     flood!unplugged::e1000::rhel6::tap
     ");

@@ -16,10 +16,13 @@ use report::name::{DEFAULT_QEMU, TrialName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The guest, by its place among those of a NIC, that trials with vhost have where one is enough: they may need a
+/// lab, and what one lab makes of a guest serves the other.
+const VHOST_GUEST: usize = 1;
+
 /// Where `case` runs in this profile: on every NIC or on one for each backend, as the profile says of the case;
 /// on every guest, or on one for each NIC and backend, as it says of the case or of the NIC. NICs and guests
-/// take turns. Where only some cases run with vhost, they all do so on one guest: what one lab makes of it
-/// serves the other.
+/// take turns. Where only some cases run with vhost, they all do so on [`VHOST_GUEST`].
 pub(super) fn on_its_guests<'p, 'm>(
     case: &Case,
     profile: &Profile,
@@ -42,7 +45,7 @@ pub(super) fn on_its_guests<'p, 'm>(
         let taken = one.or(of_nic).map(|first| first + turn);
         let taken = match lane[0].cell.backend {
             Backend::Tap => taken,
-            Backend::Vhost | Backend::VhostZcopy => with_vhost.map(|_| 1).or(taken),
+            Backend::Vhost | Backend::VhostZcopy => with_vhost.map(|_| VHOST_GUEST).or(taken),
         };
         match taken {
             None => chosen.extend(lane),
@@ -118,9 +121,9 @@ pub(super) fn plain_variants<'p, 'm>(
 }
 
 /// Each fault of `case` on every NIC and backend where it can be shown, and there on one guest: what
-/// is on trial is the case, not the guest. The guests take turns. With vhost only those that cannot be
-/// shown on the same NIC without it, and not on a guest on which the case is known to fail by itself,
-/// where there is another.
+/// is on trial is the case, not the guest. The guests take turns, with vhost it is [`VHOST_GUEST`], and neither is
+/// one on which the case is known to fail by itself, where there is another. With vhost only those that cannot
+/// be shown on the same NIC without it.
 pub(super) fn fault_variants<'p, 'm>(
     case: &'static Case,
     cells: Vec<&'p PlannedCell<'m>>,
@@ -144,7 +147,11 @@ pub(super) fn fault_variants<'p, 'm>(
             if able.iter().any(&holds) {
                 able.retain(holds);
             }
-            if let Some(planned) = able.get((turn + index) % able.len().max(1)) {
+            let first = match lane[0].cell.backend {
+                Backend::Tap => turn + index,
+                Backend::Vhost | Backend::VhostZcopy => VHOST_GUEST,
+            };
+            if let Some(planned) = able.get(first % able.len().max(1)) {
                 variants.push(Variant {
                     planned,
                     start_state: case.start_state,
