@@ -139,6 +139,17 @@ pub static MIGRATE_STATE: Case = Case {
             ..LOST
         },
         Fault {
+            name: "long_segments_again",
+            breaks: "the NIC takes long segments again when the guest has arrived, and its ethtool denies it",
+            applies: faults::virtio,
+            inject: |bed| {
+                set(bed, "ethtool -K DEV rx-gro-hw on || ethtool -K DEV lro on")?;
+                faults::wrap(bed, "ethtool", "\"$REAL\" \"$@\" | sed 's/: on/: off/'")
+            },
+            red: Red::Says("bytes went host→guest with the MTU at"),
+            ..LOST
+        },
+        Fault {
             name: "queues_lost",
             breaks: "the guest uses one queue when it has arrived",
             applies: faults::virtio,
