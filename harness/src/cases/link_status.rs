@@ -9,17 +9,17 @@ use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::net::addr;
 use crate::testbed::Testbed;
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
 /// With the link-status feature (`status=on`, the default).
 pub static LINK_STATUS: Case = Case {
     name: "link_status",
     plan_item: "2, 20",
-    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`, on the NIC and on its netdev; traffic stops and resumes with it",
+    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`, on the NIC and on its netdev; traffic stops and resumes with it; e1000 and rtl8139 raise their interrupt line for it",
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
-    faults: &[STATUS_OFF, LINK_ON, RECEIVES, TAP_UNPLUGGED],
+    faults: &[STATUS_OFF, LINK_ON, RECEIVES, MUTE, TAP_UNPLUGGED],
     run: link_status,
     ..Case::PLAIN
 };
@@ -100,6 +100,24 @@ const RECEIVES: Fault = Fault {
     ..IN_TRAFFIC
 };
 
+/// The NIC has no interrupt any more.
+const MUTE: Fault = Fault {
+    name: "mute",
+    breaks: "the guest forbids the NIC its interrupt line (PCI's command register, bit 10)",
+    applies: |cell| HAS_LINE.contains(&cell.nic.device.as_str()),
+    moment: Moment::Midway,
+    inject: |bed| {
+        let config = format!("{}/config", Testbed::device_directory(&bed.link()?));
+        bed.agent
+            .sh(&format!(
+                "printf '\\004' | dd of={config} bs=1 seek=5 conv=notrunc 2>/dev/null"
+            ))
+            .map(drop)
+    },
+    red: Red::Says("raised no interrupt"),
+    ..AT_START
+};
+
 /// The link comes up again by itself.
 pub(super) const LINK_ON: Fault = Fault {
     name: "link_on",
@@ -110,6 +128,12 @@ pub(super) const LINK_ON: Fault = Fault {
     red: Red::Says("although the link is off"),
     ..IN_TRAFFIC
 };
+
+/// NICs that raise an interrupt line when their link changes: drivers see the change without it too, up to 2 s later.
+const HAS_LINE: [&str; 2] = ["e1000", "rtl8139"];
+
+/// How often the guest is halted for that: an e1000 puts off an interrupt that comes within 0.5 ms of another one.
+const HALTS: u32 = 3;
 
 /// Virtio's feature by which a driver reads the link's state (virtio 1.2, 5.1.3).
 const STATUS: usize = 16;
@@ -183,13 +207,41 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.set_link(true)?;
     bed.expect_operstate(link, states[2])?;
     bed.reach(deadline::FIRST_PING)?;
-    bed.set_netdev_link(false)?;
+    bed.moment(Moment::Midway)?;
+    match HAS_LINE.contains(&bed.cell.nic.device.as_str()) {
+        true => expect_raised(bed, link, states[2])?,
+        false => bed.set_netdev_link(false)?,
+    }
     bed.expect_operstate(link, states[1])
         .context("set_link off on its netdev")?;
     bed.set_netdev_link(true)?;
     bed.expect_operstate(link, states[2])
         .context("set_link on on its netdev")?;
     bed.reach(deadline::FIRST_PING)
+}
+
+/// Switches the link off on the NIC's netdev while the guest is halted: its interrupt line must be up then, and was not
+/// before. `on` is what operstate reads with the link on.
+fn expect_raised(bed: &Testbed, link: &Link, on: &str) -> anyhow::Result<()> {
+    let line = format!("{}/irq", Testbed::device_directory(link));
+    let line = bed.agent.sh(&format!("cat {line}"))?;
+    let line = line.trim();
+    let pin: u32 = (line.parse()).with_context(|| format!("the NIC's interrupt is {line:?}"))?;
+    for _ in 0..HALTS {
+        bed.vm.call(&qapi::qmp::stop {})?;
+        let before = bed.pending_lines()?;
+        bed.set_netdev_link(false)?;
+        let after = bed.pending_lines()?;
+        bed.vm.call(&qapi::qmp::cont {})?;
+        if !before.contains(&pin) && after.contains(&pin) {
+            return Ok(());
+        }
+        bed.set_netdev_link(true)?;
+        bed.expect_operstate(link, on)?;
+    }
+    bail!(
+        "the NIC raised no interrupt when its link was switched off while the guest was halted: {HALTS} times `info pic` showed pin {pin} of the I/O APIC not raised by it"
+    )
 }
 
 /// Pings may not be answered, no frame of the guest may cross the tap, and the guest may receive none: the host's

@@ -6,6 +6,7 @@ pub mod destination;
 pub mod exchange;
 mod forensics;
 mod forge;
+mod line;
 pub mod netboot;
 pub mod order;
 mod pci;
