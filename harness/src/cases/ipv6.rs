@@ -2,7 +2,7 @@
 
 use super::damage::CHANGED_TCP6;
 use super::faults::{AT_START, IN_TRAFFIC, LOSSY, NO_PING, ignore, virtio};
-use super::ping::Sent;
+use super::ping::{Sent, answered_in_guest};
 use super::transfer::{self as files, ALTERED};
 use super::{Case, Fault, Load, Moment, Red, udp_transfer};
 use crate::base::deadline;
@@ -133,10 +133,13 @@ fn found_by_its_group(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
         .context("from the guest, by IPv6")
 }
 
+/// Echo requests, and replies that were not sent, in the guest's /proc/net/snmp6.
+const ECHOES: [&str; 2] = ["Icmp6InEchos", "Icmp6OutErrors"];
+
 /// Pings of each size, counted by ping, the tap and the guest's kernel.
 fn sweep(bed: &Testbed) -> anyhow::Result<()> {
     let count = bed.profile.ping_count;
-    let before = guest_echoes(bed)?;
+    let before = answered_in_guest(bed, ECHOES)?;
     let fence = bed.fence()?;
     let mut asked = 0;
     for size in SIZES {
@@ -151,15 +154,10 @@ fn sweep(bed: &Testbed) -> anyhow::Result<()> {
         asked,
         total: count * SIZES.len() as u32,
     };
-    sent.expect_counted(bed, fence, || Ok(guest_echoes(bed)? - before))
-        .context("by IPv6")
-}
-
-/// ICMPv6 echo requests that the guest's kernel has received.
-fn guest_echoes(bed: &Testbed) -> anyhow::Result<u64> {
-    let text = bed.agent.sh("grep ^Icmp6InEchos /proc/net/snmp6")?;
-    let number = text.split_whitespace().nth(1).and_then(|n| n.parse().ok());
-    number.with_context(|| format!("the guest's /proc/net/snmp6 says {text:?}"))
+    sent.expect_counted(bed, fence, || {
+        Ok(answered_in_guest(bed, ECHOES)?.saturating_sub(before))
+    })
+    .context("by IPv6")
 }
 
 /// A file by TCP both ways, and its begin in datagrams that fill a frame and such as are a byte shorter.

@@ -9,6 +9,7 @@ use crate::guest::dialect::Op;
 use crate::net::capture::Fence;
 use crate::net::frame::Icmp;
 use crate::testbed::Testbed;
+use crate::testbed::reception::counters;
 use anyhow::{Context, ensure};
 
 /// The plan's packet sizes, bytes of ICMP payload.
@@ -94,7 +95,7 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
     let count = bed.profile.ping_count;
     bed.expect_replies(1, 48)?;
     let fence = bed.fence()?;
-    let echoes = guest_echoes(bed)?;
+    let echoes = answered_in_guest(bed, ECHOES)?;
     let mut asked = 0;
     for interval in INTERVALS {
         for size in SIZES {
@@ -106,7 +107,9 @@ fn ping_sweep(bed: &mut Testbed) -> anyhow::Result<()> {
         asked,
         total: count * (INTERVALS.len() * SIZES.len()) as u32,
     };
-    sent.expect_counted(bed, fence, || Ok(guest_echoes(bed)? - echoes))?;
+    sent.expect_counted(bed, fence, || {
+        Ok(answered_in_guest(bed, ECHOES)?.saturating_sub(echoes))
+    })?;
     let fence = bed.fence()?;
     let report = bed.ping().count(2).interval(0.1).size(TOO_LARGE).run()?;
     let (requests, replies) = echoes_on_wire(bed, fence)?;
@@ -137,7 +140,7 @@ pub(super) struct Sent {
 
 impl Sent {
     /// The tap must have carried them and their answers since `fence`, and the guest have counted as many as it
-    /// answered; `in_guest` says how many requests it has counted since then.
+    /// answered; `in_guest` says how many requests it has counted since then, and could answer.
     pub(super) fn expect_counted(
         &self,
         bed: &Testbed,
@@ -173,18 +176,22 @@ fn echoes_on_wire(bed: &Testbed, fence: Fence) -> anyhow::Result<(usize, usize)>
     ))
 }
 
-/// Echo requests that the guest's kernel has received (`/proc/net/snmp`, Icmp InEchos).
-fn guest_echoes(bed: &Testbed) -> anyhow::Result<u64> {
-    let text = bed.agent.sh("grep ^Icmp: /proc/net/snmp")?;
-    let mut lines = text.lines().map(str::split_whitespace);
-    let found = match (lines.next(), lines.next()) {
-        (Some(names), Some(values)) => names.zip(values).find(|(name, _)| *name == "InEchos"),
-        _ => None,
-    };
-    match found {
-        Some((_, value)) => Ok(value.parse()?),
-        None => anyhow::bail!("the guest's /proc/net/snmp has no InEchos: {text}"),
-    }
+/// By IPv4, for [`answered_in_guest`].
+const ECHOES: [&str; 2] = ["Icmp InEchos", "Icmp OutErrors"];
+
+/// Echo requests that the guest's kernel has received, less the replies that it could not send: the counters of both in
+/// /proc/net/snmp or snmp6.
+pub(super) fn answered_in_guest(
+    bed: &Testbed,
+    [received, unsent]: [&str; 2],
+) -> anyhow::Result<u64> {
+    let text = (bed.agent).sh("cat /proc/net/snmp; cat /proc/net/snmp6 2>/dev/null; true")?;
+    let counters = counters(&text);
+    let number = |name: &str| counters.get(name).copied();
+    number(received)
+        .zip(number(unsent))
+        .map(|(received, unsent)| received.saturating_sub(unsent))
+        .with_context(|| format!("the guest counts no {received} and {unsent}: {text}"))
 }
 
 /// Floods each size, looking at the guest's console after each. Lost packets are only noted; a flood

@@ -9,7 +9,7 @@ const GUEST_STATE: &str = r"exec 2>&1
 ip -s -d addr; ip route; ip neigh; tc -s qdisc
 for d in /sys/class/net/*/device; do d=${d%/device}; d=${d##*/}
 ethtool $d; ethtool -S $d; ethtool -k $d; done
-cat /proc/interrupts /proc/softirqs /proc/stat /proc/net/snmp /proc/net/netstat /proc/net/tcp
+cat /proc/interrupts /proc/softirqs /proc/stat /proc/net/snmp /proc/net/snmp6 /proc/net/netstat /proc/net/tcp
 cat /proc/net/softnet_stat /sys/devices/system/clocksource/clocksource0/current_clocksource
 echo 1 >/proc/sys/kernel/printk; echo l >/proc/sysrq-trigger; dmesg | tail -n 200; ps";
 

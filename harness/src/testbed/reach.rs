@@ -1,5 +1,6 @@
 //! Pings that must be answered, and pings that must not.
 
+use super::reception::counters;
 use super::{Testbed, start};
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, find};
@@ -16,6 +17,30 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Between two requests of which the second is to find the ring empty again, seconds.
 const ONE_AT_A_TIME: f64 = 1.0;
+
+/// In the guest: what its NICs have counted as lost for want of room in a receive ring
+/// (`Documentation/networking/statistics.rst`), and the kernel's counters.
+const SHORT_OF_ROOM: &str = "for d in /sys/class/net/*/device; do echo missed $(cat ${d%device}statistics/rx_missed_errors); done; \
+     cat /proc/net/snmp /proc/net/snmp6 2>/dev/null; true";
+
+/// Replies that a kernel has not sent, by IPv4 and IPv6: before it has sent one of 64 KiB, there is no room for another
+/// in the socket that it sends them by (Linux's `__ip_append_data`).
+const UNSENT: [&str; 2] = ["Icmp OutErrors", "Icmp6OutErrors"];
+
+/// What [`SHORT_OF_ROOM`] tells, in words; none where there was room for all.
+fn short_of_room(told: &str) -> Option<String> {
+    let missed: u64 = told
+        .lines()
+        .filter_map(|line| line.strip_prefix("missed ")?.trim().parse::<u64>().ok())
+        .sum();
+    let counters = counters(told);
+    let unsent: u64 = UNSENT.iter().filter_map(|name| counters.get(*name)).sum();
+    let missed = (missed > 0).then(|| format!("the receive ring had no room for {missed} frames"));
+    let unsent =
+        (unsent > 0).then(|| format!("the guest's kernel could not send {unsent} replies"));
+    let words: Vec<String> = [missed, unsent].into_iter().flatten().collect();
+    (!words.is_empty()).then(|| words.join(", and "))
+}
 
 impl Testbed {
     /// Pings the guest until the first reply, which must come by the cell's backend.
@@ -141,8 +166,8 @@ impl Testbed {
 
     /// Runs `ping` and demands a reply to each of its `count` requests. ping leaves two round trips
     /// after its last request; later replies of a slow guest are looked for on the bridge, among those
-    /// to this ping alone. Where the guest's NIC counts frames for which its receive ring had no room, the
-    /// host gave the guest no time to empty it: then one request at a time is asked, once more.
+    /// to this ping alone. Where the guest counts frames for which its NIC's receive ring had no room, or replies that its
+    /// kernel could not send, the host gave it no time: then one request at a time is asked, once more.
     ///
     /// # Errors
     /// Loss, with ping's own summary and the count on the wire.
@@ -158,30 +183,17 @@ impl Testbed {
         let Err(error) = self.expect_all_answered(ping, count) else {
             return Ok(count);
         };
-        match self.missed() {
-            0 => Err(error),
-            missed => {
-                self.evidence(&format!(
-                    "{error:#}; the receive ring had no room for {missed} frames: asked again, one at a time"
-                ));
-                self.expect_all_answered(&ping.clone().interval(ONE_AT_A_TIME), count)
-                    .with_context(|| {
-                        format!("one request at a time, after {missed} frames found the receive ring full")
-                    })?;
-                Ok(2 * count)
-            }
-        }
-    }
-
-    /// Frames that the guest's NICs have counted as lost for want of room in a receive ring
-    /// (`Documentation/networking/statistics.rst`); none where the guest does not say.
-    fn missed(&self) -> u64 {
-        let of_each =
-            "for d in /sys/class/net/*/device; do cat ${d%device}statistics/rx_missed_errors; done";
-        let told = self.agent.sh(of_each).unwrap_or_default();
-        told.lines()
-            .filter_map(|line| line.trim().parse::<u64>().ok())
-            .sum()
+        let short_of_room = match self.agent.sh(SHORT_OF_ROOM) {
+            Ok(told) => short_of_room(&told),
+            Err(_) => None,
+        };
+        let Some(why) = short_of_room else {
+            return Err(error);
+        };
+        self.evidence(&format!("{error:#}; {why}: asked again, one at a time"));
+        self.expect_all_answered(&ping.clone().interval(ONE_AT_A_TIME), count)
+            .with_context(|| format!("one request at a time, after {why}"))?;
+        Ok(2 * count)
     }
 
     fn expect_all_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
@@ -228,5 +240,28 @@ impl Testbed {
             report.transmitted
         );
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_and_replies_without_room_are_told_apart() {
+        let told = |missed: u64, errors: u64, errors6: u64| {
+            format!(
+                "missed 0\nmissed {missed}\nIcmp: InMsgs InErrors OutMsgs OutErrors OutRateLimitGlobal\n\
+                 Icmp: 31 7 30 {errors} 5\nIcmp6OutErrors                  \t{errors6}\n"
+            )
+        };
+        assert_eq!(short_of_room(&told(0, 0, 0)), None);
+        assert_eq!(short_of_room("no such file"), None);
+        let words = [told(3, 0, 0), told(0, 2, 1), told(3, 0, 1)].map(|told| short_of_room(&told));
+        insta::assert_snapshot!(words.map(Option::unwrap).join("\n"), @r"
+        the receive ring had no room for 3 frames
+        the guest's kernel could not send 3 replies
+        the receive ring had no room for 3 frames, and the guest's kernel could not send 1 replies
+        ");
     }
 }
