@@ -12,7 +12,7 @@ use etherparse::PacketBuilder;
 use harness::base::error::{Skip, find};
 use harness::net::addr::{self, Mac};
 use harness::net::bridge::{self, Bridge};
-use harness::net::capture::Capture;
+use harness::net::capture::{Capture, Room};
 use harness::net::dhcp::{Dhcp, NetBoot};
 use harness::net::frame::Direction;
 use harness::net::namespace::{self, Namespace};
@@ -385,7 +385,7 @@ fn dhcp_gives_fixed_and_dynamic_addresses() -> Result<()> {
     let dhcp = Dhcp::start(&[(GUEST, addr::guest(3))])?;
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
-    let capture = Capture::start("tap0")?;
+    let capture = Capture::start("tap0", Room::Flood)?;
     for client in [GUEST, stranger] {
         ensure!(dhcp.lease(client).is_none());
         let mut offered = Ipv4Addr::UNSPECIFIED;

@@ -87,7 +87,9 @@ fn byte(at: usize, length: usize) -> u8 {
 fn answered(bed: &Testbed, lengths: &[usize]) -> anyhow::Result<()> {
     let sender = Sender::open()?;
     let target = (bed.nic().mac, bed.address());
-    let mark = bed.bridge_mark()?;
+    // Whole frames are kept of the tap alone.
+    let wire = bed.wire()?;
+    let mark = wire.mark()?;
     let mut sent = BTreeMap::new();
     for length in lengths {
         let seq = u16::try_from(*length)?;
@@ -99,7 +101,7 @@ fn answered(bed: &Testbed, lengths: &[usize]) -> anyhow::Result<()> {
     for (seq, payload) in sent {
         let length = payload.len() + HEADERS;
         let answers = |frame: &Frame| frame.icmp() == Some(Icmp::EchoReply { id: ID, seq });
-        let reply = bed.await_on_bridge(mark, limit, answers).with_context(|| {
+        let reply = wire.wait(mark, limit, answers).with_context(|| {
             format!("an echo request in a frame of {length} bytes was not answered")
         })?;
         let back = reply.bytes.get(HEADERS..length).unwrap_or_default();

@@ -73,10 +73,10 @@ pub(super) fn ready(
             link: link.clone(),
             wire: match nic.place {
                 // The testbed has it judged already.
-                0 => Capture::with_room(&nic.tap, None, room)?,
+                0 => Capture::start(&nic.tap, room)?,
                 _ => {
                     bed.witness.allow_mtu(ETHERNET_MTU);
-                    Capture::with_room(&nic.tap, Some(&bed.witness), room)?
+                    Capture::of_guest(&nic.tap, &bed.witness, room)?
                 }
             },
             nic: nic.clone(),

@@ -181,23 +181,21 @@ impl State {
 }
 
 impl Capture {
-    /// Captures both ways on an interface of the calling thread's network, from now on.
-    pub fn start(interface: &str) -> Result<Capture> {
-        Capture::with_room(interface, None, Room::Flood)
+    /// Captures both ways on an interface of the calling thread's network, from now on, with room for what `room` says.
+    pub fn start(interface: &str, room: Room) -> Result<Capture> {
+        Capture::try_start(interface, None, room)
     }
 
     /// As [`Capture::start`] on the tap of a guest's NIC, all of whose frames `witness` judges.
-    pub fn of_guest(tap: &str, witness: &Witness) -> Result<Capture> {
-        Capture::with_room(tap, Some(witness), Room::Flood)
-    }
-
-    /// As [`Capture::start`], or with a witness as [`Capture::of_guest`], for as many frames at once as `room` says.
-    pub fn with_room(interface: &str, witness: Option<&Witness>, room: Room) -> Result<Capture> {
-        Capture::try_start(interface, witness.map(Auditor::new), room)
-            .or_cannot_run(|| format!("capture on {interface}"))
+    pub fn of_guest(tap: &str, witness: &Witness, room: Room) -> Result<Capture> {
+        Capture::try_start(tap, Some(Auditor::new(witness)), room)
     }
 
     fn try_start(interface: &str, auditor: Option<Auditor>, room: Room) -> Result<Capture> {
+        Capture::open(interface, auditor, room).or_cannot_run(|| format!("capture on {interface}"))
+    }
+
+    fn open(interface: &str, auditor: Option<Auditor>, room: Room) -> Result<Capture> {
         let ring = Ring::open(interface, room)?;
         let socket = ring.handle()?;
         let (stopped, stop) = std::io::pipe().context("cannot make a pipe")?;

@@ -15,15 +15,15 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// One frame's place in the ring: headers of ours and some 1,940 bytes of the frame.
-const SLOT: usize = 2 << 10;
 const BLOCK: usize = 64 << 10;
 
-/// How many frames a ring has room for before they are read. The kernel keeps all of a ring in memory.
+/// What a ring has room for before it is read. The kernel keeps all of a ring in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Room {
-    /// 4,096: a reader held up for 40 ms at 100,000 frames a second loses none.
+    /// 4,096 frames: a reader held up for 40 ms at 100,000 frames a second loses none.
     Flood,
+    /// As many, of which the headers are enough.
+    FloodOfHeaders,
     /// 256, for one of many captures: a reader held up for a second at some hundred frames a second loses none.
     Few,
 }
@@ -31,14 +31,22 @@ pub enum Room {
 impl Room {
     const fn frames(self) -> usize {
         match self {
-            Room::Flood => 4096,
+            Room::Flood | Room::FloodOfHeaders => 4096,
             Room::Few => 256,
+        }
+    }
+
+    /// One frame's place, bytes: some 110 bytes of headers of ours, and the begin of the frame.
+    const fn slot(self) -> usize {
+        match self {
+            Room::FloodOfHeaders => 512,
+            Room::Flood | Room::Few => 2 << 10,
         }
     }
 
     /// Bytes of the ring.
     const fn size(self) -> usize {
-        self.frames() * SLOT
+        self.frames() * self.slot()
     }
 }
 
@@ -117,7 +125,7 @@ impl Ring {
         let request = libc::tpacket_req {
             tp_block_size: BLOCK as u32,
             tp_block_nr: (room.size() / BLOCK) as u32,
-            tp_frame_size: SLOT as u32,
+            tp_frame_size: room.slot() as u32,
             tp_frame_nr: room.frames() as u32,
         };
         set_option(&socket, libc::PACKET_RX_RING, &request)
@@ -134,11 +142,13 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Hands every frame that is in the ring to `take`, and its slot back to the kernel.
+    /// Hands every frame that is in the ring to `take`, and its slot back to the kernel; of those that come meanwhile
+    /// no more than make as many as the ring has room for.
     pub(super) fn drain(&mut self, mut take: impl FnMut(Raw<'_>)) {
-        loop {
+        let size = self.room.slot();
+        for _ in 0..self.room.frames() {
             // SAFETY: `next` is below the number of slots, so the slot lies in the mapping.
-            let slot = unsafe { self.memory.add(self.next * SLOT) };
+            let slot = unsafe { self.memory.add(self.next * size) };
             // SAFETY: a slot begins with tp_status, aligned, which kernel and user share.
             let status = unsafe { AtomicU32::from_ptr(slot.as_ptr().cast()) };
             let flags = status.load(Ordering::Acquire);
@@ -153,8 +163,8 @@ impl Ring {
                     slot.add(ADDRESS_OFFSET).cast::<libc::sockaddr_ll>().read(),
                 )
             };
-            let start = usize::from(header.tp_mac).min(SLOT);
-            let count = (header.tp_snaplen as usize).min(SLOT - start);
+            let start = usize::from(header.tp_mac).min(size);
+            let count = (header.tp_snaplen as usize).min(size - start);
             // SAFETY: as above, and bounded to the slot.
             let bytes = unsafe { std::slice::from_raw_parts(slot.add(start).as_ptr(), count) };
             let left = start.saturating_sub(vnet_header::SIZE);

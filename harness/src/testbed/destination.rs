@@ -6,7 +6,7 @@ use crate::base::error::OrCannotRun;
 use crate::base::words::quote;
 use crate::guest::agent::Agent;
 use crate::net::addr::{self, Mac};
-use crate::net::capture::{Capture, Mark};
+use crate::net::capture::{Capture, Mark, Room};
 use crate::net::frame::Frame;
 use crate::vm::accel::Accel;
 use crate::vm::cmdline::{Ram, VmSpec};
@@ -97,7 +97,7 @@ impl Testbed {
         let mut vm = Vm::start(qemu, spec, &directory, echo)?;
         let tap = &vm.spec.nics[0].tap;
         self.bridge.attach_tap(tap)?;
-        let wire = Capture::of_guest(tap, &self.witness)?;
+        let wire = Capture::of_guest(tap, &self.witness, Room::Flood)?;
         let create = |name: &str| transcript(&directory, name);
         let stream = vm.take_agent().context("the agent's socket was taken")?;
         let agent = Agent::expected(stream, create("agent.log")?, create("commands.log")?, echo)?;

@@ -31,7 +31,7 @@ use crate::matrix::schema::Profile;
 use crate::net::addr::{self, Mac};
 use crate::net::audit::Witness;
 use crate::net::bridge::{self, Bridge};
-use crate::net::capture::Capture;
+use crate::net::capture::{Capture, Room};
 use crate::net::dhcp::Dhcp;
 use crate::net::namespace::Namespace;
 use crate::vm::cmdline::{Boot, NicSpec, VmSpec};
@@ -132,7 +132,7 @@ impl Testbed {
         let namespace = Namespace::enter()?;
         // What the NIC tells its guest of the host's MTU is true.
         let bridge = Bridge::create(cell.nic.default_mtu())?;
-        let host = Capture::start(bridge::NAME)?;
+        let host = Capture::start(bridge::NAME, Room::FloodOfHeaders)?;
         let witness = Witness::default();
         witness.allow_mtu(bridge.mtu());
         if spec.cpus > 1 || spec.nics.iter().any(|nic| nic.queues > 1) {
@@ -170,7 +170,7 @@ impl Testbed {
         let mut capture = None;
         let guest = start::guest(&launch, spec, &source, &bridge, started, |nics| {
             if let Some(nic) = nics.first() {
-                capture = Some(Capture::of_guest(&nic.tap, &witness)?);
+                capture = Some(Capture::of_guest(&nic.tap, &witness, Room::Flood)?);
             }
             Ok(())
         })?;
@@ -315,7 +315,7 @@ impl Testbed {
             "QEMU accepted the netdev but made no tap {tap}"
         );
         self.bridge.attach_tap(&tap)?;
-        self.capture = Some(Capture::of_guest(&tap, &self.witness)?);
+        self.capture = Some(Capture::of_guest(&tap, &self.witness, Room::Flood)?);
         Ok(())
     }
 

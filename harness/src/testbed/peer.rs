@@ -8,7 +8,7 @@ use crate::guest::agent::Agent;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
 use crate::net::addr;
-use crate::net::capture::Capture;
+use crate::net::capture::{Capture, Room};
 use crate::vm::cmdline::{NicSpec, VmSpec};
 use crate::vm::process::Vm;
 use crate::vm::start_state::StartState;
@@ -53,7 +53,7 @@ impl Peer {
             &bed.bridge,
             |_| (),
             |nics| {
-                wire = Some(Capture::of_guest(&nics[0].tap, &bed.witness)?);
+                wire = Some(Capture::of_guest(&nics[0].tap, &bed.witness, Room::Flood)?);
                 Ok(())
             },
         )

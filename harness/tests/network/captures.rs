@@ -6,7 +6,7 @@ use etherparse::{PacketBuilder, VlanId};
 use harness::net::addr::{self, Mac};
 use harness::net::audit::Witness;
 use harness::net::bridge;
-use harness::net::capture::{Capture, NotSeen};
+use harness::net::capture::{Capture, NotSeen, Room};
 use harness::net::forged::{self, Forged};
 use harness::net::frame::{Direction, Frame, Icmp};
 use nix::libc;
@@ -18,7 +18,7 @@ pub fn capture_sees_both_ways_and_tags() -> Result<()> {
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
     bridge::set_neighbour_permanent(addr::guest(0), GUEST)?;
-    let capture = Capture::start("tap0")?;
+    let capture = Capture::start("tap0", Room::Flood)?;
     // None of these taps has a guest behind it: nothing is under way but what the test sends.
     let begin = capture.mark()?.nothing_under_way();
     let before = begin.mark();
@@ -92,7 +92,7 @@ pub fn what_a_guest_sends_is_judged_with_what_it_leaves_to_its_tap() -> Result<(
     witness.allow_mac(GUEST);
     witness.allow_mtu(bridge::MTU);
     let mut said = |frames: &[Forged]| {
-        let capture = Capture::of_guest("tap0", &witness)?;
+        let capture = Capture::of_guest("tap0", &witness, Room::Flood)?;
         for frame in frames {
             tap.send(&[&frame.left[..], &frame.bytes].concat())?;
         }
@@ -131,7 +131,7 @@ pub fn capture_wait_tells_what_it_saw_instead() -> Result<()> {
     let (_namespace, bridge) = enter_with_bridge()?;
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
-    let capture = Capture::start("tap0")?;
+    let capture = Capture::start("tap0", Room::Flood)?;
     let mark = capture.mark()?;
     tap.send(&echo_request(1))?;
     let until = Instant::now() + Duration::from_millis(100);
@@ -168,7 +168,7 @@ pub fn what_is_counted_behind_an_answer_is_no_earlier_steps() -> Result<()> {
     let (_namespace, bridge) = enter_with_bridge()?;
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
-    let capture = Capture::start("tap0")?;
+    let capture = Capture::start("tap0", Room::Flood)?;
     let mark = capture.mark()?;
     // The guest is slow: what an earlier step had it send comes after the mark.
     let late = echo_request_to(Mac([0x52, 0x54, 0, 9, 9, 9]), 1);
@@ -189,7 +189,7 @@ pub fn capture_admits_loss() -> Result<()> {
     let (_namespace, bridge) = enter_with_bridge()?;
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
-    let capture = Capture::start("tap0")?;
+    let capture = Capture::start("tap0", Room::Flood)?;
     let mark = capture.mark()?;
     // Not for the host: the answers that its kernel holds back while it asks in vain for the guest's
     // MAC count against one limit for all namespaces, and other tests' pings would go unanswered.
@@ -240,7 +240,7 @@ pub fn capture_admits_loss() -> Result<()> {
 
 pub fn capture_outlives_its_interface() -> Result<()> {
     let (_namespace, bridge) = enter_with_bridge()?;
-    let error = Capture::start("tap0")
+    let error = Capture::start("tap0", Room::Flood)
         .err()
         .context("a capture of nothing")?;
     ensure!(
@@ -250,7 +250,7 @@ pub fn capture_outlives_its_interface() -> Result<()> {
     );
     let mut tap = Tap::open("tap0")?;
     bridge.attach_tap("tap0")?;
-    let capture = Capture::start("tap0")?;
+    let capture = Capture::start("tap0", Room::Flood)?;
     let fence = capture.mark()?.nothing_under_way();
     tap.send(&echo_request(1))?;
     // Not by closing it: another test's child may hold a copy between fork and exec.
