@@ -56,7 +56,7 @@ pub mod vm;
 use crate::base::deadline::Limit;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::lines::Lines;
-use crate::base::need::Need;
+use crate::base::need::{Need, PROCESSOR};
 use crate::base::slots::{Slot, Slots};
 use crate::base::thread;
 use crate::host::accel::Proven;
@@ -267,11 +267,16 @@ impl Labs {
         }
     }
 
-    /// Waits until the lab of `trial` has room for it, which takes `need` while it runs. A trial on this
-    /// machine itself does not wait.
+    /// Waits until the lab of `trial` has room for it; of this machine it takes `need` while it runs, and of its lab a
+    /// processor at least: where the lab is emulated, what its trials wait for is mostly each other. A trial on this machine
+    /// itself does not wait.
     pub fn wait(&self, trial: &PlannedTrial, need: Need) -> Option<Slot<'_>> {
         let slots = &self.slots[usize::from(with_zcopytx(trial))];
-        (trial.host == Host::Lab).then(|| slots.wait(need))
+        let of_lab = Need {
+            processors: need.processors.max(PROCESSOR),
+            ..need
+        };
+        (trial.host == Host::Lab).then(|| slots.wait(of_lab))
     }
 
     /// Runs a trial in the lab that it needs.
