@@ -15,6 +15,7 @@ pub mod trial;
 
 mod exit_code;
 mod expected;
+mod for_libtest;
 mod lines;
 pub(crate) mod schedule;
 mod session;

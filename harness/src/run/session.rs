@@ -5,7 +5,7 @@ use super::exit_code::Verdicts;
 use super::planned::Planned;
 use super::schedule::{self, History};
 use super::verdict::confirmed;
-use super::{shell, trial};
+use super::{for_libtest, shell, trial};
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::need::Need;
 use crate::base::slots::{Joins, Slots};
@@ -29,10 +29,9 @@ use report::identity::Identity;
 use report::log::{self, EventLog};
 use report::merge::PLAN;
 use report::name::DEFAULT_QEMU;
-use report::out;
 use report::progress::{Progress, Screen};
 use report::terminal;
-use report::{Trial, errln, signals, text};
+use report::{Trial, errln, signals};
 use signal_hook::iterator::Signals;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -233,7 +232,7 @@ impl Session {
             if let Some(progress) = &self.progress {
                 progress.ended(&trial);
             }
-            self.for_libtest(&trial)
+            for_libtest::shown(&trial, &self.settings)
         });
         std::panic::catch_unwind(show).unwrap_or_else(|panic| {
             let message = format!("the harness panicked: {}", panics::words(&*panic));
@@ -335,44 +334,6 @@ impl Session {
         }
     }
 
-    fn for_libtest(&self, trial: &Trial) -> Result<Completion, Failed> {
-        let ended = &trial.end;
-        let text = match &ended.outcome {
-            Outcome::Passed => return Ok(Completion::Completed),
-            Outcome::Flaky { .. } if self.settings.flaky_fails => trial.message(),
-            Outcome::Flaky { failures } => {
-                let failures = text::one_line(&failures.join("; "));
-                errln!("{} is flaky: {failures}", ended.trial);
-                return Ok(Completion::Completed);
-            }
-            // nextest reads the exit code alone, and shows what is printed.
-            Outcome::Known {
-                message, reason, ..
-            } => {
-                if self.settings.nextest {
-                    let message = text::one_line(message);
-                    errln!("{} is known to fail ({reason}): {message}", ended.trial);
-                }
-                let reason = text::one_line(&out::plain(reason));
-                return Ok(Completion::ignored_with(format!("known to fail: {reason}")));
-            }
-            Outcome::Skipped { reason } => {
-                return Ok(Completion::ignored_with(text::one_line(&out::plain(
-                    reason,
-                ))));
-            }
-            Outcome::Failed { message } => message.clone(),
-            Outcome::Broken { message } => format!("the harness could not run it: {message}"),
-            Outcome::Interrupted => "interrupted".into(),
-        };
-        let text = failure(&text, ended);
-        if self.settings.nextest {
-            errln!("Error: {text}");
-        }
-        // libtest prints it as it is.
-        Err(text.into())
-    }
-
     /// Writes an event to the log; whether it was written. A log that cannot be written (disk full) is
     /// reported, and must not stop the trials.
     fn record(&self, event: &Event) -> bool {
@@ -464,26 +425,6 @@ impl Session {
     }
 }
 
-/// What libtest and nextest show of a trial that did not pass. What follows the message's first line stands behind a
-/// mark, as others said it: a guest, QEMU, a tool.
-fn failure(message: &str, ended: &TrialEnded) -> String {
-    const MARK: &str = "  | ";
-    let message = text::clean(message);
-    let (first, rest) = message.split_once('\n').unwrap_or((&message, ""));
-    let mut shown = first.to_owned();
-    if !rest.trim().is_empty() {
-        shown += "\n";
-        shown += &text::prefixed(MARK, rest);
-    }
-    let [artifacts, again] = [&ended.artifacts, &ended.reproduce].map(|line| text::one_line(line));
-    shown += &format!("\n  artifacts: {artifacts}\n  again: {again}");
-    if !ended.serial_tail.is_empty() {
-        shown += "\n  the serial console ends with:\n";
-        shown += &text::prefixed(MARK, &ended.serial_tail);
-    }
-    out::plain(&shown)
-}
-
 fn append(log: &EventLog, event: &Event) -> anyhow::Result<()> {
     artifacts::on_disk(log.append(event), || {
         format!("append to the event log {}", log.path().display())
@@ -505,35 +446,5 @@ fn skipped(trial: &PlannedTrial, reason: &str, settings: &Settings) -> TrialEnde
     TrialEnded {
         reproduce: settings.reproduce(&trial.name),
         ..TrialEnded::unmeasured(trial.name.clone(), outcome)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_guest_says_reaches_no_pipeline_and_no_terminal() {
-        let ended = TrialEnded {
-            serial_tail: "::error::owned\r\n\u{1b}]0;title\u{7}##[group]x\n".into(),
-            artifacts: "runs/a".into(),
-            reproduce: "again".into(),
-            ..TrialEnded::unmeasured("a".into(), Outcome::Passed)
-        };
-        let said = "2 of 3 replies: \u{1b}[2Jit said\n::stop-commands::x\r::error::y";
-        insta::assert_snapshot!(failure(said, &ended), @r"
-        2 of 3 replies: it said
-          | ::stop-commands::x
-          | ::error::y
-          artifacts: runs/a
-          again: again
-          the serial console ends with:
-          | ::error::owned
-          | ## [group]x
-        ");
-        assert_eq!(
-            failure("::error::a", &ended).lines().next(),
-            Some(": :error::a")
-        );
     }
 }
