@@ -21,21 +21,24 @@ struct Witnessed(String);
 pub(super) fn with_witnesses(bed: &Testbed, error: anyhow::Error, share: &Share) -> anyhow::Error {
     let shown = [bed.expect_sound_frames(), bed.expect_quiet_kernel()];
     let shown = shown.into_iter().filter_map(Result::err).collect();
-    let stalled = find::<Stalled>(&error).and_then(|_| share.stalled());
-    judged_by(shown, error, share.starved().or(stalled))
+    judged_by(shown, error, share.starved(), share.stalled())
 }
 
+/// `starved` says that the host has hardly let the VM run, `stalled` that it kept it from running for so long that its
+/// kernel may complain of a stall.
 fn judged_by(
     mut shown: Vec<anyhow::Error>,
     error: anyhow::Error,
     starved: Option<String>,
+    stalled: Option<String>,
 ) -> anyhow::Error {
-    if starved.is_some() {
+    if starved.is_some() || stalled.is_some() {
         shown.retain(|shown| find::<Stalled>(shown).is_none());
     }
     let against_nic = shown.iter().any(|shown| find::<CannotRun>(shown).is_none());
+    let of_host = starved.or_else(|| find::<Stalled>(&error).and(stalled));
     let error = shown.into_iter().fold(error, with_witness);
-    match starved {
+    match of_host {
         Some(words) if !against_nic => error.context(CannotRun(words)),
         _ => error,
     }
@@ -223,7 +226,7 @@ mod tests {
     fn a_starved_vm_says_nothing_of_its_nic_unless_it_shows_what_no_want_of_time_explains() {
         let said = |shown: Vec<anyhow::Error>, starved: bool| {
             let words = starved.then(|| "the host gave the VM 5 % of a processor".to_owned());
-            judge(&judged_by(shown, anyhow!("0 of 3 replies"), words))
+            judge(&judged_by(shown, anyhow!("0 of 3 replies"), words, None))
         };
         let is_broken = |outcome| matches!(outcome, Outcome::Broken { .. });
         let stall = || anyhow!(Stalled("a soft lockup".into()));
@@ -236,8 +239,34 @@ mod tests {
         assert!(!is_broken(said(vec![], false)));
         // A case that has looked at the console itself.
         let panic = "the guest's console shows a panic";
-        let error = judged_by(vec![anyhow!(panic)], anyhow!(panic), Some("5 %".into()));
+        let error = judged_by(
+            vec![anyhow!(panic)],
+            anyhow!(panic),
+            Some("5 %".into()),
+            None,
+        );
         assert!(!is_broken(judge(&error)));
+    }
+
+    #[test]
+    fn a_stall_of_a_vm_that_stood_still_takes_nothing_from_what_its_case_says() {
+        let stall = || anyhow!(Stalled("a soft lockup".into()));
+        let stood_still = || Some("the host gave the VM 60 % of a processor".to_owned());
+        let is_broken = |shown, error, stalled| {
+            let judged = judge(&judged_by(shown, error, None, stalled));
+            matches!(judged, Outcome::Broken { .. })
+        };
+        let of_host = || anyhow!("0 of 3 replies").context(CannotRun("2 % in 15.4 s".into()));
+        assert!(is_broken(vec![stall()], of_host(), stood_still()));
+        assert!(!is_broken(vec![stall()], of_host(), None));
+        assert!(!is_broken(
+            vec![stall()],
+            anyhow!("0 of 3 replies"),
+            stood_still()
+        ));
+        assert!(is_broken(vec![stall()], stall(), stood_still()));
+        let damage = anyhow!("on the wire, all 3 TCP segments left the guest damaged");
+        assert!(!is_broken(vec![damage], stall(), stood_still()));
     }
 
     #[test]
