@@ -17,6 +17,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 /// Between two requests of which the second is to find the ring empty again, seconds.
 const ONE_AT_A_TIME: f64 = 1.0;
+/// How many are asked so at most.
+const AGAIN: u32 = 60;
 
 /// In the guest: what its NICs have counted as lost for want of room in a receive ring
 /// (`Documentation/networking/statistics.rst`), and the kernel's counters.
@@ -175,7 +177,7 @@ impl Testbed {
         self.asked_until_answered(ping, count).map(drop)
     }
 
-    /// As [`Testbed::expect_answered`]; how many requests it sent, `count` or twice that.
+    /// As [`Testbed::expect_answered`]; how many requests it sent, `count` or up to twice that.
     ///
     /// # Errors
     /// As there.
@@ -190,10 +192,14 @@ impl Testbed {
         let Some(why) = short_of_room else {
             return Err(error);
         };
-        self.evidence(&format!("{error:#}; {why}: asked again, one at a time"));
-        self.expect_all_answered(&ping.clone().interval(ONE_AT_A_TIME), count)
+        let again = count.min(AGAIN);
+        self.evidence(&format!(
+            "{error:#}; {why}: {again} asked again, one at a time"
+        ));
+        let ping = ping.clone().count(again).interval(ONE_AT_A_TIME);
+        self.expect_all_answered(&ping, again)
             .with_context(|| format!("one request at a time, after {why}"))?;
-        Ok(2 * count)
+        Ok(count + again)
     }
 
     fn expect_all_answered(&self, ping: &Ping, count: u32) -> anyhow::Result<()> {
