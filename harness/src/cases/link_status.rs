@@ -6,6 +6,7 @@ use super::features;
 use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
+use crate::guest::interrupts;
 use crate::guest::link::Link;
 use crate::net::addr;
 use crate::testbed::Testbed;
@@ -223,8 +224,7 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
 /// Switches the link off on the NIC's netdev while the guest is halted: its interrupt line must be up then, and was not
 /// before. `on` is what operstate reads with the link on.
 fn expect_raised(bed: &Testbed, link: &Link, on: &str) -> anyhow::Result<()> {
-    let line = format!("{}/irq", Testbed::device_directory(link));
-    let line = bed.agent.sh(&format!("cat {line}"))?;
+    let line = bed.agent.sh(&interrupts::numbers_of(&link.pci))?;
     let line = line.trim();
     let pin: u32 = (line.parse()).with_context(|| format!("the NIC's interrupt is {line:?}"))?;
     for _ in 0..HALTS {

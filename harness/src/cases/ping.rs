@@ -9,7 +9,7 @@ use crate::guest::dialect::Op;
 use crate::net::capture::Fence;
 use crate::net::frame::Icmp;
 use crate::testbed::Testbed;
-use crate::testbed::reception::counters;
+use crate::testbed::reception::{KERNELS, counters};
 use anyhow::{Context, ensure};
 
 /// The plan's packet sizes, bytes of ICMP payload.
@@ -185,7 +185,7 @@ pub(super) fn answered_in_guest(
     bed: &Testbed,
     [received, unsent]: [&str; 2],
 ) -> anyhow::Result<u64> {
-    let text = (bed.agent).sh("cat /proc/net/snmp; cat /proc/net/snmp6 2>/dev/null; true")?;
+    let text = bed.agent.sh(KERNELS)?;
     let counters = counters(&text);
     let number = |name: &str| counters.get(name).copied();
     number(received)

@@ -15,7 +15,7 @@ use crate::net::probe::{
     Sender, change_end, change_header, datagram, in_two, segment, with_options, without_checksum,
 };
 use crate::testbed::Testbed;
-use crate::testbed::reception::counters;
+use crate::testbed::reception::{KERNELS, counters};
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -212,7 +212,7 @@ fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
 /// The guest's counters of /proc/net/snmp, snmp6 and `ethtool -S`.
 fn read(bed: &Testbed, link: &Link) -> anyhow::Result<BTreeMap<String, u64>> {
     let text = bed.agent.sh(&format!(
-        "cat /proc/net/snmp /proc/net/snmp6; ethtool -S {} 2>/dev/null; true",
+        "{KERNELS}; ethtool -S {} 2>/dev/null; true",
         link.name
     ))?;
     Ok(counters(&text))

@@ -1,6 +1,6 @@
 //! Pings that must be answered, and pings that must not.
 
-use super::reception::counters;
+use super::reception::{KERNELS, counters};
 use super::{Testbed, start};
 use crate::base::deadline::{self, Limit};
 use crate::base::error::{CannotRun, find};
@@ -21,15 +21,14 @@ const ONE_AT_A_TIME: f64 = 1.0;
 const AGAIN: u32 = 60;
 
 /// In the guest: what its NICs have counted as lost for want of room in a receive ring
-/// (`Documentation/networking/statistics.rst`), and the kernel's counters.
-const SHORT_OF_ROOM: &str = "for d in /sys/class/net/*/device; do echo missed $(cat ${d%device}statistics/rx_missed_errors); done; \
-     cat /proc/net/snmp /proc/net/snmp6 2>/dev/null; true";
+/// (`Documentation/networking/statistics.rst`).
+const MISSED: &str = "for d in /sys/class/net/*/device; do echo missed $(cat ${d%device}statistics/rx_missed_errors); done";
 
 /// Replies that a kernel has not sent, by IPv4 and IPv6: before it has sent one of 64 KiB, there is no room for another
 /// in the socket that it sends them by (Linux's `__ip_append_data`).
 const UNSENT: [&str; 2] = ["Icmp OutErrors", "Icmp6OutErrors"];
 
-/// What [`SHORT_OF_ROOM`] tells, in words; none where there was room for all.
+/// What [`MISSED`] and [`KERNELS`] tell, in words; none where there was room for all.
 fn short_of_room(told: &str) -> Option<String> {
     let missed: u64 = told
         .lines()
@@ -185,7 +184,7 @@ impl Testbed {
         let Err(error) = self.expect_all_answered(ping, count) else {
             return Ok(count);
         };
-        let short_of_room = match self.agent.sh(SHORT_OF_ROOM) {
+        let short_of_room = match self.agent.sh(&format!("{MISSED}; {KERNELS}")) {
             Ok(told) => short_of_room(&told),
             Err(_) => None,
         };

@@ -5,9 +5,11 @@ use crate::guest::link::Link;
 use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 
-/// The guest's kernel's counters (/proc/net/snmp, /proc/net/snmp6), and each NIC's (`ethtool -S`).
-const SHOW: &str = "cat /proc/net/snmp /proc/net/snmp6 2>/dev/null; \
-    for nic in /sys/class/net/*/device; do nic=${nic%/device}; ethtool -S ${nic##*/} 2>/dev/null; done; true";
+/// A shell command that prints the guest's kernel's counters, for [`counters`].
+pub const KERNELS: &str = "cat /proc/net/snmp /proc/net/snmp6 2>/dev/null; true";
+
+/// Each NIC's.
+const NICS: &str = "for nic in /sys/class/net/*/device; do nic=${nic%/device}; ethtool -S ${nic##*/} 2>/dev/null; done; true";
 
 impl Testbed {
     /// Where the guest says how many frames its driver has taken from a NIC.
@@ -32,7 +34,7 @@ impl Testbed {
     /// # Errors
     /// The counters that have moved.
     pub fn expect_sound_reception(&self) -> anyhow::Result<()> {
-        let moved: Vec<String> = counters(&self.agent.sh(SHOW)?)
+        let moved: Vec<String> = counters(&self.agent.sh(&format!("{KERNELS}; {NICS}"))?)
             .into_iter()
             .filter(|(name, count)| *count > 0 && tells_damage(name))
             .map(|(name, count)| format!("{name} {count}"))
