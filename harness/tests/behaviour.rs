@@ -473,7 +473,7 @@ fn running(own: &Own) -> (Started, Traces) {
 
 #[test]
 fn sigkill_leaves_nothing() {
-    let own = Own::new();
+    let own = Own::with_own_checkpoints();
     let (mut started, traces) = running(&own);
     started.signal(Signal::SIGKILL);
     assert_eq!(started.ended_within(ENDS).signal(), Some(9));
@@ -482,7 +482,7 @@ fn sigkill_leaves_nothing() {
 
 #[test]
 fn sigterm_ends_the_run_with_a_partial_report() {
-    let own = Own::new();
+    let own = Own::with_own_checkpoints();
     let (mut started, traces) = running(&own);
     started.signal(Signal::SIGTERM);
     let status = started.ended_within(ENDS);

@@ -18,19 +18,14 @@ const GUEST_RUNS: Duration = Duration::from_secs(400);
 /// A lab's first trial takes half a minute under TCG, on a loaded host more.
 const TRIALS_END: Duration = Duration::from_secs(900);
 
-/// Directories of a run's own, and a matrix whose trials with vhost are those of `cases` on one guest.
-fn own_with(cases: &str) -> (Own, String) {
-    let own = Own::new();
+/// A matrix whose trials with vhost are those of `cases` on one guest.
+fn matrix_with(own: &Own, cases: &str) -> String {
     let text = fs::read_to_string(root().join("matrix.toml")).expect("the shipped matrix");
     let begin = text.find("with_vhost = [").expect("of smoke");
     let end = text[begin..].find("\n]").expect("one a line") + "\n]".len();
     let list = &text[begin..begin + end];
-    let path = changed_matrix(
-        own.directory.path(),
-        list,
-        &format!("with_vhost = [{cases}]"),
-    );
-    (own, path)
+    let vhost = format!("with_vhost = [{cases}]");
+    changed_matrix(own.directory.path(), list, &vhost)
 }
 
 /// Starts the trials with vhost, one after the other, and waits until one is under way in its lab.
@@ -103,7 +98,8 @@ fn expect_shown(own: &Own) {
 
 #[test]
 fn a_lab_is_shown_what_its_trials_read_and_a_kill_in_mid_trial_leaves_nothing() {
-    let (own, matrix) = own_with("\"ping_flood\"");
+    let own = Own::with_own_checkpoints();
+    let matrix = matrix_with(&own, "\"ping_flood\"");
     let before = Traces::before();
     let mut started = under_way(&own, &matrix);
     expect_shown(&own);
@@ -115,7 +111,8 @@ fn a_lab_is_shown_what_its_trials_read_and_a_kill_in_mid_trial_leaves_nothing() 
 
 #[test]
 fn a_lab_that_is_killed_breaks_its_trial_with_its_console_and_the_next_has_another() {
-    let (own, matrix) = own_with("\"ping_flood\", \"driver_info\"");
+    let own = Own::new();
+    let matrix = matrix_with(&own, "\"ping_flood\", \"driver_info\"");
     let mut started = under_way(&own, &matrix);
     let Process(path) = lab(&own);
     let name = path.file_name().expect("/proc/PID").to_string_lossy();
@@ -136,7 +133,8 @@ fn a_lab_that_is_killed_breaks_its_trial_with_its_console_and_the_next_has_anoth
 
 #[test]
 fn a_kernel_without_vhost_net_is_a_skip_that_names_it() {
-    let (own, matrix) = own_with("\"ping_flood\"");
+    let own = Own::new();
+    let matrix = matrix_with(&own, "\"ping_flood\"");
     without_vhost_net(&own);
     let mut started = own.run(TRIAL, Some(&matrix));
     let status = started.ended_within(TRIALS_END);

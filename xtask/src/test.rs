@@ -2,7 +2,7 @@
 
 mod agreement;
 mod archive;
-mod faults;
+mod chosen;
 mod linters;
 mod load;
 mod tally;
@@ -26,14 +26,15 @@ use xshell::{Shell, cmd};
 const EXAMPLES: &str = "\
 Examples:
   cargo xtask test
-  cargo xtask test --whole         every fault on every NIC, and every trial where two ways of running must agree, as nightly
+  cargo xtask test --whole         every trial, every fault on every NIC, and all where two ways of running must agree, as nightly
   cargo xtask test --under-load    on a machine that is busy with other work meanwhile: nothing may go red for it
   cargo xtask test --no-install    fail rather than install packages";
 
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Show each fault on each NIC, and where two ways of running must agree, compare each trial
+    /// Run each case with vhost at both settings of its zero copy, show each fault on each NIC, and where two ways of
+    /// running must agree, compare each trial
     #[arg(long)]
     whole: bool,
     /// Keep each processor busy with two loops meanwhile, as on a machine that others use
@@ -147,7 +148,11 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         Ok((workspace_tests(workspace, nextest)?, ()))
     })?;
     let direct = report.step("smoke profile", || {
-        let (run, success) = matrix(workspace, &harness, ours(workspace))?;
+        let mut flags = ours(workspace);
+        if !args.whole {
+            chosen::smoke(workspace, &harness, &mut flags)?;
+        }
+        let (run, success) = matrix(workspace, &harness, flags)?;
         Ok((Tally::of(&run).judged(success), run))
     })?;
     report.step("nextest agrees, from an archive", || {
@@ -180,7 +185,7 @@ pub fn run(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let mut flags = ours(workspace);
         flags.selection.faults = true;
         if !args.whole {
-            faults::choose(workspace, &harness, &mut flags)?;
+            chosen::faults(workspace, &harness, &mut flags)?;
         }
         let (run, success) = matrix(workspace, &harness, flags)?;
         Ok((Tally::of(&run).judged(success), ()))

@@ -54,7 +54,7 @@ fn expect_broken(own: &Own, started: &mut Started, words: &[&str]) {
 fn too_few_descriptors_are_the_hosts() {
     // The fewer, the earlier they are used up: before the run, at a VM's start, within a trial.
     for most in [20, 24, 28, 32, 40, 48] {
-        let own = Own::new();
+        let own = Own::with_own_checkpoints();
         let mut started = under(&own, TRIAL, &format!("ulimit -n {most}; exec"));
         let status = started.ended_within(TRIAL_ENDS);
         let said = own.said();

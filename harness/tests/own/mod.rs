@@ -74,7 +74,7 @@ pub fn changed_matrix(directory: &Path, from: &str, to: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// Directories of one run alone, with the images and proofs of all.
+/// Directories of one run alone, with what runs share: images, proofs, QEMUs and checkpoints.
 pub struct Own {
     pub directory: TempDir,
     /// Its `NICMATRIX_DIR`: also what tells its processes from those of others.
@@ -90,6 +90,13 @@ impl Own {
         Own::called("nicmatrix")
     }
 
+    /// With checkpoints of its own: what it writes is no other run's, nor what it makes while it lacks something.
+    pub fn with_own_checkpoints() -> Own {
+        let own = Own::new();
+        fs::remove_file(Path::new(&own.dir).join("checkpoints")).expect("a link");
+        own
+    }
+
     /// With that name for its `NICMATRIX_DIR`.
     pub fn called(name: &str) -> Own {
         // Builds the image where it is missing, or waits for the test that does.
@@ -102,7 +109,7 @@ impl Own {
         let image = above.next().expect("HASH");
         let shared = above.nth(1).expect("DIR");
         let kernel = image.join("bzImage");
-        for name in ["host", "qemus"] {
+        for name in ["host", "qemus", "checkpoints"] {
             fs::create_dir_all(shared.join(name)).expect("made");
         }
 
@@ -110,7 +117,7 @@ impl Own {
         let (own, tmp) = (directory.path().join(name), directory.path().join("tmp"));
         fs::create_dir_all(&own).expect("made");
         fs::create_dir(&tmp).expect("made");
-        for name in ["images", "host", "qemus"] {
+        for name in ["images", "host", "qemus", "checkpoints"] {
             symlink(shared.join(name), own.join(name)).expect("linked");
         }
         let dir = own.to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-//! Which faults are shown at each change: not each on each NIC.
+//! Which trials are run at each change, of those that nightly are all run.
 
 use super::agreement::cover;
 use crate::build::Harness;
@@ -11,8 +11,24 @@ use report::outln;
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+/// The case that tells the two settings of vhost's zero copy apart.
+const ABOUT_ZERO_COPY: &str = "zcopy";
+
+/// Has `flags` name, of all trials that they select, [those with vhost once](with_vhost_once).
+pub fn smoke(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Result<()> {
+    let all = listed(workspace, harness, flags)?;
+    let part = with_vhost_once(&all);
+    outln!(
+        "{} of {} trials: each case with vhost at one setting of its zero copy; nightly at both",
+        part.len(),
+        all.len()
+    );
+    name(flags, &part);
+    Ok(())
+}
+
 /// Has `flags` name, of all faults that they select, [a part](part).
-pub fn choose(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Result<()> {
+pub fn faults(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Result<()> {
     let all = listed(workspace, harness, flags)?;
     let mut plain = flags.clone();
     plain.selection.faults = false;
@@ -23,9 +39,41 @@ pub fn choose(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Re
         part.len(),
         all.len()
     );
+    name(flags, &part);
+    Ok(())
+}
+
+fn name(flags: &mut Flags, part: &[&TrialName]) {
     flags.only.exact = true;
     flags.only.filter = part.iter().map(ToString::to_string).collect();
-    Ok(())
+}
+
+/// `all` without what differs from another trial in the setting of vhost's zero copy alone, which most cases never meet.
+/// Which setting a case is left with is by its name.
+fn with_vhost_once(all: &[TrialName]) -> Vec<&TrialName> {
+    let beside = |name: &&TrialName| {
+        let alike = |other: &&TrialName| {
+            let backend = name.backend.clone();
+            other.backend.starts_with("vhost")
+                && TrialName {
+                    backend,
+                    ..(*other).clone()
+                } == **name
+        };
+        all.iter().filter(alike).count()
+    };
+    let stays = |name: &&TrialName| match name.backend.as_str() {
+        "vhost" | "vhost_zcopy" if name.case != ABOUT_ZERO_COPY && beside(name) > 1 => {
+            (name.backend == "vhost") == (sum(&name.row()) % 2 == 0)
+        }
+        _ => true,
+    };
+    all.iter().filter(stays).collect()
+}
+
+/// By what a name decides which of several is shown: another name that comes or goes moves none.
+fn sum(name: &str) -> usize {
+    name.bytes().map(usize::from).sum()
 }
 
 /// The trials that `flags` select.
@@ -62,10 +110,9 @@ fn part<'a>(all: &'a [TrialName], plain: &[TrialName]) -> Vec<&'a TrialName> {
             None => rows.push((row, vec![name])),
         }
     }
-    let by_name = rows.iter().map(|(row, names)| {
-        let sum: usize = row.bytes().map(usize::from).sum();
-        names[sum % names.len()]
-    });
+    let by_name = rows
+        .iter()
+        .map(|(row, names)| names[sum(row) % names.len()]);
     let shows = |name: &&TrialName| [shown_as(name), format!("{} by {}", name.nic, name.backend)];
     cover(by_name.chain(all).collect(), shows)
 }
@@ -82,6 +129,39 @@ fn nics(names: &[TrialName]) -> BTreeMap<&str, BTreeSet<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_case_has_one_setting_of_vhost_but_the_one_about_them() {
+        let all: Vec<TrialName> = [
+            "vlan::virtio::rhel9::tap",
+            "vlan::virtio::rhel9::vhost",
+            "vlan::virtio::rhel9::vhost_zcopy",
+            "vlan_host::virtio::rhel9::vhost",
+            "vlan_host::virtio::rhel9::vhost_zcopy",
+            "multiqueue::virtio::rhel9::vhost",
+            "multiqueue::virtio::rhel10::vhost_zcopy",
+            "zcopy::virtio::rhel9::vhost",
+            "zcopy::virtio::rhel9::vhost_zcopy",
+        ]
+        .map(|name| TrialName::parse(name).unwrap())
+        .into();
+        let left = |all: &[TrialName]| -> Vec<String> {
+            let left = with_vhost_once(all);
+            left.iter().map(ToString::to_string).collect()
+        };
+        let some = [
+            "vlan::virtio::rhel9::tap",
+            "vlan::virtio::rhel9::vhost_zcopy",
+            "vlan_host::virtio::rhel9::vhost",
+            "multiqueue::virtio::rhel9::vhost",
+            "multiqueue::virtio::rhel10::vhost_zcopy",
+            "zcopy::virtio::rhel9::vhost",
+            "zcopy::virtio::rhel9::vhost_zcopy",
+        ];
+        assert_eq!(left(&all), some);
+        // Another case that goes moves none.
+        assert_eq!(left(&all[3..])[..], some[2..]);
+    }
 
     #[test]
     fn each_fault_is_shown_once_and_each_nic_and_backend_has_one() {
