@@ -97,6 +97,18 @@ impl Word {
     }
 }
 
+/// Whether a line may be of a kernel that is about to start another: before it does, virtio takes its queues from drivers
+/// that know nothing of it and go on sending (virtio/virtio.c, virtio_dev_shutdown(), of 2025; 6.12.118 has it).
+pub(super) fn is_of_an_end(line: &str) -> bool {
+    line.contains("Unexpected TXQ (") && line.ends_with(" queue failure: -5")
+}
+
+/// Whether a line is a kernel's last before another starts (kernel/reboot.c, kernel_restart(); kernel/kexec_core.c,
+/// kernel_kexec()).
+pub(super) fn is_last(line: &str) -> bool {
+    line.ends_with("reboot: Restarting system") || line.ends_with("Starting new kernel")
+}
+
 /// What a console line reports, if it is trouble.
 pub(super) fn classify(line: &str) -> Option<&'static str> {
     WORDS

@@ -1,6 +1,6 @@
 //! The serial console: recorded, watched for trouble in every trial, and waited on.
 
-use super::kernel_words::{OOPS, classify};
+use super::kernel_words::{OOPS, classify, is_last, is_of_an_end};
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun as _;
 use crate::base::kept::{Kept, Log};
@@ -26,12 +26,17 @@ const STOPPED: &str = "end Kernel panic";
 /// The last words of an oops, upon which a kernel goes on without the task that met it.
 const OOPS_TRACED: &str = "end trace";
 
+/// A kernel message that fails a trial: its kind and the line.
+type Trouble = (&'static str, String);
+
 struct State {
     printed: Kept,
     /// The line that is not yet ended.
     line: Vec<u8>,
     /// The first.
-    trouble: Option<(&'static str, String)>,
+    trouble: Option<Trouble>,
+    /// The first that is none if the kernel ends with it.
+    unless_ended: Option<Trouble>,
     /// Whether there was an oops.
     oops: bool,
     closed: bool,
@@ -43,6 +48,7 @@ impl State {
             printed: Kept::new(PRINTED),
             line: Vec::new(),
             trouble: None,
+            unless_ended: None,
             oops: false,
             closed: false,
         }
@@ -65,10 +71,21 @@ impl State {
         stopped
     }
 
+    fn trouble(&self) -> Option<Trouble> {
+        self.trouble.clone().or(self.unless_ended.clone())
+    }
+
     fn line(&mut self, line: &str) -> bool {
         if let Some(kind) = classify(line) {
             self.oops |= kind == OOPS;
-            (self.trouble).get_or_insert_with(|| (kind, text::one_line(&text::clean(line))));
+            let first = match is_of_an_end(line) {
+                true => &mut self.unless_ended,
+                false => &mut self.trouble,
+            };
+            first.get_or_insert_with(|| (kind, text::one_line(&text::clean(line))));
+        }
+        if is_last(line) {
+            self.unless_ended = None;
         }
         line.contains(STOPPED) || line.contains(OOPS_TRACED) && self.oops
     }
@@ -127,8 +144,8 @@ impl Serial {
     }
 
     /// The first kernel message that fails a trial, if one was seen: its kind and the line.
-    pub fn trouble(&self) -> Option<(&'static str, String)> {
-        self.shared.state.lock().trouble.clone()
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.shared.state.lock().trouble()
     }
 
     /// Waits until all that a dead QEMU's console printed is recorded, at most until `deadline`.
@@ -253,6 +270,27 @@ mod tests {
             .unwrap();
         assert_eq!(waiting.read(&mut [0]).unwrap(), 0);
         assert_eq!(serial.trouble().map(|(kind, _)| kind), Some("oops"));
+    }
+
+    #[test]
+    fn a_ring_that_fails_as_its_kernel_ends_is_no_trouble() {
+        let failure = "[   11.982081] net eth0: Unexpected TXQ (0) queue failure: -5\r\n";
+        let full = "[    1.982081] net eth0: Unexpected TXQ (0) queue failure: -28\r\n";
+        let end = "[   11.989461] ACPI: PM: Preparing to enter system sleep state S5\r\n\
+                   [   12.003042] reboot: Restarting system\r\n";
+        let trouble = |text: &[&str]| {
+            let mut state = State::new();
+            state.take(text.concat().as_bytes(), |_| ());
+            state.trouble().map(|(kind, _)| kind)
+        };
+        assert_eq!(trouble(&[failure, end]), None);
+        assert_eq!(trouble(&[failure]), Some("transmit ring failure"));
+        assert_eq!(trouble(&[end, failure]), Some("transmit ring failure"));
+        assert_eq!(trouble(&[full, end]), Some("transmit ring failure"));
+        assert_eq!(
+            trouble(&[failure, "kernel BUG at x.c:1\n", end]),
+            Some("BUG")
+        );
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn with_vhost_once(all: &[TrialName]) -> Vec<&TrialName> {
     };
     let stays = |name: &&TrialName| match name.backend.as_str() {
         "vhost" | "vhost_zcopy" if name.case != ABOUT_ZERO_COPY && beside(name) > 1 => {
-            (name.backend == "vhost") == (sum(&name.row()) % 2 == 0)
+            (name.backend == "vhost") == sum(&name.row()).is_multiple_of(2)
         }
         _ => true,
     };
