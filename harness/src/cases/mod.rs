@@ -19,6 +19,7 @@ mod forward;
 mod high_memory;
 mod hotplug;
 mod hotplug_storm;
+mod interrupt_modes;
 mod ipv6;
 mod irq_affinity;
 mod kexec;
@@ -269,6 +270,7 @@ pub fn all() -> &'static [&'static Case] {
         &every_size::EVERY_SIZE,
         &high_memory::HIGH_MEMORY,
         &irq_affinity::IRQ_AFFINITY,
+        &interrupt_modes::INTERRUPT_MODES,
         &paused::PAUSED,
         &stacked::STACKED,
         &forward::FORWARD,

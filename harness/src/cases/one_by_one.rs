@@ -23,6 +23,15 @@ const IDLE: Duration = Duration::from_millis(250);
 /// One may be late for a reason of the host's that nobody counts.
 const LATE: usize = 2;
 
+/// What the NIC gets is late.
+pub(super) const HELD_BACK: Fault = Fault {
+    name: "held_back",
+    breaks: "what comes for the NIC reaches it at the end of each second",
+    inject: |bed| bed.hold_back(Duration::from_secs(1)),
+    red: Red::Says("were answered late"),
+    ..FORGED
+};
+
 /// No answer waits for the next ping.
 pub static ONE_BY_ONE: Case = Case {
     name: "one_by_one",
@@ -32,13 +41,7 @@ pub static ONE_BY_ONE: Case = Case {
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
     faults: &[
-        Fault {
-            name: "held_back",
-            breaks: "what comes for the NIC reaches it at the end of each second",
-            inject: |bed| bed.hold_back(Duration::from_secs(1)),
-            red: Red::Says("were answered late"),
-            ..FORGED
-        },
+        HELD_BACK,
         Fault {
             name: "kept",
             breaks: "what comes for the NIC stays on its way for minutes",
@@ -75,19 +78,32 @@ pub(super) fn round_trip(
     Ok(reply.time.saturating_sub(request.time))
 }
 
-/// Sends the pings, and holds each one's time on its way against what QEMU did meanwhile. Times are the tap's, and
-/// QEMU is looked at before and after: what it did is never too little.
 fn one_by_one(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     bed.moment(Moment::Traffic)?;
+    let took = answered_one_by_one(bed, ID, PINGS)?;
+    bed.notes.push(took);
+    bed.expect_quiet_kernel()
+}
+
+/// Sends that many pings, and holds each one's time on its way against what QEMU did meanwhile; says how long they
+/// took. Times are the tap's, and QEMU is looked at before and after: what it did is never too little.
+///
+/// # Errors
+/// When one is not answered, or several are late; the host's.
+pub(super) fn answered_one_by_one(
+    bed: &mut Testbed,
+    id: u16,
+    pings: u16,
+) -> anyhow::Result<String> {
     let sender = Sender::open()?;
     let pid = bed.vm.pid();
     let mut late = Vec::new();
     let mut all = Vec::new();
-    for seq in 1..=PINGS {
+    for seq in 1..=pings {
         let before = busy_so_far(pid);
-        let took = round_trip(bed, &sender, (ID, seq))
-            .with_context(|| format!("of {PINGS} pings, one at a time"))?;
+        let took = round_trip(bed, &sender, (id, seq))
+            .with_context(|| format!("of {pings} pings, one at a time"))?;
         all.push(took);
         let Some(((before, faults), (after, faults_now))) = before.zip(busy_so_far(pid)) else {
             continue;
@@ -106,11 +122,10 @@ fn one_by_one(bed: &mut Testbed) -> anyhow::Result<()> {
     }
     all.sort_unstable();
     let millis = |at: usize| all.get(at).copied().unwrap_or_default().as_secs_f64() * 1000.0;
-    bed.notes.push(format!(
-        "half of {PINGS} pings took up to {:.1} ms, the longest {:.1} ms",
+    bed.notes.extend(late);
+    Ok(format!(
+        "half of {pings} pings took up to {:.1} ms, the longest {:.1} ms",
         millis(all.len() / 2),
         millis(all.len() - 1)
-    ));
-    bed.notes.extend(late);
-    bed.expect_quiet_kernel()
+    ))
 }
