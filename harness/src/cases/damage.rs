@@ -56,6 +56,18 @@ pub(super) const CHANGED_UDP: Fault = Fault {
     ..FORGED
 };
 
+/// The NIC makes no UDP checksums.
+pub(super) const BLANK_UDP: Fault = Fault {
+    name: "blank_udp",
+    breaks: "the NIC sends UDP datagrams without a checksum, which the host takes",
+    inject: |bed| {
+        let frame = forged::without_checksum(bed.nic().mac, forged::DISCARD)?;
+        bed.forge(&[frame.clone(), frame.clone(), frame])
+    },
+    red: Red::Says("UDP datagrams (1,042 bytes) left the guest without a checksum"),
+    ..FORGED
+};
+
 /// The NIC sends an ICMP message whose checksum is wrong.
 pub(super) const CHANGED_ICMP: Fault = Fault {
     name: "changed_icmp",

@@ -66,6 +66,7 @@ mod under_traffic;
 mod vlan;
 mod xdp;
 mod zcopy;
+mod zero_checksum;
 
 use crate::base::deadline::{Limit, Missed};
 use crate::base::error::find;
@@ -271,6 +272,7 @@ pub fn all() -> &'static [&'static Case] {
         &high_memory::HIGH_MEMORY,
         &irq_affinity::IRQ_AFFINITY,
         &interrupt_modes::INTERRUPT_MODES,
+        &zero_checksum::ZERO_CHECKSUM,
         &paused::PAUSED,
         &stacked::STACKED,
         &forward::FORWARD,

@@ -78,6 +78,7 @@ pub static TCP_TRANSFER: Case = Case {
         damage::CHANGED_TCP,
         damage::CHANGED_TO_GUEST,
         damage::CHANGED_UDP,
+        damage::BLANK_UDP,
         damage::CHANGED_ICMP,
         damage::CHANGED_IPV4,
         damage::CUT_SHORT,

@@ -9,7 +9,7 @@ use etherparse::PacketBuilder;
 use std::net::Ipv4Addr;
 
 /// The discard service's port (RFC 863).
-const DISCARD: u16 = 9;
+pub const DISCARD: u16 = 9;
 /// Bytes of payload: fits a frame.
 const PAYLOAD: usize = 1000;
 /// The same, of frames that no MTU here has room for.
@@ -94,6 +94,14 @@ pub fn changed_tcp6(from: Mac) -> Result<Forged> {
 /// As [`changed_tcp`], of a UDP datagram.
 pub fn changed_udp(from: Mac) -> Result<Forged> {
     Ok(flipped(udp(from, PAYLOAD)?, TRANSPORT + 8 + PAYLOAD - 1))
+}
+
+/// A UDP datagram to a port of the host's, of whose checksum its field says that there is none.
+pub fn without_checksum(from: Mac, port: u16) -> Result<Forged> {
+    let mut bytes = udp(from, PAYLOAD)?;
+    bytes[TRANSPORT + 2..][..2].copy_from_slice(&port.to_be_bytes());
+    bytes[TRANSPORT + 6..][..2].copy_from_slice(&[0, 0]);
+    Ok(Forged::complete(bytes))
 }
 
 /// As [`changed_tcp`], of an ICMP echo reply.

@@ -229,6 +229,12 @@ impl Frame {
         Some((udp.source_port(), udp.destination_port()))
     }
 
+    /// The field of UDP's checksum.
+    pub fn udp_checksum(&self) -> Option<u16> {
+        let udp = UdpHeaderSlice::from_slice(self.transport(IpNumber::UDP)?).ok()?;
+        Some(udp.checksum())
+    }
+
     /// TCP ports: source, destination.
     pub fn tcp_ports(&self) -> Option<(u16, u16)> {
         let tcp = TcpHeaderSlice::from_slice(self.transport(IpNumber::TCP)?).ok()?;

@@ -177,9 +177,15 @@ impl Auditor {
         }
         match datagram.judge(raw.left.partial) {
             Verdict::None => {}
+            Verdict::Blank => findings.note(Kind::UdpBlank, false, raw),
             Verdict::Unknown => findings.not_judged(),
             Verdict::Malformed => findings.note(Kind::Malformed, false, raw),
-            Verdict::Checksum(kind, right) => findings.note(kind, right, raw),
+            Verdict::Checksum(kind, right) => {
+                findings.note(kind, right, raw);
+                if kind == Kind::UdpChecksum {
+                    findings.note(Kind::UdpBlank, true, raw);
+                }
+            }
         }
     }
 }

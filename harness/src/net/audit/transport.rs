@@ -143,8 +143,10 @@ pub(super) struct Datagram<'a> {
 /// What is to be said of a datagram.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Nothing: it has no checksum.
+    /// Nothing: its protocol has no checksum.
     None,
+    /// It could have a checksum, and says that none was made.
+    Blank,
     /// Not all of it was there.
     Unknown,
     /// Its lengths make no sense.
@@ -200,7 +202,7 @@ impl Datagram<'_> {
         if self.protocol == UDP && checksum == 0 {
             return match self.version {
                 6 => Verdict::Checksum(kind, false),
-                _ => Verdict::None,
+                _ => Verdict::Blank,
             };
         }
         let Some(sum) = &self.sum else {
