@@ -64,7 +64,7 @@ pub(super) const BLANK_UDP: Fault = Fault {
         let frame = forged::without_checksum(bed.nic().mac, forged::DISCARD)?;
         bed.forge(&[frame.clone(), frame.clone(), frame])
     },
-    red: Red::Says("UDP datagrams (1,042 bytes) left the guest without a checksum"),
+    red: Red::Says("UDP datagrams left the guest without a checksum"),
     ..FORGED
 };
 
