@@ -90,8 +90,8 @@ fn sent_as_ones(bed: &mut Testbed, host: IpAddr, guest: IpAddr) -> anyhow::Resul
         let (length, from) = socket.recv_from(&mut buffer).ok()?;
         Some((buffer[..length].to_vec(), from))
     };
-    let said = std::iter::from_fn(&mut next).take(OTHERS);
-    let (_, from) = { said }
+    let mut first = std::iter::from_fn(&mut next).take(OTHERS);
+    let (_, from) = first
         .find(|(text, _)| text == HELLO)
         .context("the guest's first datagram did not reach the host")?;
     let text = with_sum_of_ones((guest, from.port()), host)?;
@@ -152,4 +152,27 @@ fn left_to_the_tap((guest, host): (IpAddr, IpAddr), text: usize) -> u16 {
         .add_slice(&[0, 17])
         .add_slice(&length.to_be_bytes());
     u16::from_be_bytes((!sum.ones_complement()).to_ne_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_makes_the_checksum_come_to_zero() {
+        let pairs: [(IpAddr, IpAddr); 2] = [
+            ([198, 18, 0, 2].into(), HOST.into()),
+            (IPV6_GUEST.into(), IPV6_HOST.into()),
+        ];
+        for (guest, host) in pairs {
+            let text = with_sum_of_ones((guest, 40_000), host).unwrap();
+            let whole = Sum16BitWords::new()
+                .add_2bytes(left_to_the_tap((guest, host), text.len()).to_be_bytes())
+                .add_2bytes(40_000_u16.to_be_bytes())
+                .add_2bytes(PORT.to_be_bytes())
+                .add_2bytes(((UdpHeader::LEN + text.len()) as u16).to_be_bytes())
+                .add_slice(&text);
+            assert_eq!(whole.ones_complement(), 0, "{guest}");
+        }
+    }
 }

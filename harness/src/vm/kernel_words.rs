@@ -97,16 +97,23 @@ impl Word {
     }
 }
 
-/// Whether a line may be of a kernel that is about to start another: before it does, virtio takes its queues from drivers
+/// Whether a line may be of a kernel that is about to end: before it does, virtio takes its queues from drivers
 /// that know nothing of it and go on sending (virtio/virtio.c, virtio_dev_shutdown(), of 2025; 6.12.118 has it).
 pub(super) fn is_of_an_end(line: &str) -> bool {
     line.contains("Unexpected TXQ (") && line.ends_with(" queue failure: -5")
 }
 
-/// Whether a line is a kernel's last before another starts (kernel/reboot.c, kernel_restart(); kernel/kexec_core.c,
+/// What a kernel says last when it ends (kernel/reboot.c, kernel_restart() and kernel_power_off(); kernel/kexec_core.c,
 /// kernel_kexec()).
+const LAST: [&str; 3] = [
+    "reboot: Restarting system",
+    "reboot: Power down",
+    "Starting new kernel",
+];
+
+/// Whether a line is a kernel's last.
 pub(super) fn is_last(line: &str) -> bool {
-    line.ends_with("reboot: Restarting system") || line.ends_with("Starting new kernel")
+    LAST.iter().any(|last| line.ends_with(last))
 }
 
 /// What a console line reports, if it is trouble.
