@@ -139,10 +139,6 @@ fn works(bed: &mut Testbed, mode: Interrupts, id: u16) -> anyhow::Result<()> {
 
 /// How many of the NIC's interrupts the guest has counted.
 fn counted(bed: &Testbed, link: &Link) -> anyhow::Result<u64> {
-    let numbers = bed.agent.sh(&interrupts::numbers_of(&link.pci))?;
-    let numbers: Vec<&str> = numbers.split_whitespace().collect();
-    let text = bed.agent.sh("cat /proc/interrupts")?;
-    Ok(interrupts::by_processor(text.lines(), &numbers)
-        .iter()
-        .sum())
+    let numbers = interrupts::numbers(&bed.agent, &link.pci)?;
+    Ok(interrupts::counts(&bed.agent, &numbers)?.iter().sum())
 }

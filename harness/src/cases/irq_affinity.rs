@@ -6,7 +6,6 @@ use super::one_by_one::round_trip;
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::guest::dialect::Op;
 use crate::guest::interrupts;
-use crate::guest::link::Link;
 use crate::net::probe::Sender;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
@@ -37,7 +36,7 @@ pub static IRQ_AFFINITY: Case = Case {
             name: "pinned",
             breaks: "what the guest writes to its interrupts' affinity has no effect",
             inject: |bed| {
-                let files = affinities(&irqs(bed, &bed.link()?)?);
+                let files = affinities(&interrupts::numbers(&bed.agent, &bed.link()?.pci)?);
                 let script = format!("for file in {files}; do mount --bind /dev/null $file; done");
                 bed.agent.sh(&script).map(drop)
             },
@@ -69,16 +68,16 @@ fn irq_affinity(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     bed.know_each_other(&link)?;
     bed.moment(Moment::Traffic)?;
-    let irqs = irqs(bed, &link)?;
+    let irqs = interrupts::numbers(&bed.agent, &link.pci)?;
     let files = affinities(&irqs);
     for cpu in (0..CPUS).rev() {
         // A vector that no handler has is not set.
         let set = format!("for file in {files}; do echo {cpu} >$file; done 2>/dev/null; true");
         bed.agent.sh(&set)?;
         bed.expect_replies(FIRST, 48)?;
-        let before = counts(bed, &irqs)?;
+        let before = interrupts::counts(&bed.agent, &irqs)?;
         bed.expect_replies(THEN, 48)?;
-        let after = counts(bed, &irqs)?;
+        let after = interrupts::counts(&bed.agent, &irqs)?;
         let came: Vec<u64> = after.iter().zip(&before).map(|(a, b)| a - b).collect();
         // A vector that was silent until now moves with its first interrupt.
         let there = came.get(cpu as usize).copied().unwrap_or(0);
@@ -108,22 +107,10 @@ fn irq_affinity(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.expect_quiet_kernel()
 }
 
-/// The numbers of the NIC's interrupts.
-fn irqs(bed: &Testbed, link: &Link) -> anyhow::Result<Vec<String>> {
-    let numbers = bed.agent.sh(&interrupts::numbers_of(&link.pci))?;
-    Ok(numbers.split_whitespace().map(String::from).collect())
-}
-
-/// The files of their affinities, by blanks.
+/// The files of interrupts' affinities, by blanks.
 fn affinities(irqs: &[String]) -> String {
     let files = irqs
         .iter()
         .map(|irq| format!("/proc/irq/{irq}/smp_affinity_list"));
     files.collect::<Vec<_>>().join(" ")
-}
-
-/// How many of these interrupts came to each processor so far.
-fn counts(bed: &Testbed, irqs: &[String]) -> anyhow::Result<Vec<u64>> {
-    let text = bed.agent.sh("cat /proc/interrupts")?;
-    Ok(interrupts::by_processor(text.lines(), irqs))
 }

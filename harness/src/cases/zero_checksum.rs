@@ -10,10 +10,10 @@ use crate::guest::dialect::Op;
 use crate::net::addr::{HOST, IPV6_GUEST, IPV6_HOST};
 use crate::net::forged;
 use crate::net::frame::Direction;
+use crate::net::vnet_header::pseudo_sum;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use etherparse::UdpHeader;
-use etherparse::checksum::Sum16BitWords;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
@@ -142,21 +142,18 @@ fn with_sum_of_ones((guest, port): (IpAddr, u16), host: IpAddr) -> anyhow::Resul
 
 /// The sum of the pseudo header, which the checksum's field has where the tap is to add the rest.
 fn left_to_the_tap((guest, host): (IpAddr, IpAddr), text: usize) -> u16 {
-    let length = (UdpHeader::LEN + text) as u32;
-    let sum = [guest, host]
-        .iter()
-        .fold(Sum16BitWords::new(), |sum, address| match address {
-            IpAddr::V4(address) => sum.add_slice(&address.octets()),
-            IpAddr::V6(address) => sum.add_slice(&address.octets()),
-        })
-        .add_slice(&[0, 17])
-        .add_slice(&length.to_be_bytes());
-    u16::from_be_bytes((!sum.ones_complement()).to_ne_bytes())
+    let octets = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    let addresses = [octets(guest), octets(host)].concat();
+    pseudo_sum(&addresses, 17, (UdpHeader::LEN + text) as u16)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use etherparse::checksum::Sum16BitWords;
 
     #[test]
     fn a_word_makes_the_checksum_come_to_zero() {

@@ -1,10 +1,31 @@
 //! A NIC's interrupts, as the guest counts them.
 
+use super::agent::Agent;
+use anyhow::Result;
+
 /// A shell command that prints the numbers of a PCI function's interrupts, one a line. (A device that uses MSI has its
 /// vectors in a directory, one that does not has a line.)
 pub fn numbers_of(pci: &str) -> String {
     let device = format!("/sys/bus/pci/devices/{pci}");
     format!("{{ ls {device}/msi_irqs 2>/dev/null | grep . || cat {device}/irq; }}")
+}
+
+/// The numbers of a PCI function's interrupts.
+///
+/// # Errors
+/// When the guest cannot be asked.
+pub fn numbers(agent: &Agent, pci: &str) -> Result<Vec<String>> {
+    let numbers = agent.sh(&numbers_of(pci))?;
+    Ok(numbers.split_whitespace().map(String::from).collect())
+}
+
+/// How many of the interrupts with these numbers came to each processor so far.
+///
+/// # Errors
+/// When the guest cannot be asked.
+pub fn counts(agent: &Agent, numbers: &[String]) -> Result<Vec<u64>> {
+    let text = agent.sh("cat /proc/interrupts")?;
+    Ok(by_processor(text.lines(), numbers))
 }
 
 /// How many of the interrupts with these numbers came to each processor, by the lines of `/proc/interrupts`. It has none

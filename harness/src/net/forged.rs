@@ -55,12 +55,12 @@ fn tcp_between(from: Mac, ends: (Ipv4Addr, Ipv4Addr), payload: usize) -> Result<
     Ok(bytes)
 }
 
-fn udp(from: Mac, payload: usize) -> Result<Vec<u8>> {
+fn udp(from: Mac, port: u16) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(from.0, HOST_MAC.0)
         .ipv4(guest(0).octets(), HOST.octets(), 64)
-        .udp(DISCARD, DISCARD)
-        .write(&mut bytes, &vec![0; payload])?;
+        .udp(DISCARD, port)
+        .write(&mut bytes, &[0; PAYLOAD])?;
     Ok(bytes)
 }
 
@@ -93,15 +93,12 @@ pub fn changed_tcp6(from: Mac) -> Result<Forged> {
 
 /// As [`changed_tcp`], of a UDP datagram.
 pub fn changed_udp(from: Mac) -> Result<Forged> {
-    Ok(flipped(udp(from, PAYLOAD)?, TRANSPORT + 8 + PAYLOAD - 1))
+    Ok(flipped(udp(from, DISCARD)?, TRANSPORT + 8 + PAYLOAD - 1))
 }
 
 /// A UDP datagram to a port of the host's, of whose checksum its field says that there is none.
 pub fn without_checksum(from: Mac, port: u16) -> Result<Forged> {
-    let mut bytes = udp(from, PAYLOAD)?;
-    bytes[TRANSPORT + 2..][..2].copy_from_slice(&port.to_be_bytes());
-    bytes[TRANSPORT + 6..][..2].copy_from_slice(&[0, 0]);
-    Ok(Forged::complete(bytes))
+    probe::without_checksum(&udp(from, port)?).map(Forged::complete)
 }
 
 /// As [`changed_tcp`], of an ICMP echo reply.
@@ -127,12 +124,12 @@ fn echo_reply((from, source): (Mac, Ipv4Addr), (id, seq): (u16, u16)) -> Result<
 /// An IPv4 header, changed after its checksum was made.
 pub fn changed_ipv4(from: Mac) -> Result<Forged> {
     const TIME_TO_LIVE: usize = 8;
-    Ok(flipped(udp(from, PAYLOAD)?, NETWORK + TIME_TO_LIVE))
+    Ok(flipped(udp(from, DISCARD)?, NETWORK + TIME_TO_LIVE))
 }
 
 /// An IPv4 packet of which the NIC sends some bytes less than its header says.
 pub fn cut_short(from: Mac) -> Result<Forged> {
-    let mut bytes = udp(from, PAYLOAD)?;
+    let mut bytes = udp(from, DISCARD)?;
     bytes.truncate(bytes.len() - 100);
     Ok(Forged::complete(bytes))
 }
@@ -189,7 +186,7 @@ pub fn tagged(from: Mac, vlan: u16) -> Result<Forged> {
 
 /// A datagram with an identification, which is one packet's alone.
 pub fn numbered(from: Mac) -> Result<Forged> {
-    identified(udp(from, PAYLOAD)?)
+    identified(udp(from, DISCARD)?)
 }
 
 /// Two segments of one connection with one identification, as of a NIC that cuts them and does not count it up.

@@ -39,4 +39,4 @@ pub mod toeplitz;
 pub mod transfer;
 pub mod tun;
 pub mod userns;
-mod vnet_header;
+pub mod vnet_header;

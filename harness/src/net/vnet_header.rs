@@ -81,7 +81,7 @@ impl VnetHeader {
 
 /// The sum of a pseudo header (RFC 9293, 3.1; RFC 8200, 8.1), which stands where a checksum is left to be completed:
 /// of both addresses, the protocol, and the bytes from its header on.
-pub(super) fn pseudo_sum(addresses: &[u8], protocol: u8, length: u16) -> u16 {
+pub fn pseudo_sum(addresses: &[u8], protocol: u8, length: u16) -> u16 {
     let words = addresses
         .chunks(2)
         .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));

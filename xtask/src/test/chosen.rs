@@ -51,22 +51,17 @@ fn name(flags: &mut Flags, part: &[&TrialName]) {
 /// `all` without what differs from another trial in the setting of vhost's zero copy alone, which most cases never meet.
 /// Which setting a case is left with is by its name.
 fn with_vhost_once(all: &[TrialName]) -> Vec<&TrialName> {
-    let beside = |name: &&TrialName| {
-        let alike = |other: &&TrialName| {
-            let backend = name.backend.clone();
-            other.backend.starts_with("vhost")
-                && TrialName {
-                    backend,
-                    ..(*other).clone()
-                } == **name
+    let stays = |name: &&TrialName| {
+        let (other, is_due) = match name.backend.as_str() {
+            "vhost" => ("vhost_zcopy", sum(&name.row()).is_multiple_of(2)),
+            "vhost_zcopy" => ("vhost", !sum(&name.row()).is_multiple_of(2)),
+            _ => return true,
         };
-        all.iter().filter(alike).count()
-    };
-    let stays = |name: &&TrialName| match name.backend.as_str() {
-        "vhost" | "vhost_zcopy" if name.case != ABOUT_ZERO_COPY && beside(name) > 1 => {
-            (name.backend == "vhost") == sum(&name.row()).is_multiple_of(2)
-        }
-        _ => true,
+        let twin = TrialName {
+            backend: other.into(),
+            ..(*name).clone()
+        };
+        is_due || name.case == ABOUT_ZERO_COPY || !all.contains(&twin)
     };
     all.iter().filter(stays).collect()
 }
