@@ -5,6 +5,7 @@
 //! used only if it is no slower.
 
 use super::cache_file;
+use crate::base::delay;
 use crate::base::error::{CannotRun, OrCannotRun};
 use crate::base::json;
 use crate::base::kept::Kept;
@@ -64,7 +65,8 @@ pub struct Proven {
     pub reason: String,
     /// Seconds from QEMU's start to [`USERSPACE_MARK`].
     pub boot_seconds: f64,
-    /// What deadlines are multiplied by; 1.0 on a machine as fast as the reference or faster.
+    /// What deadlines are multiplied by; 1.0 on a machine as fast as the reference or faster. Time in which the
+    /// host did not let the boot run is left out, as the deadlines leave it out.
     pub speed: f64,
 }
 
@@ -221,10 +223,19 @@ struct ProofBoot {
     last: Vec<u8>,
     /// How long it may take.
     limit: Duration,
-    /// Seconds from start to userspace.
-    userspace: Option<f64>,
+    /// When it was in userspace.
+    userspace: Option<Booted>,
     /// How it ended, and after how many seconds.
     exit: Option<(Death, f64)>,
+}
+
+/// What a boot took.
+#[derive(Debug, Clone, Copy)]
+struct Booted {
+    /// Seconds from start to userspace.
+    seconds: f64,
+    /// Of these, seconds in which the host did not let it run: other work says nothing of how fast the host is.
+    delayed: f64,
 }
 
 impl ProofBoot {
@@ -244,6 +255,7 @@ impl ProofBoot {
     fn spawn(accel: Accel, qemu: &Qemu, arguments: Vec<OsString>, limit: Duration) -> Result<Self> {
         let mut command = qemu.command(arguments);
         let console = command.stdio()?;
+        delay::meter().note();
         Ok(ProofBoot {
             accel,
             program: qemu.program.display().to_string(),
@@ -264,7 +276,11 @@ impl ProofBoot {
         self.serial.push(&self.last[before..]);
         let mark = USERSPACE_MARK.as_bytes();
         if self.userspace.is_none() && self.last.windows(mark.len()).any(|seen| seen == mark) {
-            self.userspace = Some(self.process.started().elapsed().as_secs_f64());
+            let started = self.process.started();
+            self.userspace = Some(Booted {
+                seconds: started.elapsed().as_secs_f64(),
+                delayed: delay::meter().since(started).as_secs_f64(),
+            });
         }
         let old = self.last.len().saturating_sub(mark.len());
         self.last.drain(..old);
@@ -364,7 +380,7 @@ fn alone(mut boot: ProofBoot, reason: &str) -> Result<Proven> {
         step(&mut [&mut boot], deadline).or_cannot_run(|| "watch a boot".into())?;
     }
     match boot.userspace {
-        Some(seconds) => Ok(proven(boot.accel, seconds, reason.into())),
+        Some(booted) => Ok(proven(boot.accel, booted, reason.into())),
         None if boot.exit.is_some() => Err(CannotRun(boot.failure()).into()),
         None => {
             let name = boot.accel.name();
@@ -377,25 +393,27 @@ fn alone(mut boot: ProofBoot, reason: &str) -> Result<Proven> {
 fn race(mut kvm: ProofBoot, mut tcg: ProofBoot) -> Result<Proven> {
     let deadline = tcg.deadline();
     loop {
-        if let Some(seconds) = kvm.userspace {
+        if let Some(booted) = kvm.userspace {
+            let seconds = booted.seconds;
             let reason = format!("KVM, whose boot was in userspace after {seconds:.1} s");
-            return Ok(proven(Accel::Kvm, seconds, reason));
+            return Ok(proven(Accel::Kvm, booted, reason));
         }
         let over = Instant::now() >= deadline;
         let mut until = deadline;
-        if let Some(seconds) = tcg.userspace {
+        if let Some(booted) = tcg.userspace {
+            let seconds = booted.seconds;
             until = tcg.process.started() + Duration::from_secs_f64(seconds) + GRACE;
             if kvm.exit.is_some() {
                 let why = kvm.failure().replace('\n', " ");
                 let reason = format!("TCG, as KVM does not work: {why}");
-                return Ok(proven(Accel::Tcg, seconds, reason));
+                return Ok(proven(Accel::Tcg, booted, reason));
             }
             if Instant::now() >= until {
                 let reason = format!(
                     "TCG, as KVM is slower here: it was not in userspace after {:.1} s, TCG was after {seconds:.1} s",
                     kvm.process.started().elapsed().as_secs_f64()
                 );
-                return Ok(proven(Accel::Tcg, seconds, reason));
+                return Ok(proven(Accel::Tcg, booted, reason));
             }
         } else if over || (kvm.exit.is_some() && tcg.exit.is_some()) {
             return Err(CannotRun(format!("{}. {}", tcg.failure(), kvm.failure())).into());
@@ -404,12 +422,12 @@ fn race(mut kvm: ProofBoot, mut tcg: ProofBoot) -> Result<Proven> {
     }
 }
 
-fn proven(accel: Accel, boot_seconds: f64, reason: String) -> Proven {
+fn proven(accel: Accel, booted: Booted, reason: String) -> Proven {
     Proven {
         accel,
         reason,
-        boot_seconds,
-        speed: (boot_seconds / REFERENCE_SECONDS).max(1.0),
+        boot_seconds: booted.seconds,
+        speed: ((booted.seconds - booted.delayed) / REFERENCE_SECONDS).max(1.0),
     }
 }
 

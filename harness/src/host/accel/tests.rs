@@ -103,8 +103,42 @@ fn outputs_that_close_early_do_not_hide_the_end() {
 
 #[test]
 fn speed_is_against_the_reference_and_never_below_one() {
-    assert_eq!(proven(Accel::Tcg, 18.0, String::new()).speed, 10.0);
-    assert_eq!(proven(Accel::Kvm, 0.4, String::new()).speed, 1.0);
+    let speed = |seconds, delayed| {
+        let booted = Booted { seconds, delayed };
+        proven(Accel::Tcg, booted, String::new()).speed
+    };
+    assert_eq!(speed(18.0, 0.0), 10.0);
+    assert_eq!(speed(0.4, 0.0), 1.0);
+    // What else the host does meanwhile is no part of it.
+    assert_eq!(speed(18.0, 9.0), 5.0);
+}
+
+/// A boot beside which three loops keep a processor takes four times as long, and is no slower for that.
+#[test]
+fn a_boot_on_a_busy_host_is_as_fast_as_it_is() {
+    let counts = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done";
+    let script = format!("exec taskset -c 0 sh -c '{counts}; echo {USERSPACE_MARK}; sleep 60'");
+    let (over, until) = std::sync::mpsc::channel::<()>();
+    // Another thread's, as what this one starts counts as what is waited for.
+    let others = std::thread::spawn(move || {
+        let mut command = std::process::Command::new("taskset");
+        command.args(["-c", "0", "sh", "-c", "while :; do :; done"]);
+        let mut loops = [(); 3].map(|()| command.spawn().unwrap());
+        until.recv().unwrap();
+        loops.iter_mut().for_each(crate::base::cpu::end);
+    });
+    let mut boot = boot(Accel::Tcg, &script);
+    let deadline = boot.deadline();
+    while boot.is_running() && Instant::now() < deadline {
+        step(&mut [&mut boot], deadline).unwrap();
+    }
+    over.send(()).unwrap();
+    others.join().unwrap();
+    let booted = boot.userspace.expect("it is in userspace in time");
+    assert!(
+        booted.delayed > booted.seconds / 2.0,
+        "{booted:?}: three quarters were the others'"
+    );
 }
 
 #[test]
@@ -150,7 +184,14 @@ fn the_answer_is_kept_for_what_it_depends_on() {
         hash: "a".into(),
     };
     let file = dir.path().join("accel-tcg.json");
-    let answer = proven(Accel::Tcg, 2.0, "measured".into());
+    let answer = proven(
+        Accel::Tcg,
+        Booted {
+            seconds: 2.0,
+            delayed: 0.0,
+        },
+        "measured".into(),
+    );
     let entry = Cached {
         key: key(&qemu, &image).unwrap(),
         proven: answer.clone(),
