@@ -191,6 +191,15 @@ pub(super) const CHANGED_TO_GUEST: Fault = Fault {
     ..FORGED
 };
 
+/// The NIC hands up less than came.
+pub(super) const CUT_TO_GUEST: Fault = Fault {
+    name: "cut_to_guest",
+    breaks: "the NIC hands up less of a packet than came",
+    inject: |bed| bed.forge_to_guest(&[forged::cut_from_host(bed.nic().mac)?]),
+    red: Red::Says("IpExt InTruncatedPkts 1"),
+    ..FORGED
+};
+
 /// The guest's kernel complains of the NIC.
 pub(super) const HANG_TOLD: Fault = Fault {
     name: "hang_told",

@@ -19,6 +19,7 @@ mod forward;
 mod high_memory;
 mod hotplug;
 mod hotplug_storm;
+mod index_wrap;
 mod interrupt_modes;
 mod ipv6;
 mod irq_affinity;
@@ -55,6 +56,7 @@ mod rings;
 mod rss;
 mod rx_checksum;
 mod selftest;
+mod sendfile;
 mod snapshot;
 mod stacked;
 mod surviving;
@@ -258,6 +260,7 @@ pub fn all() -> &'static [&'static Case] {
         &rx_checksum::RX_CHECKSUM,
         &rings::RINGS,
         &one_by_one::ONE_BY_ONE,
+        &index_wrap::INDEX_WRAP,
         &receive_segments::RECEIVE_SEGMENTS,
         &path_mtu::PATH_MTU,
         &link_settings::LINK_SETTINGS,
@@ -273,6 +276,7 @@ pub fn all() -> &'static [&'static Case] {
         &irq_affinity::IRQ_AFFINITY,
         &interrupt_modes::INTERRUPT_MODES,
         &zero_checksum::ZERO_CHECKSUM,
+        &sendfile::SENDFILE,
         &paused::PAUSED,
         &stacked::STACKED,
         &forward::FORWARD,

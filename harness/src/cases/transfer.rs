@@ -77,6 +77,7 @@ pub static TCP_TRANSFER: Case = Case {
         },
         damage::CHANGED_TCP,
         damage::CHANGED_TO_GUEST,
+        damage::CUT_TO_GUEST,
         damage::CHANGED_UDP,
         damage::BLANK_UDP,
         damage::CHANGED_ICMP,

@@ -70,6 +70,19 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Forged {
     Forged::complete(bytes)
 }
 
+/// The first and the last of three segments of a connection of that port of the guest's.
+pub fn two_of_three(from: Mac, port: u16) -> Result<[Forged; 2]> {
+    let segment = |number: u32| {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+            .ipv4(guest(0).octets(), HOST.octets(), 64)
+            .tcp(port, DISCARD, 1 + number * PAYLOAD as u32, 1000)
+            .write(&mut bytes, &[0; PAYLOAD])?;
+        anyhow::Ok(Forged::complete(bytes))
+    };
+    Ok([segment(0)?, segment(2)?])
+}
+
 /// A TCP segment, changed after its checksum was made.
 pub fn changed_tcp(from: Mac) -> Result<Forged> {
     Ok(flipped(tcp(from, PAYLOAD)?, TRANSPORT + 20 + PAYLOAD - 1))
@@ -215,6 +228,13 @@ pub fn from_host(to: Mac) -> Result<Forged> {
 pub fn changed_from_host(to: Mac) -> Result<Forged> {
     let datagram = probe::datagram((to, guest(0)), 60)?;
     Ok(Forged::complete(probe::change_end(datagram)))
+}
+
+/// A datagram of the host's of which the NIC hands up some bytes less than its header says.
+pub fn cut_from_host(to: Mac) -> Result<Forged> {
+    let mut datagram = probe::datagram((to, guest(0)), 300)?;
+    datagram.truncate(200);
+    Ok(Forged::complete(datagram))
 }
 
 /// As [`changed_from_host`], over IPv6.

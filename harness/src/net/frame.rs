@@ -241,6 +241,15 @@ impl Frame {
         Some((tcp.source_port(), tcp.destination_port()))
     }
 
+    /// Of a TCP frame, the sequence number of the first byte that it carries, and how many it carries: SYN and FIN
+    /// count as one each (RFC 9293, 3.4).
+    pub fn tcp_bytes(&self) -> Option<(u32, u32)> {
+        let tcp = TcpHeaderSlice::from_slice(self.transport(IpNumber::TCP)?).ok()?;
+        let payload = usize::from(self.ip()?.payload_length).checked_sub(tcp.slice().len())?;
+        let marks = u32::from(tcp.syn()) + u32::from(tcp.fin());
+        Some((tcp.sequence_number(), payload as u32 + marks))
+    }
+
     /// Of a TCP frame, the bytes of its IP packet, or of the longest that it is to be cut into.
     pub fn tcp_packet(&self) -> Option<usize> {
         let tcp = TcpHeaderSlice::from_slice(self.transport(IpNumber::TCP)?).ok()?;

@@ -3,7 +3,7 @@
 
 use crate::base::deadline::Deadline;
 use crate::base::error::OrCannotRun as _;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::Mutex;
@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
@@ -102,12 +102,7 @@ impl TcpPort {
 
     /// Takes a connection of which nothing has been read yet.
     pub fn begin_to_receive(&self, deadline: Deadline) -> Result<Receiving> {
-        Ok(Receiving {
-            stream: self.accept(deadline)?,
-            hash: Sha256::new(),
-            bytes: 0,
-            buffer: vec![0; 1 << 18],
-        })
+        self.accept(deadline).map(Receiving::from)
     }
 
     /// Takes a connection and sends a file in its parts.
@@ -158,6 +153,17 @@ pub struct Receiving {
     buffer: Vec<u8>,
 }
 
+impl From<TcpStream> for Receiving {
+    fn from(stream: TcpStream) -> Receiving {
+        Receiving {
+            stream,
+            hash: Sha256::new(),
+            bytes: 0,
+            buffer: vec![0; 1 << 18],
+        }
+    }
+}
+
 impl Receiving {
     /// Has the host's kernel keep no more than about so many bytes that were not read.
     pub fn keep(&self, bytes: usize) -> Result<()> {
@@ -201,6 +207,35 @@ impl Receiving {
         }
         Ok(true)
     }
+}
+
+/// What an HTTP server has under `path`, which ends the connection behind it (RFC 1945).
+///
+/// # Errors
+/// An answer without it; a connection that ends or waits before.
+pub fn fetch(server: SocketAddr, path: &str, deadline: Deadline) -> Result<Crossed> {
+    /// Of an answer before what was asked for, bytes: some 200 are usual.
+    const HEADER: usize = 4096;
+    let mut stream = TcpStream::connect_timeout(&server, left(deadline, 0)?)?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut header = Vec::new();
+    while !header.ends_with(b"\r\n\r\n") && header.len() < HEADER {
+        stream.set_read_timeout(Some(left(deadline, 0)?))?;
+        let mut byte = [0];
+        match stream.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => header.extend(byte),
+            Err(e) if [ErrorKind::Interrupted, ErrorKind::WouldBlock].contains(&e.kind()) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let answer = String::from_utf8_lossy(&header);
+    let mut words = answer.split_whitespace();
+    ensure!(
+        words.nth(1) == Some("200"),
+        "{server} was asked for {path}, and answered: {answer:?}"
+    );
+    Receiving::from(stream).rest(deadline)
 }
 
 fn left(deadline: Deadline, bytes: u64) -> Result<Duration> {
