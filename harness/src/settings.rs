@@ -254,10 +254,19 @@ impl Settings {
         Ok(conditions.recorded()?)
     }
 
-    /// The command that runs one trial again, with the conditions that are not the defaults.
+    /// The command that runs one trial again, with the conditions that are not the defaults. QEMUs that were added and
+    /// are none of the trial's are left out.
     pub fn reproduce(&self, trial: &str) -> String {
         let mut command = format!("cargo xtask repro {}", quote(trial));
         for (flag, value) in self.conditions().as_flags() {
+            let added = value.as_deref().and_then(|value| value.split_once('='));
+            let is_others = |name: &str| {
+                let chosen = self.chosen_qemus.iter().any(|chosen| chosen == name);
+                !chosen && !trial.contains(name)
+            };
+            if flag == "--qemu" && added.is_some_and(|(name, _)| is_others(name)) {
+                continue;
+            }
             command += &format!(" {flag}");
             if let Some(value) = value {
                 command += &format!(" {}", quote(&value));
@@ -448,6 +457,11 @@ mod tests {
         assert_eq!(
             again(&[]),
             "cargo xtask repro 'driver!a::b' --qemu '/bin/sh'"
+        );
+        let added = "/bin/sh:a=/bin/true:other=/bin/true";
+        assert_eq!(
+            usual(&[("NICMATRIX_QEMU", added)]),
+            "cargo xtask repro 'driver!a::b' --qemu 'a=/bin/true'"
         );
         let default = [("NICMATRIX_PROFILE", "smoke"), ("NICMATRIX_ACCEL", "auto")];
         assert_eq!(usual(&default), "cargo xtask repro 'driver!a::b'");

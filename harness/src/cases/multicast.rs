@@ -209,6 +209,8 @@ pub static MULTICAST: Case = Case {
 /// What the guest has asked for.
 #[derive(Default)]
 struct Asked {
+    /// Those that its kernel has joined by itself, which are the first in the device's table.
+    kernels: Vec<Mac>,
     groups: Vec<Mac>,
     unicast: Vec<Mac>,
     all_groups: bool,
@@ -220,7 +222,10 @@ fn multicast(bed: &mut Testbed) -> anyhow::Result<()> {
     let dev = link.name.clone();
     watch(bed, &dev)?;
     bed.moment(Moment::Traffic)?;
-    let mut asked = Asked::default();
+    let mut asked = Asked {
+        kernels: bed.groups(&link)?,
+        ..Asked::default()
+    };
     asked.expect(bed, &link, "with no group joined")?;
 
     maddr(bed, "add", &dev, &GROUPS)?;
@@ -341,6 +346,7 @@ impl Asked {
         let foreign: Vec<Mac> = (0..6).map(near).chain((6..OTHERS).map(far)).collect();
         let targets = [
             &[bed.nic().mac][..],
+            &self.kernels,
             &self.groups,
             &self.unicast,
             &others,
@@ -361,6 +367,7 @@ impl Asked {
             Ok(())
         };
         lost("its own MAC", &[bed.nic().mac])?;
+        lost("a group that its kernel joined", &self.kernels)?;
         lost("the group that it joined", &self.groups)?;
         lost("the further address", &self.unicast)?;
         if self.all_groups {

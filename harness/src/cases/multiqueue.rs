@@ -2,6 +2,7 @@
 
 use super::faults::{self, AT_START, IN_TRAFFIC, in_guest};
 use super::link_status::{LINK_ON, expect_off_while};
+use super::surviving::each_carries;
 use super::{Case, Fault, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
@@ -17,12 +18,16 @@ pub(super) const QUEUES: u32 = 4;
 const FLOWS: u32 = 64;
 /// Datagrams of each flow.
 const PER_FLOW: u32 = 4;
+/// Flows that fill queues: enough that the tap's hash leaves none out but once in a thousand times.
+const BURSTS: u32 = 30;
+/// Datagrams of each of those, at once: three times what a receive queue has buffers for.
+const PER_BURST: u32 = 800;
 
 /// Plan item 22.
 pub static MULTIQUEUE: Case = Case {
     name: "multiqueue",
     plan_item: "22",
-    passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, many flows raise interrupts on more than one input queue, and with the link off none of them reaches the guest",
+    passes: "`ethtool -L combined 4` takes and `-l` reads 4, there are four input and four output vectors, their affinity hints are 1 2 4 8, many flows raise interrupts on more than one input queue, each queue carries frames after it had no buffer left for more, and with the link off none of them reaches the guest",
     applies: has_vectors,
     start_state: StartState::ColdDriver,
     rearm: Some(faults::nothing),
@@ -74,8 +79,8 @@ pub(super) fn has_vectors(cell: &Cell) -> bool {
 }
 
 /// Sets four queue pairs, which guest and QEMU must both show. Each queue must have vectors of its own
-/// and a hint for a processor of its own. Then many flows must raise interrupts on more than one queue, and reach none
-/// while the link is off.
+/// and a hint for a processor of its own. Then many flows must raise interrupts on more than one queue, each queue must live
+/// through more than it has room for, and none is reached while the link is off.
 fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     let link = bed.up()?;
     let dev = &link.name;
@@ -130,7 +135,7 @@ fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
 
     bed.moment(Moment::Traffic)?;
     let before = vectors(&bed.agent.sh("cat /proc/interrupts")?, device);
-    send_flows(bed)?;
+    send_flows(bed, FLOWS, PER_FLOW)?;
     // Three round trips behind the flows, more than one queue has been heard of.
     bed.expect_replies(3, 48)?;
     let after = vectors(&bed.agent.sh("cat /proc/interrupts")?, device);
@@ -151,20 +156,24 @@ fn multiqueue(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.notes
         .push(format!("interrupts by input queue: {moved:?}"));
 
+    send_flows(bed, BURSTS, PER_BURST)?;
+    each_carries(bed, &link, QUEUES, FLOWS)
+        .context("after more came for each queue than it had buffers for")?;
+
     bed.set_link(false)?;
     bed.expect_operstate(&link, "down")?;
     bed.moment(Moment::Midway)?;
-    expect_off_while(bed, || send_flows(bed))?;
+    expect_off_while(bed, || send_flows(bed, FLOWS, PER_FLOW))?;
     bed.set_link(true)?;
     bed.expect_operstate(&link, "up")?;
     bed.reach(deadline::FIRST_PING)
 }
 
-/// Datagrams from many ports to the guest's discard port.
-fn send_flows(bed: &Testbed) -> anyhow::Result<()> {
-    for _ in 0..FLOWS {
+/// Datagrams from many ports to the guest's discard port, so many from each.
+fn send_flows(bed: &Testbed, flows: u32, datagrams: u32) -> anyhow::Result<()> {
+    for _ in 0..flows {
         let socket = UdpSocket::bind((crate::net::addr::HOST, 0))?;
-        for _ in 0..PER_FLOW {
+        for _ in 0..datagrams {
             // The guest's "port unreachable" to an earlier one shows here as an error: expected.
             let _ = socket.send_to(&[0; 64], (bed.address(), 9));
         }

@@ -240,9 +240,9 @@ pub fn segment((to, target): (Mac, impl Into<IpAddr>), length: usize) -> Result<
 ///
 /// # Errors
 /// None of a frame's own.
-pub fn opening((to, target): (Mac, Ipv4Addr), (from_port, to_port): (u16, u16)) -> Result<Vec<u8>> {
+pub fn opening((to, target): (Mac, IpAddr), (from_port, to_port): (u16, u16)) -> Result<Vec<u8>> {
     let mut frame = Vec::new();
-    let (packet, _) = packet((to, target.into()));
+    let (packet, _) = packet((to, target));
     packet
         .tcp(from_port, to_port, 1, 1000)
         .syn()

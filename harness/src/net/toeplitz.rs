@@ -1,6 +1,6 @@
 //! The hash by which NICs spread flows over queues (Microsoft, "RSS hashing types", and virtio 1.2, 5.1.6.4.3). Pure.
 
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, SocketAddr};
 
 /// Toeplitz's hash of `input` with a key of at least four bytes more than that.
 pub fn hash(key: &[u8], input: &[u8]) -> u32 {
@@ -19,11 +19,17 @@ pub fn hash(key: &[u8], input: &[u8]) -> u32 {
     sum
 }
 
-/// The hash of what a TCP connection over IPv4 sends from one end to the other.
-pub fn of_tcp4(key: &[u8], from: SocketAddrV4, to: SocketAddrV4) -> u32 {
-    let addresses = [from.ip().octets(), to.ip().octets()].concat();
+/// The hash of what a TCP connection sends from one end to the other, both of IPv4 or both of IPv6.
+pub fn of_tcp(key: &[u8], from: SocketAddr, to: SocketAddr) -> u32 {
     let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
-    hash(key, &[addresses, ports].concat())
+    hash(key, &[octets(from.ip()), octets(to.ip()), ports].concat())
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 #[cfg(test)]
@@ -70,11 +76,28 @@ mod tests {
                 0x5d18_09c5,
                 0x10e8_28a2,
             ),
+            (
+                "[3ffe:2501:200:3::1]:1766",
+                "[3ffe:2501:200:1fff::7]:2794",
+                0x2cc1_8cd5,
+                0x4020_7d3d,
+            ),
+            (
+                "[ff02::1]:4739",
+                "[3ffe:501:8::260:97ff:fe40:efab]:14230",
+                0x0f0c_461c,
+                0xdde5_1bbf,
+            ),
+            (
+                "[fe80::200:f8ff:fe21:67cf]:38024",
+                "[3ffe:1900:4545:3:200:f8ff:fe21:67cf]:44251",
+                0x4b61_e985,
+                0x02d1_feef,
+            ),
         ] {
-            let (to, from): (SocketAddrV4, SocketAddrV4) =
-                (to.parse().unwrap(), from.parse().unwrap());
-            assert_eq!(of_tcp4(&KEY, from, to), by_port, "{from} {to}");
-            let addresses = [from.ip().octets(), to.ip().octets()].concat();
+            let (to, from): (SocketAddr, SocketAddr) = (to.parse().unwrap(), from.parse().unwrap());
+            assert_eq!(of_tcp(&KEY, from, to), by_port, "{from} {to}");
+            let addresses = [octets(from.ip()), octets(to.ip())].concat();
             assert_eq!(hash(&KEY, &addresses), by_address, "{from} {to}");
         }
     }

@@ -114,6 +114,14 @@ impl Testbed {
         }
     }
 
+    /// The multicast groups whose frames the guest's kernel has the NIC take: those of each address as well.
+    ///
+    /// # Errors
+    /// When the guest does not say.
+    pub fn groups(&self, link: &Link) -> anyhow::Result<Vec<Mac>> {
+        Ok(Vec::from_iter(self.set(link, &[])?.multicast))
+    }
+
     fn set(&self, link: &Link, vlans: &[u16]) -> anyhow::Result<Set> {
         let dev = &link.name;
         let text = self.agent.sh(&format!(
