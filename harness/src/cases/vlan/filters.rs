@@ -17,6 +17,10 @@ const AT_ONCE: usize = 256;
 /// What `ethtool -K` calls the taking off and the putting on of tags.
 const OFFLOADS: [&str; 2] = ["rxvlan", "txvlan"];
 
+/// Drivers that tell their NIC of `rxvlan` only when `rx` changes as well (Linux's cp_set_features): until then it takes
+/// no tag off.
+const WITH_RX: [&str; 1] = ["8139cp"];
+
 /// Whether a NIC's driver lets the guest switch [`OFFLOADS`]; virtio has none, and of the others these do.
 pub(super) fn has_offload(cell: &Cell) -> bool {
     ["rtl8139", "e1000", "e1000e", "igb", "vmxnet3"].contains(&cell.nic.name.as_str())
@@ -71,8 +75,11 @@ pub(super) fn without_offload(
     }
     let dev = &link.name;
     let switch = |state: &str| -> anyhow::Result<()> {
-        let words = OFFLOADS.map(|name| format!("{name} {state}")).join(" ");
-        let command = format!("ethtool -K {dev} {words}");
+        let driver = link.driver.as_str();
+        let rx = WITH_RX.contains(&driver).then_some("rx");
+        let words = OFFLOADS.into_iter().chain(rx);
+        let words: String = words.map(|name| format!(" {name} {state}")).collect();
+        let command = format!("ethtool -K {dev}{words}");
         bed.agent.run(&command)?;
         let shown = bed.agent.sh(&format!(
             "ethtool -k {dev} | grep -E '^[rt]x-vlan-offload:'"
