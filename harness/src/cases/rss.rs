@@ -13,12 +13,14 @@ use crate::net::probe::{self, Sender};
 use crate::net::toeplitz;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::VmSpec;
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 /// Flows for each queue.
 const FLOWS: usize = 8;
+/// Frames of others meanwhile, at most.
+const OTHERS: u64 = 2;
 /// The first port that a flow comes from.
 const FIRST_PORT: u16 = 20_000;
 /// Nobody listens there (RFC 863), and the guest's kernel answers each segment with a reset.
@@ -127,7 +129,13 @@ fn ends(bed: &mut Testbed, link: &Link) -> anyhow::Result<Vec<(IpAddr, IpAddr)>>
     bed.know_each_other(link)?;
     let mut ends = vec![(HOST.into(), bed.address().into())];
     if bed.bridge.enable_ipv6()? {
-        bed.apply(Op::Address6, link, &format!("{IPV6_GUEST}/64"))?;
+        // It still has the address where the case is run again.
+        let shown = bed
+            .agent
+            .sh(&format!("ip -6 addr show dev {}", link.name))?;
+        if !shown.contains(&format!(" {IPV6_GUEST}/")) {
+            bed.apply(Op::Address6, link, &format!("{IPV6_GUEST}/64"))?;
+        }
         bed.agent.sh(&format!(
             "ip neigh replace {IPV6_HOST} lladdr {HOST_MAC} nud permanent dev {}",
             link.name
@@ -216,20 +224,20 @@ fn expect_flows(
             let ports = (FIRST_PORT..)
                 .filter(|port| spread.queue(SocketAddr::new(host, *port), to) == queue);
             let ports: Vec<u16> = ports.take(FLOWS).collect();
-            let before = counts(bed, link)?;
+            let (before, least) = counts(bed, link)?;
             send(bed, guest, &ports)?;
-            let after = counts(bed, link)?;
+            let (after, _) = counts(bed, link)?;
             let moved = |queue| {
                 let of =
                     |counts: &BTreeMap<u32, u64>| counts.get(&queue).copied().unwrap_or_default();
                 of(&after).saturating_sub(of(&before))
             };
             let moved: Vec<u64> = (0..QUEUES).map(moved).collect();
-            let right = (0..)
-                .zip(&moved)
-                .all(|(n, moved)| (n == queue) == (*moved > 0));
+            // The host's IPv6 has a frame of its own to send now and then, to whatever queue.
+            let all: u64 = moved.iter().sum();
+            let right = moved[queue as usize];
             ensure!(
-                right,
+                right >= least && all - right <= OTHERS,
                 "{FLOWS} flows by {version} from the ports {ports:?} should have been on queue {queue}, and the queues' counts moved by {moved:?}"
             );
             seen.push(moved[queue as usize]);
@@ -259,8 +267,9 @@ fn send(bed: &Testbed, guest: IpAddr, ports: &[u16]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What each receive queue has counted: packets where the driver counts them by queue, interrupts else.
-fn counts(bed: &Testbed, link: &Link) -> anyhow::Result<BTreeMap<u32, u64>> {
+/// What each receive queue has counted, and the least that it counts for so many flows: packets where the driver counts
+/// them by queue, interrupts else, of which one may be for all.
+fn counts(bed: &Testbed, link: &Link) -> anyhow::Result<(BTreeMap<u32, u64>, u64)> {
     let text = bed.agent.sh(&format!(
         "basename $(readlink -f {}); ethtool -S {}; cat /proc/interrupts",
         Testbed::device_directory(link),
@@ -268,17 +277,18 @@ fn counts(bed: &Testbed, link: &Link) -> anyhow::Result<BTreeMap<u32, u64>> {
     ))?;
     let packets = packets(&text);
     if !packets.is_empty() {
-        return Ok(packets);
+        return Ok((packets, FLOWS as u64));
     }
     let device = text.lines().next().unwrap_or_default();
     let vectors = vectors(&text, device);
     let by_queue = (0..QUEUES)
         .filter_map(|queue| Some((queue, vectors.get(&format!("input.{queue}"))?.count)));
     let by_queue: BTreeMap<u32, u64> = by_queue.collect();
-    if by_queue.is_empty() {
-        bail!("the guest counts nothing by queue: {text}");
-    }
-    Ok(by_queue)
+    ensure!(
+        !by_queue.is_empty(),
+        "the guest counts nothing by queue: {text}"
+    );
+    Ok((by_queue, 1))
 }
 
 /// Lines `rx_queue_0_packets: 12` of `ethtool -S`, or `rx0_packets`.

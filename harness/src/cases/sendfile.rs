@@ -64,8 +64,8 @@ fn sendfile(bed: &mut Testbed) -> anyhow::Result<()> {
     let listens = format!("grep -q ':{PORT:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6");
     bed.agent
         .until(&listens, LISTENS, "cat /proc/net/tcp /proc/net/tcp6")?;
-    bed.moment(Moment::Traffic)?;
     let fence = bed.fence()?;
+    bed.moment(Moment::Traffic)?;
     let address = SocketAddr::new(bed.address().into(), PORT);
     let crossed = fetch(address, SENT, limit(blocks, Duration::ZERO));
     bed.agent.sh(&format!("kill {}", server.trim()))?;

@@ -89,7 +89,7 @@ impl Bridge {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             other => other.or_cannot_run(|| format!("write {file}"))?,
         }
-        ip::run(&format!("addr add {IPV6_HOST}/64 dev {NAME} nodad"))
+        ip::run(&format!("addr replace {IPV6_HOST}/64 dev {NAME} nodad"))
             .or_cannot_run(|| format!("give {NAME} an IPv6 address"))?;
         Ok(true)
     }
