@@ -367,8 +367,8 @@ impl Asked {
             Ok(())
         };
         lost("its own MAC", &[bed.nic().mac])?;
-        lost("a group that its kernel joined", &self.kernels)?;
         lost("the group that it joined", &self.groups)?;
+        lost("a group that its kernel joined", &self.kernels)?;
         lost("the further address", &self.unicast)?;
         if self.all_groups {
             lost("a group, although it takes all", &others)?;

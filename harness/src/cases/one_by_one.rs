@@ -16,13 +16,13 @@ use std::time::Duration;
 /// How many at least.
 const PINGS: u16 = 150;
 /// How often the longer of the NIC's rings comes round, in pings of which each is one frame in and one out.
-const ROUNDS: u16 = 4;
+const ROUNDS: u16 = 8;
 /// Longer rings come round less often. A ping takes under a millisecond.
-const MOST: u16 = 4200;
+const MOST: u16 = 8400;
 /// ICMP's identifier of them, and of those that follow where one was late.
 const IDS: [u16; 3] = [0x0b10, 0x0b11, 0x0b12];
 /// Idle for so long at the same place of the ring in each round, a NIC has kept what it got there until something else
-/// came by, if it is much longer than ever else.
+/// came by, if it is much longer than nearly all else.
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long a ping may be on its way while QEMU neither runs nor waits for a processor. A guest answers within
 /// milliseconds of its own; timers by which drivers find out what they were not told have a second or two.
@@ -40,7 +40,7 @@ pub(super) const HELD_BACK: Fault = Fault {
 /// No answer waits for the next ping.
 pub static ONE_BY_ONE: Case = Case {
     name: "one_by_one",
-    passes: "each of four times as many pings as a ring of the NIC's has descriptors, and 150 at least, sent once the one before was answered, is answered without waiting while QEMU has nothing to do, and none waits each time that the ring comes round",
+    passes: "each of eight times as many pings as a ring of the NIC's has descriptors, and 150 at least, sent once the one before was answered, is answered without waiting while QEMU has nothing to do, and none waits each time that the ring comes round",
     // Whether vhost's workers have something to do is not known of each VM alone.
     applies: |cell| cell.backend == Backend::Tap,
     rearm: Some(faults::nothing),
@@ -98,7 +98,7 @@ fn one_by_one(bed: &mut Testbed) -> anyhow::Result<()> {
             bail!(
                 "each time that a ring of {ring} descriptors came round, a ping at its place {place} was on its way for {:.1} ms and more while QEMU had nothing to do, and half of all pings for {:.1} ms",
                 millis(least),
-                millis(median(&answered.idle))
+                millis(part(&answered.idle, 50))
             );
         }
         bed.notes.push(answered.took);
@@ -128,13 +128,17 @@ fn waits_each_round(idle: &[Duration], ring: usize) -> Option<(usize, Duration)>
     };
     let least = |place| (0..rounds).map(|round| about(round * ring + place)).min();
     let (least, place) = (0..ring).filter_map(|at| Some((least(at)?, at))).max()?;
-    (least > PAUSE.max(median(idle) * 10)).then_some((place, least))
+    // What waits at one place is one in a ring's length; where a busy host has more than that wait, chance has some do
+    // so in each round.
+    (least > PAUSE.max(part(idle, 97) * 3)).then_some((place, least))
 }
 
-fn median(durations: &[Duration]) -> Duration {
+/// The duration that so many percent of them do not exceed.
+fn part(durations: &[Duration], percent: usize) -> Duration {
     let mut sorted = durations.to_vec();
     sorted.sort_unstable();
-    sorted.get(sorted.len() / 2).copied().unwrap_or_default()
+    let at = sorted.len() * percent / 100;
+    sorted.get(at).copied().unwrap_or_default()
 }
 
 fn millis(duration: Duration) -> f64 {
@@ -201,7 +205,7 @@ pub(super) fn one_at_a_time(bed: &Testbed, id: u16, pings: u16) -> anyhow::Resul
     }
     let took = format!(
         "half of {pings} pings took up to {:.1} ms, the longest {:.1} ms",
-        millis(median(&all)),
+        millis(part(&all, 50)),
         millis(all.iter().max().copied().unwrap_or_default())
     );
     Ok(Answered { took, late, idle })
@@ -214,21 +218,27 @@ mod tests {
     #[test]
     fn what_waits_at_one_place_of_a_ring_is_told_from_what_waits_now_and_then() {
         let short = Duration::from_micros(100);
-        let mut idle = vec![short; 4 * 64];
+        let mut idle = vec![short; 8 * 64];
         // By chance, at other places in each round.
-        for at in [3, 70, 140, 220] {
+        for at in [3, 70, 140, 220, 300, 370, 400, 500] {
             idle[at] = Duration::from_millis(30);
         }
         assert_eq!(waits_each_round(&idle, 64), None);
-        // At one place, which another frame moves on.
-        for (round, more) in [0, 0, 1, 1].into_iter().enumerate() {
+        // At one place, which other frames move on.
+        let mut idle = vec![short; 8 * 64];
+        for (round, more) in [0, 0, 0, 1, 1, 1, 1, 2].into_iter().enumerate() {
             idle[round * 64 + 40 + more] = Duration::from_millis(8);
         }
         let found =
             waits_each_round(&idle, 64).map(|(place, least)| (place.abs_diff(40) <= 2, least));
         assert_eq!(found, Some((true, Duration::from_millis(8))));
+        // One in ten by chance, and so in each round near one place.
+        let at_times =
+            |at: usize| Duration::from_micros(if at.is_multiple_of(10) { 9000 } else { 100 });
+        let busy: Vec<Duration> = (0..512).map(at_times).collect();
+        assert_eq!(waits_each_round(&busy, 64), None);
         // Where each waits, none waits for its place.
-        assert_eq!(waits_each_round(&[Duration::from_millis(8); 256], 64), None);
+        assert_eq!(waits_each_round(&[Duration::from_millis(8); 512], 64), None);
         assert_eq!(waits_each_round(&idle, 0), None);
         assert_eq!(waits_each_round(&idle, 128), None);
     }

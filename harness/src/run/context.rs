@@ -184,15 +184,22 @@ impl Context {
         })
     }
 
-    /// "QEMU 7.2.22 under TCG", the line above the progress; why TCG is in the reports.
+    /// "QEMU 7.2.22 under TCG", the line above the progress, with names where that is so of several; why TCG is in the
+    /// reports.
     pub fn headline(&self, selected: &[PlannedTrial]) -> String {
         let used: BTreeSet<&str> = selected.iter().map(|trial| &*trial.cell.qemu).collect();
         let each = self.stocks.iter();
         let each = each.filter(|(name, _)| used.contains(name.as_str()));
-        let each = each.map(|(_, Ready { proven, stock })| {
-            format!("QEMU {} under {}", stock.facts.version, proven.accel.name())
+        let mut alike: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for (name, Ready { proven, stock }) in each {
+            let words = format!("QEMU {} under {}", stock.facts.version, proven.accel.name());
+            alike.entry(words).or_default().push(name);
+        }
+        let words = alike.into_iter().map(|(words, names)| match names[..] {
+            [_] => words,
+            _ => format!("{words} ({})", names.join(", ")),
         });
-        each.collect::<Vec<_>>().join(", ")
+        words.collect::<Vec<_>>().join(", ")
     }
 
     /// The guests of `selected` for which the built image stands in, each with the kernel that it
