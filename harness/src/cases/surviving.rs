@@ -148,7 +148,7 @@ impl State {
             // Without LRO it takes no longer frames, as receive_segments shows.
             _ if bed.cell.nic.driver == "vmxnet3" => SMALL_MTU,
             largest if largest >= LARGE_MTU => LARGE_MTU,
-            _ => SMALL_MTU,
+            largest => SMALL_MTU.min(largest),
         };
         bed.bridge.set_mtu(mtu.max(bridge::MTU))?;
         let features = link::fields(&bed.agent.sh(&format!("ethtool -k {dev}"))?);
