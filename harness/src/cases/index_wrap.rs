@@ -6,10 +6,10 @@ use super::one_by_one::{Answered, HELD_BACK, one_at_a_time};
 use super::{Case, Moment};
 use crate::base::error::CannotRun;
 use crate::guest::dialect::Op;
-use crate::guest::link::{self, Link};
+use crate::guest::link::Link;
 use crate::matrix::Backend;
 use crate::testbed::Testbed;
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 /// The first number that 16 bits do not hold.
 const WRAP: u64 = 1 << 16;
@@ -37,8 +37,7 @@ pub static INDEX_WRAP: Case = Case {
 };
 
 fn index_wrap(bed: &mut Testbed) -> anyhow::Result<()> {
-    bed.up()?;
-    let link = link::await_link(&bed.agent, bed.nic().mac)?;
+    let link = bed.up()?;
     let mut walk = Walk {
         bed,
         link,
@@ -109,8 +108,6 @@ impl Walk<'_> {
 
     /// Frames that the guest's driver has taken, `rx`, or sent, `tx`, since it was loaded.
     fn frames(&self, way: &str) -> anyhow::Result<u64> {
-        let file = format!("/sys/class/net/{}/statistics/{way}_packets", self.link.name);
-        let count = self.bed.agent.sh(&format!("cat {file}"))?;
-        (count.trim().parse()).with_context(|| format!("the guest's {file} is {count:?}"))
+        self.bed.frames_counted(&self.link, way)
     }
 }

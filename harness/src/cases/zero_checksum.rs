@@ -7,7 +7,7 @@ use super::{Case, Fault, Moment, Red};
 use crate::base::deadline;
 use crate::base::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
-use crate::net::addr::{HOST, IPV6_GUEST, IPV6_HOST};
+use crate::net::addr::{HOST, IPV6_GUEST, IPV6_HOST, octets};
 use crate::net::forged;
 use crate::net::frame::Direction;
 use crate::net::vnet_header::pseudo_sum;
@@ -142,10 +142,6 @@ fn with_sum_of_ones((guest, port): (IpAddr, u16), host: IpAddr) -> anyhow::Resul
 
 /// The sum of the pseudo header, which the checksum's field has where the tap is to add the rest.
 fn left_to_the_tap((guest, host): (IpAddr, IpAddr), text: usize) -> u16 {
-    let octets = |address: IpAddr| match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    };
     let addresses = [octets(guest), octets(host)].concat();
     pseudo_sum(&addresses, 17, (UdpHeader::LEN + text) as u16)
 }

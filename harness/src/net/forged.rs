@@ -47,10 +47,20 @@ fn tcp(from: Mac, payload: usize) -> Result<Vec<u8>> {
 }
 
 fn tcp_between(from: Mac, ends: (Ipv4Addr, Ipv4Addr), payload: usize) -> Result<Vec<u8>> {
+    segment_between(from, ends, (DISCARD, 1), payload)
+}
+
+/// From that port, and with that sequence number.
+fn segment_between(
+    from: Mac,
+    ends: (Ipv4Addr, Ipv4Addr),
+    (port, sequence): (u16, u32),
+    payload: usize,
+) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     PacketBuilder::ethernet2(from.0, HOST_MAC.0)
         .ipv4(ends.0.octets(), ends.1.octets(), 64)
-        .tcp(DISCARD, DISCARD, 1, 1000)
+        .tcp(port, DISCARD, sequence, 1000)
         .write(&mut bytes, &vec![0; payload])?;
     Ok(bytes)
 }
@@ -73,12 +83,8 @@ fn flipped(mut bytes: Vec<u8>, at: usize) -> Forged {
 /// The first and the last of three segments of a connection of that port of the guest's.
 pub fn two_of_three(from: Mac, port: u16) -> Result<[Forged; 2]> {
     let segment = |number: u32| {
-        let mut bytes = Vec::new();
-        PacketBuilder::ethernet2(from.0, HOST_MAC.0)
-            .ipv4(guest(0).octets(), HOST.octets(), 64)
-            .tcp(port, DISCARD, 1 + number * PAYLOAD as u32, 1000)
-            .write(&mut bytes, &[0; PAYLOAD])?;
-        anyhow::Ok(Forged::complete(bytes))
+        let at = (port, 1 + number * PAYLOAD as u32);
+        segment_between(from, (guest(0), HOST), at, PAYLOAD).map(Forged::complete)
     };
     Ok([segment(0)?, segment(2)?])
 }

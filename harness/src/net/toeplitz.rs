@@ -1,6 +1,7 @@
 //! The hash by which NICs spread flows over queues (Microsoft, "RSS hashing types", and virtio 1.2, 5.1.6.4.3). Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use super::addr::octets;
+use std::net::SocketAddr;
 
 /// Toeplitz's hash of `input` with a key of at least four bytes more than that.
 pub fn hash(key: &[u8], input: &[u8]) -> u32 {
@@ -23,13 +24,6 @@ pub fn hash(key: &[u8], input: &[u8]) -> u32 {
 pub fn of_tcp(key: &[u8], from: SocketAddr, to: SocketAddr) -> u32 {
     let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
     hash(key, &[octets(from.ip()), octets(to.ip()), ports].concat())
-}
-
-fn octets(address: IpAddr) -> Vec<u8> {
-    match address {
-        IpAddr::V4(address) => address.octets().to_vec(),
-        IpAddr::V6(address) => address.octets().to_vec(),
-    }
 }
 
 #[cfg(test)]

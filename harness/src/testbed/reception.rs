@@ -16,7 +16,7 @@ const NICS: &str = "for nic in /sys/class/net/*/device; do nic=${nic%/device}; e
 impl Testbed {
     /// Where the guest says how many frames its driver has taken from a NIC.
     pub fn rx_packets(link: &Link) -> String {
-        format!("/sys/class/net/{}/statistics/rx_packets", link.name)
+        packets(link, "rx")
     }
 
     /// Frames that the guest's driver has taken from a NIC.
@@ -24,7 +24,15 @@ impl Testbed {
     /// # Errors
     /// When the guest does not say.
     pub fn frames_taken(&self, link: &Link) -> anyhow::Result<u64> {
-        let file = Testbed::rx_packets(link);
+        self.frames_counted(link, "rx")
+    }
+
+    /// Frames that the guest's driver has taken from a NIC, `rx`, or given to it, `tx`.
+    ///
+    /// # Errors
+    /// When the guest does not say.
+    pub fn frames_counted(&self, link: &Link, way: &str) -> anyhow::Result<u64> {
+        let file = packets(link, way);
         let count = self.agent.sh(&format!("cat {file}"))?;
         (count.trim().parse()).with_context(|| format!("the guest's {file} is {count:?}"))
     }
@@ -48,6 +56,11 @@ impl Testbed {
         );
         Ok(())
     }
+}
+
+/// Where the guest counts frames one way, `rx` or `tx`.
+fn packets(link: &Link, way: &str) -> String {
+    format!("/sys/class/net/{}/statistics/{way}_packets", link.name)
 }
 
 /// Whether a counter moves for damaged frames alone.
