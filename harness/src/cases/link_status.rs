@@ -8,8 +8,10 @@ use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::guest::interrupts;
 use crate::guest::link::Link;
-use crate::net::addr;
+use crate::net::addr::{self, Mac};
+use crate::net::frame::{Direction, Frame};
 use crate::testbed::Testbed;
+use crate::testbed::reception::LOOPBACKS;
 use anyhow::{Context as _, bail, ensure};
 
 /// With the link-status feature (`status=on`, the default).
@@ -65,10 +67,10 @@ pub static LINK_STATUS_OFF: Case = Case {
 pub static LINK_STATUS_RESET: Case = Case {
     name: "link_status_reset",
     plan_item: "2, 20",
-    passes: "a link that is off stays off through a reset of the halted machine: operstate reads down after the boot and nothing crosses the tap until `set_link on`, when it reads up and traffic flows",
+    passes: "a link that is off stays off through a reset of the halted machine: operstate reads down after the boot and nothing crosses the tap until `set_link on`, when it reads up and traffic flows, and what came while it was off is lost",
     load: Load::Waits,
     ops: &[Op::Address],
-    faults: &[STATUS_OFF, LINK_ON, TAP_UNPLUGGED],
+    faults: &[STATUS_OFF, LINK_ON, KEPT, TAP_UNPLUGGED],
     run: link_status_reset,
     ..Case::PLAIN
 };
@@ -98,6 +100,23 @@ const RECEIVES: Fault = Fault {
             .map(drop)
     },
     red: Red::Says("the guest's rx_packets moved"),
+    ..IN_TRAFFIC
+};
+
+/// What the NIC should not hear is kept for it until its link is on.
+const KEPT: Fault = Fault {
+    name: "kept",
+    breaks: "the guest's kernel takes further packets, from a loopback that does not count them",
+    applies: faults::virtio,
+    inject: |bed| {
+        bed.agent
+            .sh(&format!(
+                "echo 0 >/tmp/none && mount --bind /tmp/none {LOOPBACKS} && \
+                 {{ ip link set dev lo up; ping -i 0.01 127.0.0.1 >/dev/null 2>&1 </dev/null & }}"
+            ))
+            .map(drop)
+    },
+    red: Red::Says("sent while its link was off"),
     ..IN_TRAFFIC
 };
 
@@ -169,9 +188,7 @@ fn link_status_reset(bed: &mut Testbed) -> anyhow::Result<()> {
         .context("booted with its link off")?;
     bed.moment(Moment::Traffic)?;
     expect_off(bed)?;
-    bed.set_link(true)?;
-    bed.expect_operstate(&link, "up")?;
-    bed.reach(deadline::FIRST_PING)
+    switch_on(bed, &link)
 }
 
 /// Brings the NIC up, notes its operstate, and switches the link off and on: operstate must stay as it
@@ -219,6 +236,34 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.expect_operstate(link, states[2])
         .context("set_link on on its netdev")?;
     bed.reach(deadline::FIRST_PING)
+}
+
+/// Switches the link on, which the guest must see, and reaches it. It may not have taken more packets since then than
+/// came to its tap: what came while the link was off is lost (QEMU's `qemu_deliver_packet_iov`).
+fn switch_on(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
+    let before = bed.packets_taken()?;
+    let mark = bed.wire()?.mark()?;
+    // QEMU has looked at its taps by the time it has answered twice.
+    for _ in 0..2 {
+        bed.vm.call(&qapi::qmp::query_status {})?;
+    }
+    bed.set_link(true)?;
+    bed.expect_operstate(link, "up")?;
+    bed.reach(deadline::FIRST_PING)?;
+    let taken = bed.packets_taken()? - before;
+    bed.fence()?;
+    // A kernel hands what it sends to its own groups to itself as well (IPv6's search for duplicates).
+    let counts = |frame: &&Frame| {
+        frame.direction == Direction::ToGuest || frame.dst().is_some_and(Mac::is_group)
+    };
+    let frames = bed.wire()?.frames_with_late(mark)?;
+    let sent = frames.iter().filter(counts).count() as u64;
+    ensure!(
+        taken <= sent,
+        "since its link is on, the guest has taken {taken} packets, and {sent} frames came to its tap: {} were sent while its link was off",
+        taken - sent
+    );
+    Ok(())
 }
 
 /// Switches the link off on the NIC's netdev while the guest is halted: its interrupt line must be up then, and was not

@@ -70,6 +70,11 @@ impl Mac {
         // The two lowest bits of the first byte say unicast and local (IEEE 802, 8.2).
         Mac([a ^ 0xfc, !b, !c, !d, !e, !f])
     }
+
+    /// Whether it is a group's, or everybody's.
+    pub fn is_group(self) -> bool {
+        self.0[0] & 1 == 1
+    }
 }
 
 impl Mac {
