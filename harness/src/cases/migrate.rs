@@ -27,7 +27,7 @@ pub(super) const STREAM: usize = 10;
 pub static MIGRATE: Case = Case {
     name: "migrate",
     plan_item: "17",
-    passes: "under a stream of pings the source ends as completed and the destination runs the guest; its MAC is announced there, by virtio's guest itself as well, the stream resumes within bounds, boot id, uptime, MAC and address are the guest's own, QEMU shows the NIC; N times, to and fro",
+    passes: "under a stream of pings the source ends as completed and the destination runs the guest; its MAC is announced there, five times by QEMU, by virtio's guest itself as well, the stream resumes within bounds, boot id, uptime, MAC and address are the guest's own, QEMU shows the NIC; N times, to and fro",
     vm: |spec| spec.migratable = true,
     ops: &[Op::Address],
     seconds: |profile| {
@@ -66,6 +66,13 @@ pub static MIGRATE: Case = Case {
             inject: |_| sabotage::change_rarp(destination::TAP),
             red: Red::Says("QEMU itself did not announce"),
             ..IN_TRAFFIC
+        },
+        Fault {
+            name: "announced_twice",
+            breaks: "QEMU announces the NIC twice in place of five times (announce-rounds=2)",
+            vm: |spec, _| spec.globals.push("migration.announce-rounds=2".into()),
+            red: Red::Says("2 times, not 5"),
+            ..AT_START
         },
         CANCELLED,
     ],
@@ -268,8 +275,10 @@ pub(super) fn once(
         .wait_replies(STREAM, deadline::FIRST_PING.start())
         .context("the stream of pings does not resume")?;
     let report = stream.interrupt()?;
+    let macs = [journey.mac, bed.nic().mac];
+    announced_by_qemu(&bed.on_bridge(mark)?, macs)?;
+    bed.await_rounds(mark, macs)?;
     let frames = bed.on_bridge(mark)?;
-    announced_by_qemu(&frames, [journey.mac, bed.nic().mac])?;
     let gap = longest_gap(&frames);
     let qemus = facts["downtime"].as_u64().unwrap_or_default();
     let mib = facts["ram"]["transferred"].as_u64().unwrap_or_default() >> 20;

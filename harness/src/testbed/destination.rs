@@ -294,6 +294,29 @@ impl Testbed {
         }
     }
 
+    /// Waits until QEMU has announced a NIC to the network as often as it is told to (`announce-rounds`) since `mark`, by
+    /// one of `macs`: a switch may miss the first ones, while its own port to the guest comes up.
+    ///
+    /// # Errors
+    /// After [`deadline::ANNOUNCED`], with how many there were.
+    pub fn await_rounds(&self, mark: Mark, macs: [Mac; 2]) -> anyhow::Result<()> {
+        let mut rounds = 0;
+        let counts = |frame: &Frame| {
+            rounds += u32::from(
+                frame.is_rarp() && macs.iter().any(|mac| frame.announcement_of(*mac).is_some()),
+            );
+            rounds == ANNOUNCE_ROUNDS
+        };
+        let last = self.host()?.wait(mark, deadline::ANNOUNCED.start(), counts);
+        last.with_context(|| {
+            format!(
+                "QEMU announced {} {rounds} times, not {ANNOUNCE_ROUNDS}",
+                macs[0]
+            )
+        })?;
+        Ok(())
+    }
+
     /// Waits for the guest's own announcement of an address of its, in a VLAN or in none, since `mark`: virtio asks
     /// its driver for one (VIRTIO_NET_F_GUEST_ANNOUNCE), whatever QEMU has told the network by itself, and Linux
     /// announces what stands on the NIC as well (`vlan_device_event`).
