@@ -33,7 +33,7 @@ pub static EVERY_SIZE: Case = Case {
         Fault {
             name: "one_lost",
             breaks: "what the guest sends in packets of 777 bytes is dropped",
-            inject: |bed| sabotage::drop_of_length(&bed.nic().tap, LOST),
+            inject: |bed| sabotage::drop_length(&bed.nic().tap, LOST.into()),
             red: Red::Says("a frame of 791 bytes"),
             ..IN_TRAFFIC
         },

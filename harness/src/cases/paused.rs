@@ -1,12 +1,14 @@
 //! A machine that is paused under traffic: what comes meanwhile waits, and is answered when it goes on.
 
-use super::faults::IN_TRAFFIC;
+use super::faults::{IN_TRAFFIC, virtio};
 use super::migrate::{Identity, STREAM};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline::{self, Limit};
 use crate::guest::dialect::Op;
 use crate::net::capture::Mark;
 use crate::net::frame::{Frame, Icmp};
+use crate::net::probe::{self, Sender};
+use crate::net::sabotage;
 use crate::testbed::Testbed;
 use anyhow::{Context as _, ensure};
 use qapi::qmp::RunState;
@@ -16,6 +18,11 @@ const INTERVAL: f64 = 0.05;
 /// So many of them reach the tap of the paused machine: more than a NIC or QEMU takes in beforehand, and fewer than the
 /// 1000 frames that the tap's queue has room for.
 const REQUESTS: usize = 20;
+/// So many more reach it at once: more than any ring has room for, and together fewer than those 1000.
+const BURST: u16 = 600;
+/// The identifier of these, and the bytes of their IP packets, fewer than the stream's have.
+const ID: u16 = 0x7061;
+const ECHO: usize = 60;
 /// As many take a second.
 const REACH_TAP: Limit = Limit {
     what: "requests on the tap of a paused machine",
@@ -32,7 +39,7 @@ const LASTS: [Limit; 4] = [
 /// Beyond the plan.
 pub static PAUSED: Case = Case {
     name: "paused",
-    passes: "under a stream of pings the machine is paused by `stop`: it sends nothing, while requests go on reaching its tap; after `cont` each of these is answered, the stream goes on, and the guest is the same",
+    passes: "under a stream of pings the machine is paused by `stop`: it sends nothing, while requests go on reaching its tap; after `cont` each of these is answered, the stream goes on (behind more requests at once than a ring has room for, of which virtio answers each), and the guest is the same",
     load: Load::Waits,
     ops: &[Op::Address],
     seconds: |_| 20.0,
@@ -51,6 +58,14 @@ pub static PAUSED: Case = Case {
             red: Red::Says("sent while the machine was paused"),
             ..IN_TRAFFIC
         },
+        Fault {
+            name: "no_room",
+            breaks: "the replies to what comes at once are dropped on the tap",
+            applies: virtio,
+            inject: |bed| sabotage::drop_length(&bed.nic().tap, ECHO),
+            red: Red::Says("that came at once while the machine was paused, 0 were answered"),
+            ..IN_TRAFFIC
+        },
     ],
     run: paused,
     ..Case::PLAIN
@@ -63,6 +78,7 @@ fn paused(bed: &mut Testbed) -> anyhow::Result<()> {
     let stream = bed.ping().interval(INTERVAL).lasts(lasts).spawn()?;
     stream.wait_replies(STREAM, deadline::FIRST_PING.start())?;
     bed.vm.call(&qapi::qmp::stop {})?;
+    let bridge = bed.bridge_mark()?;
     let (requests, mark) = while_paused(bed)?;
     bed.vm.call(&qapi::qmp::cont {})?;
     let wire = bed.wire()?;
@@ -80,6 +96,18 @@ fn paused(bed: &mut Testbed) -> anyhow::Result<()> {
         .wait_replies(answered + STREAM, deadline::FIRST_PING.start())
         .context("the stream of pings does not go on")?;
     stream.interrupt()?;
+    bed.fence()?;
+    let frames = bed.on_bridge(bridge)?;
+    let is_of_burst = |frame: &&Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { id: ID, .. }));
+    let answered = frames.iter().filter(is_of_burst).count();
+    // Some others drop what their ring has no room for.
+    ensure!(
+        !bed.cell.nic.is_virtio() || answered == usize::from(BURST),
+        "of {BURST} requests that came at once while the machine was paused, {answered} were answered"
+    );
+    bed.notes.push(format!(
+        "{answered} of {BURST} requests that came at once were answered"
+    ));
     was.expect_same(bed)?;
     bed.expect_quiet_kernel()
 }
@@ -103,6 +131,11 @@ fn while_paused(bed: &mut Testbed) -> anyhow::Result<(Vec<(u16, u16)>, Mark)> {
         requests.len() == REQUESTS
     })
     .with_context(|| format!("of {REQUESTS} requests"))?;
+    let sender = Sender::open()?;
+    let guest = (bed.nic().mac, bed.address());
+    for seq in 0..BURST {
+        sender.send(&probe::echo(guest, (ID, seq))?)?;
+    }
     bed.expect_nothing_sent(mark.nothing_under_way(), "the machine is paused")?;
     Ok((requests, mark))
 }

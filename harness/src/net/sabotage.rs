@@ -87,14 +87,8 @@ pub fn change_rarp(tap: &str) -> Result<()> {
         .or_cannot_run(|| format!("change RARP of {tap}"))
 }
 
-/// Drops what the guest sends through `tap` in IP packets of so many bytes.
-pub fn drop_of_length(tap: &str, bytes: u16) -> Result<()> {
-    on_ingress(tap, &format!("ip length {bytes} drop"))
-        .or_cannot_run(|| format!("drop packets of {bytes} bytes of {tap}"))
-}
-
-/// Has such packets of ICMP have these two words 26 bytes behind the IP header. Where they are what was there in the
-/// other order, no checksum shows it.
+/// Has what the guest sends through `tap` by ICMP in IP packets of so many bytes have these two words 26 bytes behind
+/// the IP header. Where they are what was there in the other order, no checksum shows it.
 pub fn set_in_length(tap: &str, bytes: u16, [one, other]: [u16; 2]) -> Result<()> {
     on_ingress(
         tap,
