@@ -12,7 +12,8 @@ use crate::net::addr::{HOST_MAC, IPV6_GUEST, IPV6_HOST};
 use crate::net::bridge;
 use crate::net::forged;
 use crate::net::probe::{
-    Sender, change_end, change_header, datagram, in_two, segment, with_options, without_checksum,
+    Sender, change_end, change_header, datagram, in_two, segment, with_destination_options,
+    with_options, without_checksum,
 };
 use crate::testbed::Testbed;
 use crate::testbed::reception::{KERNELS, counters};
@@ -23,6 +24,9 @@ use std::net::IpAddr;
 /// Ethernet's header, bytes.
 const ETHERNET: usize = 14;
 
+/// An extension header of IPv6, bytes.
+const EXTENSION: usize = 8;
+
 /// Identifications of a sound and a damaged datagram in fragments.
 const SOUND: u16 = 0x7001;
 const DAMAGED: u16 = 0x7002;
@@ -32,18 +36,18 @@ const COUNTERS: [(&str, u64); 7] = [
     ("Ip InHdrErrors", 2),
     ("Udp InErrors", 5),
     ("Udp NoPorts", 6),
-    ("Udp6InErrors", 3),
-    ("Udp6NoPorts", 3),
-    ("Tcp InErrs", 6),
-    ("Tcp OutRsts", 6),
+    ("Udp6InErrors", 4),
+    ("Udp6NoPorts", 4),
+    ("Tcp InErrs", 7),
+    ("Tcp OutRsts", 7),
 ];
 /// `ethtool -S` of e1000e, whose NIC looks at each frame's checksums while rx is on.
-const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 13), ("rx_csum_offload_errors", 15)];
+const BY_NIC: [(&str, u64); 2] = [("rx_csum_offload_good", 15), ("rx_csum_offload_errors", 17)];
 
 /// What the guest makes of checksums.
 pub static RX_CHECKSUM: Case = Case {
     name: "rx_checksum",
-    passes: "UDP datagrams and TCP segments over IPv4 and IPv6, and IPv4 headers, that the host damaged are dropped and counted by the guest, also a datagram in fragments and one behind options, and sound ones of the same sizes, and one without a checksum, are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
+    passes: "UDP datagrams and TCP segments over IPv4 and IPv6, and IPv4 headers, that the host damaged are dropped and counted by the guest, also a datagram in fragments and those behind options, of IPv6 as well, and sound ones of the same sizes, and one without a checksum, are answered and not counted as bad, with rx as it was, off and on; e1000e counts each as good or bad while rx is on",
     rearm: Some(faults::nothing),
     damages: true,
     ops: &[Op::Address, Op::Address6],
@@ -71,7 +75,7 @@ pub static RX_CHECKSUM: Case = Case {
             name: "good_is_bad_by_ipv6",
             breaks: "the NIC hands up a datagram over IPv6 otherwise than it came",
             inject: |bed| bed.forge_to_guest(&[forged::changed_from_host6(bed.nic().mac)?]),
-            red: Red::Says("Udp6InErrors moved by 4, not by 3"),
+            red: Red::Says("Udp6InErrors moved by 5, not by 4"),
             ..FORGED
         },
         Fault {
@@ -82,7 +86,7 @@ pub static RX_CHECKSUM: Case = Case {
                 let changed = forged::changed_from_host6(bed.nic().mac)?;
                 bed.forge_to_guest(&[forged::vouched_for(changed)])
             },
-            red: Red::Says("Udp6NoPorts moved by 4, not by 3"),
+            red: Red::Says("Udp6NoPorts moved by 5, not by 4"),
             ..FORGED
         },
         Fault {
@@ -189,6 +193,12 @@ fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
         without_checksum(&datagram(guest, 98)?)?,
     ] {
         sender.send(&frame)?;
+    }
+    bed.expect_replies(1, 48)?;
+    for frame in [datagram(guest6, 100)?, segment(guest6, full - EXTENSION)?] {
+        let behind_options = with_destination_options(&frame)?;
+        sender.send(&behind_options)?;
+        sender.send(&change_end(behind_options))?;
     }
     bed.expect_replies(1, 48)?;
     let after = read(bed, link)?;

@@ -7,8 +7,8 @@ use super::ring::{bind, set_option};
 use crate::base::error::OrCannotRun as _;
 use anyhow::{Context as _, Result};
 use etherparse::{
-    IpDscp, IpFragOffset, IpHeaders, Ipv4Extensions, Ipv4Header, PacketBuilder, PacketBuilderStep,
-    VlanHeader, VlanId,
+    IpDscp, IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Header,
+    Ipv6RawExtHeader, PacketBuilder, PacketBuilderStep, VlanHeader, VlanId,
 };
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socket};
 use std::net::{IpAddr, Ipv4Addr};
@@ -299,6 +299,21 @@ pub fn with_options(frame: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
+/// The IPv6 packet of `frame` behind an extension header of destination options that ask for nothing, eight bytes longer
+/// (RFC 8200, 4.6).
+///
+/// # Errors
+/// When it is no IPv6 packet.
+pub fn with_destination_options(frame: &[u8]) -> Result<Vec<u8>> {
+    let (ethernet, packet) = frame.split_at(ETHERNET);
+    let (mut header, payload) = Ipv6Header::from_slice(packet)?;
+    // PadN, 4.2: six bytes, of which four are padding.
+    let options = Ipv6RawExtHeader::new_raw(header.next_header, &[1, 4, 0, 0, 0, 0])?;
+    header.next_header = IpNumber::IPV6_DESTINATION_OPTIONS;
+    header.set_payload_length(options.header_len() + payload.len())?;
+    Ok([ethernet, &header.to_bytes(), &options.to_bytes(), payload].concat())
+}
+
 /// The UDP datagram of `frame`, over IPv4, without a checksum (RFC 768).
 ///
 /// # Errors
@@ -330,6 +345,7 @@ pub fn with_header(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::addr::IPV6_GUEST;
     use crate::net::frame::{Direction, Frame, Icmp};
     use std::time::Duration;
 
@@ -365,6 +381,14 @@ mod tests {
         let without = without_checksum(&whole).unwrap();
         assert_eq!((without.len(), &without[40..42]), (142, &[0, 0][..]));
         assert_eq!(without[..40], whole[..40]);
+
+        let whole = datagram((to.0, IPV6_GUEST), 142).unwrap();
+        let longer = with_destination_options(&whole).unwrap();
+        let (header, payload) = Ipv6Header::from_slice(&longer[14..]).unwrap();
+        assert_eq!((longer.len(), header.payload_length), (150, 96));
+        assert_eq!(header.next_header, IpNumber::IPV6_DESTINATION_OPTIONS);
+        assert_eq!(payload[..8], [17, 0, 1, 4, 0, 0, 0, 0]);
+        assert_eq!(payload[8..], whole[54..]);
     }
 
     #[test]
