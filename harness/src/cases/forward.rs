@@ -3,17 +3,20 @@
 
 use super::damage::FORGED;
 use super::faults::{AT_START, IN_TRAFFIC, in_guest, virtio};
+use super::features;
 use super::{Case, Fault, Moment, Red};
 use crate::base::deadline::Limit;
+use crate::base::error::find;
 use crate::guest::dialect::Op;
 use crate::guest::link::{self, Link};
-use crate::net::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST};
+use crate::net::addr::{HOST, HOST_MAC, IPV6_GUEST, IPV6_HOST, Mac};
 use crate::net::forged::Forged;
 use crate::net::frame::{Direction, Frame};
 use crate::net::probe::Sender;
 use crate::net::routed::{FAR, FAR6, Left, Packet, Part};
 use crate::testbed::Testbed;
 use anyhow::{Context as _, bail, ensure};
+use nix::errno::Errno;
 
 /// A router sends on at once; under TCG within some 0.1 s.
 const SENT_ON: Limit = Limit {
@@ -23,6 +26,10 @@ const SENT_ON: Limit = Limit {
 /// Segments that no MTU here makes, of each IP another, bytes; with a payload that is no multiple of either.
 const SEGMENTS: [u16; 2] = [700, 640];
 const PAYLOAD: usize = 3000;
+/// VIRTIO_NET_F_GUEST_USO4 and 6 (virtio 1.3, 5.1.3): a tap takes both or neither.
+const GUEST_USO: [usize; 2] = [54, 55];
+/// What no NIC here has.
+const NOBODY: Mac = Mac([2, 0, 0, 0, 0x66, 0]);
 /// Full segments at once: fewer than the NIC with the smallest receive ring has room for.
 const FULL: usize = 8;
 
@@ -35,7 +42,7 @@ const SPOILED: Fault = Fault {
 /// Beyond the plan.
 pub static FORWARD: Case = Case {
     name: "forward",
-    passes: "what the host sends through the guest as a router comes back once, with each byte as it was: UDP datagrams and TCP segments over IPv4 and IPv6, complete, with a checksum left to be completed, also behind options of IPv4, and left to be cut, which is then cut into segments of that size; the latter reaches virtio's guest whole",
+    passes: "what the host sends through the guest as a router comes back once, with each byte as it was: UDP datagrams and TCP segments over IPv4 and IPv6, complete, with a checksum left to be completed, also behind options of IPv4, and left to be cut, which is then cut into segments of that size; the latter reaches virtio's guest whole, a datagram where guest and NIC agree on its cutting (USO)",
     ops: &[Op::Address, Op::Address6],
     seconds: |_| 30.0,
     faults: &[
@@ -86,8 +93,11 @@ fn forward(bed: &mut Testbed) -> anyhow::Result<()> {
     become_router(bed, &link)?;
     let fence = bed.fence()?;
     bed.moment(Moment::Traffic)?;
-    let packets = packets(bed);
+    let mut packets = packets(bed);
     let sender = Sender::open_with_headers()?;
+    if !cuts_datagrams(bed, &sender, &packets)? {
+        packets.retain(|packet| !is_cut_datagram(packet));
+    }
     for packet in &packets {
         let mut back = 0;
         let mark = bed.wire()?.mark()?;
@@ -102,8 +112,12 @@ fn forward(bed: &mut Testbed) -> anyhow::Result<()> {
     // Behind what would come twice.
     bed.expect_replies(1, 48)?;
     let frames = bed.wire()?.frames(fence)?;
+    let agreed = match virtio(&bed.cell) {
+        true => features::in_sysfs(bed, &link)?,
+        false => String::new(),
+    };
     for packet in &packets {
-        reached_whole(bed, packet, &frames).with_context(|| packet.to_string())?;
+        reached_whole(bed, packet, &agreed, &frames).with_context(|| packet.to_string())?;
         came_back_once(packet, &frames).with_context(|| packet.to_string())?;
     }
     bed.expect_quiet_kernel()
@@ -140,6 +154,7 @@ fn packets(bed: &Testbed) -> Vec<Packet> {
             packet(true, &|_| 999, Left::Checksum),
             packet(true, &|_| PAYLOAD, Left::Segments(size)),
             packet(true, &|_| FULL * mss, Left::Segments(mss as u16)),
+            packet(false, &|_| PAYLOAD, Left::Segments(size)),
         ]);
     }
     packets.extend([false, true].map(|tcp| Packet {
@@ -154,6 +169,27 @@ fn packets(bed: &Testbed) -> Vec<Packet> {
         packet.number = number as u16;
     }
     packets
+}
+
+fn is_cut_datagram(packet: &Packet) -> bool {
+    !packet.tcp && matches!(packet.left, Left::Segments(_))
+}
+
+/// Whether the host's kernel takes datagrams that are left to be cut, as Linux does from 6.2 on: shown by one for nobody.
+fn cuts_datagrams(bed: &mut Testbed, sender: &Sender, packets: &[Packet]) -> anyhow::Result<bool> {
+    let packet = packets.iter().find(|packet| is_cut_datagram(packet));
+    let packet = Packet {
+        number: packets.len() as u16,
+        ..*packet.context("no datagram is left to be cut")?
+    };
+    match sender.send(&packet.frame(NOBODY)?) {
+        Err(error) if find::<Errno>(&error) == Some(&Errno::EINVAL) => {
+            let note = "this host's kernel leaves no datagrams to be cut: none was sent so";
+            bed.notes.push(note.into());
+            Ok(false)
+        }
+        sent => sent.map(|()| true),
+    }
 }
 
 /// Has the guest send on what is for [`FAR`] and [`FAR6`], to the host by the NIC that it came from.
@@ -182,15 +218,24 @@ fn part(packet: &Packet, frame: &Frame, direction: Direction) -> Option<Part> {
     (frame.direction == direction).then(|| packet.part_in(frame))?
 }
 
-/// What is left to be cut reaches virtio's guest so.
-fn reached_whole(bed: &Testbed, packet: &Packet, frames: &[Frame]) -> anyhow::Result<()> {
+/// What is left to be cut reaches virtio's guest so, datagrams where their cutting is agreed on as well.
+fn reached_whole(
+    bed: &Testbed,
+    packet: &Packet,
+    agreed: &str,
+    frames: &[Frame],
+) -> anyhow::Result<()> {
     let Left::Segments(size) = packet.left else {
         return Ok(());
+    };
+    let as_it_was = match packet.tcp {
+        true => virtio(&bed.cell),
+        false => GUEST_USO.iter().all(|bit| features::is_set(agreed, *bit)),
     };
     let parts = (frames.iter()).filter_map(|frame| part(packet, frame, Direction::ToGuest));
     let parts: Vec<_> = parts.map(|part| (part.length, part.segment)).collect();
     ensure!(
-        !virtio(&bed.cell) || parts == [(packet.payload, Some(size))],
+        !as_it_was || parts == [(packet.payload, Some(size))],
         "it reached the guest in parts, or to be cut otherwise: of payload and segment size each has {parts:?}"
     );
     Ok(())

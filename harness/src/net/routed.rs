@@ -4,7 +4,7 @@
 use super::addr::{HOST, HOST_MAC, IPV6_HOST, Mac};
 use super::frame::Frame;
 use super::probe::{OPTIONS, with_options};
-use super::vnet_header::{Partial, Segmentation, TCPV4, TCPV6, VnetHeader, pseudo_sum};
+use super::vnet_header::{self, Partial, Segmentation, TCPV4, TCPV6, VnetHeader, pseudo_sum};
 use anyhow::Result;
 use etherparse::{LaxSlicedPacket, PacketBuilder, TransportSlice};
 use std::fmt;
@@ -27,6 +27,9 @@ const TCP: (usize, usize) = (20, 16);
 const PORT: u16 = 4096;
 /// The sequence number of a segment's first byte.
 const FIRST: u32 = 1;
+
+/// So many bytes of a payload are at no other place in it.
+const TELLING: usize = 16;
 
 /// What the packet's sender leaves to who takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +55,7 @@ pub struct Packet {
     pub tcp: bool,
     /// Bytes of payload.
     pub payload: usize,
-    /// What is left of it to do; segments are TCP's.
+    /// What is left of it to do.
     pub left: Left,
 }
 
@@ -160,10 +163,26 @@ impl Packet {
             frame[start + sum..start + sum + 2].copy_from_slice(&partial.to_be_bytes());
         }
         if let Left::Segments(size) = self.left {
-            let kind = if self.ipv6 { TCPV6 } else { TCPV4 };
+            let kind = match (self.tcp, self.ipv6) {
+                (false, _) => vnet_header::UDP,
+                (true, false) => TCPV4,
+                (true, true) => TCPV6,
+            };
             header.segmentation = Some(Segmentation { kind, size });
         }
         Ok([&header.bytes((start + length) as u16)[..], &frame].concat())
+    }
+
+    /// Where a datagram's payload begins in that of the one from which it was cut: nothing but its bytes says so.
+    fn place_of(&self, payload: &[u8]) -> usize {
+        let Left::Segments(size) = self.left else {
+            return 0;
+        };
+        let begin = &payload[..payload.len().min(TELLING)];
+        (0..self.payload)
+            .step_by(size.into())
+            .find(|at| self.bytes(*at, begin.len()) == begin)
+            .unwrap_or_default()
     }
 
     /// What `frame` has of it, if it is of this packet.
@@ -177,7 +196,7 @@ impl Packet {
             }
             TransportSlice::Udp(udp) => {
                 let ports = (udp.source_port(), udp.destination_port());
-                (ports, 0, UDP.0, udp.payload())
+                (ports, self.place_of(udp.payload()), UDP.0, udp.payload())
             }
             _ => return None,
         };
@@ -255,6 +274,31 @@ mod tests {
             let part = packet.part_in(&read(&whole[SIZE..], Some(700))).unwrap();
             assert_eq!((part.at, part.length, part.segment), (0, 3000, Some(700)));
         }
+    }
+
+    #[test]
+    fn a_datagram_that_was_cut_is_placed_by_its_bytes() {
+        let packet = Packet {
+            number: 5,
+            ipv6: true,
+            options: false,
+            tcp: false,
+            payload: 3000,
+            left: Left::Segments(640),
+        };
+        for at in (0..3000).step_by(640) {
+            let length = 640.min(3000 - at);
+            let piece = packet.piece(MACS, at, &packet.bytes(at, length)).unwrap();
+            let part = packet.part_in(&read(&piece, None)).unwrap();
+            assert_eq!((part.at, part.length, part.changed), (at, length, None));
+        }
+        let whole = packet.frame(MACS.0).unwrap();
+        let header = VnetHeader::parse(whole[..SIZE].try_into().unwrap());
+        let segmentation = header.segmentation.unwrap();
+        assert_eq!(
+            (segmentation.kind, segmentation.size),
+            (vnet_header::UDP, 640)
+        );
     }
 
     #[test]
