@@ -18,10 +18,10 @@ pub(super) const QUEUES: u32 = 4;
 const FLOWS: u32 = 64;
 /// Datagrams of each flow.
 const PER_FLOW: u32 = 4;
-/// Flows that fill queues: enough that the tap's hash leaves none out but once in a thousand times.
-const BURSTS: u32 = 30;
-/// Datagrams of each of those, at once: three times what a receive queue has buffers for.
-const PER_BURST: u32 = 800;
+/// Flows that fill queues: enough that the tap's hash leaves none out but once in a hundred times.
+const BURSTS: u32 = 20;
+/// Datagrams of each of those, at once: half as many again as a receive queue has buffers for.
+const PER_BURST: u32 = 400;
 
 /// Plan item 22.
 pub static MULTIQUEUE: Case = Case {
