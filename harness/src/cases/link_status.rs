@@ -250,7 +250,7 @@ fn switch_on(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     bed.set_link(true)?;
     bed.expect_operstate(link, "up")?;
     bed.reach(deadline::FIRST_PING)?;
-    let taken = bed.packets_taken()? - before;
+    let taken = bed.packets_taken()?.saturating_sub(before);
     bed.fence()?;
     // A kernel hands what it sends to its own groups to itself as well (IPv6's search for duplicates).
     let counts = |frame: &&Frame| {
