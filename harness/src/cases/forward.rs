@@ -184,7 +184,8 @@ fn cuts_datagrams(bed: &mut Testbed, sender: &Sender, packets: &[Packet]) -> any
     };
     match sender.send(&packet.frame(NOBODY)?) {
         Err(error) if find::<Errno>(&error) == Some(&Errno::EINVAL) => {
-            let note = "this host's kernel leaves no datagrams to be cut: none was sent so";
+            let note =
+                "the host's kernel takes no datagram that is left to be cut: none was sent so";
             bed.notes.push(note.into());
             Ok(false)
         }
