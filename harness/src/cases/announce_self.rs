@@ -3,7 +3,6 @@
 
 use super::faults::{self, IN_TRAFFIC, TAP_UNPLUGGED};
 use super::{Case, Fault, Moment, Red};
-use crate::base::deadline;
 use crate::guest::dialect::Op;
 use crate::net::capture::Mark;
 use crate::net::frame::Frame;
@@ -86,16 +85,12 @@ fn announce(bed: &Testbed, id: &str, nic: &str, rounds: u64) -> anyhow::Result<(
 /// takes longer than a further one.
 fn expect_rounds(bed: &Testbed, mark: Mark, rounds: u64) -> anyhow::Result<()> {
     let mac = bed.nic().mac;
-    let is_rarp = |frame: &Frame| frame.announcement_of(mac) == Some("RARP");
-    let mut seen = 0;
-    bed.await_on_bridge(mark, deadline::ANNOUNCED.start(), |frame| {
-        seen += u64::from(is_rarp(frame));
-        seen == rounds
-    })?;
+    bed.await_rounds(mark, [mac; 2], rounds)?;
     let ping = bed.ping().count(REQUESTS).interval(INTERVAL);
     bed.expect_answered(&ping, REQUESTS)?;
     let frames = bed.on_bridge(mark)?;
-    let sent = frames.iter().filter(|frame| is_rarp(frame)).count();
+    let is_rarp = |frame: &&Frame| frame.announcement_of(mac) == Some("RARP");
+    let sent = frames.iter().filter(is_rarp).count();
     ensure!(
         sent as u64 == rounds,
         "QEMU sent RARP requests with {mac}: {sent} in place of {rounds}"

@@ -276,9 +276,9 @@ pub(super) fn once(
         .context("the stream of pings does not resume")?;
     let report = stream.interrupt()?;
     let macs = [journey.mac, bed.nic().mac];
-    announced_by_qemu(&bed.on_bridge(mark)?, macs)?;
-    bed.await_rounds(mark, macs)?;
     let frames = bed.on_bridge(mark)?;
+    announced_by_qemu(&frames, macs)?;
+    bed.await_rounds(mark, macs, destination::ANNOUNCE_ROUNDS)?;
     let gap = longest_gap(&frames);
     let qemus = facts["downtime"].as_u64().unwrap_or_default();
     let mib = facts["ram"]["transferred"].as_u64().unwrap_or_default() >> 20;

@@ -26,7 +26,7 @@ pub const SPICE: [u16; 2] = [5930, 5931];
 const PORT: u16 = 4444;
 
 /// How often QEMU announces a NIC that has moved, within 1.2 s (`announce-rounds`).
-const ANNOUNCE_ROUNDS: u32 = 5;
+pub const ANNOUNCE_ROUNDS: u64 = 5;
 
 /// In the guest: there for as long as its two processes switch.
 const SWITCHING: &str = "/tmp/nicmatrix.switching";
@@ -273,7 +273,7 @@ impl Testbed {
         let limit = deadline::ANNOUNCED.start();
         let mut of_first = 0;
         let announces = |frame: &Frame| {
-            of_first += u32::from(frame.announcement_of(first).is_some());
+            of_first += u64::from(frame.announcement_of(first).is_some());
             frame.announcement_of(mac).is_some() || of_first == ANNOUNCE_ROUNDS
         };
         match self.host()?.wait(mark, limit, announces) {
@@ -294,26 +294,20 @@ impl Testbed {
         }
     }
 
-    /// Waits until QEMU has announced a NIC to the network as often as it is told to (`announce-rounds`) since `mark`, by
-    /// one of `macs`: a switch may miss the first ones, while its own port to the guest comes up.
+    /// Waits until QEMU has announced a NIC to the network `rounds` times since `mark`, by one of `macs`: a switch may miss
+    /// the first ones, while its own port to the guest comes up.
     ///
     /// # Errors
     /// After [`deadline::ANNOUNCED`], with how many there were.
-    pub fn await_rounds(&self, mark: Mark, macs: [Mac; 2]) -> anyhow::Result<()> {
-        let mut rounds = 0;
+    pub fn await_rounds(&self, mark: Mark, macs: [Mac; 2], rounds: u64) -> anyhow::Result<()> {
+        let mut seen = 0;
         let counts = |frame: &Frame| {
-            rounds += u32::from(
-                frame.is_rarp() && macs.iter().any(|mac| frame.announcement_of(*mac).is_some()),
-            );
-            rounds == ANNOUNCE_ROUNDS
+            let by = |mac: &Mac| frame.announcement_of(*mac) == Some("RARP");
+            seen += u64::from(macs.iter().any(by));
+            seen == rounds
         };
-        let last = self.host()?.wait(mark, deadline::ANNOUNCED.start(), counts);
-        last.with_context(|| {
-            format!(
-                "QEMU announced {} {rounds} times, not {ANNOUNCE_ROUNDS}",
-                macs[0]
-            )
-        })?;
+        let last = self.await_on_bridge(mark, deadline::ANNOUNCED.start(), counts);
+        last.with_context(|| format!("QEMU announced {} {seen} times, not {rounds}", macs[0]))?;
         Ok(())
     }
 
