@@ -153,7 +153,7 @@ pub(super) fn at_once<T: Send>(
 pub(super) fn received(bed: &Testbed, lanes: &[Lane]) -> anyhow::Result<Vec<u64>> {
     let files: String = lanes
         .iter()
-        .map(|lane| format!(" /sys/class/net/{}/statistics/rx_packets", lane.link.name))
+        .map(|lane| format!(" {}", Testbed::rx_packets(&lane.link)))
         .collect();
     let text = bed.agent.sh(&format!("cat{files}"))?;
     let counts: Vec<u64> = text.lines().map(str::parse).collect::<Result<_, _>>()?;

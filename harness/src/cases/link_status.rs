@@ -92,12 +92,7 @@ const RECEIVES: Fault = Fault {
     applies: faults::virtio,
     inject: |bed| {
         let counted = Testbed::rx_packets(&bed.link()?);
-        bed.agent
-            .sh(&format!(
-                "mount --bind /sys/class/net/lo/statistics/rx_packets {counted} && \
-                 {{ ip link set dev lo up; ping -i 0.2 127.0.0.1 >/dev/null 2>&1 </dev/null & }}"
-            ))
-            .map(drop)
+        ping_itself(bed, &format!("mount --bind {LOOPBACKS} {counted}"), 0.2)
     },
     red: Red::Says("the guest's rx_packets moved"),
     ..IN_TRAFFIC
@@ -109,16 +104,19 @@ const KEPT: Fault = Fault {
     breaks: "the guest's kernel takes further packets, from a loopback that does not count them",
     applies: faults::virtio,
     inject: |bed| {
-        bed.agent
-            .sh(&format!(
-                "echo 0 >/tmp/none && mount --bind /tmp/none {LOOPBACKS} && \
-                 {{ ip link set dev lo up; ping -i 0.01 127.0.0.1 >/dev/null 2>&1 </dev/null & }}"
-            ))
-            .map(drop)
+        let counts_none = format!("echo 0 >/tmp/none && mount --bind /tmp/none {LOOPBACKS}");
+        ping_itself(bed, &counts_none, 0.01)
     },
     red: Red::Says("sent while its link was off"),
     ..IN_TRAFFIC
 };
+
+/// After that command the guest takes further packets, from its loopback: it pings itself every `interval` seconds.
+fn ping_itself(bed: &Testbed, after: &str, interval: f64) -> anyhow::Result<()> {
+    let pings = format!("ping -i {interval} 127.0.0.1 >/dev/null 2>&1 </dev/null &");
+    let script = format!("{after} && {{ ip link set dev lo up; {pings} }}");
+    bed.agent.sh(&script).map(drop)
+}
 
 /// The NIC has no interrupt any more.
 const MUTE: Fault = Fault {
@@ -242,7 +240,7 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
 /// came to its tap: what came while the link was off is lost (QEMU's `qemu_deliver_packet_iov`).
 fn switch_on(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     let before = bed.packets_taken()?;
-    let mark = bed.wire()?.mark()?;
+    let fence = bed.wire()?.mark()?.nothing_under_way();
     // QEMU has looked at its taps by the time it has answered twice.
     for _ in 0..2 {
         bed.vm.call(&qapi::qmp::query_status {})?;
@@ -253,11 +251,10 @@ fn switch_on(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     let taken = bed.packets_taken()?.saturating_sub(before);
     bed.fence()?;
     // A kernel hands what it sends to its own groups to itself as well (IPv6's search for duplicates).
-    let counts = |frame: &&Frame| {
+    let counts = |frame: &Frame| {
         frame.direction == Direction::ToGuest || frame.dst().is_some_and(Mac::is_group)
     };
-    let frames = bed.wire()?.frames_with_late(mark)?;
-    let sent = frames.iter().filter(counts).count() as u64;
+    let sent = bed.wire()?.count(fence, counts)? as u64;
     ensure!(
         taken <= sent,
         "since its link is on, the guest has taken {taken} packets, and {sent} frames came to its tap: {} were sent while its link was off",

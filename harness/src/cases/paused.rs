@@ -1,5 +1,6 @@
 //! A machine that is paused under traffic: what comes meanwhile waits, and is answered when it goes on.
 
+use super::counters::lay_over;
 use super::faults::{AT_START, IN_TRAFFIC, virtio};
 use super::migrate::{Identity, STREAM};
 use super::{Case, Fault, Load, Moment, Red};
@@ -60,13 +61,7 @@ pub static PAUSED: Case = Case {
             name: "uncounted",
             breaks: "the guest's driver counts no frame that it takes",
             applies: virtio,
-            inject: |bed| {
-                let link = bed.link()?;
-                let (counter, counted) = (Testbed::rx_packets(&link), bed.frames_taken(&link)?);
-                let mount =
-                    format!("echo {counted} >/tmp/counted && mount --bind /tmp/counted {counter}");
-                bed.agent.sh(&mount).map(drop)
-            },
+            inject: |bed| lay_over(bed, "rx_packets", "cat"),
             red: Red::Says("its NIC has handed up 0"),
             ..AT_START
         },

@@ -165,13 +165,16 @@ fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
     );
     let full = bed.cell.nic.default_mtu() as usize + ETHERNET;
     let sender = Sender::open()?;
+    let sound_and_damaged = |frame: Vec<u8>| {
+        sender.send(&frame)?;
+        sender.send(&change_end(frame))
+    };
     // The host does not pad the shortest. What a NIC or its tap puts behind a packet is not summed up.
     let lengths = [(43, 54), (60, 61), (full, full - 1)].map(|lengths| (guest, lengths));
     let lengths6 = [(63, 74), (80, 81), (full, full - 1)].map(|lengths| (guest6, lengths));
     for (to, (udp, tcp)) in lengths.into_iter().chain(lengths6) {
         for frame in [datagram(to, udp)?, segment(to, tcp)?] {
-            sender.send(&frame)?;
-            sender.send(&change_end(frame))?;
+            sound_and_damaged(frame)?;
         }
         // Answered behind all of them, which is as many as each NIC has room for.
         bed.expect_replies(1, 48)?;
@@ -196,9 +199,7 @@ fn round(bed: &mut Testbed, link: &Link, rx: bool) -> anyhow::Result<()> {
     }
     bed.expect_replies(1, 48)?;
     for frame in [datagram(guest6, 100)?, segment(guest6, full - EXTENSION)?] {
-        let behind_options = with_destination_options(&frame)?;
-        sender.send(&behind_options)?;
-        sender.send(&change_end(behind_options))?;
+        sound_and_damaged(with_destination_options(&frame)?)?;
     }
     bed.expect_replies(1, 48)?;
     let after = read(bed, link)?;

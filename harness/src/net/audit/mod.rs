@@ -122,8 +122,10 @@ impl Auditor {
 
         let source = Mac(raw.bytes[6..12].try_into().unwrap_or_default());
         // A group never sends, whatever a guest was asked to call itself.
-        let one = source.0[0] & 1 == 0;
-        note(Kind::Source, one && terms.macs.contains(&source));
+        note(
+            Kind::Source,
+            !source.is_group() && terms.macs.contains(&source),
+        );
         let (start, ethertype) = tags(raw, |id| {
             note(Kind::Vlan, id == 0 || terms.vlans.contains(&id))
         });
