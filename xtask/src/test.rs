@@ -33,8 +33,8 @@ Examples:
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// Run each case with vhost at both settings of its zero copy, show each fault on each NIC, and where two ways of
-    /// running must agree, compare each trial
+    /// Run each case on each guest with each NIC, and with vhost at both settings of its zero copy, show each fault on
+    /// each NIC, and where two ways of running must agree, compare each trial
     #[arg(long)]
     whole: bool,
     /// Keep each processor busy with two loops meanwhile, as on a machine that others use

@@ -255,6 +255,9 @@ const MOST: u32 = 4;
 /// Between two looks at how much the host has let run, once the span is over.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Between two looks at most, at what tells of no change.
+const LOOK_MAX: Duration = Duration::from_secs(2);
+
 impl Limit {
     /// Starts the clock, scaled by this host's speed.
     pub fn start(self) -> Deadline {
@@ -300,6 +303,17 @@ impl Deadline {
         }
         let whole = self.stretched(delay());
         (passed < whole).then(|| (whole - passed).max(LOOK))
+    }
+
+    /// Before another look at what tells of no change: lets half as long pass as has passed, at most [`LOOK_MAX`], so that
+    /// looking takes little of what is looked at. False, and at once, when it is over.
+    pub fn look_again(&self) -> bool {
+        let Some(left) = self.left() else {
+            return false;
+        };
+        let pause = (self.started.elapsed() / 2).clamp(LOOK, LOOK_MAX);
+        std::thread::sleep(pause.min(left));
+        true
     }
 
     /// How long it lasts with that delay since its start.

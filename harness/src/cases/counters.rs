@@ -216,7 +216,7 @@ fn begin(bed: &Testbed, link: &Link) -> anyhow::Result<Start> {
             });
         }
         ensure!(
-            limit.left().is_some(),
+            limit.look_again(),
             limit.missed(format!("the tap showed: {}", wire.summary(mark)?))
         );
     }
@@ -297,7 +297,7 @@ fn expect_counted(
         }
         // Where a frame was lost.
         differences.extend(crossed.unlike_tap(&carried.since(&start.carried)));
-        if limit.left().is_none() {
+        if !limit.look_again() {
             ensure!(
                 late == 0,
                 limit.missed(format!(

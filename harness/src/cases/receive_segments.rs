@@ -440,7 +440,7 @@ fn expect_counted(
         if moved == on_wire {
             return Ok(());
         }
-        if limit.left().is_none() {
+        if !limit.look_again() {
             let error = format!(
                 "{} frames of {} bytes crossed the tap to the guest, and its driver counted {} frames of {} bytes",
                 on_wire.0, on_wire.1, moved.0, moved.1

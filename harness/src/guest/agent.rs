@@ -26,8 +26,9 @@ const POLL_MIN: Duration = Duration::from_millis(2);
 const POLL_MAX: Duration = Duration::from_millis(10);
 /// Between two questions where the guest reports by itself that a command has ended: most ends are
 /// reported, that of a killed command is not. Each question takes 2 ms of the guest's processor under TCG,
-/// and ten times that inside a lab.
+/// and ten times that inside a lab. It grows to [`POLL_SAID_MAX`].
 const POLL_SAID: Duration = Duration::from_millis(200);
+const POLL_SAID_MAX: Duration = Duration::from_secs(2);
 
 /// Exit code of a wait that found nothing; no command under test has it.
 const NEVER: i64 = 99;
@@ -277,7 +278,7 @@ impl Agent {
                     pause = POLL_MIN;
                     std::thread::sleep(self.reaped.expected());
                 }
-                None if reports => {}
+                None if reports => pause = (pause * 2).min(POLL_SAID_MAX),
                 None => pause = (pause * 2).min(POLL_MAX),
                 Some((_, questions)) => {
                     *questions += 1;
@@ -314,7 +315,7 @@ impl Agent {
         }
     }
 
-    /// Runs `condition` in the guest every 10 ms, later every 110 ms, until it succeeds.
+    /// Runs `condition` in the guest every 20 ms, later every 120 ms and 520 ms, until it succeeds.
     ///
     /// # Errors
     /// After `limit`: a sentence with what `look` printed then.
@@ -334,15 +335,17 @@ impl Agent {
         command: &str,
     ) -> anyhow::Result<String> {
         let deadline = limit.start();
-        // What has not come after half a second mostly never does, and each look takes processes of the guest's.
+        // What has not come after half a second mostly never does, and each look takes processes of the guest's, by which
+        // what is waited for comes later.
         let polled = quote(&format!(
-            "looks=0; until {condition}; do looks=$((looks + 1)); sleep 0.$((looks > 30))1; done"
+            "looks=0; until {condition}; do looks=$((looks + 1)); sleep 0.$((looks > 50 ? 5 : looks > 15))2; done"
         ));
         let for_up_to = |span: Duration| {
             let seconds = span.as_secs_f64().ceil();
-            // Mostly the condition holds at once, and then no process is started for the wait.
+            // Mostly the condition holds at once, and then no process is started for the wait. It may have come to hold
+            // after the last look.
             let whole = format!(
-                "{{ {condition}; }} || timeout {seconds} sh -c {polled} || exit {NEVER}\n{command}"
+                "{{ {condition}; }} || timeout {seconds} sh -c {polled} || {{ {condition}; }} || exit {NEVER}\n{command}"
             );
             self.run_for(&whole, span)
         };

@@ -14,12 +14,14 @@ use std::process::Command;
 /// The case that tells the two settings of vhost's zero copy apart.
 const ABOUT_ZERO_COPY: &str = "zcopy";
 
-/// Has `flags` name, of all trials that they select, [those with vhost once](with_vhost_once).
+/// Has `flags` name, of all trials that they select, [those with vhost once](with_vhost_once), and of these those in
+/// which [guests take turns](guests_in_turn).
 pub fn smoke(workspace: &Workspace, harness: &Harness, flags: &mut Flags) -> Result<()> {
     let all = listed(workspace, harness, flags)?;
-    let part = with_vhost_once(&all);
+    let part = guests_in_turn(with_vhost_once(&all));
     outln!(
-        "{} of {} trials: each case with vhost at one setting of its zero copy; nightly at both",
+        "{} of {} trials: each case on each NIC and on each guest, and with vhost at one setting of its zero copy; \
+         nightly on each guest with each NIC, and at both settings",
         part.len(),
         all.len()
     );
@@ -64,6 +66,44 @@ fn with_vhost_once(all: &[TrialName]) -> Vec<&TrialName> {
         is_due || name.case == ABOUT_ZERO_COPY || !all.contains(&twin)
     };
     all.iter().filter(stays).collect()
+}
+
+/// Of `all` a part in which each case is on each of its NICs and backends, and on each of its guests. A case's NICs take
+/// its guests in turn, beginning with one by its name, so that each NIC meets each guest in some case; what comes or goes
+/// of another case moves none.
+fn guests_in_turn(all: Vec<&TrialName>) -> Vec<&TrialName> {
+    let (nics, guests) = (axis(&all, |name| &name.nic), axis(&all, |name| &name.guest));
+    let is_in_turn = |name: &&TrialName| {
+        let (nics, guests) = (&nics[&name.row()], &guests[&name.row()]);
+        let nic = nics.iter().position(|nic| *nic == name.nic);
+        let turn = sum(&name.row()) + nic.unwrap_or_default();
+        guests[turn % guests.len()] == name.guest
+    };
+    let in_turn = all.iter().copied().filter(is_in_turn);
+    let shows = |name: &&TrialName| {
+        let row = name.row();
+        [
+            format!("{row} on {} by {}", name.nic, name.backend),
+            format!("{row} on {}", name.guest),
+        ]
+    };
+    let part = cover(in_turn.chain(all.iter().copied()).collect(), shows);
+    all.into_iter().filter(|name| part.contains(name)).collect()
+}
+
+/// What each row has of `part`, each once, in their order.
+fn axis<'a>(
+    all: &[&'a TrialName],
+    part: impl Fn(&'a TrialName) -> &'a str,
+) -> BTreeMap<String, Vec<&'a str>> {
+    let mut axis: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in all {
+        let of_row = axis.entry(name.row()).or_default();
+        if !of_row.contains(&part(name)) {
+            of_row.push(part(name));
+        }
+    }
+    axis
 }
 
 /// By what a name decides which of several is shown: another name that comes or goes moves none.
@@ -156,6 +196,41 @@ mod tests {
         assert_eq!(left(&all), some);
         // Another case that goes moves none.
         assert_eq!(left(&all[3..])[..], some[2..]);
+    }
+
+    #[test]
+    fn nics_take_guests_in_turn_and_each_case_has_all_of_both() {
+        let product = |case: &str, nics: &[&str], guests: &[&str]| -> Vec<TrialName> {
+            let on = |nic: &&str| {
+                let name = |guest| TrialName::parse(&format!("{case}::{nic}::{guest}::tap"));
+                guests.iter().map(name).collect::<Vec<_>>()
+            };
+            let names = nics.iter().flat_map(on);
+            names.collect::<Option<_>>().unwrap()
+        };
+        let left = |all: &[TrialName]| -> Vec<String> {
+            let left = guests_in_turn(all.iter().collect());
+            left.iter().map(ToString::to_string).collect()
+        };
+        let guests = ["rhel6", "rhel9", "rhel10"];
+        let driver = product("driver", &["rtl8139", "e1000", "e1000e", "virtio"], &guests);
+        let of_driver = [
+            "driver::rtl8139::rhel9::tap",
+            "driver::e1000::rhel10::tap",
+            "driver::e1000e::rhel6::tap",
+            "driver::virtio::rhel9::tap",
+        ];
+        assert_eq!(left(&driver), of_driver);
+        // A case on one NIC keeps all its guests, and with vhost besides.
+        let mut all = product("features", &["virtio"], &guests);
+        all.extend(TrialName::parse("features::virtio::rhel9::vhost"));
+        assert_eq!(left(&all).len(), 4);
+        // Another case moves none.
+        all.extend(driver);
+        assert_eq!(left(&all)[4..], of_driver);
+        // Each case begins with its own guest.
+        let promisc = product("promisc", &["rtl8139", "e1000"], &guests);
+        assert_eq!(left(&promisc)[0], "promisc::rtl8139::rhel6::tap");
     }
 
     #[test]
