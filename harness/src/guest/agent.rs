@@ -268,7 +268,10 @@ impl Agent {
     pub fn finish(&self, running: Running, more: Duration) -> anyhow::Result<Output> {
         let deadline = deadline::GUEST_COMMAND.start_with(more);
         let reports = self.ended.is_used();
-        let mut pause = if reports { POLL_SAID } else { POLL_MIN };
+        let (mut pause, longest) = match reports {
+            true => (POLL_SAID, POLL_SAID_MAX),
+            false => (POLL_MIN, POLL_MAX),
+        };
         // When its end was reported, and how often the agent was asked since.
         let mut reported: Option<(Instant, u32)> = None;
         loop {
@@ -278,8 +281,7 @@ impl Agent {
                     pause = POLL_MIN;
                     std::thread::sleep(self.reaped.expected());
                 }
-                None if reports => pause = (pause * 2).min(POLL_SAID_MAX),
-                None => pause = (pause * 2).min(POLL_MAX),
+                None => pause = (pause * 2).min(longest),
                 Some((_, questions)) => {
                     *questions += 1;
                     std::thread::sleep(pause);

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use report::flags::Flags;
 use report::name::TrialName;
 use report::outln;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::process::Command;
 
 /// The case that tells the two settings of vhost's zero copy apart.
@@ -68,42 +68,28 @@ fn with_vhost_once(all: &[TrialName]) -> Vec<&TrialName> {
     all.iter().filter(stays).collect()
 }
 
-/// Of `all` a part in which each case is on each of its NICs and backends, and on each of its guests. A case's NICs take
-/// its guests in turn, beginning with one by its name, so that each NIC meets each guest in some case; what comes or goes
-/// of another case moves none.
+/// Of `all` a part in which each case is on each of its NICs and backends, and on each of its guests, of each QEMU. A
+/// case's NICs take its guests in turn, beginning with one by its name, so that each NIC meets each guest in some case;
+/// what comes or goes of another case moves none.
 fn guests_in_turn(all: Vec<&TrialName>) -> Vec<&TrialName> {
-    let (nics, guests) = (axis(&all, |name| &name.nic), axis(&all, |name| &name.guest));
+    let nics = of_cases(all.iter().copied(), |name| &name.nic);
+    let guests = of_cases(all.iter().copied(), |name| &name.guest);
     let is_in_turn = |name: &&TrialName| {
-        let (nics, guests) = (&nics[&name.row()], &guests[&name.row()]);
+        let (nics, guests) = (&nics[&*name.case], &guests[&*name.case]);
         let nic = nics.iter().position(|nic| *nic == name.nic);
         let turn = sum(&name.row()) + nic.unwrap_or_default();
         guests[turn % guests.len()] == name.guest
     };
     let in_turn = all.iter().copied().filter(is_in_turn);
     let shows = |name: &&TrialName| {
-        let row = name.row();
+        let (row, qemu) = (name.row(), name.qemu());
         [
-            format!("{row} on {} by {}", name.nic, name.backend),
-            format!("{row} on {}", name.guest),
+            format!("{row} on {} by {} of {qemu}", name.nic, name.backend),
+            format!("{row} on {} of {qemu}", name.guest),
         ]
     };
     let part = cover(in_turn.chain(all.iter().copied()).collect(), shows);
     all.into_iter().filter(|name| part.contains(name)).collect()
-}
-
-/// What each row has of `part`, each once, in their order.
-fn axis<'a>(
-    all: &[&'a TrialName],
-    part: impl Fn(&'a TrialName) -> &'a str,
-) -> BTreeMap<String, Vec<&'a str>> {
-    let mut axis: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for name in all {
-        let of_row = axis.entry(name.row()).or_default();
-        if !of_row.contains(&part(name)) {
-            of_row.push(part(name));
-        }
-    }
-    axis
 }
 
 /// By what a name decides which of several is shown: another name that comes or goes moves none.
@@ -131,8 +117,9 @@ fn listed(workspace: &Workspace, harness: &Harness, flags: &Flags) -> Result<Vec
 /// whose `plain` trials are on fewer NICs than it could be, as it is long, has one fault. Which one, and which NIC shows
 /// a fault, is by its name alone: another fault that comes or goes moves none of another case.
 fn part<'a>(all: &'a [TrialName], plain: &[TrialName]) -> Vec<&'a TrialName> {
-    let (could_be, are) = (nics(all), nics(plain));
-    let is_long = |case: &str| are.get(case).map_or(0, BTreeSet::len) < could_be[case].len();
+    let could_be = of_cases(all, |name| &name.nic);
+    let are = of_cases(plain, |name| &name.nic);
+    let is_long = |case: &str| are.get(case).map_or(0, Vec::len) < could_be[case].len();
     let shown_as = |name: &TrialName| match is_long(&name.case) {
         true => name.case.clone(),
         false => name.row(),
@@ -152,13 +139,19 @@ fn part<'a>(all: &'a [TrialName], plain: &[TrialName]) -> Vec<&'a TrialName> {
     cover(by_name.chain(all).collect(), shows)
 }
 
-/// The NICs that each case has in `names`.
-fn nics(names: &[TrialName]) -> BTreeMap<&str, BTreeSet<&str>> {
-    let mut nics: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+/// What each case has of `part` in `names`, each once, in their order.
+fn of_cases<'a>(
+    names: impl IntoIterator<Item = &'a TrialName>,
+    part: impl Fn(&'a TrialName) -> &'a str,
+) -> BTreeMap<&'a str, Vec<&'a str>> {
+    let mut of_cases: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for name in names {
-        nics.entry(&name.case).or_default().insert(&name.nic);
+        let parts = of_cases.entry(&name.case).or_default();
+        if !parts.contains(&part(name)) {
+            parts.push(part(name));
+        }
     }
-    nics
+    of_cases
 }
 
 #[cfg(test)]
@@ -228,6 +221,13 @@ mod tests {
         // Another case moves none.
         all.extend(driver);
         assert_eq!(left(&all)[4..], of_driver);
+        // Another QEMU has as many.
+        let other = |name: &TrialName| TrialName {
+            qemu: Some("trixie".into()),
+            ..name.clone()
+        };
+        let elsewhere: Vec<TrialName> = all.iter().map(other).collect();
+        assert_eq!(left(&[&all[..], &elsewhere].concat()).len(), 2 * 8);
         // Each case begins with its own guest.
         let promisc = product("promisc", &["rtl8139", "e1000"], &guests);
         assert_eq!(left(&promisc)[0], "promisc::rtl8139::rhel6::tap");
