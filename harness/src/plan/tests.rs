@@ -603,6 +603,11 @@ fn every_case_also_boots_where_the_profile_says_so_and_none_boots_twice() {
     let features = ["features", "features@again", "features@reboot"];
     let features = features.map(|case| (format!("{case}::virtio::rhel9::tap"), StartState::Boot));
     assert_eq!(of("features"), features);
+    // What it measures takes minutes, with the machine to itself.
+    let timed =
+        format!("[profiles.timed]\n{PROFILE}starts = ['checkpoint', 'boot']\nnetperf_seconds = 10");
+    let timed = on(&facts(), &matrix(&timed), "timed", false);
+    assert!(timed.iter().all(|t| !t.name.contains("@boot")));
     // Under its faults a case is on trial, not a start.
     let faulty = on(&facts(), &matrix(""), "both", true);
     assert!(faulty.iter().all(|t| !t.name.contains('@')));

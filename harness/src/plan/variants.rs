@@ -83,14 +83,19 @@ fn lanes<'p, 'm>(cells: Vec<&'p PlannedCell<'m>>) -> Vec<Vec<&'p PlannedCell<'m>
     lanes
 }
 
-/// `case` from each of the profile's starts (a case that always boots gets no second boot) and, where
-/// it changes something, after each of the profile's disruptions.
+/// `case` from each of the profile's starts (a case that always boots gets no second boot, and one that measures has
+/// the first alone: minutes with the machine to itself, whose figures are the same from a boot) and, where it changes
+/// something, after each of the profile's disruptions.
 pub(super) fn plain_variants<'p, 'm>(
     case: &'static Case,
     profile: &Profile,
     cells: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<Variant<'p, 'm>> {
-    let starts = profile.boot_modes.iter().map(|from| match from {
+    let most = match case.load {
+        Load::Alone if profile.measures() => 1,
+        _ => profile.boot_modes.len(),
+    };
+    let starts = profile.boot_modes.iter().take(most).map(|from| match from {
         BootMode::Checkpoint => case.start_state,
         BootMode::Boot => StartState::Boot,
     });
