@@ -146,6 +146,7 @@ fn executables(messages: &str) -> Result<Harness> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     const MESSAGES: &str = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"harness"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"nicmatrix"},"executable":"/t/debug/nicmatrix"}
@@ -164,6 +165,35 @@ mod tests {
     fn a_program_that_was_not_built_is_named() {
         let error = executables(MESSAGES.lines().next().unwrap()).unwrap_err();
         assert!(error.to_string().contains("`matrix`"), "{error}");
+    }
+
+    /// Each package with the features that it has in a build of `packages`, for the target.
+    fn features(packages: &[&str], tests: &str) -> BTreeMap<String, String> {
+        let mut tree = child::cargo(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+        tree.args(["tree", "--prefix", "none", "--format", "{p}\t{f}"]);
+        tree.args(["--edges", &format!("normal,no-proc-macro{tests}")]);
+        tree.args(packages);
+        let (status, text) = child::output(tree, false).unwrap();
+        assert!(status.success(), "{text}");
+        let lines = text.lines().map(|line| line.trim_end_matches(" (*)"));
+        let pairs = lines.filter_map(|line| line.split_once('\t'));
+        pairs.map(|(p, f)| (p.to_owned(), f.to_owned())).collect()
+    }
+
+    #[test]
+    fn what_one_command_has_built_the_next_does_not_build_with_other_features() {
+        let xtask = features(&["--package", "xtask"], "");
+        let harness = features(&["--package", "harness"], ",dev");
+        let all = features(&["--workspace"], ",dev");
+        assert!(xtask.keys().any(|package| package.starts_with("report ")));
+        for later in [&harness, &all] {
+            let differs = xtask.iter().chain(&harness).filter(|(package, features)| {
+                later
+                    .get(*package)
+                    .is_some_and(|theirs| theirs != *features)
+            });
+            assert_eq!(differs.collect::<Vec<_>>(), []);
+        }
     }
 
     #[test]
