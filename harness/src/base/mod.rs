@@ -13,6 +13,7 @@ pub mod kept;
 pub mod killed;
 pub mod ledger;
 pub mod lines;
+pub mod memory;
 pub mod need;
 pub mod output;
 pub mod panics;

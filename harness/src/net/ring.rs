@@ -238,11 +238,14 @@ impl Drop for Ring {
 }
 
 fn map(socket: impl AsFd, room: Room) -> Result<NonNull<u8>> {
-    use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+    use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
     let size = NonZeroUsize::new(room.size()).context("an empty ring")?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     // SAFETY: a new mapping, wherever the kernel likes, of the ring that the socket just made.
     let memory = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, socket, 0) }?;
+    // A child would get a copy of its page tables before it becomes another program.
+    // SAFETY: the whole of the new mapping, which this process goes on to see.
+    unsafe { madvise(memory, size.get(), MmapAdvise::MADV_DONTFORK) }?;
     Ok(memory.cast())
 }
 

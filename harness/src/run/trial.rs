@@ -9,7 +9,7 @@ use crate::base::deadline::{self, Deadline, Limit};
 use crate::base::delay::{self, Meter};
 use crate::base::error::{CannotRun, find};
 use crate::base::share::Share;
-use crate::base::{cpu, panics};
+use crate::base::{cpu, memory, panics};
 use crate::cases::disruption;
 use crate::matrix::schema::Profile;
 use crate::plan::PlannedTrial;
@@ -207,6 +207,7 @@ fn guarded(trial: &PlannedTrial, context: &Arc<Context>, run: &Path, phases: &Ph
     };
     // It has sent its attempt, and only ends.
     let _ = thread.join();
+    memory::give_back();
     match trial.fault {
         // Its verdict is turned round, and where a failure is expected it does not run.
         Some(fault) => {
