@@ -2,7 +2,7 @@
 //! schedule of its own. It goes by names, so that a new case needs no line there.
 
 use super::PlannedTrial;
-use super::tests::{shipped, shipped_under_faults};
+use super::tests::{shipped, shipped_from_boots, shipped_under_faults};
 use crate::cases::Load;
 use regex::Regex;
 use std::path::Path;
@@ -45,28 +45,42 @@ fn shipped_config() -> String {
     std::fs::read_to_string(path).expect("the shipped file")
 }
 
+/// What `full` has, and what it would have if all its guests booted: in a profile with both starts, what measures has
+/// no variant.
+fn from_either_start() -> Vec<PlannedTrial> {
+    [shipped("full"), shipped_from_boots("full")].concat()
+}
+
 #[test]
 fn nextest_lets_run_alone_what_measures_and_nothing_else() {
-    // With those that measure.
-    let full = shipped("full");
+    // With each variant, and those that measure.
+    let full = from_either_start();
     let measuring = full.iter().filter(|trial| trial.load == Load::Alone);
-    assert_ne!(measuring.count(), 0);
+    assert!(
+        measuring
+            .clone()
+            .any(|trial| trial.name.contains("@boot::"))
+    );
     assert_eq!(disagreements(&shipped_config(), &full), [""; 0]);
     let faulty = shipped_under_faults("full");
     assert_eq!(disagreements(&shipped_config(), &faulty), [""; 0]);
 }
 
 #[test]
-fn a_config_that_misses_a_case_or_takes_a_fault_is_noticed() {
+fn a_config_that_misses_a_variant_or_takes_a_fault_is_noticed() {
     let config = |name: &str| {
         format!(
             "[[profile.default.overrides]]\nfilter = \"{HEAD}{name}{TAIL}\"\n\
              threads-required = \"num-test-threads\"\n"
         )
     };
-    let wrong = disagreements(&config("^netperf_host::"), &shipped("full"));
-    let is_wrong = |case: &str| wrong.iter().any(|name| name.starts_with(case));
-    assert!(is_wrong("netperf_guests::") && !is_wrong("netperf_host::"));
+    let wrong = disagreements(&config("^netperf_[a-z]+::"), &from_either_start());
+    assert!(
+        wrong
+            .iter()
+            .any(|name| name.starts_with("netperf_host@boot::"))
+    );
+    assert!(!wrong.iter().any(|name| name.starts_with("netperf_host::")));
     let faulty = shipped_under_faults("full");
     let wrong = disagreements(&config("^netperf_"), &faulty);
     assert!(wrong.iter().all(|name| name.starts_with("netperf_")));

@@ -6,6 +6,7 @@ use crate::guest::dialect::Op;
 use crate::host::tests::capable;
 use crate::matrix::Backend;
 use crate::matrix::load::{load, parse};
+use crate::matrix::schema::BootMode;
 use crate::vm::cmdline::{Boot, Firmware};
 use crate::vm::start_state::StartState;
 use report::flags::HostChoice;
@@ -191,20 +192,32 @@ pub(crate) fn many() -> Vec<PlannedTrial> {
 
 /// What the shipped matrix comes to in `profile`, on a host that can do everything.
 pub(crate) fn shipped(profile: &str) -> Vec<PlannedTrial> {
-    all_shipped(profile, false)
+    all_shipped(profile, false, |_| ())
+}
+
+/// As [`shipped`], all from a boot.
+pub(crate) fn shipped_from_boots(profile: &str) -> Vec<PlannedTrial> {
+    all_shipped(profile, false, |profile| {
+        profile.boot_modes = vec![BootMode::Boot];
+    })
 }
 
 /// As [`shipped`], each case under each of its faults.
 pub(crate) fn shipped_under_faults(profile: &str) -> Vec<PlannedTrial> {
-    all_shipped(profile, true)
+    all_shipped(profile, true, |_| ())
 }
 
-fn all_shipped(profile: &str, faults: bool) -> Vec<PlannedTrial> {
+fn all_shipped(
+    profile: &str,
+    faults: bool,
+    change: impl FnOnce(&mut Profile),
+) -> Vec<PlannedTrial> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../matrix.toml");
     let cases = crate::cases::all();
     let names: Vec<&str> = cases.iter().map(|case| case.name).collect();
     let mut matrix = load(&path, &names).unwrap();
-    let profile = matrix.profile(profile).unwrap().clone();
+    let mut profile = matrix.profile(profile).unwrap().clone();
+    change(&mut profile);
     matrix.use_axes(&profile);
     let facts = capable(|host| {
         host.qemus.default.facts.devices =

@@ -83,6 +83,11 @@ fn lanes<'p, 'm>(cells: Vec<&'p PlannedCell<'m>>) -> Vec<Vec<&'p PlannedCell<'m>
     lanes
 }
 
+/// Whether `case` measures in this profile, for which it has the machine to itself.
+fn measures(case: &Case, profile: &Profile) -> bool {
+    case.load == Load::Alone && profile.measures()
+}
+
 /// `case` from each of the profile's starts (a case that always boots gets no second boot, and one that measures has
 /// the first alone: minutes with the machine to itself, whose figures are the same from a boot) and, where it changes
 /// something, after each of the profile's disruptions.
@@ -91,17 +96,16 @@ pub(super) fn plain_variants<'p, 'm>(
     profile: &Profile,
     cells: Vec<&'p PlannedCell<'m>>,
 ) -> Vec<Variant<'p, 'm>> {
-    let most = match case.load {
-        Load::Alone if profile.measures() => 1,
-        _ => profile.boot_modes.len(),
-    };
-    let starts = profile.boot_modes.iter().take(most).map(|from| match from {
+    let starts = profile.boot_modes.iter().map(|from| match from {
         BootMode::Checkpoint => case.start_state,
         BootMode::Boot => StartState::Boot,
     });
     let mut wanted: Vec<(StartState, Option<Disruption>)> =
         starts.map(|start| (start, None)).collect();
     wanted.dedup();
+    if measures(case, profile) {
+        wanted.truncate(1);
+    }
     if case.rearm.is_some() {
         wanted.extend(
             profile
@@ -277,7 +281,7 @@ impl Variant<'_, '_> {
             other,
             machine_version,
             load: match case.load {
-                Load::Alone if fault.is_some() || !profile.measures() => Load::Busy,
+                Load::Alone if fault.is_some() || !measures(case, profile) => Load::Busy,
                 load => load,
             },
             host: *planned.host.as_ref().unwrap_or(&Host::Direct),
