@@ -161,6 +161,18 @@ pub(super) const CUT_ALIKE: Fault = Fault {
     ..FORGED
 };
 
+/// The NIC cuts segments and leaves the push flag in all.
+pub(super) const CUT_PUSHING: Fault = Fault {
+    name: "cut_pushing",
+    breaks: "the NIC has two full segments of a connection push, one right behind the other",
+    inject: |bed| {
+        let mtu = bed.cell.nic.default_mtu();
+        bed.forge(&forged::cut_pushing(bed.nic().mac, mtu)?)
+    },
+    red: Red::Says("left the guest with its push flag right behind another with it"),
+    ..FORGED
+};
+
 /// The NIC sends the answer to a later request first.
 pub(super) const OVERTAKEN: Fault = Fault {
     name: "overtaken",

@@ -1,9 +1,10 @@
 //! A frame of each length there is, both ways: a device may go wrong at one of them.
 
-use super::faults::IN_TRAFFIC;
+use super::faults::{IN_TRAFFIC, wrap};
 use super::surviving::at_once;
 use super::{Case, Fault, Moment, Red};
-use crate::base::deadline;
+use crate::base::deadline::{self, Limit};
+use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
 use crate::net::bridge;
 use crate::net::capture::{Capture, Room};
@@ -11,8 +12,9 @@ use crate::net::frame::{Frame, Icmp};
 use crate::net::probe::{self, Sender};
 use crate::net::sabotage;
 use crate::testbed::Testbed;
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The echo requests' identifier.
 const ID: u16 = 0x5125;
@@ -23,10 +25,18 @@ const HEADERS: usize = ETHERNET + 20 + 8;
 const LOST: u16 = 777;
 const CHANGED: u16 = 901;
 
+/// In the guest: where its tcpdump says that it listens.
+const LISTENS: &str = "/tmp/every_size";
+/// From its start to its first word: under 0.1 s, more under TCG.
+const TCPDUMP: Limit = Limit {
+    what: "the guest's tcpdump to listen",
+    seconds: 10.0,
+};
+
 /// Beyond the plan.
 pub static EVERY_SIZE: Case = Case {
     name: "every_size",
-    passes: "an echo request of each length, from an empty one to a frame that the NIC's MTU just allows, is answered once, by as many bytes, each of them as it was sent",
+    passes: "an echo request of each length, from an empty one to a frame that the NIC's MTU just allows, is answered once, by as many bytes, each of them as it was sent; the guest's tcpdump shows the shortest filled up with zeros, if with anything",
     ops: &[Op::Address],
     seconds: |_| 30.0,
     faults: &[
@@ -50,6 +60,15 @@ pub static EVERY_SIZE: Case = Case {
             ),
             ..IN_TRAFFIC
         },
+        Fault {
+            name: "filled_up",
+            breaks: "the guest's tcpdump shows other words in the place of zeros",
+            // Others hand up a short frame as it is.
+            applies: |cell| ["e1000", "e1000e", "8139cp"].contains(&cell.nic.driver.as_str()),
+            inject: |bed| wrap(bed, "tcpdump", "\"$REAL\" \"$@\" | sed 's/ 0000/ 5a5a/g'"),
+            red: Red::Says("is filled up with"),
+            ..IN_TRAFFIC
+        },
     ],
     run: every_size,
     ..Case::PLAIN
@@ -58,8 +77,56 @@ pub static EVERY_SIZE: Case = Case {
 fn every_size(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.up()?;
     bed.moment(Moment::Traffic)?;
+    let tcpdump = watch_the_shortest(bed)?;
     answers_each(bed, 1)?;
+    expect_zeros_behind_it(bed, tcpdump)?;
     bed.expect_quiet_kernel()
+}
+
+/// Has a tcpdump in the guest show the first request that [`answers_each`] sends.
+fn watch_the_shortest(bed: &Testbed) -> anyhow::Result<Running> {
+    let dev = bed.link()?.name;
+    let shortest = format!("icmp[0] == 8 and icmp[4:2] == {ID} and icmp[6:2] == {HEADERS}");
+    let tcpdump = (bed.agent).start(&format!(
+        "tcpdump -p -n -xx -c 1 -i {dev} '{shortest}' 2>{LISTENS}"
+    ))?;
+    let (listens, look) = (
+        format!("grep -q listening {LISTENS}"),
+        format!("cat {LISTENS}"),
+    );
+    bed.agent.until(&listens, TCPDUMP, &look)?;
+    Ok(tcpdump)
+}
+
+/// What fills up a frame to Ethernet's shortest is zeros (RFC 894): anything else was in the memory of somebody.
+fn expect_zeros_behind_it(bed: &Testbed, tcpdump: Running) -> anyhow::Result<()> {
+    let output = bed.agent.finish(tcpdump, Duration::ZERO)?;
+    let frame = dumped(&output.stdout);
+    let Some(rest) = frame.get(HEADERS..) else {
+        bail!(
+            "the guest's tcpdump showed {} bytes of a frame of {HEADERS}: {}",
+            frame.len(),
+            said(&output)
+        );
+    };
+    ensure!(
+        rest.iter().all(|byte| *byte == 0),
+        "in the guest a frame of {HEADERS} bytes is filled up with {rest:02x?}, not with zeros"
+    );
+    Ok(())
+}
+
+/// The bytes that `tcpdump -xx` prints of a frame.
+fn dumped(text: &str) -> Vec<u8> {
+    let lines = text.lines().filter_map(|line| line.trim().split_once(':'));
+    let words = lines
+        .filter(|(at, _)| at.starts_with("0x"))
+        .flat_map(|(_, words)| words.split_whitespace());
+    let digits: String = words.collect();
+    let pairs = digits.as_bytes().chunks(2);
+    pairs
+        .map_while(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok())
+        .collect()
 }
 
 /// The guest answers echo requests from the shortest to the longest frame, each `step` bytes longer than the one before,
@@ -122,4 +189,21 @@ fn answered(bed: &Testbed, replies: &Capture, lengths: &[usize]) -> anyhow::Resu
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_that_tcpdump_prints_is_read_whole() {
+        let printed = "11:24:01.1 IP 198.18.0.1 > 198.18.0.2: ICMP echo request, id 20773, seq 42, length 8\n\
+                       \t0x0000:  5254 0012 3456 0200 c612 0001 0800 4500\n\
+                       \t0x0010:  001c 00\n";
+        let expected = [
+            0x52, 0x54, 0, 0x12, 0x34, 0x56, 2, 0, 0xc6, 0x12, 0, 1, 8, 0, 0x45, 0, 0, 0x1c, 0,
+        ];
+        assert_eq!(dumped(printed), expected);
+        assert!(dumped("nothing\n").is_empty());
+    }
 }

@@ -9,6 +9,7 @@ use crate::guest::dialect::Op;
 use crate::guest::interrupts;
 use crate::guest::link::Link;
 use crate::net::addr::{self, Mac};
+use crate::net::bridge;
 use crate::net::frame::{Direction, Frame};
 use crate::testbed::Testbed;
 use crate::testbed::reception::LOOPBACKS;
@@ -18,11 +19,11 @@ use anyhow::{Context as _, bail, ensure};
 pub static LINK_STATUS: Case = Case {
     name: "link_status",
     plan_item: "2, 20",
-    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`, on the NIC and on its netdev; traffic stops and resumes with it; e1000 and rtl8139 raise their interrupt line for it",
+    passes: "operstate reads up, down after `set_link off` (through `stop` and `cont` too) and up again after `set_link on`, on the NIC and on its netdev; traffic stops and resumes with it, and the link's speed and duplex are the same again; e1000 and rtl8139 raise their interrupt line for it",
     load: Load::Waits,
     rearm: Some(faults::nothing),
     ops: &[Op::Address],
-    faults: &[STATUS_OFF, LINK_ON, RECEIVES, MUTE, TAP_UNPLUGGED],
+    faults: &[STATUS_OFF, LINK_ON, RECEIVES, SLOWER, MUTE, TAP_UNPLUGGED],
     run: link_status,
     ..Case::PLAIN
 };
@@ -31,7 +32,7 @@ pub static LINK_STATUS: Case = Case {
 pub static LINK_STATUS_OFF: Case = Case {
     name: "link_status_off",
     plan_item: "2, 20",
-    passes: "with status=off the guest is not offered the feature, and operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it",
+    passes: "with status=off the guest is not offered the feature, and operstate reads the same whatever `set_link` does (unknown on old kernels, up on those that assume a link), while traffic still stops and resumes with it, and what the guest goes on sending meanwhile is lost",
     applies: faults::virtio,
     start_state: StartState::Boot,
     load: Load::Waits,
@@ -56,6 +57,7 @@ pub static LINK_STATUS_OFF: Case = Case {
             red: Red::Missed(deadline::OPERSTATE),
             ..IN_TRAFFIC
         },
+        LEAKS,
         LINK_ON,
         TAP_UNPLUGGED,
     ],
@@ -118,6 +120,19 @@ fn ping_itself(bed: &Testbed, after: &str, interval: f64) -> anyhow::Result<()> 
     bed.agent.sh(&script).map(drop)
 }
 
+/// The NIC negotiates another speed.
+const SLOWER: Fault = Fault {
+    name: "slower",
+    breaks: "the guest's sysfs shows another speed since its link was switched off",
+    inject: |bed| {
+        let speed = format!("/sys/class/net/{}/speed", bed.link()?.name);
+        let script = format!("echo 7 >/tmp/slower && mount --bind /tmp/slower {speed}");
+        bed.agent.sh(&script).map(drop)
+    },
+    red: Red::Says("speed and duplex read"),
+    ..IN_TRAFFIC
+};
+
 /// The NIC has no interrupt any more.
 const MUTE: Fault = Fault {
     name: "mute",
@@ -144,6 +159,19 @@ pub(super) const LINK_ON: Fault = Fault {
     applies: faults::virtio,
     inject: |bed| bed.set_link(true),
     red: Red::Says("although the link is off"),
+    ..IN_TRAFFIC
+};
+
+/// What the guest sends passes, and nothing comes back.
+const LEAKS: Fault = Fault {
+    name: "leaks",
+    breaks: "QEMU has the link up again while it should be off, and the host sends to another MAC than the guest's",
+    applies: faults::virtio,
+    inject: |bed| {
+        bridge::set_neighbour_permanent(bed.address(), bed.nic().mac.opposite())?;
+        bed.set_link(true)
+    },
+    red: Red::Says("frames of the guest crossed its tap although the link is off"),
     ..IN_TRAFFIC
 };
 
@@ -212,17 +240,26 @@ fn link_status_off(bed: &mut Testbed) -> anyhow::Result<()> {
 /// between and after.
 fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<()> {
     bed.expect_operstate(link, states[0])?;
+    let as_before = speed(bed, link)?;
     bed.set_link(false)?;
     bed.expect_operstate(link, states[1])?;
     bed.moment(Moment::Traffic)?;
     // Through a halt of the machine as well.
     stop_cont(bed)?;
-    expect_off(bed)?;
+    match states[1] {
+        "down" => expect_off(bed)?,
+        _ => expect_off_while(bed, || send(bed, link))?,
+    }
     // Where it should not follow, it may not have had the time to, above.
     bed.expect_operstate(link, states[1])?;
     bed.set_link(true)?;
     bed.expect_operstate(link, states[2])?;
     bed.reach(deadline::FIRST_PING)?;
+    let again = speed(bed, link)?;
+    ensure!(
+        again == as_before,
+        "since the link is on again, the guest's speed and duplex read {again:?}, and {as_before:?} before"
+    );
     bed.moment(Moment::Midway)?;
     match HAS_LINE.contains(&bed.cell.nic.device.as_str()) {
         true => expect_raised(bed, link, states[2])?,
@@ -234,6 +271,28 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.expect_operstate(link, states[2])
         .context("set_link on on its netdev")?;
     bed.reach(deadline::FIRST_PING)
+}
+
+/// What the guest's sysfs says of the link's speed and duplex, or why it says nothing: some drivers know of neither.
+fn speed(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
+    let of = format!("/sys/class/net/{}", link.name);
+    let both = bed
+        .agent
+        .sh(&format!("cat {of}/speed {of}/duplex 2>&1; true"))?;
+    Ok(both.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Has a guest that believes in its link give frames to its NIC.
+fn send(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
+    let before = bed.frames_counted(link, "tx")?;
+    bed.guest_ping("-c 5 -l 5 -W 0.1", addr::HOST)?;
+    let sent = bed.frames_counted(link, "tx")? - before;
+    ensure!(
+        sent > 0,
+        "the guest sent nothing to {} although it has heard of no link that is off",
+        addr::HOST
+    );
+    Ok(())
 }
 
 /// Switches the link on, which the guest must see, and reaches it. It may not have taken more packets since then than

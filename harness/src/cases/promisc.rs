@@ -6,8 +6,10 @@ use crate::base::deadline::Limit;
 use crate::base::error::OrCannotRun as _;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
-use crate::net::addr::Mac;
+use crate::net::addr::{HOST, HOST_MAC, Mac};
 use crate::net::bridge;
+use crate::net::probe::{Sender, tagged_echo};
+use crate::net::sabotage;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::net::Ipv4Addr;
@@ -17,6 +19,8 @@ use std::time::Duration;
 pub(super) const FOREIGN_MAC: Mac = Mac([0x52, 0x54, 0x00, 0xf0, 0xf0, 0xf0]);
 /// The address that the host believes to be there.
 const FOREIGN: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 254);
+/// A VLAN that the guest has not joined.
+const VLAN: u16 = 1722;
 /// The plan's toggling is checked with as many pings.
 const PINGS_A_SECOND: u32 = 50;
 /// QEMU's e1000 holds frames back for 1 s after each change of its RX control (e1000.c, flush_queue_timer), so all the
@@ -39,7 +43,7 @@ pub(super) const TCPDUMP: Limit = Limit {
 pub static PROMISC: Case = Case {
     name: "promisc",
     plan_item: "6, 13",
-    passes: "toggling promiscuous mode under traffic loses nothing and leaves no trace; a frame for a foreign MAC reaches the guest in promiscuous mode and, but for vhost, not outside it; on virtio QEMU's query-rx-filter agrees",
+    passes: "toggling promiscuous mode under traffic loses nothing and leaves no trace; a frame for a foreign MAC, and one in a VLAN that the guest has not joined, reaches the guest in promiscuous mode and, but for vhost, not outside it; on virtio QEMU's query-rx-filter agrees",
     load: Load::Waits,
     ops: &[Op::Address, Op::PromiscOn, Op::PromiscOff],
     seconds: |profile| f64::from(profile.promisc_seconds) * 2.0,
@@ -65,6 +69,13 @@ pub static PROMISC: Case = Case {
             vm: |spec, _| spec.nics[0].properties.push("ctrl_rx=off".into()),
             red: Red::Says("outside promiscuous mode"),
             ..AT_START
+        },
+        Fault {
+            name: "no_tags",
+            breaks: "the bridge lets no frame with a VLAN's tag pass",
+            inject: |_| sabotage::filter_vlans(),
+            red: Red::Says("in promiscuous mode the guest does not see a frame in VLAN"),
+            ..IN_TRAFFIC
         },
         Fault {
             red: Red::Says("while promiscuous mode was toggled"),
@@ -122,14 +133,17 @@ fn means_something(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
         (Op::PromiscOff, false),
     ] {
         bed.apply(op, link, "")?;
-        let seen = sees_foreign(bed, link)?;
         let filters = bed.cell.backend.filters();
-        ensure!(
-            seen == promiscuous || (seen && !filters),
-            "{} promiscuous mode the guest {} a frame for the foreign MAC {FOREIGN_MAC}",
-            if promiscuous { "in" } else { "outside" },
-            if seen { "sees" } else { "does not see" },
-        );
+        let [plain, tagged] = sees_foreign(bed, link)?;
+        let tag = format!("in VLAN {VLAN} ");
+        for (seen, tag) in [(plain, ""), (tagged, &*tag)] {
+            ensure!(
+                seen == promiscuous || (seen && !filters),
+                "{} promiscuous mode the guest {} a frame {tag}for the foreign MAC {FOREIGN_MAC}",
+                if promiscuous { "in" } else { "outside" },
+                if seen { "sees" } else { "does not see" },
+            );
+        }
         if let Some(filter) = bed.rx_filter()? {
             ensure!(
                 filter.promiscuous == promiscuous,
@@ -143,12 +157,12 @@ fn means_something(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends a frame to a foreign MAC, then one to the guest as a marker; whether the guest saw the
-/// first is judged once it has shown the second.
-fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
+/// Sends frames to a foreign MAC, the last in a VLAN, then one to the guest as a marker; whether the guest saw one
+/// without a tag, and that in the VLAN, is judged once it has shown the marker.
+fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<[bool; 2]> {
     let dev = &link.name;
     let dump = bed.agent.start(&format!(
-        "tcpdump -p -n -e -l -i {dev} icmp >{SEEN} 2>{SEEN}.err & echo $! >{SEEN}.pid; wait"
+        "tcpdump -p -n -e -l -i {dev} 'icmp or (vlan and icmp)' >{SEEN} 2>{SEEN}.err & echo $! >{SEEN}.pid; wait"
     ))?;
     bed.agent.until(
         &format!("grep -q listening {SEEN}.err"),
@@ -163,6 +177,8 @@ fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
     wire.wait(mark, sent, |frame| frame.bytes.starts_with(&FOREIGN_MAC.0))
         .or_cannot_run(|| format!("send a frame for {FOREIGN_MAC}"))?;
     drop(unanswered);
+    let foreign = (FOREIGN_MAC, FOREIGN);
+    Sender::open()?.send(&tagged_echo(VLAN, (HOST_MAC, HOST), foreign, (VLAN, 1))?)?;
     bed.expect_replies(1, 48)?;
     let shown = format!("grep -q '{}: ICMP echo request' {SEEN}", bed.address());
     bed.agent.until(&shown, TCPDUMP, &format!("cat {SEEN}"))?;
@@ -171,5 +187,9 @@ fn sees_foreign(bed: &Testbed, link: &Link) -> anyhow::Result<bool> {
         "kill $(cat {SEEN}.pid); cat {SEEN}; rm {SEEN} {SEEN}.err"
     ))?;
     bed.agent.finish(dump, Duration::ZERO)?;
-    Ok(text.to_lowercase().contains(&FOREIGN_MAC.to_string()))
+    let foreign: Vec<&str> = (text.lines())
+        .filter(|line| line.to_lowercase().contains(&FOREIGN_MAC.to_string()))
+        .collect();
+    let tag = format!("vlan {VLAN},");
+    Ok([false, true].map(|tagged| foreign.iter().any(|line| line.contains(&tag) == tagged)))
 }

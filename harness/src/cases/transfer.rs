@@ -90,6 +90,7 @@ pub static TCP_TRANSFER: Case = Case {
         damage::TAGGED,
         damage::SENT_TWICE,
         damage::CUT_ALIKE,
+        damage::CUT_PUSHING,
         damage::OVERTAKEN,
     ],
     run: tcp_transfer,

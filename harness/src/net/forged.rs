@@ -216,6 +216,22 @@ pub fn cut_alike(from: Mac) -> Result<[Forged; 2]> {
     ])
 }
 
+/// Two segments behind each other that fill an MTU of so many bytes and both push, as of a NIC that cuts them and leaves
+/// the flag in each.
+pub fn cut_pushing(from: Mac, mtu: u32) -> Result<[Forged; 2]> {
+    let payload = mtu - 40;
+    let segment = |number: u32| -> Result<Forged> {
+        let mut bytes = Vec::new();
+        PacketBuilder::ethernet2(from.0, HOST_MAC.0)
+            .ipv4(guest(0).octets(), HOST.octets(), 64)
+            .tcp(DISCARD, DISCARD, 1 + number * payload, 1000)
+            .psh()
+            .write(&mut bytes, &vec![0; payload as usize])?;
+        Ok(Forged::complete(bytes))
+    };
+    Ok([segment(0)?, segment(1)?])
+}
+
 /// The packet, with an identification.
 fn identified(bytes: Vec<u8>) -> Result<Forged> {
     let bytes = probe::with_header(&bytes, |header, _| {

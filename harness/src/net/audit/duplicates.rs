@@ -2,6 +2,7 @@
 //! one, also a segment that TCP sends again; 0 says that it gave none, as in packets that must not be fragmented
 //! (RFC 6864). A NIC that cuts segments counts it up, as Linux does.
 
+use super::IDENTIFIES;
 use super::transport::{Fragment, Network, TCP};
 use std::time::Duration;
 
@@ -9,8 +10,6 @@ use std::time::Duration;
 const PLACES: usize = 256;
 /// Bytes of payload that are compared: a header's fixed part, with the sum over the rest in it.
 const HEAD: usize = 20;
-/// A sender begins anew with its identifications after 65,535, which takes longer.
-const WITHIN: Duration = Duration::from_secs(1);
 
 /// What is known of a packet by those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +86,9 @@ impl Recent {
         let part = network.fragment.map_or(0, |fragment| fragment.offset / 8);
         let place = &mut self.0[(usize::from(identification) + part) % PLACES];
         let seen = match place {
-            Some((earlier, then)) if time.saturating_sub(*then) < WITHIN => packet.after(earlier),
+            Some((earlier, then)) if time.saturating_sub(*then) < IDENTIFIES => {
+                packet.after(earlier)
+            }
             _ => Seen::New,
         };
         *place = Some((packet, time));

@@ -35,11 +35,13 @@ pub(super) enum Kind {
     Identification,
     /// It answers no echo that was asked before one that is answered.
     Order,
+    /// A full TCP segment does not push right behind one that does.
+    Push,
 }
 
 impl Kind {
     /// In the order in which they are told: what explains the rest comes first.
-    const ALL: [Kind; 13] = [
+    const ALL: [Kind; 14] = [
         Kind::Malformed,
         Kind::Ipv4Checksum,
         Kind::TcpChecksum,
@@ -53,6 +55,7 @@ impl Kind {
         Kind::Duplicate,
         Kind::Identification,
         Kind::Order,
+        Kind::Push,
     ];
 
     /// How many bad ones are none: one checksum of 65,536 comes to zero, which some NICs send as it is (see the case
@@ -87,6 +90,10 @@ impl Kind {
                 "with the identification of another segment of their connection",
             ),
             Kind::Order => ("echo replies", "after the reply to a later request"),
+            Kind::Push => (
+                "full TCP segments",
+                "with its push flag right behind another with it",
+            ),
         }
     }
 }

@@ -9,6 +9,7 @@ mod duplicates;
 mod findings;
 mod fragments;
 mod order;
+mod pushes;
 mod transport;
 
 pub use findings::Findings;
@@ -22,8 +23,10 @@ use findings::Kind;
 use fragments::Fragments;
 use order::Order;
 use parking_lot::Mutex;
+use pushes::Pushes;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use transport::{Datagram, Network, Verdict};
 
 /// Ethernet's header without a VLAN tag, bytes.
@@ -34,6 +37,8 @@ const TAG: usize = 4;
 const TAGGED: [u16; 2] = [0x8100, 0x88a8];
 /// Ethernet's shortest frame without its checksum: what is shorter is filled up to it, bytes.
 const SHORTEST: usize = 60;
+/// How long an IPv4 packet's identification is its own: a sender begins anew after 65,535, which takes longer.
+const IDENTIFIES: Duration = Duration::from_secs(1);
 /// usbnet adds a byte to a frame whose transfer would else end with a full USB packet (`usbnet_start_xmit`).
 const USB_PADDING: usize = 1;
 
@@ -87,6 +92,7 @@ pub(super) struct Auditor {
     fragments: Fragments,
     recent: Recent,
     order: Order,
+    pushes: Pushes,
 }
 
 impl Auditor {
@@ -96,6 +102,7 @@ impl Auditor {
             fragments: Fragments::default(),
             recent: Recent::default(),
             order: Order::default(),
+            pushes: Pushes::default(),
         }
     }
 
@@ -161,9 +168,13 @@ impl Auditor {
             note(Kind::Order, in_order || terms.any_order);
         }
 
+        if let Some(at_the_end) = self.pushes.judge(&network, mtu) {
+            note(Kind::Push, at_the_end);
+        }
+
         let datagram = match network.fragment {
             None => Some(network.datagram(start)),
-            Some(fragment) => match self.fragments.add(&network, fragment) {
+            Some(fragment) => match self.fragments.add(&network, fragment, raw.time) {
                 fragments::Added::Whole(datagram) => Some(datagram),
                 fragments::Added::Waits => None,
                 fragments::Added::Unknown => {

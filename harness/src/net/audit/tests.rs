@@ -356,6 +356,14 @@ fn fragments_are_added_up_in_any_order() {
         let said = said(&frames).unwrap();
         assert!(said.starts_with("1 of 1 ICMP messages"), "{said}");
     }
+    // The capture lost the rest of one, whose number is another's a second later.
+    let (first, other) = (fragments(&echo(4001), 1480), fragments(&echo(2001), 1480));
+    let later = |bytes| Raw {
+        time: raw(bytes).time + IDENTIFIES,
+        ..raw(bytes)
+    };
+    let frames = [raw(&first[0]), later(&other[0]), later(&other[1])];
+    assert_eq!(said(&frames), None);
     // More packets than are waited for, none of them whole.
     let witness = witness();
     let mut auditor = Auditor::new(&witness);
@@ -504,6 +512,12 @@ fn each_forged_frame_has_its_own_damage() {
         ),
         "{told}"
     );
+    let pushing = forged::cut_pushing(GUEST, MTU).unwrap();
+    let told = said(&[raw(&pushing[0].bytes), raw(&pushing[1].bytes)]).unwrap();
+    assert!(
+        told.starts_with("all 1 full TCP segments") || told.starts_with("1 of 1 full TCP segments"),
+        "{told}"
+    );
 }
 
 /// The host's echo requests with these sequence numbers, then replies with those.
@@ -566,4 +580,43 @@ fn a_reply_after_a_later_ones_is_told_and_one_that_is_missing_is_not() {
     assert_eq!(said(&echoes(&[65535, 0, 1], &[65535, 0, 1]), false), None);
     let anew = [echoes(&[8, 9], &[8, 9]), echoes(&[1, 2], &[1, 2])].concat();
     assert_eq!(said(&anew, false), None);
+}
+
+#[test]
+fn a_segment_that_pushes_amid_what_was_written_is_told() {
+    const FULL: usize = MTU as usize - 40;
+    let segment = |(sequence, push, payload): (u32, bool, usize)| {
+        let mut bytes = Vec::new();
+        let builder = ether().ipv4(ADDRESSES.0, ADDRESSES.1, 64);
+        let builder = builder.tcp(40000, 80, sequence, 100).ack(9);
+        let builder = if push { builder.psh() } else { builder };
+        builder.write(&mut bytes, &vec![0x5a; payload]).unwrap();
+        bytes
+    };
+    let told = |segments: &[(u32, bool, usize)]| {
+        let segments: Vec<_> = segments.iter().copied().map(segment).collect();
+        said(&segments.iter().map(|bytes| raw(bytes)).collect::<Vec<_>>())
+    };
+    // Up to the largest sequence number, and on.
+    let first = u32::MAX - FULL as u32;
+    let second = u32::MAX;
+    let third = second.wrapping_add(FULL as u32);
+    let sound = [
+        (first, false, FULL),
+        (second, true, FULL),
+        (third, false, FULL),
+    ];
+    assert_eq!(told(&sound), None);
+    let all_but_the_last = [
+        (first, true, FULL),
+        (second, true, FULL),
+        (third, false, FULL),
+    ];
+    let words = "1 of 2 full TCP segments (1,514 bytes) left the guest with its push flag right behind another with it";
+    let said = told(&all_but_the_last).unwrap();
+    assert!(said.starts_with(words), "{said}");
+    // Shorter ones, one that is sent again, and the rest of what was written.
+    assert_eq!(told(&[(1, true, 1000), (1001, true, 1000)]), None);
+    assert_eq!(told(&[(first, true, FULL), (first, true, FULL)]), None);
+    assert_eq!(told(&[(first, true, FULL), (second, true, 400)]), None);
 }

@@ -1,0 +1,61 @@
+//! TCP segments that push (RFC 9293, 3.9.1.2). A sender has the last segment of what a program wrote do so, and our
+//! programs write more than two segments at a time. So a full one does not push right behind one that does: a NIC that
+//! cuts a large segment takes the flag out of all parts but the last, as Linux does (`tcp_gso_segment`).
+
+use super::transport::{Network, TCP};
+use std::collections::VecDeque;
+
+/// The flag, in the 14th byte of TCP's header (RFC 9293, 3.1).
+const PUSH: u8 = 0x08;
+
+/// Connections remembered.
+const MOST: usize = 8;
+
+/// A full segment.
+#[derive(Debug)]
+struct Full {
+    addresses: Vec<u8>,
+    ports: [u8; 4],
+    sequence: u32,
+    /// Bytes that it carries.
+    carries: u32,
+    acknowledges: [u8; 4],
+    pushes: bool,
+}
+
+/// Of each connection the full segment that came last.
+#[derive(Debug, Default)]
+pub(super) struct Pushes(VecDeque<Full>);
+
+impl Pushes {
+    /// Whether a segment that fills the MTU does not push right behind one of the same connection that does; none of
+    /// another, and of one that follows none.
+    pub(super) fn judge(&mut self, network: &Network<'_>, mtu: usize) -> Option<bool> {
+        let is_full = network.length == mtu && network.fragment.is_none();
+        let this = full(network).filter(|_| network.protocol == TCP && is_full)?;
+        let is_its = |full: &Full| (&full.addresses, full.ports) == (&this.addresses, this.ports);
+        let place = self.0.iter().position(is_its);
+        let earlier = place.and_then(|place| self.0.remove(place));
+        let follows = |earlier: &Full| {
+            earlier.acknowledges == this.acknowledges
+                && earlier.sequence.wrapping_add(earlier.carries) == this.sequence
+        };
+        let at_the_end = (earlier.filter(follows)).map(|earlier| !(earlier.pushes && this.pushes));
+        self.0.truncate(MOST - 1);
+        self.0.push_front(this);
+        at_the_end
+    }
+}
+
+fn full(network: &Network<'_>) -> Option<Full> {
+    let head: &[u8; 14] = network.payload.first_chunk()?;
+    let header = usize::from(head[12] >> 4) * 4;
+    Some(Full {
+        addresses: network.addresses.to_vec(),
+        ports: [head[0], head[1], head[2], head[3]],
+        sequence: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
+        carries: (network.length - network.header).checked_sub(header)? as u32,
+        acknowledges: [head[8], head[9], head[10], head[11]],
+        pushes: head[13] & PUSH != 0,
+    })
+}
