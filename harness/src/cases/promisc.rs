@@ -1,6 +1,6 @@
 //! Plan items 6 and 13: promiscuous mode, toggled under traffic, and that it means something.
 
-use super::faults::{self, AT_START, IN_TRAFFIC, LOSSY, in_guest};
+use super::faults::{self, AT_START, IN_TRAFFIC, LOSSY, in_guest, wrap};
 use super::{Case, Fault, Load, Moment, Red};
 use crate::base::deadline::Limit;
 use crate::base::error::OrCannotRun as _;
@@ -9,7 +9,6 @@ use crate::guest::link::Link;
 use crate::net::addr::{HOST, HOST_MAC, Mac};
 use crate::net::bridge;
 use crate::net::probe::{Sender, tagged_echo};
-use crate::net::sabotage;
 use crate::testbed::Testbed;
 use anyhow::{Context, ensure};
 use std::net::Ipv4Addr;
@@ -72,8 +71,11 @@ pub static PROMISC: Case = Case {
         },
         Fault {
             name: "no_tags",
-            breaks: "the bridge lets no frame with a VLAN's tag pass",
-            inject: |_| sabotage::filter_vlans(),
+            breaks: "the guest's tcpdump shows no frame with a VLAN's tag",
+            inject: |bed| {
+                let script = "for word; do shift; case $word in *vlan*) word=icmp;; esac; set -- \"$@\" \"$word\"; done; exec \"$REAL\" \"$@\"";
+                wrap(bed, "tcpdump", script)
+            },
             red: Red::Says("in promiscuous mode the guest does not see a frame in VLAN"),
             ..IN_TRAFFIC
         },
