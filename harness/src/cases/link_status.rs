@@ -257,11 +257,7 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.set_link(true)?;
     bed.expect_operstate(link, states[2])?;
     bed.reach(deadline::FIRST_PING)?;
-    let again = speed(bed, link)?;
-    ensure!(
-        again == as_before,
-        "since the link is on again, the guest's speed and duplex read {again:?}, and {as_before:?} before"
-    );
+    expect_speed(bed, link, &as_before)?;
     bed.moment(Moment::Midway)?;
     match HAS_LINE.contains(&bed.cell.nic.device.as_str()) {
         true => expect_raised(bed, link, states[2])?,
@@ -272,7 +268,8 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     bed.set_netdev_link(true)?;
     bed.expect_operstate(link, states[2])
         .context("set_link on on its netdev")?;
-    bed.reach(deadline::FIRST_PING)
+    bed.reach(deadline::FIRST_PING)?;
+    expect_speed(bed, link, &as_before)
 }
 
 /// What the guest's sysfs says of the link's speed and duplex, or why it says nothing: some drivers know of neither.
@@ -282,6 +279,16 @@ fn speed(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
         .agent
         .sh(&format!("cat {of}/speed {of}/duplex 2>&1; true"))?;
     Ok(both.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Fails when they are not as they were.
+fn expect_speed(bed: &Testbed, link: &Link, before: &str) -> anyhow::Result<()> {
+    let again = speed(bed, link)?;
+    ensure!(
+        again == before,
+        "since the link is on again, the guest's speed and duplex read {again:?}, and {before:?} before"
+    );
+    Ok(())
 }
 
 /// Has a guest that believes in its link give frames to its NIC.
