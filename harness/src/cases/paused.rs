@@ -22,6 +22,9 @@ const REQUESTS: usize = 20;
 const BURST: u16 = 600;
 /// The identifier of these.
 const ID: u16 = 0x7061;
+/// Pauses under a flood: what the NIC has put off for a fraction of a millisecond, as an interrupt that comes soon after
+/// another, is under way in one of several.
+const PAUSES: usize = 20;
 /// As many take a second.
 const REACH_TAP: Limit = Limit {
     what: "requests on the tap of a paused machine",
@@ -38,7 +41,7 @@ const LASTS: [Limit; 4] = [
 /// Beyond the plan.
 pub static PAUSED: Case = Case {
     name: "paused",
-    passes: "under a stream of pings the machine is paused by `stop`: it sends nothing, while requests go on reaching its tap; after `cont` each of these is answered, the stream goes on (behind more requests at once than a ring has room for, each of which virtio hands up), and the guest is the same",
+    passes: "under a stream of pings the machine is paused by `stop`: it sends nothing, while requests go on reaching its tap; after `cont` each of these is answered, the stream goes on (behind more requests at once than a ring has room for, each of which virtio hands up); under a flood of pings it answers after each of 20 pauses, and the guest is the same",
     load: Load::Waits,
     ops: &[Op::Address],
     seconds: |_| 20.0,
@@ -56,6 +59,14 @@ pub static PAUSED: Case = Case {
             inject: |bed| bed.set_link(false),
             red: Red::Says("sent while the machine was paused"),
             ..IN_TRAFFIC
+        },
+        Fault {
+            name: "link_off_later",
+            breaks: "the NIC's link is switched off under the flood",
+            moment: Moment::Midway,
+            inject: |bed| bed.set_link(false),
+            red: Red::Says("under a flood of pings"),
+            ..AT_START
         },
         Fault {
             name: "uncounted",
@@ -91,9 +102,8 @@ fn paused(bed: &mut Testbed) -> anyhow::Result<()> {
 )
         })?;
     }
-    let answered = stream.replies();
     stream
-        .wait_replies(answered + STREAM, deadline::FIRST_PING.start())
+        .wait_replies(STREAM, deadline::FIRST_PING.start())
         .context("the stream of pings does not go on")?;
     stream.interrupt()?;
     bed.fence()?;
@@ -110,8 +120,32 @@ fn paused(bed: &mut Testbed) -> anyhow::Result<()> {
     bed.notes.push(format!(
         "{taken} of {sent} frames reached the guest, {BURST} of them sent at once while the machine was paused"
     ));
+    often(bed)?;
     was.expect_same(bed)?;
     bed.expect_quiet_kernel()
+}
+
+/// Pauses the machine again and again under a flood of pings: each time it answers when it goes on.
+fn often(bed: &mut Testbed) -> anyhow::Result<()> {
+    let lasts = deadline::FIRST_PING.start().span() * PAUSES as u32;
+    let flood = bed.ping().flood().lasts(lasts).spawn()?;
+    for pause in 0..=PAUSES {
+        let mark = bed.wire()?.mark()?;
+        if pause > 0 {
+            bed.vm.call(&qapi::qmp::cont {})?;
+        }
+        let answers = |frame: &Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { .. }));
+        (bed.wire()?
+            .wait(mark, deadline::FIRST_PING.start(), answers))
+        .with_context(|| format!("under a flood of pings, after {pause} of {PAUSES} pauses"))?;
+        if pause == PAUSES / 2 {
+            bed.moment(Moment::Midway)?;
+        }
+        if pause < PAUSES {
+            bed.vm.call(&qapi::qmp::stop {})?;
+        }
+    }
+    flood.interrupt().map(drop)
 }
 
 /// Has the stream go on for a while, and looks that nothing comes from the paused machine: the requests' identifiers and
