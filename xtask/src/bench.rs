@@ -209,7 +209,7 @@ fn fixed_cost<'t>(name: &str, trials: impl IntoIterator<Item = &'t Trial>) -> Re
     Figure::of(name, "s", trials.into_iter().map(cost).collect())
 }
 
-/// The figures of the trials that ran in labs, if any did.
+/// The figures of the trials that ran in labs, if any did: what a trial costs by KVM, whose host TCG emulates.
 fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
     let in_labs: Vec<&Trial> = trials.iter().filter(|t| t.end.host.is_some()).collect();
     if in_labs.is_empty() {
@@ -217,6 +217,7 @@ fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
     }
     let starts = in_labs.iter().filter_map(|t| t.end.lab_start_seconds);
     let answers = in_labs.iter().filter_map(|t| t.end.boot_seconds);
+    let replies = in_labs.iter().filter_map(|t| t.end.first_ping_seconds);
     Ok(vec![
         Figure::of("lab: exec to its first word", "s", starts.collect())?,
         Figure::of(
@@ -224,6 +225,7 @@ fn of_labs(trials: &[Trial]) -> Result<Vec<Figure>> {
             "s",
             answers.collect(),
         )?,
+        Figure::of("lab: to the first reply to a ping", "s", replies.collect())?,
         fixed_cost("lab: fixed cost of a trial", in_labs)?,
     ])
 }
@@ -373,6 +375,7 @@ mod tests {
                 host: lab_start_seconds.map(|_| "lab".into()),
                 lab_start_seconds,
                 boot_seconds: Some(0.5),
+                first_ping_seconds: Some(0.75),
                 ..TrialEnded::unmeasured(name.into(), Outcome::Passed)
             },
         };
@@ -393,7 +396,7 @@ mod tests {
         let medians: Vec<f64> = (of_labs(&trials).unwrap().iter())
             .map(|f| f.median)
             .collect();
-        assert_eq!(medians, [3.0, 0.5, 26.0]);
+        assert_eq!(medians, [3.0, 0.5, 0.75, 26.0]);
         assert!(of_labs(&trials[..2]).unwrap().is_empty());
     }
 }
