@@ -369,7 +369,7 @@ pub(super) fn arguments(command: &str, options: &str) -> Value {
         };
         let value = match (command, key, value) {
             // By its schema.
-            ("netdev_add", "vhost", _) => json!(value == "on"),
+            ("netdev_add", "vhost" | "vnet_hdr", _) => json!(value == "on"),
             ("netdev_add", "queues", _) => value.parse::<u32>().map_or(json!(value), |n| json!(n)),
             _ => json!(value),
         };
@@ -403,9 +403,9 @@ mod tests {
     fn the_command_lines_options_become_typed_arguments() {
         let value = arguments(
             "netdev_add",
-            "tap,id=net-nic0,ifname=tap0,script=no,vhost=on,queues=4",
+            "tap,id=net-nic0,ifname=tap0,script=no,vhost=on,vnet_hdr=off,queues=4",
         );
-        let expected = json!({"type": "tap", "id": "net-nic0", "ifname": "tap0", "script": "no", "vhost": true, "queues": 4});
+        let expected = json!({"type": "tap", "id": "net-nic0", "ifname": "tap0", "script": "no", "vhost": true, "vnet_hdr": false, "queues": 4});
         assert_eq!(value, expected);
         let value = arguments("device_add", "e1000,netdev=net-nic0,mac=52:54:00:00:00:01");
         assert_eq!(value["driver"], "e1000");

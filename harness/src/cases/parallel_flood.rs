@@ -70,6 +70,7 @@ fn beside(spec: &mut VmSpec) {
             mac: addr::mac("parallel_flood", place),
             tap: format!("tap{place}"),
             vhost: false,
+            bare_tap: false,
             queues: 1,
             properties: Vec::new(),
             hotplug: false,

@@ -7,6 +7,7 @@ use crate::base::words;
 use crate::guest::dialect::Op;
 use crate::guest::link::Link;
 use crate::matrix::schema::Property;
+use crate::net::bridge;
 use crate::testbed::Testbed;
 use crate::vm::cmdline::IOMMU;
 use crate::vm::wire::Refused;
@@ -52,7 +53,7 @@ const VERSION_1: usize = 32;
 /// Beyond the plan.
 pub static PROPERTIES: Case = Case {
     name: "properties",
-    passes: "what matrix.toml gives the NIC has taken effect: QEMU's `qom-get` reads each property back; the guest shows what follows from it (virtio's feature bits, PCI device id, MSI-X vectors, the MTU and that no larger one is taken, `ethtool -x` for rss, an IOMMU group with translation), and traffic flows",
+    passes: "what matrix.toml gives the NIC has taken effect: QEMU's `qom-get` reads each property back; the guest shows what follows from it (virtio's feature bits, PCI device id, MSI-X vectors, the MTU and that no larger one is taken, `ethtool -x` for rss, an IOMMU group with translation) or the host of its tap, and traffic flows",
     applies: |cell| cell.nic.is_variant(),
     start_state: StartState::ColdDriver,
     ops: &[Op::Address, Op::Mtu],
@@ -87,6 +88,14 @@ pub static PROPERTIES: Case = Case {
             applies: |cell| cell.nic.variant.iommu,
             // The last one counts.
             vm: |spec, _| spec.kernel_parameter("intel_iommu=off"),
+            red: NO_EFFECT,
+            ..AT_START
+        },
+        Fault {
+            name: "header_left",
+            breaks: "QEMU has a virtio-net header before the tap's frames",
+            applies: |cell| cell.nic.variant.bare_tap,
+            vm: |spec, _| spec.nics[0].bare_tap = false,
             red: NO_EFFECT,
             ..AT_START
         },
@@ -131,6 +140,13 @@ fn properties(bed: &mut Testbed) -> anyhow::Result<()> {
     }
     if variant.iommu {
         behind_iommu(bed, &guest.link)?;
+    }
+    if variant.bare_tap {
+        let tap = &bed.nic().tap;
+        ensure!(
+            !bridge::has_vnet_header(tap)?,
+            "vnet_hdr=off has not taken effect: by `ip -details link` {tap} has a virtio-net header before its frames"
+        );
     }
     bed.up()?;
     bed.expect_replies(10, 1440)?;

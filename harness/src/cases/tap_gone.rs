@@ -51,6 +51,7 @@ fn beside(spec: &mut VmSpec) {
         mac: addr::mac("tap_gone", OTHER),
         tap: format!("tap{OTHER}"),
         vhost: false,
+        bare_tap: false,
         queues: 1,
         properties: Vec::new(),
         hotplug: false,

@@ -193,6 +193,7 @@ fn arguments(nics: &[&Nic], machine: Machine) -> Vec<OsString> {
             mac: Mac([0x52, 0x54, 0, 0, 0, place]),
             tap: String::new(),
             vhost: false,
+            bare_tap: false,
             queues: 1,
             properties: standard::words(&nic.variant.properties),
             hotplug: false,

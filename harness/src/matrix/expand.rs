@@ -18,14 +18,19 @@ impl Matrix {
         })
     }
 
-    /// The NICs on the axis that differ from their devices, each with the machines of its guests.
+    /// The NICs on the axis that differ from their devices, and not by their taps alone, each with the machines of its
+    /// guests.
     pub fn variants(&self) -> Vec<(&Nic, Machine)> {
         let mut variants: Vec<(&Nic, Machine)> = Vec::new();
         for (nic, guest, _) in self.points() {
             let known = |(one, machine): &(&Nic, Machine)| {
                 one.name == nic.name && *machine == guest.machine
             };
-            if nic.variant != Variant::default() && !variants.iter().any(known) {
+            let plain = Variant {
+                bare_tap: nic.variant.bare_tap,
+                ..Variant::default()
+            };
+            if nic.variant != plain && !variants.iter().any(known) {
                 variants.push((nic, guest.machine));
             }
         }

@@ -277,6 +277,7 @@ fn nic(name: &str, section: &Section) -> Option<Nic> {
         "properties",
         "machine_properties",
         "iommu",
+        "vnet_hdr",
     ]);
     let device = section.string("device");
     let driver = section.string("driver");

@@ -26,11 +26,18 @@ pub(super) fn variant(section: &Section, device: &str) -> Variant {
     let properties = list(section, "properties", DEVICE_TAKEN);
     let machine_properties = list(section, "machine_properties", MACHINE_TAKEN);
     let iommu = section.optional_choice("iommu", YES_NO).unwrap_or(false);
+    let vnet_hdr = section.optional_choice("vnet_hdr", YES_NO).unwrap_or(true);
     let variant = Variant {
         properties,
         machine_properties,
         iommu,
+        bare_tap: !vnet_hdr,
     };
+    if variant.bare_tap && device.starts_with("virtio") {
+        section.mistake(
+            "with `vnet_hdr = \"no\"` QEMU withdraws the offloads of a virtio NIC, which the cases ask for",
+        );
+    }
     if iommu && device.starts_with("virtio") && variant.property("iommu_platform") != Some("on") {
         section.mistake(
             "with `iommu` a virtio NIC needs `iommu_platform=on` in `properties` (and, as QEMU has it \

@@ -73,7 +73,7 @@ pub const ETHERNET_MTU: u32 = 1500;
 /// rings (drivers/vhost/vhost.c knows split ones), and what QEMU computes for each packet that it receives.
 const VHOST_LACKS: [&str; 3] = ["packed", "rss", "hash"];
 
-/// What makes a NIC a variant of its device: properties, and what it stands behind.
+/// What makes a NIC a variant of its device: properties, what it stands behind, and its tap.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variant {
     /// Of `-device`, in the order of the file.
@@ -82,6 +82,9 @@ pub struct Variant {
     pub machine_properties: Vec<Property>,
     /// Whether there is an IOMMU between the NIC and the guest's memory, which the guest uses.
     pub iommu: bool,
+    /// Whether its tap has no virtio-net header before each frame (`vnet_hdr=off`), as QEMU's other netdevs have none:
+    /// QEMU itself then makes checksums and cuts segments.
+    pub bare_tap: bool,
 }
 
 impl Variant {

@@ -187,6 +187,17 @@ pub fn mac(name: &str) -> Result<Mac> {
         .parse()
 }
 
+/// Whether a tap has a virtio-net header before each frame (`IFF_VNET_HDR`).
+pub fn has_vnet_header(tap: &str) -> Result<bool> {
+    let links = ip::json(&format!("-details link show dev {tap}"))?;
+    let told = links
+        .first()
+        .map(|link| &link["linkinfo"]["info_data"]["vnet_hdr"]);
+    told.and_then(serde_json::Value::as_bool).with_context(|| {
+        format!("`ip -details link` does not tell whether {tap} has a virtio-net header")
+    })
+}
+
 /// What an interface has carried each way, frames and bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Carried {

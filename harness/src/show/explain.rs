@@ -101,6 +101,12 @@ pub fn explain(trial: &PlannedTrial, version: &str, command_line: &str, topology
             "intel-iommu, in front of all devices; the guest boots with intel_iommu=on",
         );
     }
+    if nic.variant.bare_tap {
+        row(
+            "tap",
+            "vnet_hdr=off: QEMU makes checksums and cuts segments itself",
+        );
+    }
     let stands_in = match (guest.is_stand_in(), &guest.image) {
         (true, _) => " (the built image stands in for it)".into(),
         (false, Some(image)) => format!(" ({})", image.display()),

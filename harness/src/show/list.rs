@@ -27,6 +27,7 @@ struct Entry<'a> {
     properties: Vec<String>,
     machine_properties: Vec<String>,
     iommu: bool,
+    bare_tap: bool,
     plan_item: &'a str,
     action: &'static str,
     reason: Option<&'a str>,
@@ -83,6 +84,7 @@ pub fn json(trials: &[PlannedTrial]) -> serde_json::Result<String> {
                 .map(Property::to_string)
                 .collect(),
             iommu: variant.iommu,
+            bare_tap: variant.bare_tap,
             plan_item: trial.case.plan_item,
             action,
             reason,
@@ -111,8 +113,8 @@ mod tests {
         let json = json(&trials).unwrap();
         insta::assert_snapshot!(json, @r#"
             [
-            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","qemu":"default","properties":[],"machine_properties":[],"iommu":false,"plan_item":"5","action":"run","reason":null,"stand_in":true},
-            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","qemu":"default","properties":[],"machine_properties":[],"iommu":false,"plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
+            {"name":"driver::e1000::rhel9::tap","case":"driver","fault":null,"nic":"e1000","guest":"rhel9","backend":"tap","qemu":"default","properties":[],"machine_properties":[],"iommu":false,"bare_tap":false,"plan_item":"5","action":"run","reason":null,"stand_in":true},
+            {"name":"flood!no_vhost::virtio::rhel6::vhost_zcopy","case":"flood","fault":"no_vhost","nic":"virtio","guest":"rhel6","backend":"vhost_zcopy","qemu":"default","properties":[],"machine_properties":[],"iommu":false,"bare_tap":false,"plan_item":"2. ping","action":"skip","reason":"vhost_net is loaded with experimental_zcopytx=0, this cell needs 1; with --allow-module-reload it is reloaded","stand_in":true}
             ]
         "#);
         let parsed: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();

@@ -30,6 +30,7 @@ const IN_GUEST: Limit = Limit {
 fn header(nic: &NicSpec) -> usize {
     let has = |property: &str| nic.properties.iter().any(|own| own == property);
     match nic.device.as_str() {
+        _ if nic.bare_tap => 0,
         virtio if virtio.starts_with("virtio-net") => {
             match has("mrg_rxbuf=off") && has("disable-modern=on") {
                 true => 10,

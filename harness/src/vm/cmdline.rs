@@ -132,6 +132,8 @@ pub struct NicSpec {
     pub tap: String,
     /// Whether vhost-net serves it.
     pub vhost: bool,
+    /// Whether the tap has no virtio-net header before its frames.
+    pub bare_tap: bool,
     /// Queue pairs of the tap.
     pub queues: u32,
     /// Further device properties, `key=value`.
@@ -155,6 +157,9 @@ impl NicSpec {
         );
         if self.vhost {
             text += ",vhost=on";
+        }
+        if self.bare_tap {
+            text += ",vnet_hdr=off";
         }
         if self.queues > 1 {
             text += &format!(",queues={}", self.queues);

@@ -71,6 +71,7 @@ pub fn nic(cell: &Cell, place: u8) -> NicSpec {
         mac: addr::mac(&format!("{}::{}", cell.nic.name, cell.guest.name), place),
         tap: format!("tap{place}"),
         vhost: cell.backend != Backend::Tap,
+        bare_tap: cell.nic.variant.bare_tap,
         queues: 1,
         properties: words(&cell.nic.variant.properties),
         hotplug: false,

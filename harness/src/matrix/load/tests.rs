@@ -211,6 +211,11 @@ fn what_makes_a_variant() {
         "i440FX has no IOMMU"
     );
 
+    let e1000 = "device = \"e1000\"\n";
+    let bare = GOOD.replacen(e1000, &format!("{e1000}vnet_hdr = \"no\"\n"), 1);
+    let nic = &parsed(&bare).unwrap().nics["e1000"];
+    assert!(nic.variant.bare_tap && nic.is_variant());
+
     let mistakes = [
         "propertise = [\"a=b\"]",
         "properties = \"a=b\"",
@@ -219,12 +224,13 @@ fn what_makes_a_variant() {
         "machine_properties = [\"accel=kvm\"]",
         "iommu = true",
         "iommu = \"yes\"",
+        "vnet_hdr = \"no\"",
     ];
     let said: Vec<String> = mistakes
         .map(|lines| with(lines).unwrap_err().to_string())
         .into();
     insta::assert_snapshot!(said.join("\n"), @r#"
-    m.toml:16: [nics.virtio]: unknown key `propertise`, did you mean `properties`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, interrupts, boot_rom, properties, machine_properties, iommu)
+    m.toml:16: [nics.virtio]: unknown key `propertise`, did you mean `properties`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, interrupts, boot_rom, properties, machine_properties, iommu, vnet_hdr)
     m.toml:16: [nics.virtio]: `properties` is of type string, expected a list, each item a string
     m.toml:16: [nics.virtio]: `properties`: `packed` is no property, expected `key=value`
     m.toml:16: [nics.virtio]: `properties`: `=on` is no property, expected `key=value`
@@ -236,6 +242,7 @@ fn what_makes_a_variant() {
     m.toml:16: [nics.virtio]: `machine_properties`: `accel` is decided by `--accel`
     m.toml:16: [nics.virtio]: `iommu` is of type boolean, expected "yes" or "no"
     m.toml:14: [nics.virtio]: with `iommu` a virtio NIC needs `iommu_platform=on` in `properties` (and, as QEMU has it for no other, `disable-legacy=on`): else it reaches the guest's memory past the IOMMU
+    m.toml:14: [nics.virtio]: with `vnet_hdr = "no"` QEMU withdraws the offloads of a virtio NIC, which the cases ask for
     "#);
 }
 
@@ -257,7 +264,7 @@ fn unknown_keys() {
     m.toml:2: [axes]: the key `vhost` is missing
     m.toml:5: [axes]: unknown key `vhsot`, did you mean `vhost`? (allowed: qemu, nic, guest, vhost, zcopy)
     m.toml:8: [nics.e1000]: the key `driver` is missing
-    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, interrupts, boot_rom, properties, machine_properties, iommu)
+    m.toml:10: [nics.e1000]: unknown key `drivr`, did you mean `driver`? (allowed: device, driver, max_mtu, offloads, shows_mac, takes_mac, interrupts, boot_rom, properties, machine_properties, iommu, vnet_hdr)
     m.toml:20: [guests.rhel6]: the key `memory` is missing
     m.toml:23: [guests.rhel6]: unknown key `memroy`, did you mean `memory`? (allowed: dialect, machine, memory, suite, kernel, initrd, image, nics)
     m.toml:26: [guests.rhel6.nics.e1000]: unknown key `device` (allowed: driver, max_mtu, offloads, interrupts)

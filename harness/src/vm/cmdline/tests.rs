@@ -9,6 +9,7 @@ pub(crate) fn nic(device: &str) -> NicSpec {
         mac: Mac([0x52, 0x54, 0, 1, 2, 3]),
         tap: "tap0".into(),
         vhost: false,
+        bare_tap: false,
         queues: 1,
         properties: Vec::new(),
         hotplug: false,
