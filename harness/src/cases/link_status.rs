@@ -250,7 +250,10 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     stop_cont(bed)?;
     match states[1] {
         "down" => expect_off(bed)?,
-        _ => expect_off_while(bed, || send(bed, link))?,
+        state => {
+            bed.expect_operstate(link, state)?;
+            expect_off_while(bed, || send(bed))?;
+        }
     }
     // Where it should not follow, it may not have had the time to, above.
     bed.expect_operstate(link, states[1])?;
@@ -291,15 +294,12 @@ fn expect_speed(bed: &Testbed, link: &Link, before: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Has a guest that believes in its link give frames to its NIC.
-fn send(bed: &Testbed, link: &Link) -> anyhow::Result<()> {
-    let before = bed.frames_counted(link, "tx")?;
-    bed.guest_ping("-c 5 -l 5 -W 0.1", addr::HOST)?;
-    let sent = bed.frames_counted(link, "tx")? - before;
+/// Has a guest that believes in its link send by it.
+fn send(bed: &Testbed) -> anyhow::Result<()> {
+    let report = bed.guest_ping("-c 5 -l 5 -W 0.1", addr::HOST)?;
     ensure!(
-        sent > 0,
-        "the guest sent nothing to {} although it has heard of no link that is off",
-        addr::HOST
+        report.transmitted > 0,
+        "the guest sent nothing although it has heard of no link that is off: {report}"
     );
     Ok(())
 }
