@@ -164,12 +164,12 @@ pub(super) const CUT_ALIKE: Fault = Fault {
 /// The NIC cuts segments and leaves the push flag in all.
 pub(super) const CUT_PUSHING: Fault = Fault {
     name: "cut_pushing",
-    breaks: "the NIC has two full segments of a connection push, one right behind the other",
+    breaks: "the NIC has four full segments of a connection push, one right behind the other",
     inject: |bed| {
         let mtu = bed.cell.nic.default_mtu();
         bed.forge(&forged::cut_pushing(bed.nic().mac, mtu)?)
     },
-    red: Red::Says("left the guest with its push flag right behind another with it"),
+    red: Red::Says("left the guest with its push flag, as the three right before it"),
     ..FORGED
 };
 

@@ -216,9 +216,9 @@ pub fn cut_alike(from: Mac) -> Result<[Forged; 2]> {
     ])
 }
 
-/// Two segments behind each other that fill an MTU of so many bytes and both push, as of a NIC that cuts them and leaves
+/// Four segments behind each other that fill an MTU of so many bytes and all push, as of a NIC that cuts them and leaves
 /// the flag in each.
-pub fn cut_pushing(from: Mac, mtu: u32) -> Result<[Forged; 2]> {
+pub fn cut_pushing(from: Mac, mtu: u32) -> Result<Vec<Forged>> {
     let payload = mtu - 40;
     let segment = |number: u32| -> Result<Forged> {
         let mut bytes = Vec::new();
@@ -229,7 +229,7 @@ pub fn cut_pushing(from: Mac, mtu: u32) -> Result<[Forged; 2]> {
             .write(&mut bytes, &vec![0; payload as usize])?;
         Ok(Forged::complete(bytes))
     };
-    Ok([segment(0)?, segment(1)?])
+    (0..4).map(segment).collect()
 }
 
 /// The packet, with an identification.

@@ -35,7 +35,7 @@ pub(super) enum Kind {
     Identification,
     /// It answers no echo that was asked before one that is answered.
     Order,
-    /// A full TCP segment does not push right behind one that does.
+    /// A full TCP segment does not push right behind three that do.
     Push,
 }
 
@@ -92,7 +92,7 @@ impl Kind {
             Kind::Order => ("echo replies", "after the reply to a later request"),
             Kind::Push => (
                 "full TCP segments",
-                "with its push flag right behind another with it",
+                "with its push flag, as the three right before it",
             ),
         }
     }

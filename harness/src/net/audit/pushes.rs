@@ -1,6 +1,6 @@
-//! TCP segments that push (RFC 9293, 3.9.1.2). A sender has the last segment of what a program wrote do so, and our
-//! programs write more than two segments at a time. So a full one does not push right behind one that does: a NIC that
-//! cuts a large segment takes the flag out of all parts but the last, as Linux does (`tcp_gso_segment`).
+//! TCP segments that push (RFC 9293, 3.9.1.2). A sender has the last segment of what a program wrote do so, and the one
+//! behind which it waits for room, which may be two in a row. More do where a NIC that cuts a large segment leaves the
+//! flag in each part, and not in the last alone as Linux does (`tcp_gso_segment`).
 
 use super::transport::{Network, TCP};
 use std::collections::VecDeque;
@@ -11,6 +11,10 @@ const PUSH: u8 = 0x08;
 /// Connections remembered.
 const MOST: usize = 8;
 
+/// Full segments in a row that a sound NIC does not have push: twice what was seen of one, as our programs write more
+/// than two segments at a time.
+const TOO_MANY: u32 = 4;
+
 /// A full segment.
 #[derive(Debug)]
 struct Full {
@@ -20,7 +24,8 @@ struct Full {
     /// Bytes that it carries.
     carries: u32,
     acknowledges: [u8; 4],
-    pushes: bool,
+    /// How many push in a row, up to this one.
+    pushing: u32,
 }
 
 /// Of each connection the full segment that came last.
@@ -28,22 +33,27 @@ struct Full {
 pub(super) struct Pushes(VecDeque<Full>);
 
 impl Pushes {
-    /// Whether a segment that fills the MTU does not push right behind one of the same connection that does; none of
-    /// another, and of one that follows none.
+    /// Whether fewer than [`TOO_MANY`] of a connection's segments that fill the MTU push in a row, up to this one; none
+    /// of another segment, and of one that follows none.
     pub(super) fn judge(&mut self, network: &Network<'_>, mtu: usize) -> Option<bool> {
         let is_full = network.length == mtu && network.fragment.is_none();
-        let this = full(network).filter(|_| network.protocol == TCP && is_full)?;
+        let mut this = full(network).filter(|_| network.protocol == TCP && is_full)?;
         let is_its = |full: &Full| (&full.addresses, full.ports) == (&this.addresses, this.ports);
         let place = self.0.iter().position(is_its);
         let earlier = place.and_then(|place| self.0.remove(place));
-        let follows = |earlier: &Full| {
+        let earlier = earlier.filter(|earlier| {
             earlier.acknowledges == this.acknowledges
                 && earlier.sequence.wrapping_add(earlier.carries) == this.sequence
-        };
-        let at_the_end = (earlier.filter(follows)).map(|earlier| !(earlier.pushes && this.pushes));
+        });
+        if let Some(earlier) = &earlier
+            && this.pushing > 0
+        {
+            this.pushing += earlier.pushing;
+        }
+        let sound = this.pushing < TOO_MANY;
         self.0.truncate(MOST - 1);
         self.0.push_front(this);
-        at_the_end
+        earlier.map(|_| sound)
     }
 }
 
@@ -56,6 +66,6 @@ fn full(network: &Network<'_>) -> Option<Full> {
         sequence: u32::from_be_bytes([head[4], head[5], head[6], head[7]]),
         carries: (network.length - network.header).checked_sub(header)? as u32,
         acknowledges: [head[8], head[9], head[10], head[11]],
-        pushes: head[13] & PUSH != 0,
+        pushing: u32::from(head[13] & PUSH != 0),
     })
 }

@@ -513,8 +513,10 @@ fn each_forged_frame_has_its_own_damage() {
         "{told}"
     );
     let pushing = forged::cut_pushing(GUEST, MTU).unwrap();
-    let told = said(&[raw(&pushing[0].bytes), raw(&pushing[1].bytes)]).unwrap();
-    assert!(told.starts_with("1 of 1 full TCP segments"), "{told}");
+    let pushing: Vec<Raw> = pushing.iter().map(|one| raw(&one.bytes)).collect();
+    let told = said(&pushing).unwrap();
+    assert!(told.starts_with("1 of 3 full TCP segments"), "{told}");
+    assert_eq!(said(&pushing[1..]), None);
 }
 
 /// The host's echo requests with these sequence numbers, then replies with those.
@@ -595,25 +597,20 @@ fn a_segment_that_pushes_amid_what_was_written_is_told() {
         said(&segments.iter().map(|bytes| raw(bytes)).collect::<Vec<_>>())
     };
     // Up to the largest sequence number, and on.
-    let first = u32::MAX - FULL as u32;
-    let second = u32::MAX;
-    let third = second.wrapping_add(FULL as u32);
-    let sound = [
-        (first, false, FULL),
-        (second, true, FULL),
-        (third, false, FULL),
-    ];
-    assert_eq!(told(&sound), None);
-    let all_but_the_last = [
-        (first, true, FULL),
-        (second, true, FULL),
-        (third, false, FULL),
-    ];
-    let words = "1 of 2 full TCP segments (1,514 bytes) left the guest with its push flag right behind another with it";
-    let said = told(&all_but_the_last).unwrap();
+    let at = |place: u32| (u32::MAX - FULL as u32).wrapping_add(place * FULL as u32);
+    let full = |pushes: &[bool]| -> Vec<_> {
+        let places = pushes.iter().zip(0..);
+        places
+            .map(|(push, place)| (at(place), *push, FULL))
+            .collect()
+    };
+    let (yes, no) = (true, false);
+    assert_eq!(told(&full(&[no, yes, yes, yes, no, yes, yes, yes])), None);
+    let words = "2 of 6 full TCP segments (1,514 bytes) left the guest with its push flag, as the three right before it";
+    let said = told(&full(&[no, yes, yes, yes, yes, yes, no])).unwrap();
     assert!(said.starts_with(words), "{said}");
-    // Shorter ones, one that is sent again, and the rest of what was written.
-    assert_eq!(told(&[(1, true, 1000), (1001, true, 1000)]), None);
-    assert_eq!(told(&[(first, true, FULL), (first, true, FULL)]), None);
-    assert_eq!(told(&[(first, true, FULL), (second, true, 400)]), None);
+    // Shorter ones, and one that is sent again.
+    let short = [0, 1, 2, 3, 4].map(|place| (1 + place * 1000, yes, 1000));
+    assert_eq!(told(&short), None);
+    assert_eq!(told(&[(at(0), yes, FULL); 5]), None);
 }
