@@ -1,9 +1,10 @@
 //! A frame of each length there is, both ways: a device may go wrong at one of them.
 
 use super::faults::{IN_TRAFFIC, wrap};
+use super::promisc::TCPDUMP;
 use super::surviving::at_once;
 use super::{Case, Fault, Moment, Red};
-use crate::base::deadline::{self, Limit};
+use crate::base::deadline;
 use crate::guest::agent::{Running, said};
 use crate::guest::dialect::Op;
 use crate::net::bridge;
@@ -27,11 +28,6 @@ const CHANGED: u16 = 901;
 
 /// In the guest: where its tcpdump says that it listens.
 const LISTENS: &str = "/tmp/every_size";
-/// From its start to its first word: under 0.1 s, more under TCG.
-const TCPDUMP: Limit = Limit {
-    what: "the guest's tcpdump to listen",
-    seconds: 10.0,
-};
 
 /// Beyond the plan.
 pub static EVERY_SIZE: Case = Case {

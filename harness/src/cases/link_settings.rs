@@ -158,12 +158,20 @@ fn expect_link(bed: &Testbed, link: &Link, expected: &str) -> anyhow::Result<()>
         .with_context(|| format!("the link's settings are not {expected:?}"))
 }
 
-fn expect_sysfs(bed: &Testbed, link: &Link, driver: &Driver) -> anyhow::Result<()> {
-    let files = bed.agent.sh(&format!(
-        "cd /sys/class/net/{} && cat speed duplex | xargs",
+/// What the guest's sysfs says of the link's speed and duplex, or why it says nothing: some drivers know of neither.
+///
+/// # Errors
+/// When the guest has no such interface.
+pub(super) fn speed_and_duplex(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
+    let show = format!(
+        "cd /sys/class/net/{} && cat speed duplex 2>&1 | xargs",
         link.name
-    ))?;
-    let files = files.trim();
+    );
+    Ok(bed.agent.sh(&show)?.trim().to_owned())
+}
+
+fn expect_sysfs(bed: &Testbed, link: &Link, driver: &Driver) -> anyhow::Result<()> {
+    let files = speed_and_duplex(bed, link)?;
     ensure!(
         files == driver.sysfs,
         "sysfs has speed and duplex {files:?}, not {:?}",

@@ -3,6 +3,7 @@
 use super::disruption::{boot_anew, stop_cont};
 use super::faults::{self, AT_START, IN_TRAFFIC, TAP_UNPLUGGED};
 use super::features;
+use super::link_settings::speed_and_duplex;
 use super::{Case, Fault, Load, Moment, Red, StartState};
 use crate::base::deadline;
 use crate::guest::dialect::Op;
@@ -242,7 +243,7 @@ fn link_status_off(bed: &mut Testbed) -> anyhow::Result<()> {
 /// between and after.
 fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<()> {
     bed.expect_operstate(link, states[0])?;
-    let as_before = speed(bed, link)?;
+    let as_before = speed_and_duplex(bed, link)?;
     bed.set_link(false)?;
     bed.expect_operstate(link, states[1])?;
     bed.moment(Moment::Traffic)?;
@@ -275,18 +276,9 @@ fn follow(bed: &mut Testbed, link: &Link, states: [&str; 3]) -> anyhow::Result<(
     expect_speed(bed, link, &as_before)
 }
 
-/// What the guest's sysfs says of the link's speed and duplex, or why it says nothing: some drivers know of neither.
-fn speed(bed: &Testbed, link: &Link) -> anyhow::Result<String> {
-    let of = format!("/sys/class/net/{}", link.name);
-    let both = bed
-        .agent
-        .sh(&format!("cat {of}/speed {of}/duplex 2>&1; true"))?;
-    Ok(both.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-/// Fails when they are not as they were.
+/// Fails when the link's speed and duplex are not as they were.
 fn expect_speed(bed: &Testbed, link: &Link, before: &str) -> anyhow::Result<()> {
-    let again = speed(bed, link)?;
+    let again = speed_and_duplex(bed, link)?;
     ensure!(
         again == before,
         "since the link is on again, the guest's speed and duplex read {again:?}, and {before:?} before"

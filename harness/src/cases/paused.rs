@@ -129,20 +129,21 @@ fn paused(bed: &mut Testbed) -> anyhow::Result<()> {
 fn often(bed: &mut Testbed) -> anyhow::Result<()> {
     let lasts = deadline::FIRST_PING.start().span() * PAUSES as u32;
     let flood = bed.ping().flood().lasts(lasts).spawn()?;
-    for pause in 0..=PAUSES {
+    let answers = |bed: &Testbed, mark, pauses| -> anyhow::Result<()> {
+        let reply = |frame: &Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { .. }));
+        (bed.wire()?.wait(mark, deadline::FIRST_PING.start(), reply)).with_context(|| {
+            format!("under a flood of pings, after {pauses} of {PAUSES} pauses")
+        })?;
+        Ok(())
+    };
+    answers(bed, bed.wire()?.mark()?, 0)?;
+    for pauses in 1..=PAUSES {
+        bed.vm.call(&qapi::qmp::stop {})?;
         let mark = bed.wire()?.mark()?;
-        if pause > 0 {
-            bed.vm.call(&qapi::qmp::cont {})?;
-        }
-        let answers = |frame: &Frame| matches!(frame.icmp(), Some(Icmp::EchoReply { .. }));
-        (bed.wire()?
-            .wait(mark, deadline::FIRST_PING.start(), answers))
-        .with_context(|| format!("under a flood of pings, after {pause} of {PAUSES} pauses"))?;
-        if pause == PAUSES / 2 {
+        bed.vm.call(&qapi::qmp::cont {})?;
+        answers(bed, mark, pauses)?;
+        if pauses == PAUSES / 2 {
             bed.moment(Moment::Midway)?;
-        }
-        if pause < PAUSES {
-            bed.vm.call(&qapi::qmp::stop {})?;
         }
     }
     flood.interrupt().map(drop)

@@ -36,8 +36,10 @@ impl Pushes {
     /// Whether fewer than [`TOO_MANY`] of a connection's segments that fill the MTU push in a row, up to this one; none
     /// of another segment, and of one that follows none.
     pub(super) fn judge(&mut self, network: &Network<'_>, mtu: usize) -> Option<bool> {
-        let is_full = network.length == mtu && network.fragment.is_none();
-        let mut this = full(network).filter(|_| network.protocol == TCP && is_full)?;
+        if network.protocol != TCP || network.length != mtu || network.fragment.is_some() {
+            return None;
+        }
+        let mut this = full(network)?;
         let is_its = |full: &Full| (&full.addresses, full.ports) == (&this.addresses, this.ports);
         let place = self.0.iter().position(is_its);
         let earlier = place.and_then(|place| self.0.remove(place));
